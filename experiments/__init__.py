@@ -1,0 +1,1 @@
+"""Studies: each file is one, run with ``python -m experiments.NAME --config configs/NAME.py``."""

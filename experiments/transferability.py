@@ -1,0 +1,421 @@
+"""How transferable are features in deep neural networks? (Yosinski et al., NIPS 2014)
+
+python -m experiments.transferability --config configs/transferability.py[:variant]
+
+Three populations are trained: the bases; the fine-tuned networks, which start from layers of a
+base; and the frozen ones, which keep them. The frozen networks of one base are one member, since
+they share its forward pass (:func:`jaxdl.transfer.shared_prefix_loss`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from experiments import _run
+from jaxdl import transfer, trees
+from jaxdl.data import batches, sources, splits
+from jaxdl.nn.models import MODELS
+from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.report import figures
+from jaxdl.report import transferability as reporting
+from jaxdl.report.published import YOSINSKI_2014
+from jaxdl.report.tables import write_atomically
+from jaxdl.report.transferability import Result
+from jaxdl.train import logs
+from jaxdl.train.evaluate import Accuracy, make_accuracy
+from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.population import member_key, population_of, train_steps
+from jaxdl.train.state import TrainState, create_state, make_step
+from jaxdl.types import Hyper, LossFn, PyTree, Variables
+
+
+class Network(NamedTuple):
+    """What names a row of ``results.csv``."""
+
+    split: str
+    seed: int
+    direction: str  # from the task of the base to that of the network: AB or BA
+    treatment: str
+    n: int
+
+
+class Lab(NamedTuple):
+    """All that is fixed before anything is trained."""
+
+    config: ConfigDict
+    source: sources.Source
+    tasks: dict[tuple[str, int, str], splits.Task]  # by split, seed, and A or B
+    mesh: Mesh
+    model: transfer.Layered
+    cuts: tuple[int, ...]
+    data: PyTree  # images and labels of all splits, on every device
+    gather: Callable  # a batch of it, as the network sees it
+    init: Callable[[jax.Array], Variables]
+
+
+class Program(NamedTuple):
+    """How a kind of member is trained and evaluated, compiled."""
+
+    train: Callable
+    accuracy: Accuracy
+
+
+class Member(NamedTuple):
+    """What is trained as one: a network, or all networks with frozen layers of one base."""
+
+    networks: Sequence[Network]
+    variables: Variables
+    base: Variables | None = None
+
+
+def make_lab(config: ConfigDict) -> Lab:
+    """Data, tasks, network and mesh.
+
+    Raises:
+      ValueError: for a setting that cannot be had.
+    """
+    check(config)
+    source = sources.load(config.data.name, **config.data.options)
+    if "dissimilar" in config.splits and not source.class_groups:
+        raise ValueError(f"{source.name} has no groups of classes: set config.splits=('random',)")
+    mesh = make_mesh(config.parallel.member, config.parallel.data)
+
+    parts = {split: source.splits[split] for split in ("train", "validation", "test")}
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True))
+    data = replicate((jnp.asarray(images), jnp.asarray(labels)), mesh)
+    tasks = make_tasks(config, source, {split: of for split, (_, of) in parts.items()})
+
+    mean, deviation = batches.channel_statistics(parts["train"][0])
+
+    def gather(data: PyTree, hyper: Hyper, ids: jax.Array) -> dict[str, jax.Array]:
+        images, labels = data
+        return {
+            "image": batches.normalize(images[ids], mean, deviation),
+            "label": hyper["label_of"][labels[ids]],
+        }
+
+    classes = max(int(task.label_of.max()) + 1 for task in tasks.values())
+    model = MODELS[config.model](classes, axis_name="data")
+    one = jnp.zeros((1, *images.shape[1:]))
+    init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, one)})
+    layers = transfer.layers(jax.eval_shape(init, jax.random.key(0)))
+    cuts = tuple(range(1, len(layers)))
+    return Lab(config, source, tasks, mesh, model, cuts, data, gather, init)
+
+
+def check(config: ConfigDict) -> None:
+    """Raise ValueError where a setting is not one of those known, or too small."""
+    known = {
+        "splits": ("random", "dissimilar"),
+        "treatments": tuple(transfer.TREATMENTS),
+        "fine_tuned_splits": ("random", "dissimilar"),
+        "fine_tuned_directions": ("AB", "BA"),
+        "report_on": ("validation", "test"),
+        "model": tuple(MODELS),
+    }
+    for name, choices in known.items():
+        given = (config[name],) if isinstance(config[name], str) else config[name]
+        for value in given:
+            if value not in choices:
+                raise ValueError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
+    counts = "seeds steps batch members_per_round steps_per_dispatch evaluation_batch".split()
+    for name in counts:
+        if config[name] < 1:
+            raise ValueError(f"config.{name} must be at least 1, got {config[name]}")
+    make_rule(config)
+
+
+def make_tasks(
+    config: ConfigDict, source: sources.Source, labels: dict[str, np.ndarray]
+) -> dict[tuple[str, int, str], splits.Task]:
+    """The tasks A and B of every kind of halves and seed."""
+    tasks = {}
+    for split, seed in product(config.splits, range(config.seeds)):
+        if split == "random":
+            halves = splits.random_halves(len(source.class_names), seed)
+        else:
+            halves = splits.group_halves(source.class_groups)
+        for side, half in zip("AB", halves, strict=True):
+            tasks[split, seed, side] = splits.make_task(labels, half)
+    # Members of a population have arrays of one shape, so every task trains on equally many.
+    fewest = min(len(task.examples["train"]) for task in tasks.values())
+    return {
+        key: task._replace(examples=task.examples | {"train": task.examples["train"][:fewest]})
+        for key, task in tasks.items()
+    }
+
+
+def make_rule(config: ConfigDict) -> optax.GradientTransformation:
+    """The update rule of the configuration."""
+    rule, schedule = config.optimizer, config.schedule
+    rate = make_schedule(
+        schedule.name, rule.learning_rate, steps=config.steps, warmup=schedule.warmup
+    )
+    return make_optimizer(
+        rule.name, rate, weight_decay=rule.weight_decay, max_norm=rule.max_norm or None
+    )
+
+
+def make_program(lab: Lab, loss_fn: LossFn, logits: Callable) -> Program:
+    """Compile the training with a loss and the evaluation with logits."""
+    config = lab.config
+    step = make_step(loss_fn, lambda _: make_rule(config), axis_name="data")
+    train = train_steps(
+        step,
+        lambda data, hyper, ids: lab.gather(data, hyper, hyper["examples"][ids]),
+        lab.mesh,
+        steps=config.steps_per_dispatch,
+        batch=config.batch,
+        examples=len(next(iter(lab.tasks.values())).examples["train"]),
+    )
+    return Program(train, make_accuracy(logits, lab.gather, lab.mesh, config.evaluation_batch))
+
+
+def full_program(lab: Lab) -> Program:
+    """Networks of which every layer is trained: bases and fine-tuned ones."""
+
+    def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
+        del hyper
+        return lab.model.apply({"params": state.params, "batch_stats": state.batch_stats}, x)
+
+    return make_program(lab, transfer.classification_loss(lab.model), logits)
+
+
+def frozen_program(lab: Lab) -> Program:
+    """The networks with frozen layers of one base, at all cuts."""
+
+    def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
+        above = {"params": state.params, "batch_stats": state.batch_stats}
+        return transfer.shared_prefix_logits(lab.model, lab.cuts, hyper["base"], above, x)
+
+    return make_program(lab, transfer.shared_prefix_loss(lab.model, lab.cuts), logits)
+
+
+class Study:
+    """A run of the study: what is done so far, and how to do more."""
+
+    def __init__(self, lab: Lab, workdir: Path, stop: StopFlag, bar: tqdm):
+        def progress(name: str, steps: int) -> None:
+            bar.set_description(name, refresh=False)
+            bar.update(steps)
+
+        self.lab, self.csv = lab, workdir / "results.csv"
+        self.place = Workplace(workdir, stop, progress, lab.config.seconds_between_saves)
+        rows = reporting.read_results(self.csv) if self.csv.exists() else []
+        self.results = {Network(*row[:-1]): row.accuracy for row in rows}
+
+    def train(self, name: str, program: Program, members: Sequence[Member]) -> list[Variables]:
+        """Train members, so many at a time; their variables at the end."""
+        size = self.lab.config.members_per_round
+        trained = []
+        for i, at in enumerate(range(0, len(members), size)):
+            size = min(size, len(members))
+            trained += self._round(f"{name}-{i}", program, members[at : at + size], size)
+        return trained
+
+    def _round(
+        self, name: str, program: Program, members: Sequence[Member], size: int
+    ) -> list[Variables]:
+        lab, config = self.lab, self.lab.config
+        networks = [network for member in members for network in member.networks]
+        first = [member.networks[0] for member in members]
+        tasks = [lab.tasks[of.split, of.seed, of.direction[1]] for of in first]
+        hypers = [
+            {
+                "key": member_key("train", *of),
+                "examples": task.examples["train"],
+                "label_of": task.label_of,
+            }
+            | ({} if member.base is None else {"base": member.base})
+            for of, task, member in zip(first, tasks, members, strict=True)
+        ]
+        states = [
+            create_state(m.variables["params"], m.variables["batch_stats"], make_rule(config))
+            for m in members
+        ]
+        hypers = population_of(hypers, size, lab.mesh)
+
+        def accuracy(states: TrainState, split: str) -> np.ndarray:
+            examples = [task.examples[split] for task in tasks]
+            return program.accuracy(states, hypers, examples, lab.data)
+
+        states = self.place.fit(
+            name,
+            program.train,
+            population_of(states, size, lab.mesh),
+            hypers,
+            lab.data,
+            networks=[network._asdict() for network in networks],
+            steps=config.steps,
+            steps_per_dispatch=config.steps_per_dispatch,
+            watch=lambda states: {"validation_accuracy": accuracy(states, "validation")},
+        )
+        if not all(network in self.results for network in networks):
+            self.record(networks, accuracy(states, config.report_on).reshape(-1))
+        variables = {"params": states.params, "batch_stats": states.batch_stats}
+        return trees.unstack(jax.device_get(variables))[: len(members)]
+
+    def record(self, networks: Sequence[Network], accuracies: np.ndarray) -> None:
+        """Add rows to ``results.csv``; a diverged network's accuracy is NaN."""
+        for network, accuracy in zip(networks, accuracies.tolist(), strict=True):
+            lost = network in diverged(self.place.curves)
+            self.results[network] = float("nan") if lost else accuracy
+        rows = [Result(*network, accuracy) for network, accuracy in self.results.items()]
+        reporting.write_results(self.csv, rows)
+
+
+def diverged(curves: Path) -> dict[Network, int]:
+    """The networks whose loss was NaN or infinite, with the first step at which it was."""
+    steps: dict[Network, int] = {}
+    for record in logs.read(curves):
+        if "diverged_at" in record:
+            network = Network(*(record[field] for field in Network._fields))
+            steps.setdefault(network, record["diverged_at"])
+    return steps
+
+
+def bases(config: ConfigDict) -> list[Network]:
+    """The networks trained on A and on B, for each kind of halves and seed."""
+    every = product(config.splits, range(config.seeds), ("AB", "BA"))
+    return [Network(*one, "base", 0) for one in every]
+
+
+def train_all(lab: Lab, study: Study) -> None:
+    """Bases, then what starts from their layers; rounds that are done are not done again."""
+    config, treatments = lab.config, transfer.TREATMENTS
+    full = full_program(lab)
+
+    def fresh(network: Network) -> Variables:
+        return jax.device_get(lab.init(member_key("init", *network)))
+
+    names = bases(config)
+    trained = study.train("bases", full, [Member([name], fresh(name)) for name in names])
+    base_of = {(n.split, n.seed, n.direction): v for n, v in zip(names, trained, strict=True)}
+
+    def source(network: Network) -> Variables:
+        """The network that gives the first layers."""
+        of, (a, b) = network, network.direction
+        match treatments[of.treatment].source:
+            case "self":
+                return base_of[of.split, of.seed, of.direction]
+            case "other":
+                return base_of[of.split, of.seed, b + a]
+            case "random":
+                return fresh(of._replace(treatment="untrained", n=0))
+
+    tuned, frozen = [], []
+    for treatment in config.treatments:
+        if treatments[treatment].frozen:
+            for base in names:
+                networks = [base._replace(treatment=treatment, n=n) for n in lab.cuts]
+                above = transfer.stack_cuts([fresh(network) for network in networks], lab.cuts)
+                frozen.append(Member(networks, above, source(networks[0])))
+        else:
+            for base, n in product(names, lab.cuts):
+                if base.split in config.fine_tuned_splits:
+                    if base.direction in config.fine_tuned_directions:
+                        network = base._replace(treatment=treatment, n=n)
+                        start = transfer.transplant(source(network), fresh(network), n)
+                        tuned.append(Member([network], start))
+    study.train("fine-tuned", full, tuned)
+    if frozen:
+        study.train("frozen", frozen_program(lab), frozen)
+
+
+def count_networks(config: ConfigDict, cuts: int) -> int:
+    """How many networks the configuration asks for."""
+    frozen = sum(transfer.TREATMENTS[t].frozen for t in config.treatments)
+    tuned = len(config.treatments) - frozen
+    tuned *= len(set(config.fine_tuned_splits) & set(config.splits))
+    tuned *= len(config.fine_tuned_directions)
+    return config.seeds * (2 * len(config.splits) * (1 + frozen * cuts) + tuned * cuts)
+
+
+def draw(lab: Lab, study: Study, workdir: Path) -> None:
+    """The figures."""
+    config, results = lab.config, read(study)
+    reporting.figure(
+        reporting.summarize(results), results, YOSINSKI_2014, workdir / "transferability.png"
+    )
+    task = lab.tasks[config.splits[0], 0, "A"]
+    ids = jnp.asarray(task.examples["train"][:: len(task.examples["train"]) // 60][:60])
+    batch = lab.gather(lab.data, {"label_of": jnp.asarray(task.label_of)}, ids)
+    names = [lab.source.class_names[i] for i in np.asarray(lab.data[1])[np.asarray(ids)]]
+    figures.samples(np.asarray(batch["image"]), names, workdir / "samples.png")
+    lines = [record for record in logs.read(study.place.curves) if record["treatment"] == "base"]
+    panels = {}
+    for label, field in (("training loss", "loss"), ("validation accuracy", "validation_accuracy")):
+        panels[label] = {}
+        for split in config.splits:
+            mine = [
+                [r for r in lines if Network(*(r[f] for f in Network._fields)) == base]
+                for base in bases(config)
+                if base.split == split
+            ]
+            panels[label][f"bases, {split} halves"] = [
+                (np.array([r["step"] for r in m]), np.array([float(r[field]) for r in m]))
+                for m in mine
+            ]
+    figures.curves(panels, workdir / "curves.png")
+
+
+def read(study: Study) -> list[Result]:
+    """The results as they are on disk, so that a resumed run reports the same digits."""
+    return reporting.read_results(study.csv)
+
+
+def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
+    """Run the whole study; the report."""
+    began = time.monotonic()
+    with _run.user_input():
+        lab = make_lab(config)
+        about = {
+            "name": lab.source.name,
+            "classes": lab.source.class_names,
+            "sizes": {split: len(labels) for split, (_, labels) in lab.source.splits.items()},
+            "fingerprint": sources.fingerprint(lab.source),
+        }
+        _run.claim(workdir, config, about)
+        finished = workdir / "report.md"
+        if finished.exists():
+            return finished.read_text()
+        resumed = (workdir / "checkpoints").exists()
+    total = count_networks(config, len(lab.cuts)) * config.steps
+    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
+        run = Study(lab, workdir, stop, bar)
+        train_all(lab, run)
+    draw(lab, run, workdir)
+    lost = diverged(run.place.curves)
+    facts = {
+        "Data": f"{lab.source.name}, {len(lab.source.class_names)} classes, "
+        f"{len(next(iter(lab.tasks.values())).examples['train'])} training images a task, "
+        f"accuracy on the {config.report_on} split",
+        "Network": f"{config.model}, {trees.count(jax.eval_shape(lab.init, jax.random.key(0))['params']):,} "
+        f"parameters, {config.steps} steps of {config.batch} images",
+        "Time": f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else ""),
+        "Device": _run.describe_devices(),
+    } | (
+        {"Diverged": "; ".join(f"{'/'.join(map(str, n))} at step {at}" for n, at in lost.items())}
+        if lost
+        else {}
+    )
+    report = reporting.report(read(run), YOSINSKI_2014, facts=facts)
+    write_atomically(finished, report)
+    return report
+
+
+if __name__ == "__main__":
+    _run.run(study, "transferability")

@@ -1,0 +1,1 @@
+"""Data: sources, builders, splits, batches and augmentation."""

@@ -1,0 +1,1 @@
+"""Data sets made here, from nothing but what the environment already holds."""

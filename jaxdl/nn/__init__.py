@@ -1,0 +1,1 @@
+"""Operations, losses and models."""

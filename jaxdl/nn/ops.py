@@ -1,0 +1,183 @@
+"""Convolution and pooling whose gradients stay fast inside loops on every platform.
+
+XLA:CPU has a fast convolution for one layout only (NHWC inputs, HWIO kernels, stride 1). What
+automatic differentiation writes for the two gradients has other layouts, and inside `scan`,
+`while` and `lax.map` nothing moves them back: a training step there is some ten times slower
+(https://github.com/jax-ml/jax/issues/12868). So the gradients are spelled here as
+convolutions of the fast kind. Values are those of `lax.conv_general_dilated` and
+`lax.reduce_window`, gradients those that autodiff gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = str | Sequence[tuple[int, int]]
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def convolution(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c_group o"],
+    *,
+    stride: int = 1,
+    padding: Padding = "SAME",
+    groups: int = 1,
+) -> Float[Array, "n oh ow o"]:
+    """2-D cross-correlation ``y[p, o] = sum_{d, c} x[stride * p + d, c] kernel[d, c, o]``.
+
+    Args:
+      x: images.
+      kernel: filters; with ``groups > 1`` each group of ``o / groups`` filters sees its own
+        ``c_group = c / groups`` channels.
+      stride: the same in both directions.
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+
+    Raises:
+      ValueError: if the channels do not fit the kernel and the groups.
+    """
+    channels, filters = x.shape[-1], kernel.shape[-1]
+    if channels != groups * kernel.shape[2] or filters % groups:
+        raise ValueError(
+            f"{channels} channels, {groups} groups and {filters} filters need a kernel of "
+            f"{channels // groups} input channels, got {kernel.shape[2]}"
+        )
+    if groups > 1:
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate(
+            [convolution(a, k, stride=stride, padding=padding) for a, k in parts], -1
+        )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    padding = tuple((int(low), int(high)) for low, high in padding)
+    if stride > 1:
+        x, kernel = _stride_to_channels(x, kernel, stride, padding)
+        padding = ((0, 0), (0, 0))
+    return _convolve(x, kernel, padding)
+
+
+def _stride_to_channels(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c o"],
+    stride: int,
+    padding: tuple[tuple[int, int], ...],
+) -> tuple[Float[Array, "n hs ws css"], Float[Array, "khs kws css o"]]:
+    """Rewrite a strided convolution as a dense one over blocks of ``stride x stride`` pixels.
+
+    Both kernel and image are cut into blocks whose pixels become channels; the kernel is filled
+    with zeros to whole blocks. The products are the same, and stride 1 is the fast case.
+    """
+    pads, fills = [], []
+    for size, width, (low, high) in zip(x.shape[1:3], kernel.shape[:2], padding, strict=True):
+        outputs = (size + low + high - width) // stride + 1
+        blocks = -(-width // stride)
+        pads.append((low, (outputs + blocks - 1) * stride - size - low, 0))
+        fills.append((0, blocks * stride - width, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), (*fills, (0, 0, 0), (0, 0, 0)))
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // stride, stride, w // stride, stride, c)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // stride, w // stride, -1)
+    kh, kw, _, o = kernel.shape
+    kernel = kernel.reshape(kh // stride, stride, kw // stride, stride, c, o)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(kh // stride, kw // stride, -1, o)
+    return x, kernel
+
+
+def _dense(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
+    return _dense(x, kernel, padding)
+
+
+def _convolve_forward(x: Array, kernel: Array, padding: tuple) -> tuple[Array, tuple]:
+    return _dense(x, kernel, padding), (x, kernel)
+
+
+def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> tuple:
+    def canonical(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        # dL/dx[p] = sum_d g[p - d] kernel[d]: a convolution with the kernel turned by 180 degrees.
+        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        around = tuple(
+            (k - 1 - low, k - 1 - high)
+            for k, (low, high) in zip(kernel.shape[:2], padding, strict=True)
+        )
+        dx = _dense(g, turned, around)
+        # dL/dkernel[d] = sum_{n, p} x[n, p + d] g[n, p]: examples play the part of channels.
+        dkernel = _dense(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)
+        return dx, dkernel.transpose(1, 2, 0, 3)
+
+    def autodiff(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        return jax.vjp(lambda x, kernel: _dense(x, kernel, padding), x, kernel)[1](g)
+
+    return lax.platform_dependent(*saved, g, cpu=canonical, default=autodiff)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def max_pool(
+    x: Float[Array, "n h w c"], *, window: int = 2, stride: int | None = None
+) -> Float[Array, "n oh ow c"]:
+    """The maximum over ``window x window`` pixels every ``stride`` (default: the window).
+
+    No padding: rows and columns that do not fill a window are left out. In a tie the gradient
+    goes to the first maximum in row-major order, as in XLA's and PyTorch's own pooling.
+
+    Raises:
+      ValueError: if the image is smaller than the window.
+    """
+    if min(x.shape[1:3]) < window:
+        raise ValueError(f"a pooling window of {window} does not fit an image of {x.shape[1:3]}")
+    return _pool(x, window, stride or window)
+
+
+def _views(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Array]]:
+    """For each offset in the window the pixels at that offset of every window."""
+    h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
+    return [
+        ((i, j), x[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride])
+        for i in range(window)
+        for j in range(window)
+    ]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _pool(x: Array, window: int, stride: int) -> Array:
+    (_, y), *others = _views(x, window, stride)
+    for _, view in others:
+        y = jnp.maximum(y, view)
+    return y
+
+
+def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    y = _pool(x, window, stride)
+    return y, (x, y)
+
+
+def _pool_backward(window: int, stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
+    x, y = saved
+    taken = jnp.zeros(y.shape, bool)
+    dx = jnp.zeros_like(x)
+    for (i, j), view in _views(x, window, stride):
+        hit = (view == y) & ~taken
+        taken |= hit
+        # Put the gradient back where the view took its pixels from, zeros between.
+        (h, w), (oh, ow) = x.shape[1:3], y.shape[1:3]
+        rest = [(h - i - (oh - 1) * stride - 1), (w - j - (ow - 1) * stride - 1)]
+        place = ((0, 0, 0), (i, rest[0], stride - 1), (j, rest[1], stride - 1), (0, 0, 0))
+        dx += lax.pad(jnp.where(hit, g, 0), jnp.zeros((), g.dtype), place)
+    return (dx,)
+
+
+_pool.defvjp(_pool_forward, _pool_backward)

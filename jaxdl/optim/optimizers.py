@@ -1,0 +1,68 @@
+"""Optimizers by name, with weight decay by mask, clipping, max-norm and freezing around them."""
+
+from __future__ import annotations
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from jaxdl.optim.projections import max_norm as max_norm_projection
+from jaxdl.types import PyTree
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+
+
+def kernels(params: PyTree) -> PyTree:
+    """True for arrays with two or more axes: the weights that decay; biases and scales do not."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float | Float[Array, ""] = 0.0,
+    clip_norm: float | None = None,
+    max_norm: float | None = None,
+    trainable: PyTree | None = None,
+) -> optax.GradientTransformation:
+    """One update rule; ``g`` is the gradient, ``w`` the parameters, ``r`` the rate.
+
+    - ``sgd``: ``w - r (g + d w)``
+    - ``momentum``: ``v <- m v + g + d w``, ``w - r v`` (Polyak's, as in Caffe and PyTorch)
+    - ``nesterov``: ``w - r (m v + g + d w)`` with the new ``v`` (Sutskever et al. 2013)
+    - ``adam``: Adam with ``d w`` added to the gradient (Kingma & Ba 2015)
+    - ``adamw``: Adam, and ``r d w`` taken off beside it (Loshchilov & Hutter 2019)
+
+    Args:
+      weight_decay: ``d``, applied to :func:`kernels` only. May be traced.
+      clip_norm: scale ``g`` down to this global 2-norm, before the decay is added.
+      max_norm: radius of :func:`jaxdl.optim.max_norm`, last in the chain.
+      trainable: booleans like the parameters, from :func:`jaxdl.transfer.trainable`; False keeps
+        an array as it is: no update, no decay, no projection.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    decay = optax.add_decayed_weights(weight_decay, mask=kernels)
+    match name:
+        case "sgd":
+            rule = [decay, optax.sgd(learning_rate)]
+        case "momentum":
+            rule = [decay, optax.sgd(learning_rate, momentum)]
+        case "nesterov":
+            rule = [decay, optax.sgd(learning_rate, momentum, nesterov=True)]
+        case "adam":
+            rule = [decay, optax.adam(learning_rate)]
+        case "adamw":
+            rule = [optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernels)]
+        case _:
+            raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if clip_norm is not None:
+        rule.insert(0, optax.clip_by_global_norm(clip_norm))
+    if max_norm is not None:
+        rule.append(max_norm_projection(max_norm))
+    if trainable is not None:
+        rule.append(optax.freeze(jax.tree.map(lambda trains: not trains, trainable)))
+    return optax.chain(*rule)

@@ -1,0 +1,47 @@
+"""Constraints that an update must not leave."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdl.types import PyTree
+
+
+def project_max_norm(params: PyTree, radius: float) -> PyTree:
+    """Scale the incoming weights ``w`` of each unit to ``w min(1, radius / |w|_2)``.
+
+    A unit is an index of the last axis of an array with two or more axes (dense kernels [in, out],
+    convolution kernels [kh, kw, in, out]); biases and scales are left alone. Srivastava et al.,
+    "Dropout", JMLR 2014, section 5.1.
+    """
+
+    def project(w):
+        if w.ndim < 2:
+            return w
+        norm = jnp.sqrt(jnp.sum(jnp.square(w), axis=tuple(range(w.ndim - 1)), keepdims=True))
+        # The norm is 0 only where the weights are, so any positive divisor will do there.
+        return w * jnp.minimum(1.0, radius / jnp.maximum(norm, jnp.finfo(w.dtype).tiny))
+
+    return jax.tree.map(project, params)
+
+
+def max_norm(radius: float) -> optax.GradientTransformation:
+    """Change updates so that the updated parameters obey :func:`project_max_norm`.
+
+    Belongs at the end of a chain, where updates are what will be added to the parameters.
+
+    Raises:
+      ValueError: if ``radius`` is not positive; on update, if no parameters are given.
+    """
+    if not radius > 0:
+        raise ValueError(f"the max-norm radius must be positive, got {radius}")
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree | None = None):
+        if params is None:
+            raise ValueError("max_norm needs the parameters: tx.update(grads, state, params)")
+        projected = project_max_norm(optax.apply_updates(params, updates), radius)
+        return jax.tree.map(jnp.subtract, projected, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)

@@ -1,0 +1,53 @@
+"""Learning rates over training: a linear warm-up, then a decay to a fraction of the peak."""
+
+from __future__ import annotations
+
+import optax
+from jaxtyping import Array, Float
+
+SCHEDULES = ("constant", "cosine", "linear", "steps")
+
+
+def make_schedule(
+    name: str,
+    peak: float | Float[Array, ""],
+    *,
+    steps: int,
+    warmup: int = 0,
+    drops: tuple[float, ...] = (1 / 3, 2 / 3),
+    factor: float = 0.1,
+) -> optax.Schedule:
+    """The rate at step ``t`` of ``steps``; ``p = (t - warmup) / (steps - warmup)`` below.
+
+    Linear from 0 to ``peak`` over the first ``warmup`` steps, then
+
+    - ``constant``: ``peak``;
+    - ``cosine``: ``peak (1 + cos(pi p)) / 2`` (Loshchilov & Hutter 2017, without restarts);
+    - ``linear``: ``peak (1 - p)``;
+    - ``steps``: ``peak`` times ``factor`` for every entry of ``drops`` that ``p`` has reached.
+
+    Args:
+      peak: may be traced, so that members of a population can differ in it.
+
+    Raises:
+      ValueError: for an unknown name, or unless ``0 <= warmup < steps``.
+    """
+    if not 0 <= warmup < steps:
+        raise ValueError(f"a warm-up of {warmup} steps does not fit into {steps} steps")
+    rest = steps - warmup
+    match name:
+        case "constant":
+            decay = optax.constant_schedule(peak)
+        case "cosine":
+            decay = optax.cosine_decay_schedule(peak, rest)
+        case "linear":
+            decay = optax.linear_schedule(peak, 0.0, rest)
+        case "steps":
+            decay = optax.piecewise_constant_schedule(
+                peak, {round(d * rest): factor for d in drops}
+            )
+        case _:
+            raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(SCHEDULES)}")
+    if not warmup:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])

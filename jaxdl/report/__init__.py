@@ -1,0 +1,1 @@
+"""Reports: tables (mean ± s.e., published values beside ours) and figures."""

@@ -1,0 +1,1 @@
+"""The engine: states, steps, populations, meshes, checkpoints and logs."""

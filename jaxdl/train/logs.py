@@ -1,0 +1,46 @@
+"""Curves on disk: one JSON object a line, and able to go back to where a checkpoint is."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: such numbers are written as their names."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records at the end of a file, each as one line of JSON."""
+    lines = [json.dumps({key: _finite(value) for key, value in r.items()}) for r in records]
+    with path.open("a") as file:
+        file.write("".join(line + "\n" for line in lines))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, none if it is missing; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Drop the records that training from a checkpoint will write again."""
+    kept = [record for record in read(path) if keep(record)]
+    if not path.exists():
+        return
+    new = path.with_name(path.name + ".tmp")
+    new.write_text("")
+    append(new, kept)
+    os.replace(new, path)

@@ -1,0 +1,31 @@
+"""Aliases that the whole project shares: what flows between the pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+PyTree = Any
+"""Any nest of dicts, tuples and dataclasses with arrays at its leaves."""
+
+Params = Mapping[str, PyTree]
+"""One collection of a network: layer name -> that layer's arrays."""
+
+Variables = Mapping[str, Params]
+"""Flax's collections: ``{"params": ..., "batch_stats": ...}``."""
+
+Batch = Mapping[str, jax.Array]
+"""What one step sees: ``{"image": [b, h, w, c], "label": [b], ...}``."""
+
+Metrics = Mapping[str, jax.Array]
+"""Numbers that a step reports; a scalar, or a vector for networks that share a step."""
+
+Hyper = Mapping[str, PyTree]
+"""What differs between the members of a population, as arrays."""
+
+LossFn = Callable[
+    [Params, Params, Batch, Hyper, jax.Array], tuple[jax.Array, tuple[Params, Metrics]]
+]
+"""``loss(params, batch_stats, batch, hyper, key) -> (loss, (new batch_stats, metrics))``."""

@@ -32,12 +32,12 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.model = "glyph_net"
 
     # Chosen by the mean accuracy of the bases on the validation split.
-    config.steps = 1500
+    config.steps = 1200
     config.batch = 32
     config.optimizer = ConfigDict()
     config.optimizer.name = "momentum"  # sgd, momentum, nesterov, adam, adamw
-    config.optimizer.learning_rate = 0.03
-    config.optimizer.weight_decay = 4e-3
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.weight_decay = 8e-3
     config.optimizer.max_norm = 0.0  # radius of each unit's weights; 0 for none
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # constant, cosine, linear, steps
@@ -48,16 +48,16 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.parallel.data = 1  # devices that share each batch
     config.members_per_round = 12  # networks (frozen ones: bases) trained at a time
-    config.steps_per_dispatch = 250  # between two looks at the curves; divides steps
+    config.steps_per_dispatch = 200  # between two looks at the curves; divides steps
     config.evaluation_batch = 480
     config.seconds_between_saves = 20.0
 
     match variant:
         case "quick":
             config.seeds = 2
-            config.steps = 250
-            config.steps_per_dispatch = 125
-            config.fine_tuned_splits = ()
+            config.splits = ("random",)
+            config.treatments = ("BnB", "AnB", "random")
+            config.steps = 400
         case "long":
             config.seeds = 6
             config.steps *= 2
@@ -66,5 +66,5 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.data.options = ConfigDict({"seed": 0})
             config.model = "digit_net"
             config.splits = ("random",)
-            config.steps = 500
+            config.steps = 400
     return config

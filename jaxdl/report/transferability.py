@@ -446,8 +446,11 @@ def figure(
         halves = [c for c in cells if c.split == "random" and c.treatment != "random"]
         other = [c for c in cells if c.split == "dissimilar"]
         name = "Dissimilar halves" if other else "Random layers"
-        if not any(c.treatment == "random" for c in other):  # the control is from another split
-            other += [c for c in cells if c.treatment == "random"]
+        control = [c for c in cells if c.treatment == "random"]
+        if control and not other:
+            other = [*_pick(cells, control[0].split, "base"), *control]
+        elif not any(c in other for c in control):  # it was measured on another split
+            other += control
         for axes, title, mine in ((left, "Random halves", halves), (right, name, other)):
             axes.set_title(f"{title}, {who}", loc="left", fontsize=10)
             legend |= _draw(axes, mine, networks)

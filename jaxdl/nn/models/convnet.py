@@ -126,14 +126,15 @@ class ConvNet(nn.Module):
 
 def glyph_net(classes: int, **options) -> ConvNet:
     """Seven layers for 20 x 20 images: AlexNet's plan (a wide strided convolution, three of
-    3 x 3, two dense layers, the logits) at a size that one core trains in two seconds."""
+    3 x 3, two dense layers, the logits) at a size that one core trains in two seconds, with
+    batch normalization in the place of AlexNet's local response normalization."""
     convolutions = (
         Conv(16, kernel=6, stride=2, padding="VALID"),
-        Conv(24, pool=2),
+        Conv(24, padding="VALID", pool=2),
         Conv(32),
-        Conv(32, pool=2),
+        Conv(32),
     )
-    return ConvNet(convolutions, (96, 96), classes, **options)
+    return ConvNet(convolutions, (96, 96), classes, batch_norm=True, **options)
 
 
 def digit_net(classes: int, **options) -> ConvNet:

@@ -1,0 +1,156 @@
+"""Starts studies as processes of their own that need not import JAX again.
+
+A server imports what all studies import, then forks a child for each that is asked for. A child is
+what ``python -m experiments.<study>`` is: its own process, flags, signals, interpreter exit and exit
+code. (Nothing may touch a JAX device before the fork, since its threads would be lost.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ended(NamedTuple):
+    """How a study ended; a negative code is the signal that killed it, as in subprocess."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """What it says on standard error, without what absl logs there and the progress bar."""
+        lines = [line.rsplit("\r", 1)[-1] for line in self.err.splitlines()]
+        return "\n".join(line for line in lines if line and line[1:5].isdigit() < 1)
+
+
+class Launched:
+    """A study that runs."""
+
+    def __init__(self, launcher: Launcher, pid: int, files: tuple[Path, Path]):
+        self.pid, self._launcher, self._files = pid, launcher, files
+        self.ended: Ended | None = None
+
+    def kill(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 60) -> bool:
+        """Wait for something in the workdir, at most until the process ends; whether it came."""
+        limit = time.monotonic() + seconds
+        while not happened():
+            if self._launcher.ask(poll=self.pid) or time.monotonic() > limit:
+                return happened()
+            time.sleep(0.003)
+        return True
+
+    def wait(self) -> Ended:
+        """Wait for the end."""
+        if self.ended is None:
+            code = self._launcher.ask(wait=self.pid)
+            self.ended = Ended(code, *(path.read_text(errors="replace") for path in self._files))
+        return self.ended
+
+
+class Launcher:
+    """The server; use as a context manager.
+
+    Args:
+      folder: for what the studies print.
+      environment: of all studies, beside this process's own.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]):
+        self._folder, self._count = folder, 0
+        self._server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+
+    def __enter__(self) -> Launcher:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._server.communicate(timeout=60)
+
+    def ask(self, **request):
+        """One question to the server, one answer."""
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def start(self, study: str, arguments: Sequence[str], cwd: Path = ROOT) -> Launched:
+        """Start ``python -m experiments.<study> *arguments``."""
+        self._count += 1
+        out, err = (self._folder / f"{self._count}.{stream}" for stream in ("out", "err"))
+        files = {"out": str(out), "err": str(err)}
+        pid = self.ask(start=study, arguments=list(arguments), cwd=str(cwd), **files)
+        return Launched(self, pid, (out, err))
+
+
+def serve() -> None:
+    """Answer requests until standard input ends; in a forked child, return to become the study."""
+    import runpy
+    import warnings
+
+    # What experiments/*.py import, and what they import late. Not the studies themselves: each child
+    # runs its own as __main__.
+    import matplotlib.figure
+    import sklearn.datasets  # noqa: F401
+
+    import experiments._run
+    import jaxdl.data.sources
+    import jaxdl.nn.models
+    import jaxdl.report.figures
+    import jaxdl.train.loop  # noqa: F401
+
+    filters = warnings.filters[:]
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device was touched yet
+    ended: dict[int, int] = {}
+
+    def poll(pid: int, options: int) -> bool:
+        if pid not in ended:
+            done, status = os.waitpid(pid, options)
+            if done:
+                ended[pid] = os.waitstatus_to_exitcode(status)
+        return pid in ended
+
+    for line in iter(sys.stdin.readline, ""):
+        match json.loads(line):
+            case {"wait": pid}:
+                poll(pid, 0)
+                answer = ended[pid]
+            case {"poll": pid}:
+                answer = poll(pid, os.WNOHANG)
+            case {"start": study, "arguments": arguments, "cwd": cwd, "out": out, "err": err}:
+                answer = os.fork()
+                if not answer:
+                    for number, path in ((0, os.devnull), (1, out), (2, err)):
+                        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+                        file = os.open(path, flags if number else os.O_RDONLY)
+                        os.dup2(file, number)
+                        os.close(file)
+                    os.chdir(cwd)
+                    sys.argv = [str(ROOT / "experiments" / f"{study}.py"), *arguments]
+                    warnings.filters[:] = filters
+                    runpy.run_module(f"experiments.{study}", run_name="__main__", alter_sys=True)
+                    return
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+    serve()

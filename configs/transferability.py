@@ -32,12 +32,12 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.model = "glyph_net"
 
     # Chosen by the mean accuracy of the bases on the validation split.
-    config.steps = 1200
+    config.steps = 1000
     config.batch = 32
     config.optimizer = ConfigDict()
     config.optimizer.name = "momentum"  # sgd, momentum, nesterov, adam, adamw
-    config.optimizer.learning_rate = 0.05
-    config.optimizer.weight_decay = 8e-3
+    config.optimizer.learning_rate = 0.03
+    config.optimizer.weight_decay = 1.2e-2
     config.optimizer.max_norm = 0.0  # radius of each unit's weights; 0 for none
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # constant, cosine, linear, steps

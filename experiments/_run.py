@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdl.report.tables import write_atomically
@@ -61,6 +61,7 @@ def run(study: Study, name: str) -> None:
             return rest
 
     def main(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax narrates every save at INFO
         use_all_cores()
         config = config_file.value
         workdir = Path(folder.value or f"runs/{name}-{config.variant}")

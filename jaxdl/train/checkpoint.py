@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import jax
@@ -10,9 +9,6 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxdl.types import PyTree
-
-# Orbax and absl narrate every save at INFO level; a study's terminal belongs to its progress bar.
-logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 class Checkpoints:

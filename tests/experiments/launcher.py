@@ -1,17 +1,22 @@
 """Starts studies as processes of their own that need not import JAX again.
 
-A server imports what all studies import, then forks a child for each that is asked for. A child is
-what ``python -m experiments.<study>`` is: its own process, flags, signals, interpreter exit and exit
-code. (Nothing may touch a JAX device before the fork, since its threads would be lost.)
+A server imports a study once, then forks a child for each run that is asked for. A child is what
+``python -m experiments.<study>`` is: its own process, flags, signals, interpreter exit, exit code.
+(Nothing may touch a JAX device before the fork, since its threads would be lost.)
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +33,11 @@ class Ended(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """What it says on standard error, without what absl logs there and the progress bar."""
-        lines = [line.rsplit("\r", 1)[-1] for line in self.err.splitlines()]
-        return "\n".join(line for line in lines if line and line[1:5].isdigit() < 1)
+        """What it says on standard error beside the progress bar."""
+        lines = re.split(r"[\r\n]+", self.err)
+        return "\n".join(
+            line for line in lines if line.strip() and "step]" not in line and "step/s]" not in line
+        )
 
 
 class Launched:
@@ -103,22 +110,12 @@ class Launcher:
 
 def serve() -> None:
     """Answer requests until standard input ends; in a forked child, return to become the study."""
-    import runpy
-    import warnings
-
-    # What experiments/*.py import, and what they import late. Not the studies themselves: each child
-    # runs its own as __main__.
-    import matplotlib.figure
-    import sklearn.datasets  # noqa: F401
-
-    import experiments._run
-    import jaxdl.data.sources
-    import jaxdl.nn.models
-    import jaxdl.report.figures
-    import jaxdl.train.loop  # noqa: F401
-
     filters = warnings.filters[:]
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device was touched yet
+    import matplotlib.figure  # noqa: F401, what studies import late
+    import sklearn.datasets  # noqa: F401
+
+    known: set[str] = set()
     ended: dict[int, int] = {}
 
     def poll(pid: int, options: int) -> bool:
@@ -136,6 +133,12 @@ def serve() -> None:
             case {"poll": pid}:
                 answer = poll(pid, os.WNOHANG)
             case {"start": study, "arguments": arguments, "cwd": cwd, "out": out, "err": err}:
+                module = f"experiments.{study}"
+                if module not in known:
+                    importlib.import_module(module)
+                    del sys.modules[module]  # for each child to run it anew, as __main__
+                    known.add(module)
+                    gc.freeze()  # what is there stays shared between the processes
                 answer = os.fork()
                 if not answer:
                     for number, path in ((0, os.devnull), (1, out), (2, err)):
@@ -146,7 +149,7 @@ def serve() -> None:
                     os.chdir(cwd)
                     sys.argv = [str(ROOT / "experiments" / f"{study}.py"), *arguments]
                     warnings.filters[:] = filters
-                    runpy.run_module(f"experiments.{study}", run_name="__main__", alter_sys=True)
+                    runpy.run_module(module, run_name="__main__", alter_sys=True)
                     return
         print(json.dumps(answer), flush=True)
 

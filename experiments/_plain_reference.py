@@ -1,0 +1,132 @@
+"""The plain convolutional networks of jaxdl as one first writes them in JAX.
+
+A jitted step with ``lax.conv_general_dilated`` and ``flax.linen.max_pool``, gradients left to
+autodiff, in a Python loop, one network after the other. Frozen layers are computed and
+differentiated like the others, use their running statistics, and get no update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxdl import transfer
+from jaxdl.nn.models.convnet import ConvNet
+from jaxdl.types import Params, Variables
+
+
+class Task(NamedTuple):
+    """What every network of a slice is trained on."""
+
+    images: Float[np.ndarray, "n h w c"]  # as the network sees them
+    labels: Int[np.ndarray, " n"]
+    ids: Int[np.ndarray, "steps batch"]  # the examples of each step
+
+
+def apply(
+    model: ConvNet, variables: Variables, x: Float[Array, "b h w c"], trains: dict[str, Array]
+) -> tuple[Float[Array, "b k"], Params]:
+    """Train-mode logits and new batch statistics of the network, in the ops of `lax` and Flax.
+
+    Args:
+      trains: for each layer whether it does; one that does not keeps and uses its statistics.
+    """
+    params, stats, new = variables["params"], variables["batch_stats"], {}
+    for depth, spec in enumerate(model.convolutions, 1):
+        name = f"conv{depth}"
+        p = params[name]
+        strides = (spec.stride, spec.stride)
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(x, p["kernel"], strides, spec.padding, None, None, layout)
+        x = x + p["bias"]
+        if model.batch_norm:
+            own, old = p["BatchNorm_0"], stats[name]["BatchNorm_0"]
+            seen = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
+            used = jax.tree.map(lambda s, o, t=trains[name]: jnp.where(t, s, o), seen, old)
+            kept = jax.tree.map(lambda u, o: 0.99 * o + 0.01 * u, used, old)
+            new[name] = {"BatchNorm_0": kept}
+            x = (x - used["mean"]) * lax.rsqrt(used["var"] + 1e-5) * own["scale"] + own["bias"]
+        x = nn.relu(x)
+        if spec.pool > 1:
+            x = nn.max_pool(x, (spec.pool, spec.pool), (spec.pool, spec.pool))
+    x = x.reshape(len(x), -1)
+    for depth in range(len(model.convolutions) + 1, model.depth + 1):
+        p = params[f"fc{depth}"]["dense"]
+        x = x @ p["kernel"] + p["bias"]
+        x = x if depth == model.depth else nn.relu(x)
+    return x, new
+
+
+def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
+    """``step(variables, opt_state, images, labels, ids, trains)``, to be jitted.
+
+    With ``trains`` traced, one program serves all cuts and computes all gradients; with static
+    booleans XLA drops the gradients that nobody uses, at a compilation for each cut.
+    """
+
+    def step(variables, opt_state, images, labels, ids, trains):
+        def loss_fn(params):
+            logits, stats = apply(model, {**variables, "params": params}, images[ids], trains)
+            return transfer.loss_and_metrics(logits, labels[ids])[0], stats
+
+        params = variables["params"]
+        (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = rule.update(grads, opt_state, params)
+        updates = {
+            name: jax.tree.map(lambda u, t=trains[name]: jnp.where(t, u, 0), layer)
+            for name, layer in updates.items()
+        }
+        params = optax.apply_updates(params, updates)
+        return {"params": params, "batch_stats": stats}, opt_state, loss
+
+    return step
+
+
+def one_after_the_other(
+    model: ConvNet,
+    starts: Sequence[tuple[Variables, int]],
+    task: Task,
+    rule: optax.GradientTransformation,
+    *,
+    static: bool,
+) -> Callable[[], None]:
+    """``run()`` trains networks for the steps of the task, and further each time it is called.
+
+    Args:
+      starts: for each network its first variables and how many layers of it are frozen.
+      static: whether what trains is known to the compiler, one program a cut, or an argument of
+        one program for all.
+    """
+    names = transfer.layers(starts[0][0])
+    images, labels = jnp.asarray(task.images), jnp.asarray(task.labels)
+    step = make_step(model, rule)
+    shared = jax.jit(step, donate_argnums=(0, 1))
+
+    def program(frozen: int) -> Callable:
+        trains = {name: np.bool_(depth >= frozen) for depth, name in enumerate(names)}
+        if static:
+            return jax.jit(partial(step, trains=trains), donate_argnums=(0, 1))
+        return partial(shared, trains=trains)
+
+    programs = {frozen: program(frozen) for _, frozen in starts}
+    states = [(jax.tree.map(jnp.array, v), rule.init(v["params"])) for v, _ in starts]
+
+    def run() -> None:
+        for i, (_, frozen) in enumerate(starts):
+            variables, opt_state = states[i]
+            for ids in task.ids:
+                variables, opt_state, _ = programs[frozen](
+                    variables, opt_state, images, labels, ids
+                )
+            states[i] = jax.block_until_ready((variables, opt_state))
+
+    return run

@@ -1,0 +1,326 @@
+"""The contenders of ``configs/benchmark.py:transferability``.
+
+- :func:`population`: the study's own programs on the study's own members, one device a core;
+- :func:`plain_jax`: one network after the other, a Python loop over a jitted step
+  (:mod:`experiments._plain_reference`), on one device whose operations use all cores;
+- :func:`pytorch`: one network after the other (:mod:`experiments._torch_reference`).
+
+The references train the networks of one seed, direction and kind of halves, since the time of a
+network and step depends on its kind (is anything frozen, and where) but not on these.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from experiments import _plain_reference
+from experiments import transferability as study
+from experiments._interleave import Contender, Slice
+from experiments._plain_reference import Task
+from jaxdl import transfer
+from jaxdl.data.batches import batch_ids
+from jaxdl.nn.models.convnet import Conv, ConvNet
+from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.population import member_key, population_of, train_steps
+from jaxdl.train.state import TrainState, create_state, make_step
+from jaxdl.types import Hyper, PyTree, Variables
+
+Run = Callable[[TrainState, Hyper, PyTree], tuple[TrainState, PyTree]]
+Round = tuple[TrainState, Hyper]
+Outcome = tuple[np.ndarray, np.ndarray]
+"""Losses [members, steps] and parameters [members, all] of a dispatch."""
+
+
+FROZEN_A_CUT = "frozen, a program a cut"
+TRACE, NUDGED = "trace", "trace from one rounding away"
+
+
+def cpu_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Part(NamedTuple):
+    """Members of one kind and the study's program for them."""
+
+    program: study.Program
+    members: Sequence[study.Member]
+
+    @property
+    def networks(self) -> list[study.Network]:
+        """All networks of all members."""
+        return [network for member in self.members for network in member.networks]
+
+
+class Rehearsal:
+    """Stands in for the study's `Study`: notes what it would train and gives back what went in."""
+
+    def __init__(self):
+        self.parts: dict[str, Part] = {}
+
+    def train(self, name: str, program: study.Program, members: Sequence[study.Member]):
+        """Train nothing."""
+        if members:
+            self.parts[name] = Part(program, members)
+        return [member.variables for member in members]
+
+
+def rehearse(config: ConfigDict) -> tuple[study.Lab, dict[str, Part]]:
+    """The study's lab and everything that it trains, by kind, with untrained bases."""
+    with config.study.unlocked():
+        config.study.steps_per_dispatch = config.steps
+    lab, rehearsal = study.make_lab(config.study), Rehearsal()
+    study.train_all(lab, rehearsal)
+    return lab, rehearsal.parts
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+
+def assemble(lab: study.Lab, members: Sequence[study.Member], size: int) -> Round:
+    """The states and hyper-parameters of a round of the study."""
+    first = [member.networks[0] for member in members]
+    tasks = [lab.tasks[of.split, of.seed, of.direction[1]] for of in first]
+    hypers = [
+        {
+            "key": member_key("train", *of),
+            "examples": task.examples["train"],
+            "label_of": task.label_of,
+        }
+        | ({} if member.base is None else {"base": member.base})
+        for of, task, member in zip(first, tasks, members, strict=True)
+    ]
+    rule = study.make_rule(lab.config)
+    states = [
+        create_state(m.variables["params"], m.variables["batch_stats"], rule) for m in members
+    ]
+    return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
+
+
+def going_on(run: Run, rounds: Sequence[Round], data: PyTree) -> Callable[[], None]:
+    """Train every round in one dispatch, and further each time it is called."""
+    rounds = list(rounds)
+
+    def train() -> None:
+        for i, (states, hypers) in enumerate(rounds):
+            states, _ = run(states, hypers, data)
+            rounds[i] = (states, hypers)
+        jax.block_until_ready(rounds)
+
+    return train
+
+
+def population(config: ConfigDict) -> Contender:
+    """The study's programs on the whole grid, and the round of the engine."""
+    lab, parts = rehearse(config)
+    size = lab.config.members_per_round
+    slices = {}
+    for kind, (program, members) in parts.items():
+        chunks = [members[at : at + size] for at in range(0, len(members), size)]
+        rounds = [assemble(lab, chunk, min(size, len(members))) for chunk in chunks]
+        run = going_on(program.train, rounds, lab.data)
+        slices[kind] = Slice(len(parts[kind].networks), config.steps, run)
+    engine = make_engine(config)
+    run = going_on(engine.run, [engine.start(0.0)], engine.data)
+    slices["engine"] = Slice(config.engine.members, config.engine.steps, run)
+
+    bases = parts["bases"]
+
+    def base_start(perturbed: float) -> Round:
+        states, hypers = assemble(lab, bases.members[:size], min(size, len(bases.members)))
+        return perturb(states, perturbed), hypers
+
+    def trace(perturbed: float) -> dict[str, Outcome]:
+        return {
+            "bases": outcome(bases.program.train, base_start(perturbed), lab.data),
+            "engine": outcome(engine.run, engine.start(perturbed), engine.data),
+        }
+
+    return Contender(
+        slices,
+        {
+            TRACE: partial(trace, 0.0),
+            NUDGED: partial(trace, float(np.finfo(np.float32).eps)),
+            "memory": partial(memory, lab, bases),
+        },
+    )
+
+
+@jax.jit
+def perturb(states: TrainState, relative: float) -> TrainState:
+    """The states with every parameter larger by this fraction."""
+    return states.replace(params=jax.tree.map(lambda p: p * (1 + relative), states.params))
+
+
+def outcome(run: Run, start: Round, data: PyTree) -> Outcome:
+    """What a dispatch does: the losses [members, steps] and the parameters [members, all]."""
+    states, metrics = run(*start, data)
+    leaves = [np.asarray(p).reshape(len(p), -1) for p in jax.tree.leaves(states.params)]
+    return np.asarray(metrics["loss"]), np.concatenate(leaves, axis=1)
+
+
+def memory(lab: study.Lab, bases: Part) -> list[dict[str, int]]:
+    """Bytes a device of the compiled training, for two and for four members a device."""
+    devices = lab.mesh.shape["member"]
+    states, hypers = assemble(lab, bases.members[:1], 1)
+    found = []
+    for each in (2, 4):
+
+        def stretched(leaf: Array, size: int = each * devices) -> jax.ShapeDtypeStruct:
+            shape = (size, *leaf.shape[1:])
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+
+        shapes = jax.tree.map(stretched, (states, hypers))
+        stats = bases.program.train.lower(*shapes, lab.data).compile().memory_analysis()
+        found.append(
+            {
+                "members": each * devices,
+                "data": sum(leaf.nbytes for leaf in jax.tree.leaves(lab.data)),
+                "states": each * sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // devices,
+                "arguments": stats.argument_size_in_bytes,
+                "temporary": stats.temp_size_in_bytes,
+            }
+        )
+    return found
+
+
+class Engine(NamedTuple):
+    """Networks of DANN's size as one population."""
+
+    model: ConvNet
+    inits: list[Variables]
+    data: tuple[Array, Array]
+    run: Run
+    start: Callable[[float], Round]
+
+
+def make_engine(config: ConfigDict) -> Engine:
+    """The MNIST network of the DANN paper as a plain classifier (Ganin & Lempitsky 2015, Fig. 4).
+
+    On noise: the time does not depend on what the images show.
+    """
+    of = config.engine
+    model = ConvNet(
+        (Conv(32, 5, padding="VALID", pool=2), Conv(48, 5, padding="VALID", pool=2)),
+        (100, 100),
+        classes=10,
+    )
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(512, 28, 28, 1)).astype(np.float32)
+    labels = rng.integers(10, size=len(images)).astype(np.int32)
+    init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, images[:1])})
+    inits = [jax.device_get(init(member_key("engine", i))) for i in range(of.members)]
+    mesh, rule = make_mesh(), make_optimizer("momentum", of.learning_rate)
+    data = replicate((images, labels), mesh)
+
+    def gather(data: tuple[Array, Array], hyper: Hyper, ids: Array) -> dict[str, Array]:
+        del hyper
+        return {"image": data[0][ids], "label": data[1][ids]}
+
+    step = make_step(transfer.classification_loss(model), lambda _: rule, axis_name="data")
+    run = train_steps(step, gather, mesh, steps=of.steps, batch=of.batch, examples=len(images))
+
+    def start(perturbed: float) -> Round:
+        states = [create_state(v["params"], v["batch_stats"], rule) for v in inits]
+        hypers = [{"key": member_key("engine data", i)} for i in range(of.members)]
+        states = population_of(states, of.members, mesh)
+        return perturb(states, perturbed), population_of(hypers, of.members, mesh)
+
+    return Engine(model, inits, data, run, start)
+
+
+# --- the references ----------------------------------------------------------------------------
+
+
+class Reference(NamedTuple):
+    """What the references are given."""
+
+    model: ConvNet
+    task: Task
+    starts: dict[str, list[tuple[Variables, int]]]
+    """By kind, the networks' variables and how many of their layers are frozen."""
+
+
+def make_reference(config: ConfigDict) -> Reference:
+    """A share of the networks of each kind, and the data of their task."""
+    lab, parts = rehearse(config)
+    starts = {}
+    for kind, part in parts.items():
+        first = part.networks[0]
+        starts[kind] = [
+            (jax.device_get(lab.init(member_key("init", *network))), frozen_layers(network))
+            for network in part.networks
+            if network[:3] == first[:3]
+        ]
+    task = lab.tasks[first.split, first.seed, first.direction[1]]
+    examples = task.examples["train"]
+    hyper = {"label_of": jnp.asarray(task.label_of)}
+    batch = jax.device_get(jax.jit(lab.gather)(lab.data, hyper, jnp.asarray(examples)))
+    ids = order(config.steps, lab.config.batch, len(examples))
+    return Reference(lab.model, Task(batch["image"], batch["label"], ids), starts)
+
+
+def order(steps: int, batch: int, examples: int) -> np.ndarray:
+    """The batches of the references."""
+    return np.asarray(batch_ids(jax.random.key(0), 0, steps=steps, batch=batch, examples=examples))
+
+
+def frozen_layers(network: study.Network) -> int:
+    """How many layers of it are frozen."""
+    return network.n if network.n and transfer.TREATMENTS[network.treatment].frozen else 0
+
+
+def plain_jax(config: ConfigDict) -> Contender:
+    """The Python loop over a jitted step; frozen networks also with a program for each cut."""
+    reference, rule = make_reference(config), study.make_rule(config.study)
+
+    def work(kind: str, static: bool) -> Slice:
+        starts = reference.starts[kind]
+        run = _plain_reference.one_after_the_other(
+            reference.model, starts, reference.task, rule, static=static
+        )
+        return Slice(len(starts), config.steps, run)
+
+    slices = {kind: work(kind, static=False) for kind in reference.starts}
+    if "frozen" in slices:
+        slices[FROZEN_A_CUT] = work("frozen", static=True)
+    return Contender(slices)
+
+
+def pytorch(config: ConfigDict) -> Contender:
+    """Eager PyTorch in the setting that is fastest here."""
+    from experiments import _torch_reference as torch_reference  # torch is an extra
+
+    slices, settings = {}, {}
+
+    def add(model: ConvNet, starts_of: dict, task: Task, rule: torch_reference.Rule) -> None:
+        variables, _ = next(iter(starts_of.values()))[0]
+        setting = torch_reference.fastest(model, variables, task, rule, cpu_cores())
+        for kind, starts in starts_of.items():
+            run = torch_reference.one_after_the_other(model, starts, task, rule, setting)
+            slices[kind], settings[kind] = Slice(len(starts), len(task.ids), run), str(setting)
+
+    reference, of = make_reference(config), config.study
+    schedule = make_schedule(
+        of.schedule.name, of.optimizer.learning_rate, steps=of.steps, warmup=of.schedule.warmup
+    )
+    rates = [float(schedule(step)) for step in range(config.steps)]
+    rule = torch_reference.Rule(rates, of.optimizer.weight_decay)
+    add(reference.model, reference.starts, reference.task, rule)
+
+    engine, of = make_engine(config), config.engine
+    images, labels = (np.asarray(array) for array in engine.data)
+    task = Task(images, labels, order(of.steps, of.batch, len(labels)))
+    rule = torch_reference.Rule([of.learning_rate] * of.steps, weight_decay=0.0)
+    add(engine.model, {"engine": [(variables, 0) for variables in engine.inits]}, task, rule)
+    return Contender(slices, {"settings": lambda: settings})

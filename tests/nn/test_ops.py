@@ -1,0 +1,270 @@
+"""Convolution and pooling against XLA's own, differentiated by JAX, and against loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxdl.nn.ops import convolution, max_pool
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def plain(x, kernel, stride=1, padding="SAME", groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def value_and_gradients(fn, *arguments):
+    """What ``fn`` gives and the gradients of an arbitrary scalar of it."""
+    y, back = jax.vjp(fn, *arguments)
+    weights = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    return y, *back(weights)
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape
+        scale = max(1.0, float(np.abs(b).max(initial=0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+
+
+PADDINGS = (
+    "SAME",
+    "VALID",
+    ((2, 0), (0, 1)),
+    ((0, 3), (1, 4)),
+    ((5, 4), (4, 6)),
+    ((-1, 0), (0, -1)),
+)
+
+
+@settings(max_examples=5)
+@given(
+    size=st.tuples(st.integers(1, 11), st.integers(1, 11)),
+    window=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.integers(1, 4),
+    padding=st.sampled_from(PADDINGS),
+    groups=st.sampled_from((1, 2)),
+)
+@example(size=(7, 9), window=(3, 3), stride=1, padding="SAME", groups=1)
+@example(size=(9, 7), window=(4, 2), stride=1, padding="SAME", groups=2)
+@example(size=(11, 8), window=(5, 3), stride=2, padding="SAME", groups=1)
+@example(size=(11, 11), window=(5, 5), stride=3, padding="VALID", groups=2)
+@example(size=(10, 7), window=(5, 2), stride=4, padding=((2, 0), (0, 1)), groups=1)
+# Padding beyond kernel - 1: the gradient's own padding is negative.
+@example(size=(5, 6), window=(3, 2), stride=1, padding=((5, 4), (4, 6)), groups=1)
+@example(size=(4, 3), window=(2, 1), stride=3, padding=((5, 4), (4, 6)), groups=2)
+# Rows and columns that no window reads: between windows, and after the last.
+@example(size=(11, 10), window=(2, 1), stride=4, padding="VALID", groups=1)
+@example(size=(9, 8), window=(1, 1), stride=3, padding="SAME", groups=1)
+# A border that negative padding takes away.
+@example(size=(6, 7), window=(3, 3), stride=1, padding=((-1, 0), (0, -1)), groups=1)
+@example(size=(7, 6), window=(3, 3), stride=2, padding=((-1, 0), (0, -1)), groups=1)
+def test_convolution_is_laxs_in_values_and_gradients(size, window, stride, padding, groups):
+    if padding == "VALID":
+        pads = ((0, 0), (0, 0))
+    elif padding == "SAME":
+        pads = ((9, 9), (9, 9))
+    else:
+        pads = padding
+    assume(all(s + sum(p) >= w for s, p, w in zip(size, pads, window, strict=True)))
+    x, kernel = normal(0, 3, *size, 2 * groups), normal(1, *window, 2, 2 * groups)
+
+    @jax.jit
+    def both(x, kernel):
+        options = {"stride": stride, "padding": padding, "groups": groups}
+        return (
+            value_and_gradients(lambda x, k: convolution(x, k, **options), x, kernel),
+            value_and_gradients(lambda x, k: plain(x, k, **options), x, kernel),
+        )
+
+    assert_close(*both(x, kernel))
+
+
+def convolve_in_loops(x, kernel, stride, padding):
+    """The definition, in NumPy and double precision."""
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    kh, kw = kernel.shape[:2]
+    oh, ow = ((s - k) // stride + 1 for s, k in zip(x.shape[1:3], (kh, kw), strict=True))
+    y = np.zeros((len(x), oh, ow, kernel.shape[-1]))
+    for p in range(oh):
+        for q in range(ow):
+            seen = x[:, p * stride : p * stride + kh, q * stride : q * stride + kw]
+            y[:, p, q] = np.einsum("nhwc,hwco->no", seen, kernel)
+    return y
+
+
+def test_convolution_by_definition_and_finite_differences():
+    stride, padding = 2, ((1, 2), (0, 1))
+    x = np.asarray(normal(0, 2, 5, 6, 2), np.float64)
+    kernel = np.asarray(normal(1, 3, 3, 2, 3), np.float64)
+
+    def objective(x, kernel):
+        return np.sum(np.sin(convolve_in_loops(x, kernel, stride, padding)))
+
+    def differences(fn, at, step=1e-5):
+        slope = np.zeros(at.shape)
+        for i in np.ndindex(at.shape):
+            move = np.zeros(at.shape)
+            move[i] = step
+            slope[i] = (fn(at + move) - fn(at - move)) / (2 * step)
+        return slope
+
+    def ours(x, kernel):
+        return convolution(x, kernel, stride=stride, padding=padding)
+
+    arguments = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    assert_close(ours(*arguments), convolve_in_loops(x, kernel, stride, padding))
+    gradients = jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(ours(*a))), (0, 1)))(*arguments)
+    numeric = (
+        differences(lambda at: objective(at, kernel), x),
+        differences(lambda at: objective(x, at), kernel),
+    )
+    assert_close(gradients, numeric)
+
+
+def test_convolution_in_a_scan_is_the_loop_written_out():
+    x, kernel = normal(0, 4, 3, 7, 7, 2), 0.3 * normal(1, 3, 3, 2, 2)
+
+    def descend(conv):
+        def loss(kernel, x):
+            return jnp.sum(jnp.square(conv(jnp.tanh(conv(x, kernel, stride=2)), kernel)))
+
+        def step(kernel, x):
+            value, slope = jax.value_and_grad(loss)(kernel, x)
+            return kernel - 1e-3 * slope, value
+
+        return step
+
+    scanned = jax.jit(lambda k, x: lax.scan(descend(convolution), k, x))(kernel, x)
+    step = jax.jit(descend(plain))
+    values = []
+    for images in x:
+        kernel, value = step(kernel, images)
+        values.append(value)
+    assert_close(scanned, (kernel, jnp.stack(values)))
+
+
+@pytest.mark.parametrize("over", [(0, 0), (0, None), (None, 0)])
+def test_convolution_under_vmap_is_a_loop_over_members(over):
+    x = normal(0, 3, 2, 5, 6, 2) if over[0] == 0 else normal(0, 2, 5, 6, 2)
+    kernel = normal(1, 3, 3, 2, 2, 4) if over[1] == 0 else normal(1, 3, 2, 2, 4)
+
+    def of(conv):
+        return lambda x, k: value_and_gradients(lambda x, k: conv(x, k, stride=2), x, k)
+
+    @jax.jit
+    def both(x, kernel):
+        def pick(array, axis, i):
+            return array if axis is None else array[i]
+
+        members = [of(plain)(pick(x, over[0], i), pick(kernel, over[1], i)) for i in range(3)]
+        together = jax.tree.map(lambda *m: jnp.stack(m), *members)
+        return jax.vmap(of(convolution), over)(x, kernel), together
+
+    assert_close(*both(x, kernel))
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "groups"),
+    [(3, (3, 3, 2, 4), 1), (4, (3, 3, 4, 4), 2), (4, (3, 3, 2, 3), 2), (3, (3, 3, 1, 4), 2)],
+    ids=["channels", "channels of a group", "filters not divisible", "channels not divisible"],
+)
+def test_convolution_refuses_channels_that_do_not_fit(channels, kernel, groups):
+    with pytest.raises(ValueError, match="groups"):
+        convolution(jnp.zeros((1, 5, 5, channels)), jnp.zeros(kernel), groups=groups)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="nn/ops.py convolution: an image smaller than the kernel gives an empty array, and a "
+    "TypeError about switch branches in the gradient, where max_pool says what is wrong",
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
+    with pytest.raises(ValueError, match="kernel"):
+        convolution(
+            jnp.zeros((1, 3, 3, 1)), jnp.zeros((5, 5, 1, 1)), stride=stride, padding="VALID"
+        )
+
+
+def plain_pool(x, window, stride):
+    sides = (1, window, window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, sides, (1, stride, stride, 1), "VALID")
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride"),
+    [
+        ((6, 8), 2, 2),
+        ((7, 9), 2, 2),  # a row and a column are left over
+        ((5, 6), 2, 1),
+        ((7, 6), 2, 3),  # pixels between windows belong to none
+        ((9, 8), 3, 3),
+        ((8, 9), 3, 2),
+        ((6, 5), 3, 1),
+        ((3, 3), 3, 2),
+    ],
+)
+def test_max_pool_is_laxs_in_values_and_gradients_ties_too(size, window, stride):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, (4, *size, 2)), jnp.float32)  # most windows have ties
+    outputs = ((s - window) // stride + 1 for s in size)
+    # Whole numbers add up without rounding, in any order.
+    g = jnp.asarray(rng.integers(-9, 9, (4, *outputs, 2)), jnp.float32)
+
+    @jax.jit
+    def both(x, g):
+        def of(pool):
+            y, back = jax.vjp(pool, x)
+            return y, *back(g)
+
+        return (
+            of(lambda x: max_pool(x, window=window, stride=stride)),
+            of(lambda x: plain_pool(x, window, stride)),
+        )
+
+    ours, theirs = both(x, g)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_max_pool_sends_the_gradient_of_a_tie_to_the_first_maximum():
+    x = jnp.asarray([[1.0, 3.0], [3.0, 3.0]]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda x: 5 * jnp.sum(max_pool(x)))(x)
+    np.testing.assert_array_equal(gradient.reshape(2, 2), [[0, 5], [0, 0]])
+
+
+def test_max_pool_strides_by_its_window_and_works_in_loops():
+    x = normal(0, 3, 2, 7, 7, 2)
+
+    def of(pool):
+        return lambda x: value_and_gradients(pool, x)
+
+    @jax.jit
+    def all_ways(x):
+        ours = of(lambda x: max_pool(x, window=3))
+        alone = [of(lambda x: plain_pool(x, 3, 3))(images) for images in x]
+        alone = jax.tree.map(lambda *m: jnp.stack(m), *alone)
+        return lax.map(ours, x), jax.vmap(ours)(x), alone
+
+    mapped, batched, alone = all_ways(x)
+    assert_close(mapped, alone)
+    assert_close(batched, alone)
+
+
+def test_max_pool_refuses_an_image_smaller_than_the_window():
+    with pytest.raises(ValueError, match="window of 3 does not fit"):
+        max_pool(jnp.zeros((1, 2, 5, 1)), window=3)

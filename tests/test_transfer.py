@@ -1,0 +1,322 @@
+"""Surgery bit for bit, and frozen training against the plain kinds of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl import transfer
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.models.convnet import Conv, ConvNet
+from jaxdl.optim import make_optimizer
+from jaxdl.train.state import create_state, make_step
+
+STEPS = 10
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, strict=True)
+
+
+def assert_close(a, b, tolerance=1e-5):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
+
+
+class Setting(NamedTuple):
+    model: ConvNet
+    images: jax.Array  # [steps, batch, h, w, c]
+    labels: jax.Array
+
+    def variables(self, seed):
+        """Of a network as if trained a while: no zero biases, no unit statistics."""
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.images[0])
+        rng = np.random.default_rng(seed)
+
+        def draw(low, high, collection):
+            return jax.tree.map(
+                lambda s: jnp.asarray(rng.uniform(low, high, s.shape), s.dtype), collection
+            )
+
+        stats = shapes.get("batch_stats", {})
+        return {
+            "params": draw(-0.4, 0.5, shapes["params"]),
+            "batch_stats": draw(0.3, 1.3, stats),
+        }
+
+
+def setting(batch_norm):
+    if batch_norm:
+        model = ConvNet((Conv(4, stride=2), Conv(5, pool=2)), (6,), 3, batch_norm=True)
+    else:
+        model = ConvNet((Conv(4, stride=2),), (7, 6), 3)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(STEPS, 8, 6, 6, 1)), jnp.float32)
+    return Setting(model, images, jnp.asarray(rng.integers(0, 3, (STEPS, 8)), jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return setting(batch_norm=False)
+
+
+@pytest.fixture(scope="module")
+def normed():
+    return setting(batch_norm=True)
+
+
+def train(at, loss_fn, variables, rule, hyper=None, key=7):
+    """All steps of a network's training, in one compiled loop."""
+    step = make_step(loss_fn, lambda _: rule)
+    state = create_state(variables["params"], variables["batch_stats"], rule)
+    hyper = {"key": jax.random.key(key), **(hyper or {})}
+
+    @jax.jit
+    def run(state, hyper):
+        def body(state, batch):
+            return step(state, {"image": batch[0], "label": batch[1]}, hyper)
+
+        return jax.lax.scan(body, state, (at.images, at.labels))
+
+    state, metrics = run(state, hyper)
+    return {"params": state.params, "batch_stats": state.batch_stats}, metrics
+
+
+def test_layers_come_in_order_of_depth():
+    names = {f"conv{i}": {} for i in (10, 2, 1)} | {"fc11": {}}
+    assert transfer.layers({"params": names}) == ("conv1", "conv2", "conv10", "fc11")
+    # The last number counts: block1_conv2 comes after block1_conv1.
+    names = {"block1_conv2": {}, "block1_conv1": {}}
+    assert transfer.layers({"params": names}) == ("block1_conv1", "block1_conv2")
+    with pytest.raises(ValueError, match=r"'head' has no depth.*order"):
+        transfer.layers({"params": {"conv1": {}, "head": {}}})
+    with pytest.raises(ValueError, match=r"share a depth.*order"):
+        transfer.layers({"params": {"conv1": {}, "norm1": {}}})
+
+
+def test_cut_and_join_are_inverse(normed):
+    variables = normed.variables(0)
+    names = ["conv1", "conv2", "fc3", "fc4"]
+    for n in range(5):
+        below, above = transfer.cut(variables, n)
+        assert sorted(below["params"]) == names[:n] and sorted(above["params"]) == names[n:]
+        assert sorted(below["batch_stats"]) == names[: min(n, 2)]
+        assert_equal(transfer.join(below, above), variables)
+    for n in (-1, 5):
+        with pytest.raises(ValueError, match="4 layers"):
+            transfer.cut(variables, n)
+
+
+def test_transplanted_layers_are_equal_bit_for_bit(normed):
+    base, fresh = normed.variables(1), normed.variables(2)
+    names = ("conv1", "conv2", "fc3", "fc4")
+    for n in range(5):
+        network = transfer.transplant(base, fresh, n)
+        for kind in ("params", "batch_stats"):
+            assert network[kind].keys() == fresh[kind].keys()
+            for name, layer in network[kind].items():
+                giver = base if name in names[:n] else fresh
+                assert_equal(layer, giver[kind][name])
+    assert_equal(base, normed.variables(1))
+    assert_equal(fresh, normed.variables(2))
+
+
+def test_transplant_works_where_the_layers_above_differ(plain):
+    base = plain.variables(0)
+    other = Setting(ConvNet((Conv(4, stride=2),), (7, 6), 5), plain.images, plain.labels)
+    network = transfer.transplant(base, other.variables(1), 3)
+    assert network["params"]["fc4"]["dense"]["kernel"].shape == (6, 5)
+    with pytest.raises(ValueError, match="first 4 layers differ in shape"):
+        transfer.transplant(base, other.variables(1), 4)
+
+
+def test_order_can_be_given():
+    order = ("stem", "body", "head")
+    base, fresh = (
+        {"params": {name: {"w": jnp.full(2, value)} for name in reversed(order)}}
+        for value in (1.0, 0.0)
+    )
+    network = transfer.transplant(base, fresh, 2, order)
+    values = {name: float(layer["w"][0]) for name, layer in network["params"].items()}
+    assert values == {"stem": 1, "body": 1, "head": 0}
+    mask = transfer.trainable(fresh, 2, order)
+    assert mask["params"] == {"stem": {"w": False}, "body": {"w": False}, "head": {"w": True}}
+    below, above = transfer.cut(base, 1, order)
+    assert set(below["params"]) == {"stem"} and set(above["params"]) == {"body", "head"}
+    with pytest.raises(ValueError, match="order"):
+        transfer.transplant(base, fresh, 2)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="transfer.py cut: a name in order that is no layer (a typing error) is accepted, and "
+    "transplant(..., order=('stam', 'body')) then copies fewer layers than n without a word",
+)
+def test_an_order_with_an_unknown_layer_is_refused():
+    base, fresh = ({"params": {"stem": {"w": jnp.full(2, v)}, "head": {}}} for v in (1.0, 0.0))
+    with pytest.raises(ValueError, match="stam"):
+        transfer.transplant(base, fresh, 1, ("stam", "head"))
+
+
+def test_trainable_is_a_mask_of_what_lies_above(normed):
+    variables = normed.variables(0)
+    for n in range(5):
+        mask = transfer.trainable(variables, n)
+        assert jax.tree.structure(mask) == jax.tree.structure(variables)
+        for kind in mask:
+            for name, layer in mask[kind].items():
+                assert set(jax.tree.leaves(layer)) == {int(name[-1]) > n}
+
+
+def test_treatments_are_the_papers():
+    assert {name: tuple(t) for name, t in transfer.TREATMENTS.items()} == {
+        "BnB": ("self", True),
+        "BnB+": ("self", False),
+        "AnB": ("other", True),
+        "AnB+": ("other", False),
+        "random": ("random", True),
+    }
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_frozen_layers_keep_every_bit_in_training(normed, n):
+    start = normed.variables(0)
+    rule = make_optimizer(
+        "momentum",
+        0.1,
+        weight_decay=0.1,
+        max_norm=0.4,
+        trainable=transfer.trainable(start, n)["params"],
+    )
+    end, _ = train(normed, transfer.classification_loss(normed.model, frozen=n), start, rule)
+    assert_equal(transfer.cut(end, n)[0], transfer.cut(start, n)[0])
+    # What is above has moved: every array of parameters, and the statistics.
+    above = [jax.tree.leaves(transfer.cut(network, n)[1]) for network in (start, end)]
+    for before, after in zip(*above, strict=True):
+        assert (np.asarray(before) != np.asarray(after)).any()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_sharing_a_prefix_trains_every_cut_as_if_alone(batch_norm, request):
+    at = request.getfixturevalue("normed" if batch_norm else "plain")
+    base, cuts = at.variables(0), (1, 3)
+    fresh = [at.variables(10 + n) for n in cuts]
+    rule = make_optimizer("momentum", 0.05, weight_decay=0.01, max_norm=2.0)
+    together, metrics = train(
+        at,
+        transfer.shared_prefix_loss(at.model, cuts),
+        transfer.stack_cuts(fresh, cuts),
+        rule,
+        {"base": base},
+    )
+    assert metrics["loss"].shape == metrics["accuracy"].shape == (STEPS, 2)
+    logits = transfer.shared_prefix_logits(at.model, cuts, base, together, at.images[0])
+    for i, (n, network) in enumerate(zip(cuts, fresh, strict=True)):
+        start = transfer.transplant(base, network, n)
+        frozen = make_optimizer(
+            "momentum",
+            0.05,
+            weight_decay=0.01,
+            max_norm=2.0,
+            trainable=transfer.trainable(start, n)["params"],
+        )
+        alone, of_one = train(at, transfer.classification_loss(at.model, frozen=n), start, frozen)
+        above = {kind: together[kind][f"cut{n}"] for kind in together}
+        assert_close(above, transfer.cut(alone, n)[1])
+        np.testing.assert_allclose(metrics["loss"][:, i], of_one["loss"], atol=1e-5)
+        np.testing.assert_allclose(metrics["accuracy"][:, i], of_one["accuracy"], atol=1e-6)
+        np.testing.assert_allclose(logits[i], at.model.apply(alone, at.images[0]), atol=1e-4)
+        if n == 1 and not batch_norm:
+            # Everything differentiated, and the updates below the cut thrown away.
+            masked, _ = train(at, transfer.classification_loss(at.model), start, frozen)
+            assert_close(masked, alone)
+
+
+def test_loss_and_accuracy_are_those_of_numpy(plain):
+    variables = plain.variables(0)
+    x, labels = plain.images[0], plain.labels[0]
+    loss, (stats, metrics) = transfer.classification_loss(plain.model)(
+        variables["params"], {}, {"image": x, "label": labels}, {}, jax.random.key(0)
+    )
+    logits = np.asarray(plain.model.apply(variables, x), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    expected = -log_p[np.arange(8), labels]
+    np.testing.assert_allclose(cross_entropy(jnp.asarray(logits), labels), expected, atol=1e-5)
+    np.testing.assert_allclose(loss, expected.mean(), atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], expected.mean(), atol=1e-5)
+    assert float(metrics["accuracy"]) == (logits.argmax(1) == np.asarray(labels)).mean()
+    assert stats == {}
+
+
+def test_activations_are_those_of_the_layers_one_by_one(normed):
+    base, x = normed.variables(0), normed.images[0]
+    apply = jax.jit(normed.model.apply, static_argnames="stop")
+    hidden = transfer.activations(normed.model, base, x, (1, 3, 4))
+    for n, h in zip((1, 3, 4), hidden, strict=True):
+        np.testing.assert_allclose(h, apply(base, x, stop=n), atol=1e-6)
+
+
+class Watched:
+    """Layers ``tanh(x W)`` that note when anyone differentiates them."""
+
+    def __init__(self, depth):
+        self.depth = depth
+        self.differentiated = set()
+
+    def apply(self, variables, x, *, train, start=0, stop=None, mutable=None, rngs=None):
+        del train, rngs
+        for n in range(start + 1, (self.depth if stop is None else stop) + 1):
+            x = self._layer(n, variables["params"][f"layer{n}"]["w"], x)
+        return (x, {}) if mutable else x
+
+    def _layer(self, n, w, x):
+        @jax.custom_vjp
+        def layer(w, x):
+            return jnp.tanh(x @ w)
+
+        def backward(saved, g):
+            self.differentiated.add(n)
+            return jax.vjp(lambda w, x: jnp.tanh(x @ w), *saved)[1](g)
+
+        layer.defvjp(lambda w, x: (layer(w, x), (w, x)), backward)
+        return layer(w, x)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_nothing_is_differentiated_below_the_cut(n):
+    rng = np.random.default_rng(0)
+    params = {
+        f"layer{i}": {"w": jnp.asarray(rng.normal(size=(4, 4)), jnp.float32)} for i in (1, 2, 3, 4)
+    }
+    batch = {
+        "image": jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
+        "label": jnp.zeros(5, jnp.int32),
+    }
+    key = jax.random.key(0)
+
+    model = Watched(4)
+    loss_fn = transfer.classification_loss(model, frozen=n)
+    grads = jax.grad(loss_fn, has_aux=True)(params, {}, batch, {}, key)[0]
+    assert model.differentiated == set(range(n + 1, 5))
+    for i in (1, 2, 3, 4):
+        assert bool(jnp.any(grads[f"layer{i}"]["w"] != 0)) == (i > n)
+
+    if n:
+        model = Watched(4)
+        above = {f"cut{n}": {k: v for k, v in params.items() if int(k[-1]) > n}}
+
+        stats = {f"cut{n}": {}}
+
+        def loss(above, base):
+            hyper = {"base": base}
+            return transfer.shared_prefix_loss(model, (n,))(above, stats, batch, hyper, key)
+
+        own, of_base = jax.grad(loss, (0, 1), has_aux=True)(above, {"params": params})[0]
+        assert model.differentiated == set(range(n + 1, 5))
+        assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(of_base))
+        assert_close(own[f"cut{n}"], {k: grads[k] for k in own[f"cut{n}"]}, 1e-6)

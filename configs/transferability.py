@@ -1,7 +1,7 @@
 """How transferable are features? (Yosinski et al. 2014); `--config configs/transferability.py`.
 
-Variants, as `configs/transferability.py:NAME`: default, `quick` (a demonstration), `long` (twice the
-steps, six seeds), `digits` (scikit-learn's handwritten digits).
+Variants, as `configs/transferability.py:NAME`: default, `quick` (a demonstration), `long` (twice
+the steps, six seeds), `digits` (scikit-learn's handwritten digits).
 """
 
 from ml_collections import ConfigDict

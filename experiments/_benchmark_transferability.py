@@ -96,8 +96,8 @@ def the_grid(config: ConfigDict, rows, setting: str, first_seconds) -> list[str]
             compilation included, and are in no other column."""),
         markdown_table(["", *counts, "grid, s", "times ours", "first calls, s"], table),
         paragraph(f"""Ours trains all networks, {config.study.members_per_round} members a round.
-            The references train {share} (one seed, direction and kind of halves; the time depends on
-            none of these) and are scaled up kind by kind. Plain JAX is a jitted step in a Python
+            The references train {share} (one seed, direction and kind of halves: the time depends
+            on none of these) and are scaled up kind by kind. Plain JAX is a jitted step in a Python
             loop, gradients left to autodiff, on one device that uses all cores: as one program, to
             which what is frozen is an argument, so that all gradients are computed, then masked;
             and as a program for each cut, where XLA leaves out the gradients that nobody uses.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxdl.report.tables import write_atomically
 from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.types import DamagedFile
 
 Study = Callable[[ConfigDict, Path, StopFlag], str]
 
@@ -41,8 +43,8 @@ def user_input() -> Iterator[None]:
         fail(str(error.args[0]) if error.args else repr(error))
 
 
-def run(study: Study, name: str) -> None:
-    """The main program of a study's file."""
+def run(study: Study, name: str, default: ConfigDict) -> None:
+    """The main program of a study's file; ``default`` has every setting that the study reads."""
     config_file = config_flags.DEFINE_config_file(
         "config", f"configs/{name}.py", "The configuration, FILE[:variant]."
     )
@@ -51,26 +53,50 @@ def run(study: Study, name: str) -> None:
     )
 
     def parse(argv: list[str]) -> list[str]:
-        with user_input():
-            try:
-                rest = flags.FLAGS(argv)
-            except flags.Error as error:
-                fail(error)
-            if rest[1:]:
-                fail(f"what is {rest[1]!r}? Options begin with --; a config is given by --config")
-            return rest
+        if {"--help", "-h", "-help", "--helpfull"} & set(argv):
+            print(sys.modules["__main__"].__doc__)
+            print(
+                f"  --config FILE[:VARIANT]  default configs/{name}.py; comments say what is what"
+            )
+            print("  --config.KEY=VALUE       another value of one setting")
+            print(f"  --workdir FOLDER         default runs/{name}-VARIANT")
+            sys.exit(0)
+        try:
+            rest = flags.FLAGS(argv)
+            missing = sorted(_keys(default) - _keys(config_file.value))
+        except flags.UnrecognizedFlagError as error:
+            if error.flagname.startswith("config."):
+                fail(f"there is no setting {error.flagname}: configs/{name}.py has them all")
+            fail(f"there is no option --{error.flagname}: see --help")
+        except flags.Error as error:
+            # The loader of configurations puts a whole traceback into its message.
+            fail(f"{_asked(argv)}{str(error).strip().splitlines()[-1]}")
+        except Exception as error:  # whatever a configuration's own code may raise
+            fail(f"{_asked(argv)}{type(error).__name__}: {error}")
+        if rest[1:]:
+            fail(f"what is {rest[1]!r}? Options begin with --; a config is given by --config")
+        if missing:
+            fail(f"{_asked(argv)}its get_config() does not set {', '.join(missing)}")
+        return rest
 
     def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every save at INFO
         use_all_cores()
         config = config_file.value
         workdir = Path(folder.value or f"runs/{name}-{config.variant}")
-        with user_input():
+        try:
             workdir.mkdir(parents=True, exist_ok=True)
-            if not os.access(workdir, os.W_OK):
-                fail(f"cannot write to {workdir}: choose another folder with --workdir")
+            with tempfile.TemporaryFile(dir=workdir):
+                pass
+        except OSError as error:
+            fail(f"cannot write to {workdir} ({error.strerror}): choose another with --workdir")
         try:
             report = study(config, workdir, StopFlag().install())
+        except DamagedFile as error:
+            fail(error)
+        except OSError as error:
+            reason = f"{error.strerror or error} ({error.filename or workdir})"
+            fail(f"{reason}: when that is mended, the same command goes on where it stopped")
         except Interrupted as stopped:
             print(f"\nstopped; to go on, run the same command again ({workdir})", file=sys.stderr)
             sys.exit(128 + stopped.signal)
@@ -78,6 +104,25 @@ def run(study: Study, name: str) -> None:
         print(f"everything is in {workdir}", file=sys.stderr)
 
     app.run(main, flags_parser=parse)
+
+
+def _asked(argv: list[str]) -> str:
+    """The configuration that was asked for, to begin a message with."""
+    for argument, value in zip(argv, [*argv[1:], ""], strict=True):
+        if argument == "--config":
+            return f"--config={value}: "
+        if argument.startswith("--config="):
+            return f"{argument}: "
+    return ""
+
+
+def _keys(config: ConfigDict) -> set[str]:
+    """The names of all settings, ``optimizer.name`` and the like; options are a data set's own."""
+    names = set()
+    for key, value in config.items():
+        inner = isinstance(value, ConfigDict) and key != "options"
+        names |= {f"{key}.{name}" for name in _keys(value)} if inner else {key}
+    return names
 
 
 def use_all_cores() -> None:
@@ -99,15 +144,17 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
     if path.exists():
         try:
             old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            if not isinstance(old["config"], dict):
+                raise ValueError("it holds no configuration")
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}): delete {workdir} to start anew"
             ) from None
         if old != new:
             differ = sorted(_differences(old, new))
             raise ValueError(
-                f"{workdir} holds a run with another {', '.join(differ)}: choose another --workdir, "
-                "or delete it"
+                f"{workdir} holds a run with another {', '.join(differ)}: "
+                "choose another --workdir, or delete it"
             )
     write_atomically(path, json.dumps(new, indent=2) + "\n")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from configs.benchmark import get_config
 from experiments import _benchmark_transferability, _run
 from experiments._interleave import Row, Worker, one_round
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
@@ -97,4 +98,4 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 
 
 if __name__ == "__main__":
-    _run.run(study, "benchmark")
+    _run.run(study, "benchmark", get_config())

@@ -9,6 +9,7 @@ they share its forward pass (:func:`jaxdl.transfer.shared_prefix_loss`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -23,6 +24,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from configs.transferability import get_config
 from experiments import _run
 from jaxdl import transfer, trees
 from jaxdl.data import batches, sources, splits
@@ -92,6 +94,11 @@ def make_lab(config: ConfigDict) -> Lab:
     if "dissimilar" in config.splits and not source.class_groups:
         raise ValueError(f"{source.name} has no groups of classes: set config.splits=('random',)")
     mesh = make_mesh(config.parallel.member, config.parallel.data)
+    if config.batch % mesh.shape["data"]:
+        raise ValueError(
+            f"config.batch={config.batch} does not divide over {mesh.shape['data']} devices "
+            "(config.parallel.data)"
+        )
 
     parts = {split: source.splits[split] for split in ("train", "validation", "test")}
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True))
@@ -111,7 +118,11 @@ def make_lab(config: ConfigDict) -> Lab:
     model = MODELS[config.model](classes, axis_name="data")
     one = jnp.zeros((1, *images.shape[1:]))
     init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, one)})
-    layers = transfer.layers(jax.eval_shape(init, jax.random.key(0)))
+    try:
+        layers = transfer.layers(jax.eval_shape(init, jax.random.key(0)))
+    except ValueError as error:
+        size = " x ".join(map(str, images.shape[1:]))
+        raise ValueError(f"config.model={config.model} on images of {size}: {error}") from None
     cuts = tuple(range(1, len(layers)))
     return Lab(config, source, tasks, mesh, model, cuts, data, gather, init)
 
@@ -128,13 +139,28 @@ def check(config: ConfigDict) -> None:
     }
     for name, choices in known.items():
         given = (config[name],) if isinstance(config[name], str) else config[name]
+        if name == "splits" and not given:
+            raise ValueError(f"config.splits is empty: choose from {', '.join(choices)}")
         for value in given:
             if value not in choices:
                 raise ValueError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
-    counts = "seeds steps batch members_per_round steps_per_dispatch evaluation_batch".split()
-    for name in counts:
-        if config[name] < 1:
-            raise ValueError(f"config.{name} must be at least 1, got {config[name]}")
+    counts = ("seeds", "steps", "batch", "members_per_round", "steps_per_dispatch")
+    for name in (*counts, "evaluation_batch"):
+        if not 1 <= config[name] < 2**31:
+            raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
+    if config.steps % config.steps_per_dispatch:
+        raise ValueError(
+            f"config.steps={config.steps} is not a multiple of "
+            f"config.steps_per_dispatch={config.steps_per_dispatch}"
+        )
+    rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+    if not 0 < rate < math.inf:
+        raise ValueError(f"config.optimizer.learning_rate must be positive, got {rate}")
+    if not 0 <= decay < math.inf:
+        raise ValueError(f"config.optimizer.weight_decay must not be negative, got {decay}")
+    for name, value in config.data.options.items():
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"config.data.options.{name} must not be negative, got {value}")
     make_rule(config)
 
 
@@ -270,9 +296,9 @@ class Study:
 
     def record(self, networks: Sequence[Network], accuracies: np.ndarray) -> None:
         """Add rows to ``results.csv``; a diverged network's accuracy is NaN."""
+        lost = diverged(self.place.curves)
         for network, accuracy in zip(networks, accuracies.tolist(), strict=True):
-            lost = network in diverged(self.place.curves)
-            self.results[network] = float("nan") if lost else accuracy
+            self.results[network] = math.nan if network in lost else accuracy
         rows = [Result(*network, accuracy) for network, accuracy in self.results.items()]
         reporting.write_results(self.csv, rows)
 
@@ -325,11 +351,11 @@ def train_all(lab: Lab, study: Study) -> None:
                 frozen.append(Member(networks, above, source(networks[0])))
         else:
             for base, n in product(names, lab.cuts):
-                if base.split in config.fine_tuned_splits:
-                    if base.direction in config.fine_tuned_directions:
-                        network = base._replace(treatment=treatment, n=n)
-                        start = transfer.transplant(source(network), fresh(network), n)
-                        tuned.append(Member([network], start))
+                asked = base.split in config.fine_tuned_splits
+                if asked and base.direction in config.fine_tuned_directions:
+                    network = base._replace(treatment=treatment, n=n)
+                    start = transfer.transplant(source(network), fresh(network), n)
+                    tuned.append(Member([network], start))
     study.train("fine-tuned", full, tuned)
     if frozen:
         study.train("frozen", frozen_program(lab), frozen)
@@ -392,30 +418,37 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()
+        if (workdir / "results.csv").exists():
+            reporting.read_results(workdir / "results.csv")  # a damaged one is refused here
         resumed = (workdir / "checkpoints").exists()
     total = count_networks(config, len(lab.cuts)) * config.steps
     with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
         run = Study(lab, workdir, stop, bar)
         train_all(lab, run)
     draw(lab, run, workdir)
-    lost = diverged(run.place.curves)
-    facts = {
-        "Data": f"{lab.source.name}, {len(lab.source.class_names)} classes, "
-        f"{len(next(iter(lab.tasks.values())).examples['train'])} training images a task, "
-        f"accuracy on the {config.report_on} split",
-        "Network": f"{config.model}, {trees.count(jax.eval_shape(lab.init, jax.random.key(0))['params']):,} "
-        f"parameters, {config.steps} steps of {config.batch} images",
-        "Time": f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else ""),
-        "Device": _run.describe_devices(),
-    } | (
-        {"Diverged": "; ".join(f"{'/'.join(map(str, n))} at step {at}" for n, at in lost.items())}
-        if lost
-        else {}
-    )
-    report = reporting.report(read(run), YOSINSKI_2014, facts=facts)
+    elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
+    report = reporting.report(read(run), YOSINSKI_2014, facts={"Time": elapsed} | facts(lab, run))
     write_atomically(finished, report)
     return report
 
 
+def facts(lab: Lab, study: Study) -> dict[str, str]:
+    """What a reader of the report must know of the run."""
+    config = lab.config
+    images = len(next(iter(lab.tasks.values())).examples["train"])
+    parameters = trees.count(jax.eval_shape(lab.init, jax.random.key(0))["params"])
+    told = {
+        "Data": f"{lab.source.name}, {len(lab.source.class_names)} classes, {images} training "
+        f"images a task; accuracy on the {config.report_on} split",
+        "Network": f"{config.model}, {parameters:,} parameters, {config.steps} steps of "
+        f"{config.batch} images",
+        "Device": _run.describe_devices(),
+    }
+    if lost := diverged(study.place.curves):
+        steps = [f"{'/'.join(map(str, network))} at step {at}" for network, at in lost.items()]
+        told["Diverged"] = "; ".join(steps)
+    return told
+
+
 if __name__ == "__main__":
-    _run.run(study, "transferability")
+    _run.run(study, "transferability", get_config())

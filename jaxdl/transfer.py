@@ -73,9 +73,11 @@ def cut(
       ``(below, above)``, each with the collections of ``variables``.
 
     Raises:
-      ValueError: if ``n`` is not in 0 … number of layers.
+      ValueError: if ``n`` is not in 0 … number of layers, or ``order`` names what is no layer.
     """
     names = tuple(order) if order is not None else layers(variables)
+    if unknown := set(names) - variables["params"].keys():
+        raise ValueError(f"order names {sorted(unknown)}, which are not layers of the network")
     if not 0 <= n <= len(names):
         raise ValueError(f"cannot cut after layer {n}: the network has {len(names)} layers")
     first = set(names[:n])

@@ -25,6 +25,11 @@ Metrics = Mapping[str, jax.Array]
 Hyper = Mapping[str, PyTree]
 """What differs between the members of a population, as arrays."""
 
+
+class DamagedFile(ValueError):
+    """A file of an earlier run cannot be used; the message says which, and what to do."""
+
+
 LossFn = Callable[
     [Params, Params, Batch, Hyper, jax.Array], tuple[jax.Array, tuple[Params, Metrics]]
 ]

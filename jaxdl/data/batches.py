@@ -1,8 +1,8 @@
 """Which examples make up which batch, and how a batch reaches the network.
 
-The order of the data is a pure function of ``(key, step)``: epoch after epoch, each a permutation of
-all examples, cut into batches as one endless sequence. So a run that is stopped and resumed, or
-cut into other dispatches, sees the same examples in the same order.
+The order of the data is a pure function of ``(key, step)``: epoch after epoch, each a permutation
+of all examples, cut into batches as one endless sequence. So a run that is stopped and resumed,
+or cut into other dispatches, sees the same examples in the same order.
 """
 
 from __future__ import annotations
@@ -41,16 +41,30 @@ def batch_ids(
 def _divmod_of_product(step: Array, factor: int, divisor: int) -> tuple[Array, Array]:
     """``divmod(step * factor, divisor)`` where the product may not fit into 32 bits."""
     whole, rest = jnp.divmod(step, divisor)
-    quotient, remainder = jnp.divmod(rest * factor, divisor)
-    return whole * factor + quotient, remainder
+    rest = rest.astype(jnp.uint32)
+
+    def double_and_add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        quotient, remainder = state
+        bit = (rest >> (30 - i).astype(jnp.uint32)) & 1
+        carry, remainder = jnp.divmod(2 * remainder + bit * factor, divisor)
+        return 2 * quotient + carry, remainder
+
+    # The schoolbook product, bit by bit of one factor; no number on the way exceeds 3 * divisor.
+    zero = rest * 0
+    quotient, remainder = lax.fori_loop(0, 31, double_and_add, (zero, zero))
+    return whole * factor + quotient.astype(jnp.int32), remainder.astype(jnp.int32)
 
 
 def channel_statistics(
     images: UInt8[np.ndarray, "n h w c"],
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Mean and standard deviation of each channel, of grey levels 0 … 255."""
+    """Mean and standard deviation of each channel, of grey levels 0 … 255.
+
+    A channel of one grey level is given the deviation 1, so that it becomes 0 and not NaN.
+    """
     pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
-    return pixels.mean(0).astype(np.float32), pixels.std(0).astype(np.float32)
+    deviation = pixels.std(0)
+    return pixels.mean(0).astype(np.float32), np.where(deviation, deviation, 1).astype(np.float32)
 
 
 def normalize(

@@ -108,7 +108,7 @@ def check(source: Source) -> Source:
         if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
             found = f"{labels.dtype}{list(labels.shape)}"
             raise ValueError(f"{where}: labels are {found}; expected int32 [{len(images)}]")
-        if len(labels) and not (0 <= labels.min() and labels.max() < classes):
+        if len(labels) and (labels.min() < 0 or labels.max() >= classes):
             found = f"{labels.min()}..{labels.max()}"
             raise ValueError(
                 f"{where}: labels are {found}; {classes} classes need 0..{classes - 1}"

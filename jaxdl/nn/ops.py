@@ -41,7 +41,8 @@ def convolution(
       padding: "SAME", "VALID" or ((top, bottom), (left, right)).
 
     Raises:
-      ValueError: if the channels do not fit the kernel and the groups.
+      ValueError: if the channels do not fit the kernel and the groups, or the image is smaller
+        than the kernel.
     """
     channels, filters = x.shape[-1], kernel.shape[-1]
     if channels != groups * kernel.shape[2] or filters % groups:
@@ -57,6 +58,9 @@ def convolution(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     padding = tuple((int(low), int(high)) for low, high in padding)
+    padded = tuple(n + low + high for n, (low, high) in zip(x.shape[1:3], padding, strict=True))
+    if any(n < k for n, k in zip(padded, kernel.shape[:2], strict=True)):
+        raise ValueError(f"a kernel of {kernel.shape[:2]} does not fit a padded image of {padded}")
     if stride > 1:
         x, kernel = _stride_to_channels(x, kernel, stride, padding)
         padding = ((0, 0), (0, 0))

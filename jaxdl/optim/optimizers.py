@@ -64,5 +64,7 @@ def make_optimizer(
     if max_norm is not None:
         rule.append(max_norm_projection(max_norm))
     if trainable is not None:
-        rule.append(optax.freeze(jax.tree.map(lambda trains: not trains, trainable)))
+        # At the start, so that the norm clipped is that of what trains; at the end for the rest.
+        freeze = optax.freeze(jax.tree.map(lambda trains: not trains, trainable))
+        rule = [freeze, *rule, freeze]
     return optax.chain(*rule)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import optax
 from jaxtyping import Array, Float
 
@@ -43,9 +45,12 @@ def make_schedule(
         case "linear":
             decay = optax.linear_schedule(peak, 0.0, rest)
         case "steps":
-            decay = optax.piecewise_constant_schedule(
-                peak, {round(d * rest): factor for d in drops}
-            )
+            # p reaches d at step ceil(d * rest); the tolerance is for products such as 0.1 * 30.
+            scales: dict[int, float] = {}
+            for drop in drops:
+                at = math.ceil(drop * rest - 1e-9)
+                scales[at] = scales.get(at, 1.0) * factor
+            decay = optax.piecewise_constant_schedule(peak, scales)
         case _:
             raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(SCHEDULES)}")
     if not warmup:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from jaxdl.types import PyTree
+from jaxdl.types import DamagedFile, PyTree
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
           like: a tree with the shapes, dtypes and shardings to restore to.
 
         Raises:
-          ValueError: if the checkpoint is damaged or holds another tree.
+          DamagedFile: if the checkpoint is damaged or holds another tree.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -48,7 +48,7 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:  # Orbax raises whatever the file system or the decoder did
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
+            raise DamagedFile(
                 f"checkpoint {self._folder / str(step)} cannot be read ({reason[:200]}): "
                 "delete that folder and run the same command again"
             ) from error
@@ -58,7 +58,7 @@ class Checkpoints:
         """Begin to save; training may go on at once and may reuse the tree's memory."""
         if step in self._manager.all_steps():
             return
-        # On CPU Orbax writes from the arrays' own memory, which the next dispatch is given to reuse.
+        # On CPU Orbax writes from the arrays' own memory, which the next dispatch will reuse.
         tree = jax.tree.map(jnp.copy, tree)
         self._manager.save(step, args=ocp.args.StandardSave(tree))
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdl.types import DamagedFile
+
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: such numbers are written as their names."""
@@ -23,15 +25,22 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, none if it is missing; a last line cut short by a kill is left out."""
+    """The records of a file, none if it is missing; a last line cut short by a kill is left out.
+
+    Raises:
+      DamagedFile: if another line is not a JSON object.
+    """
     if not path.exists():
         return []
+    whole, newline, _ = path.read_bytes().rpartition(b"\n")
     records = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            records.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise DamagedFile(
+                f"{path}, line {number}, is damaged: mend it, or delete {path.parent} to start anew"
+            ) from None
     return records
 
 

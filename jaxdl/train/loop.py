@@ -17,7 +17,7 @@ from jaxdl.train import logs
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.population import first_non_finite
 from jaxdl.train.state import TrainState
-from jaxdl.types import Hyper, Metrics, PyTree
+from jaxdl.types import DamagedFile, Hyper, Metrics, PyTree
 
 
 class Interrupted(Exception):
@@ -45,7 +45,8 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Workplace:
             fill up the population come after them and are not named.
 
         Raises:
-          ValueError: if the dispatches do not divide the steps, or a checkpoint is damaged.
+          ValueError: if the dispatches do not divide the steps.
+          DamagedFile: if a checkpoint cannot be read, or the curves do not reach up to it.
           Interrupted: after saving, when the stop flag was set.
         """
         if steps % steps_per_dispatch:
@@ -104,6 +106,12 @@ class Workplace:
             states, first = checkpoints.restore(states)
             # The log may be ahead of the checkpoint, never behind it: it is written first.
             logs.rewind(self.curves, lambda r: r["population"] != name or r["step"] <= first)
+            lines = sum(record["population"] == name for record in logs.read(self.curves))
+            if lines != first // steps_per_dispatch * len(networks):
+                raise DamagedFile(
+                    f"{self.curves} lacks lines of {name} before its checkpoint at step {first}: "
+                    f"delete {self.folder / 'checkpoints' / name} to train these networks again"
+                )
             self.progress(name, first * len(networks))
             saved = time.monotonic()
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):

@@ -42,9 +42,10 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = Non
     ``hyper["key"]`` is the member's random key; the loss receives a key made of it and the step.
 
     Args:
-      axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients,
-        batch statistics and metrics are averaged over it. None elsewhere, also under
-        jit with shardings, where a mean over the batch already is one over all devices.
+      axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients
+        and metrics are averaged over it. Batch normalization averages its statistics itself
+        and must be told the same axis. None elsewhere, also under jit with shardings, where a
+        mean over the batch already is one over all devices.
     """
 
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
@@ -59,7 +60,7 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = Non
             params, state.batch_stats, batch, hyper, key
         )
         if axis_name is not None:
-            grads, stats, metrics = lax.pmean((grads, stats, metrics), axis_name)
+            grads, metrics = lax.pmean((grads, metrics), axis_name)
         updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, stats, opt_state), metrics

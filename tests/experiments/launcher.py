@@ -103,6 +103,8 @@ class Launcher:
         """Start ``python -m experiments.<study> *arguments``."""
         self._count += 1
         out, err = (self._folder / f"{self._count}.{stream}" for stream in ("out", "err"))
+        out.touch()
+        err.touch()
         files = {"out": str(out), "err": str(err)}
         pid = self.ask(start=study, arguments=list(arguments), cwd=str(cwd), **files)
         return Launched(self, pid, (out, err))

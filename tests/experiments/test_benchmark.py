@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -47,7 +46,7 @@ def problem() -> Problem:
         Conv(4, padding="VALID", pool=2),
         Conv(5),
     )
-    model = ConvNet(convolutions, (6,), 3, batch_norm=True)
+    model = ConvNet(convolutions, (), 3, batch_norm=True)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(16, 17, 17, 2)).astype(np.float32)
     labels = rng.integers(3, size=16).astype(np.int32)
@@ -56,7 +55,7 @@ def problem() -> Problem:
         jax.jit(model.init)(jax.random.key(0), images),
     )
     loss, stepped = {}, {}
-    for frozen in (0, 2):
+    for frozen in (0, 1):
         mask = transfer.trainable(variables, frozen)["params"]
         rule = make_optimizer("momentum", RATE, weight_decay=DECAY, trainable=mask)
         state = create_state(variables["params"], variables["batch_stats"], rule)
@@ -83,17 +82,7 @@ def test_plain_jax_steps_as_the_engine_does(problem):
     assert step._cache_size() == 1
 
 
-def test_plain_jax_goes_on_where_it_was(problem):
-    model, variables, images, labels, *_ = problem
-    task = _plain_reference.Task(images, labels, np.arange(16).reshape(2, 8))
-    rule = make_optimizer("momentum", optax.constant_schedule(RATE))
-    starts = [(variables, 0), (variables, 2)]
-    run = _plain_reference.one_after_the_other(model, starts, task, rule, static=False)
-    run()
-    run()  # donated buffers are not used again
-
-
-@pytest.mark.parametrize("frozen", [0, 2])
+@pytest.mark.parametrize("frozen", [0, 1])
 def test_pytorch_computes_and_steps_as_the_engine_does(problem, frozen):
     torch = pytest.importorskip("torch")
     from experiments import _torch_reference

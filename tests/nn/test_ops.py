@@ -187,11 +187,6 @@ def test_convolution_refuses_channels_that_do_not_fit(channels, kernel, groups):
         convolution(jnp.zeros((1, 5, 5, channels)), jnp.zeros(kernel), groups=groups)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="nn/ops.py convolution: an image smaller than the kernel gives an empty array, and a "
-    "TypeError about switch branches in the gradient, where max_pool says what is wrong",
-)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
     with pytest.raises(ValueError, match="kernel"):

@@ -169,11 +169,6 @@ def test_frozen_arrays_keep_every_bit(name):
                 assert (np.asarray(free[layer][kind]) != PARAMS[layer][kind]).any()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="optim/optimizers.py make_optimizer: clip_norm counts the gradients of arrays that "
-    "trainable freezes, so what is frozen changes the steps of what is not",
-)
 def test_clipping_is_by_the_gradients_of_what_trains():
     mask = {"conv1": {"kernel": False, "bias": False}, "fc2": {"kernel": True, "bias": True}}
     ours = trained(make_optimizer("sgd", RATE, clip_norm=2.0, trainable=mask))[-1]
@@ -233,21 +228,11 @@ def test_schedule_of_a_traced_peak():
         np.testing.assert_allclose(together, [rate(0.1), rate(0.5)], rtol=1e-6)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="optim/schedules.py 'steps': drops that round to the same step make one dict key, so "
-    "only one factor is applied",
-)
 def test_two_drops_at_one_step_both_count():
     schedule = make_schedule("steps", 1.0, steps=10, drops=(0.5, 0.51), factor=0.1)
     np.testing.assert_allclose(schedule(jnp.asarray(9)), 0.01, rtol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="optim/schedules.py 'steps': a drop at 1/3 of 10 steps is rounded to step 3, where "
-    "p = 0.3 has not reached it; the docstring's formula drops at ceil(d * rest)",
-)
 def test_a_drop_waits_until_it_is_reached():
     schedule = make_schedule("steps", 1.0, steps=10, drops=(1 / 3,), factor=0.1)
     rates = [float(schedule(jnp.asarray(t))) for t in range(10)]

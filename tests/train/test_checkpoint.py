@@ -13,14 +13,17 @@ from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.parallel import make_mesh, shard_members
 from jaxdl.train.state import TrainState
 
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
-@pytest.fixture
-def failing_reads(monkeypatch):
-    """When reading fails, Orbax drops coroutines, and whichever thread collects them next warns:
-    have them collected here, unheard, and not in some later test."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    yield
-    gc.collect()
+
+@pytest.fixture(scope="module", autouse=True)
+def dropped_coroutines():
+    """When reading fails, Orbax drops coroutines, and whichever thread collects them next warns
+    where nothing can catch it: have them collected in this module, and not in a later test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda _: None)
+        yield
+        gc.collect()
 
 
 def mesh_of(member):
@@ -103,8 +106,6 @@ def flip(step):
         file.write_bytes(data)
 
 
-@pytest.mark.usefixtures("failing_reads")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("damage", [truncate, scramble, hollow, lose_arrays, flip])
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     mesh = saved(tmp_path / "a")
@@ -116,8 +117,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     assert "\n" not in message
 
 
-@pytest.mark.usefixtures("failing_reads")
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("change", ["another shape", "an array less", "an array more"])
 def test_a_checkpoint_of_another_tree_is_refused(tmp_path, change):
     mesh = saved(tmp_path / "a")
@@ -143,6 +142,7 @@ def test_memory_may_be_reused_while_a_save_is_under_way(tmp_path):
         return {"w": shard_members(jnp.ones((2, 2**22), jnp.float32), mesh)}
 
     overwrite = jax.jit(lambda t: jax.tree.map(lambda w: w * 0 - 7, t), donate_argnums=0)
+    overwrite(ones())  # compiled before the race begins
     with Checkpoints(tmp_path / "a") as checkpoints:
         tree = ones()
         checkpoints.save(1, tree)

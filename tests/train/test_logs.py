@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdl.train import logs
+from jaxdl.types import DamagedFile
 
 
 @pytest.fixture
@@ -60,13 +61,10 @@ def test_rewind_of_nothing_makes_no_file(path):
     assert not path.exists()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="train/logs.py read: it stops at the first damaged line wherever it is, and rewind then "
-    "deletes every whole record after it (a line damaged in the middle of the file)",
-)
-def test_a_damaged_line_in_the_middle_does_not_lose_what_follows(path):
+def test_a_damaged_line_in_the_middle_is_refused_and_nothing_lost(path):
     logs.append(path, [{"step": 1}, {"step": 2}, {"step": 3}])
     path.write_text(path.read_text().replace('{"step": 2}', '{"st\0p": '))
-    logs.rewind(path, lambda record: True)
-    assert {"step": 3} in logs.read(path)
+    before = path.read_bytes()
+    with pytest.raises(DamagedFile, match="line 2"):
+        logs.rewind(path, lambda record: True)
+    assert path.read_bytes() == before

@@ -204,11 +204,6 @@ def test_the_first_signal_sets_the_flag(handlers, number):
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="train/loop.py StopFlag._handle gives back only the signal that came: SIGTERM after "
-    "SIGINT (or the reverse) is caught again, where the docstring says a second signal ends",
-)
 def test_a_second_signal_of_the_other_kind_ends_the_process(handlers):
     StopFlag().install()
     os.kill(os.getpid(), signal.SIGINT)

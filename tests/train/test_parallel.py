@@ -154,7 +154,7 @@ def test_mesh_shapes(axes, count, shape):
     [(3, 1), (-1, 3), (3, -1), (-1, -1), (0, -1), (-1, 0), (-2, -4), (16, 1), (-1, 16), (2, 2)],
 )
 def test_meshes_that_do_not_fit_are_refused(member, data):
-    with pytest.raises(ValueError, match="member=.*data=.*8 device"):
+    with pytest.raises(ValueError, match=r"member=.*data=.*8 device"):
         make_mesh(member, data)
 
 

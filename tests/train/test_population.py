@@ -209,11 +209,6 @@ def test_meshes_agree_with_batch_normalization(alone, member, data, batched):
         assert_close(metrics[i], alone[True][i][1], 1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="train/state.py make_step: lax.pmean(stats) averages the frozen layers' statistics too, "
-    "and the mean of N equal float32 is not that number where N is no power of 2",
-)
 def test_frozen_statistics_keep_every_bit_over_the_data_axis():
     # The mean of seven equal numbers, in floating point, need not be that number.
     mesh = mesh_of(1, 7)

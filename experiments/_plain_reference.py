@@ -78,13 +78,17 @@ def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
             logits, stats = apply(model, {**variables, "params": params}, images[ids], trains)
             return transfer.loss_and_metrics(logits, labels[ids])[0], stats
 
+        def where_trains(tree):
+            return {
+                name: jax.tree.map(lambda x, t=trains[name]: jnp.where(t, x, 0), layer)
+                for name, layer in tree.items()
+            }
+
         params = variables["params"]
         (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        updates, opt_state = rule.update(grads, opt_state, params)
-        updates = {
-            name: jax.tree.map(lambda u, t=trains[name]: jnp.where(t, u, 0), layer)
-            for name, layer in updates.items()
-        }
+        # Gradients, so that static booleans leave nothing to compute; updates because of the decay.
+        updates, opt_state = rule.update(where_trains(grads), opt_state, params)
+        updates = where_trains(updates)
         params = optax.apply_updates(params, updates)
         return {"params": params, "batch_stats": stats}, opt_state, loss
 

@@ -87,26 +87,6 @@ def rehearse(config: ConfigDict) -> tuple[study.Lab, dict[str, Part]]:
 # --- ours --------------------------------------------------------------------------------------
 
 
-def assemble(lab: study.Lab, members: Sequence[study.Member], size: int) -> Round:
-    """The states and hyper-parameters of a round of the study."""
-    first = [member.networks[0] for member in members]
-    tasks = [lab.tasks[of.split, of.seed, of.direction[1]] for of in first]
-    hypers = [
-        {
-            "key": member_key("train", *of),
-            "examples": task.examples["train"],
-            "label_of": task.label_of,
-        }
-        | ({} if member.base is None else {"base": member.base})
-        for of, task, member in zip(first, tasks, members, strict=True)
-    ]
-    rule = study.make_rule(lab.config)
-    states = [
-        create_state(m.variables["params"], m.variables["batch_stats"], rule) for m in members
-    ]
-    return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
-
-
 def going_on(run: Run, rounds: Sequence[Round], data: PyTree) -> Callable[[], None]:
     """Train every round in one dispatch, and further each time it is called."""
     rounds = list(rounds)
@@ -127,7 +107,7 @@ def population(config: ConfigDict) -> Contender:
     slices = {}
     for kind, (program, members) in parts.items():
         chunks = [members[at : at + size] for at in range(0, len(members), size)]
-        rounds = [assemble(lab, chunk, min(size, len(members))) for chunk in chunks]
+        rounds = [study.assemble(lab, chunk, min(size, len(members))) for chunk in chunks]
         run = going_on(program.train, rounds, lab.data)
         slices[kind] = Slice(len(parts[kind].networks), config.steps, run)
     engine = make_engine(config)
@@ -137,7 +117,7 @@ def population(config: ConfigDict) -> Contender:
     bases = parts["bases"]
 
     def base_start(perturbed: float) -> Round:
-        states, hypers = assemble(lab, bases.members[:size], min(size, len(bases.members)))
+        states, hypers = study.assemble(lab, bases.members[:size], min(size, len(bases.members)))
         return perturb(states, perturbed), hypers
 
     def trace(perturbed: float) -> dict[str, Outcome]:
@@ -172,7 +152,7 @@ def outcome(run: Run, start: Round, data: PyTree) -> Outcome:
 def memory(lab: study.Lab, bases: Part) -> list[dict[str, int]]:
     """Bytes a device of the compiled training, for two and for four members a device."""
     devices = lab.mesh.shape["member"]
-    states, hypers = assemble(lab, bases.members[:1], 1)
+    states, hypers = study.assemble(lab, bases.members[:1], 1)
     found = []
     for each in (2, 4):
 

@@ -54,6 +54,14 @@ class Network(NamedTuple):
     n: int
 
 
+class Member(NamedTuple):
+    """What is trained as one: a network, or all networks with frozen layers of one base."""
+
+    networks: Sequence[Network]
+    variables: Variables
+    base: Variables | None = None
+
+
 class Lab(NamedTuple):
     """All that is fixed before anything is trained."""
 
@@ -65,7 +73,13 @@ class Lab(NamedTuple):
     cuts: tuple[int, ...]
     data: PyTree  # images and labels of all splits, on every device
     gather: Callable  # a batch of it, as the network sees it
-    init: Callable[[jax.Array], Variables]
+    init: Callable[[jax.Array], Variables]  # a fresh network
+    start: Callable[[Variables], TrainState]  # the state before its first step
+
+    def task_of(self, member: Member) -> splits.Task:
+        """What a member is trained on: the task that its direction leads to."""
+        of = member.networks[0]
+        return self.tasks[of.split, of.seed, of.direction[1]]
 
 
 class Program(NamedTuple):
@@ -73,14 +87,6 @@ class Program(NamedTuple):
 
     train: Callable
     accuracy: Accuracy
-
-
-class Member(NamedTuple):
-    """What is trained as one: a network, or all networks with frozen layers of one base."""
-
-    networks: Sequence[Network]
-    variables: Variables
-    base: Variables | None = None
 
 
 def make_lab(config: ConfigDict) -> Lab:
@@ -124,7 +130,9 @@ def make_lab(config: ConfigDict) -> Lab:
         size = " x ".join(map(str, images.shape[1:]))
         raise ValueError(f"config.model={config.model} on images of {size}: {error}") from None
     cuts = tuple(range(1, len(layers)))
-    return Lab(config, source, tasks, mesh, model, cuts, data, gather, init)
+    rule = make_rule(config)
+    start = jax.jit(lambda v: create_state(v["params"], v["batch_stats"], rule))
+    return Lab(config, source, tasks, mesh, model, cuts, data, gather, init, start)
 
 
 def check(config: ConfigDict) -> None:
@@ -175,7 +183,7 @@ def make_tasks(
         else:
             halves = splits.group_halves(source.class_groups)
         for side, half in zip("AB", halves, strict=True):
-            tasks[split, seed, side] = splits.make_task(labels, half)
+            tasks[split, seed, side] = splits.make_task(labels, half, len(source.class_names))
     # Members of a population have arrays of one shape, so every task trains on equally many.
     fewest = min(len(task.examples["train"]) for task in tasks.values())
     return {
@@ -230,6 +238,21 @@ def frozen_program(lab: Lab) -> Program:
     return make_program(lab, transfer.shared_prefix_loss(lab.model, lab.cuts), logits)
 
 
+def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState, Hyper]:
+    """The population before its first step, and what differs between its members."""
+    hypers = []
+    for member in members:
+        task = lab.task_of(member)
+        hyper = {
+            "key": member_key("train", *member.networks[0]),
+            "examples": task.examples["train"],
+            "label_of": task.label_of,
+        }
+        hypers.append(hyper if member.base is None else hyper | {"base": member.base})
+    states = [lab.start(member.variables) for member in members]
+    return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
+
+
 class Study:
     """A run of the study: what is done so far, and how to do more."""
 
@@ -257,22 +280,8 @@ class Study:
     ) -> list[Variables]:
         lab, config = self.lab, self.lab.config
         networks = [network for member in members for network in member.networks]
-        first = [member.networks[0] for member in members]
-        tasks = [lab.tasks[of.split, of.seed, of.direction[1]] for of in first]
-        hypers = [
-            {
-                "key": member_key("train", *of),
-                "examples": task.examples["train"],
-                "label_of": task.label_of,
-            }
-            | ({} if member.base is None else {"base": member.base})
-            for of, task, member in zip(first, tasks, members, strict=True)
-        ]
-        states = [
-            create_state(m.variables["params"], m.variables["batch_stats"], make_rule(config))
-            for m in members
-        ]
-        hypers = population_of(hypers, size, lab.mesh)
+        tasks = [lab.task_of(member) for member in members]
+        states, hypers = assemble(lab, members, size)
 
         def accuracy(states: TrainState, split: str) -> np.ndarray:
             examples = [task.examples[split] for task in tasks]
@@ -281,7 +290,7 @@ class Study:
         states = self.place.fit(
             name,
             program.train,
-            population_of(states, size, lab.mesh),
+            states,
             hypers,
             lab.data,
             networks=[network._asdict() for network in networks],

@@ -49,12 +49,14 @@ class Task(NamedTuple):
     """By split, the places of the task's examples in all splits laid end to end."""
 
 
-def make_task(labels: Mapping[str, Int[np.ndarray, " n"]], classes: Int[np.ndarray, " k"]) -> Task:
-    """The task of telling ``classes`` apart, of a data set with these labels by split.
+def make_task(
+    labels: Mapping[str, Int[np.ndarray, " n"]], classes: Int[np.ndarray, " k"], num_classes: int
+) -> Task:
+    """The task of telling ``classes`` apart, of ``num_classes`` in a data set with these labels.
 
     Splits are laid end to end in the order of ``labels``.
     """
-    label_of = np.full(max(int(of.max()) for of in labels.values()) + 1, -1, np.int32)
+    label_of = np.full(num_classes, -1, np.int32)
     label_of[classes] = np.arange(len(classes), dtype=np.int32)
     examples, start = {}, 0
     for split, of in labels.items():

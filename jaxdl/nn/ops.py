@@ -165,22 +165,26 @@ def _pool(x: Array, window: int, stride: int) -> Array:
 
 
 def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    y = _pool(x, window, stride)
-    return y, (x, y)
+    # Which pixel won is decided once and kept. To look for it again in the backward pass, where
+    # ``x == y``, loses gradients: XLA may compute x anew there and round it otherwise.
+    (_, y), *others = _views(x, window, stride)
+    winner = jnp.zeros(y.shape, jnp.int32 if window > 11 else jnp.int8)
+    for place, (_, view) in enumerate(others, 1):
+        winner = jnp.where(view > y, jnp.asarray(place, winner.dtype), winner)
+        y = jnp.maximum(y, view)
+    return y, (winner, jnp.zeros((0, *x.shape[1:]), x.dtype))  # the shape, without the values
 
 
 def _pool_backward(window: int, stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    x, y = saved
-    taken = jnp.zeros(y.shape, bool)
-    dx = jnp.zeros_like(x)
-    for (i, j), view in _views(x, window, stride):
-        hit = (view == y) & ~taken
-        taken |= hit
+    winner, like = saved
+    (h, w), (oh, ow) = like.shape[1:3], g.shape[1:3]
+    dx = jnp.zeros((len(g), *like.shape[1:]), g.dtype)
+    for place in range(window * window):
+        i, j = divmod(place, window)
         # Put the gradient back where the view took its pixels from, zeros between.
-        (h, w), (oh, ow) = x.shape[1:3], y.shape[1:3]
-        rest = [(h - i - (oh - 1) * stride - 1), (w - j - (ow - 1) * stride - 1)]
-        place = ((0, 0, 0), (i, rest[0], stride - 1), (j, rest[1], stride - 1), (0, 0, 0))
-        dx += lax.pad(jnp.where(hit, g, 0), jnp.zeros((), g.dtype), place)
+        rest = [h - i - (oh - 1) * stride - 1, w - j - (ow - 1) * stride - 1]
+        around = ((0, 0, 0), (i, rest[0], stride - 1), (j, rest[1], stride - 1), (0, 0, 0))
+        dx += lax.pad(jnp.where(winner == place, g, 0), jnp.zeros((), g.dtype), around)
     return (dx,)
 
 

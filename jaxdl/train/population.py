@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxdl import trees
 from jaxdl.data.batches import batch_ids
 from jaxdl.train.parallel import shard_members
 from jaxdl.train.state import Step, TrainState
@@ -118,8 +118,15 @@ def population_of(members: Sequence[PyTree], size: int, mesh: Mesh) -> PyTree:
     """Members stacked, filled up to ``size`` or the next multiple of the mesh's "member" axis by
     repeating the last, and divided over the devices. A constant size saves compilations."""
     devices = mesh.shape["member"]
-    size = -(-max(size, len(members)) // devices) * devices
-    return shard_members(trees.pad_members(trees.stack(members), size), mesh)
+    missing = -(-max(size, len(members)) // devices) * devices - len(members)
+
+    def stack(*leaves: Array | np.ndarray) -> Array | np.ndarray:
+        if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            return jnp.stack(leaves)
+        return np.stack(leaves)  # on the host: on a device each new shape would be compiled
+
+    filled = [*jax.device_get(list(members)), *[jax.device_get(members[-1])] * missing]
+    return shard_members(jax.tree.map(stack, *filled), mesh)
 
 
 def first_non_finite(metrics: Metrics, first_step: int) -> PyTree:

@@ -61,7 +61,7 @@ def test_a_task_is_its_classes_and_no_others(data, classes):
         split: np.concatenate([np.arange(classes), rng.integers(0, classes, n)]).astype(np.int32)
         for split, n in (("train", 7), ("validation", 0), ("test", 3))
     }
-    task = make_task(labels, chosen)
+    task = make_task(labels, chosen, classes)
     together = np.concatenate(list(labels.values()))
     assert task.label_of.dtype == np.int32
     assert [task.label_of[c] for c in chosen] == list(range(len(chosen)))

@@ -26,7 +26,7 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = "glyphs"
-    config.data.options = ConfigDict({"train": 25, "validation": 10, "test": 50, "seed": 0})
+    config.data.options = ConfigDict({"train": 25, "validation": 10, "test": 150, "seed": 0})
     config.report_on = "test"  # "validation" while choosing anything below
 
     config.model = "glyph_net"

@@ -385,8 +385,10 @@ def draw(lab: Lab, study: Study, workdir: Path) -> None:
     reporting.figure(
         reporting.summarize(results), results, YOSINSKI_2014, workdir / "transferability.png"
     )
-    task = lab.tasks[config.splits[0], 0, "A"]
-    ids = jnp.asarray(task.examples["train"][:: len(task.examples["train"]) // 60][:60])
+    base = bases(config)[0]
+    task = lab.tasks[base.split, base.seed, base.direction[1]]
+    seen = batches.epoch_order(member_key("train", *base), 0, len(task.examples["train"]))
+    ids = jnp.asarray(task.examples["train"])[seen[:60]]
     batch = lab.gather(lab.data, {"label_of": jnp.asarray(task.label_of)}, ids)
     names = [lab.source.class_names[i] for i in np.asarray(lab.data[1])[np.asarray(ids)]]
     figures.samples(np.asarray(batch["image"]), names, workdir / "samples.png")

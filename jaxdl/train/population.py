@@ -44,7 +44,7 @@ def over_members(
       donate: reuse the memory of the first argument, which is lost to the caller.
 
     The number of members must be a multiple of the mesh's "member" axis
-    (:func:`jaxdl.trees.pad_members`). Results do not depend on the neighbours, on their order or on
+    (:func:`population_of`). Results do not depend on the neighbours, on their order or on
     the number of devices.
     """
     if batched is None:

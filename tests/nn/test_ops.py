@@ -8,6 +8,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from jaxdl.nn import ops
+from jaxdl.nn.models.convnet import glyph_net
 from jaxdl.nn.ops import convolution, max_pool
 
 
@@ -263,3 +265,26 @@ def test_max_pool_strides_by_its_window_and_works_in_loops():
 def test_max_pool_refuses_an_image_smaller_than_the_window():
     with pytest.raises(ValueError, match="window of 3 does not fit"):
         max_pool(jnp.zeros((1, 2, 5, 1)), window=3)
+
+
+def test_gradients_of_a_whole_network_are_autodiffs(monkeypatch):
+    """Under jit XLA may compute the pool's input again for the backward pass, and round it
+    otherwise; a search for the maximum by equality then loses gradients."""
+    model, x = glyph_net(10), normal(0, 32, 20, 20, 1)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+
+    def gradients():
+        def loss(params):
+            both = {**variables, "params": params}
+            logits, _ = model.apply(both, x, train=True, mutable=["batch_stats"])
+            return jnp.mean(jax.nn.logsumexp(logits, -1) - logits[:, 0])
+
+        return jax.jit(jax.grad(loss))(variables["params"])
+
+    ours = gradients()
+    monkeypatch.setattr(ops, "convolution", plain)
+    monkeypatch.setattr(ops, "max_pool", lambda x, window: plain_pool(x, window, window))
+    theirs = gradients()
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        # Biases before batch normalization have no gradient but rounding.
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)

@@ -8,6 +8,7 @@ code 128 + signal.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from jaxdl.report.tables import write_atomically
@@ -39,8 +40,8 @@ def user_input() -> Iterator[None]:
         yield
     except OSError as error:
         fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fail(str(error.args[0]) if error.args else repr(error))
+    except ValueError as error:
+        fail(error)
 
 
 def run(study: Study, name: str, default: ConfigDict) -> None:
@@ -51,6 +52,9 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
     folder = flags.DEFINE_string(
         "workdir", None, f"Where everything is written; default runs/{name}-VARIANT."
     )
+
+    # Orbax narrates every save there, and ml_collections what it then raises.
+    logging.getLogger("absl").disabled = True
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help", "--helpfull"} & set(argv):
@@ -80,7 +84,6 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         return rest
 
     def main(_: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax narrates every save at INFO
         use_all_cores()
         config = config_file.value
         workdir = Path(folder.value or f"runs/{name}-{config.variant}")
@@ -156,7 +159,8 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
                 f"{workdir} holds a run with another {', '.join(differ)}: "
                 "choose another --workdir, or delete it"
             )
-    write_atomically(path, json.dumps(new, indent=2) + "\n")
+    else:
+        write_atomically(path, json.dumps(new, indent=2) + "\n")
 
 
 def _differences(old, new, path: str = "") -> Iterator[str]:

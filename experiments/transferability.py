@@ -147,6 +147,8 @@ def check(config: ConfigDict) -> None:
     }
     for name, choices in known.items():
         given = (config[name],) if isinstance(config[name], str) else config[name]
+        if len(set(given)) < len(given):
+            raise ValueError(f"config.{name} names one thing twice: {given}")
         if name == "splits" and not given:
             raise ValueError(f"config.splits is empty: choose from {', '.join(choices)}")
         for value in given:
@@ -223,7 +225,7 @@ def full_program(lab: Lab) -> Program:
 
     def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
         del hyper
-        return lab.model.apply({"params": state.params, "batch_stats": state.batch_stats}, x)
+        return lab.model.apply(state.variables, x)
 
     return make_program(lab, transfer.classification_loss(lab.model), logits)
 
@@ -232,8 +234,8 @@ def frozen_program(lab: Lab) -> Program:
     """The networks with frozen layers of one base, at all cuts."""
 
     def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-        above = {"params": state.params, "batch_stats": state.batch_stats}
-        return transfer.shared_prefix_logits(lab.model, lab.cuts, hyper["base"], above, x)
+        above, base = state.variables, hyper["base"]
+        return transfer.shared_prefix_logits(lab.model, lab.cuts, base, above, x)
 
     return make_program(lab, transfer.shared_prefix_loss(lab.model, lab.cuts), logits)
 
@@ -253,7 +255,7 @@ def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState
     return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
 
 
-class Study:
+class Run:
     """A run of the study: what is done so far, and how to do more."""
 
     def __init__(self, lab: Lab, workdir: Path, stop: StopFlag, bar: tqdm):
@@ -268,10 +270,11 @@ class Study:
 
     def train(self, name: str, program: Program, members: Sequence[Member]) -> list[Variables]:
         """Train members, so many at a time; their variables at the end."""
-        size = self.lab.config.members_per_round
+        devices = self.lab.mesh.shape["member"]
+        size = -(-self.lab.config.members_per_round // devices) * devices
+        size = max(1, min(size, len(members)))
         trained = []
         for i, at in enumerate(range(0, len(members), size)):
-            size = min(size, len(members))
             trained += self._round(f"{name}-{i}", program, members[at : at + size], size)
         return trained
 
@@ -300,8 +303,7 @@ class Study:
         )
         if not all(network in self.results for network in networks):
             self.record(networks, accuracy(states, config.report_on).reshape(-1))
-        variables = {"params": states.params, "batch_stats": states.batch_stats}
-        return trees.unstack(jax.device_get(variables))[: len(members)]
+        return trees.unstack(jax.device_get(states.variables))[: len(members)]
 
     def record(self, networks: Sequence[Network], accuracies: np.ndarray) -> None:
         """Add rows to ``results.csv``; a diverged network's accuracy is NaN."""
@@ -328,7 +330,7 @@ def bases(config: ConfigDict) -> list[Network]:
     return [Network(*one, "base", 0) for one in every]
 
 
-def train_all(lab: Lab, study: Study) -> None:
+def train_all(lab: Lab, run: Run) -> None:
     """Bases, then what starts from their layers; rounds that are done are not done again."""
     config, treatments = lab.config, transfer.TREATMENTS
     full = full_program(lab)
@@ -337,10 +339,10 @@ def train_all(lab: Lab, study: Study) -> None:
         return jax.device_get(lab.init(member_key("init", *network)))
 
     names = bases(config)
-    trained = study.train("bases", full, [Member([name], fresh(name)) for name in names])
+    trained = run.train("bases", full, [Member([name], fresh(name)) for name in names])
     base_of = {(n.split, n.seed, n.direction): v for n, v in zip(names, trained, strict=True)}
 
-    def source(network: Network) -> Variables:
+    def donor(network: Network) -> Variables:
         """The network that gives the first layers."""
         of, (a, b) = network, network.direction
         match treatments[of.treatment].source:
@@ -357,17 +359,17 @@ def train_all(lab: Lab, study: Study) -> None:
             for base in names:
                 networks = [base._replace(treatment=treatment, n=n) for n in lab.cuts]
                 above = transfer.stack_cuts([fresh(network) for network in networks], lab.cuts)
-                frozen.append(Member(networks, above, source(networks[0])))
+                frozen.append(Member(networks, above, donor(networks[0])))
         else:
             for base, n in product(names, lab.cuts):
                 asked = base.split in config.fine_tuned_splits
                 if asked and base.direction in config.fine_tuned_directions:
                     network = base._replace(treatment=treatment, n=n)
-                    start = transfer.transplant(source(network), fresh(network), n)
+                    start = transfer.transplant(donor(network), fresh(network), n)
                     tuned.append(Member([network], start))
-    study.train("fine-tuned", full, tuned)
+    run.train("fine-tuned", full, tuned)
     if frozen:
-        study.train("frozen", frozen_program(lab), frozen)
+        run.train("frozen", frozen_program(lab), frozen)
 
 
 def count_networks(config: ConfigDict, cuts: int) -> int:
@@ -379,9 +381,9 @@ def count_networks(config: ConfigDict, cuts: int) -> int:
     return config.seeds * (2 * len(config.splits) * (1 + frozen * cuts) + tuned * cuts)
 
 
-def draw(lab: Lab, study: Study, workdir: Path) -> None:
+def draw(lab: Lab, run: Run, workdir: Path) -> None:
     """The figures."""
-    config, results = lab.config, read(study)
+    config, results = lab.config, read(run)
     reporting.figure(
         reporting.summarize(results), results, YOSINSKI_2014, workdir / "transferability.png"
     )
@@ -392,7 +394,7 @@ def draw(lab: Lab, study: Study, workdir: Path) -> None:
     batch = lab.gather(lab.data, {"label_of": jnp.asarray(task.label_of)}, ids)
     names = [lab.source.class_names[i] for i in np.asarray(lab.data[1])[np.asarray(ids)]]
     figures.samples(np.asarray(batch["image"]), names, workdir / "samples.png")
-    lines = [record for record in logs.read(study.place.curves) if record["treatment"] == "base"]
+    lines = [record for record in logs.read(run.place.curves) if record["treatment"] == "base"]
     panels = {}
     for label, field in (("training loss", "loss"), ("validation accuracy", "validation_accuracy")):
         panels[label] = {}
@@ -409,9 +411,9 @@ def draw(lab: Lab, study: Study, workdir: Path) -> None:
     figures.curves(panels, workdir / "curves.png")
 
 
-def read(study: Study) -> list[Result]:
+def read(run: Run) -> list[Result]:
     """The results as they are on disk, so that a resumed run reports the same digits."""
-    return reporting.read_results(study.csv)
+    return reporting.read_results(run.csv)
 
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
@@ -424,17 +426,16 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             "classes": lab.source.class_names,
             "sizes": {split: len(labels) for split, (_, labels) in lab.source.splits.items()},
             "fingerprint": sources.fingerprint(lab.source),
+            "mesh": dict(lab.mesh.shape),  # checkpoints are those of so many devices
         }
         _run.claim(workdir, config, about)
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()
-        if (workdir / "results.csv").exists():
-            reporting.read_results(workdir / "results.csv")  # a damaged one is refused here
         resumed = (workdir / "checkpoints").exists()
     total = count_networks(config, len(lab.cuts)) * config.steps
     with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
-        run = Study(lab, workdir, stop, bar)
+        run = Run(lab, workdir, stop, bar)
         train_all(lab, run)
     draw(lab, run, workdir)
     elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
@@ -443,7 +444,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     return report
 
 
-def facts(lab: Lab, study: Study) -> dict[str, str]:
+def facts(lab: Lab, run: Run) -> dict[str, str]:
     """What a reader of the report must know of the run."""
     config = lab.config
     images = len(next(iter(lab.tasks.values())).examples["train"])
@@ -455,7 +456,7 @@ def facts(lab: Lab, study: Study) -> dict[str, str]:
         f"{config.batch} images",
         "Device": _run.describe_devices(),
     }
-    if lost := diverged(study.place.curves):
+    if lost := diverged(run.place.curves):
         steps = [f"{'/'.join(map(str, network))} at step {at}" for network, at in lost.items()]
         told["Diverged"] = "; ".join(steps)
     return told

@@ -73,11 +73,12 @@ def cut(
       ``(below, above)``, each with the collections of ``variables``.
 
     Raises:
-      ValueError: if ``n`` is not in 0 … number of layers, or ``order`` names what is no layer.
+      ValueError: if ``n`` is not in 0 … number of layers, or ``order`` does not name each layer
+        once.
     """
     names = tuple(order) if order is not None else layers(variables)
-    if unknown := set(names) - variables["params"].keys():
-        raise ValueError(f"order names {sorted(unknown)}, which are not layers of the network")
+    if sorted(names) != sorted(variables["params"]):
+        raise ValueError(f"order={names} is not an order of {sorted(variables['params'])}")
     if not 0 <= n <= len(names):
         raise ValueError(f"cannot cut after layer {n}: the network has {len(names)} layers")
     first = set(names[:n])
@@ -118,8 +119,8 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
     """A mask that is False for every array of layers ``1 … n`` and True above.
 
     Frozen means: no update, no weight decay, no change of batch statistics. The first two are
-    what :func:`jaxdl.optim.freeze` does with the mask of ``params``; the last follows from
-    applying the frozen layers with ``train=False``, as :func:`apply_frozen` does.
+    what ``make_optimizer(trainable=...)`` does with the mask of ``params``; the last follows from
+    applying the frozen layers with ``train=False``, as :func:`classification_loss` does.
     """
     below, above = cut(variables, n, order)
     return join(jax.tree.map(lambda _: False, below), jax.tree.map(lambda _: True, above))
@@ -143,14 +144,19 @@ def apply_above(
 
 
 def apply_frozen(
-    model: Layered, variables: Variables, x: Array, n: int, key: PRNGKeyArray
+    model: Layered,
+    variables: Variables,
+    x: Array,
+    n: int,
+    key: PRNGKeyArray,
+    order: Sequence[str] | None = None,
 ) -> tuple[Float[Array, "b k"], Params]:
     """Train-mode logits of a network whose first ``n`` layers are frozen.
 
     The frozen layers run as in evaluation (running statistics, no dropout) and nothing is
     differentiated below the cut.
     """
-    below, above = cut(variables, n)
+    below, above = cut(variables, n, order)
     h = lax.stop_gradient(model.apply(below, x, train=False, start=0, stop=n)) if n else x
     logits, stats = apply_above(model, above, h, n, key)
     return logits, {**below.get("batch_stats", {}), **stats}
@@ -164,13 +170,15 @@ def loss_and_metrics(
     return loss, {"loss": loss, "accuracy": jnp.mean(correct(logits, labels), dtype=jnp.float32)}
 
 
-def classification_loss(model: Layered, frozen: int = 0) -> LossFn:
+def classification_loss(
+    model: Layered, frozen: int = 0, order: Sequence[str] | None = None
+) -> LossFn:
     """The loss of one network; its first ``frozen`` layers are left as they are."""
 
     def loss_fn(params, batch_stats, batch: Batch, hyper: Hyper, key):
         del hyper
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, stats = apply_frozen(model, variables, batch["image"], frozen, key)
+        logits, stats = apply_frozen(model, variables, batch["image"], frozen, key, order)
         loss, metrics = loss_and_metrics(logits, batch["label"])
         return loss, (stats, metrics)
 
@@ -237,10 +245,12 @@ def _of_cut(above: Variables, n: int) -> Variables:
     return {kind: collection[f"cut{n}"] for kind, collection in above.items()}
 
 
-def stack_cuts(fresh: Sequence[Variables], cuts: Sequence[int]) -> Variables:
+def stack_cuts(
+    fresh: Sequence[Variables], cuts: Sequence[int], order: Sequence[str] | None = None
+) -> Variables:
     """The variables that :func:`shared_prefix_loss` trains: the layers above each cut, one
     fresh network a cut."""
-    above = {n: cut(network, n)[1] for n, network in zip(cuts, fresh, strict=True)}
+    above = {n: cut(network, n, order)[1] for n, network in zip(cuts, fresh, strict=True)}
     return {
         kind: {f"cut{n}": variables[kind] for n, variables in above.items()} for kind in fresh[0]
     }

@@ -66,7 +66,7 @@ def ids(paths):
 def test_there_is_something_to_read():
     assert {room(name_of(path)) for path in LIBRARY} >= GROUND | BLOCKS | ENGINE | REPORT
     assert "jaxdl.data.batches.batch_ids" in imports(ROOT / "jaxdl/train/population.py")
-    assert "jaxdl.trees" in imports(ROOT / "jaxdl/train/population.py")
+    assert "jaxdl.trees" in imports(ROOT / "jaxdl/train/evaluate.py")
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=ids(LIBRARY))

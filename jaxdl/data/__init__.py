@@ -1,1 +1,1 @@
-"""Data: sources, builders, splits, batches and augmentation."""
+"""Data: sources, builders, splits and batches."""

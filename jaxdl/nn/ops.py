@@ -33,6 +33,8 @@ def convolution(
 ) -> Float[Array, "n oh ow o"]:
     """2-D cross-correlation ``y[p, o] = sum_{d, c} x[stride * p + d, c] kernel[d, c, o]``.
 
+    Differentiable in reverse mode only.
+
     Args:
       x: images.
       kernel: filters; with ``groups > 1`` each group of ``o / groups`` filters sees its own
@@ -64,6 +66,12 @@ def convolution(
     if stride > 1:
         x, kernel = _stride_to_channels(x, kernel, stride, padding)
         padding = ((0, 0), (0, 0))
+    # A custom gradient must have the type of its argument. Under shard_map, of a replicated kernel
+    # and a divided batch, that would be a sum over the devices, which `_convolve` knows nothing
+    # of. An empty sum of the one, which is 0, makes the other vary over the same mesh axes first;
+    # JAX then takes the sum where it transposes that step.
+    kernel = kernel + jnp.sum(x.reshape(-1)[:0])
+    x = x + jnp.sum(kernel.reshape(-1)[:0])
     return _convolve(x, kernel, padding)
 
 

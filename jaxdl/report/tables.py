@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
+from jaxdl.types import DamagedFile
+
 Row = TypeVar("Row", bound=tuple)
 
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -156,5 +158,5 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> list[Row]:
                 except ValueError as error:
                     raise ValueError(f"line {reader.line_num}: {error}") from None
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{os.fspath(path)}: damaged table: {error}") from None
+        raise DamagedFile(f"{os.fspath(path)}: damaged table: {error}") from None
     return rows

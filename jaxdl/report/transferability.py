@@ -190,8 +190,8 @@ def _quote(x: Estimate) -> str:
 
 
 def _judge(sign: int, *estimates: Estimate) -> bool | None:
-    """Whether the 95% intervals of all lie beyond zero on this side; None if one has none."""
-    if any(x.used < 2 for x in estimates):
+    """Whether the 95% intervals of all lie beyond zero on this side; None if one has no width."""
+    if any(x.used < 2 or not x.se > 0 for x in estimates):
         return None
     return all(min(sign * bound for bound in confidence_interval(x)) > 0 for x in estimates)
 
@@ -373,6 +373,11 @@ _METHOD = """\
   difference it names. With 3 seeds that is 4.3 standard errors. The rules were fixed before the
   run; nothing is corrected for there being four of them.
 - Accuracies carry the luck of the seed and its halves, which the paired differences mostly do not.
+  All seeds share the images. The random halves differ from seed to seed; the dissimilar ones are
+  the same, so that there ± is the luck of initialization and order alone. Random and dissimilar
+  halves are subtracted seed by seed, but nothing pairs them beyond the number.
+- Frozen layers run with the batch statistics of the network they come from; untrained ones with
+  mean 0 and variance 1.
 - Networks that diverged are left out of every mean; a mean over cuts needs all the cuts.
 - Training twice can raise accuracy by itself, where a base had not converged. AnB+ is therefore
   judged against BnB+, too: only what exceeds it is owed to the other task's data."""
@@ -455,7 +460,7 @@ def figure(
             axes.set_title(f"{title}, {who}", loc="left", fontsize=10)
             legend |= _draw(axes, mine, networks)
         legend |= _draw_reference(right, cells)
-        left.set_ylabel("test accuracy, %")
+        left.set_ylabel("accuracy, %")
     for axes in grid[1]:
         axes.set_xlabel("layer n at which the network is cut")
     labels = [*(TREATMENTS[t][2] for t in ("base", "random", *TREATMENTS)), *legend]

@@ -27,13 +27,17 @@ def make_accuracy(logits: Logits, gather: Gather, mesh: Mesh, batch: int) -> Acc
     """Compile ``accuracy(states, hypers, examples, data)``: the fraction each network gets right.
 
     ``examples`` are each member's own places in ``data``, of any length; what fills up the
-    population and the last batch is not counted.
+    population and the last batch is not counted. NaN for a network that puts out NaN or
+    infinities.
     """
 
     def count(state: TrainState, hyper: Hyper, ids: Int[Array, " b"], data: PyTree) -> Array:
         seen = gather(data, hyper, jnp.maximum(ids, 0))
-        hits = correct(logits(state, hyper, seen["image"]), seen["label"])
-        return jnp.sum(hits & (ids >= 0), axis=-1)
+        guesses = logits(state, hyper, seen["image"])
+        hits = correct(guesses, seen["label"]).astype(jnp.float32)
+        # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
+        hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
+        return jnp.sum(jnp.where(ids >= 0, hits, 0), axis=-1)
 
     counts = over_members(count, mesh)
 

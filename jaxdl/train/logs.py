@@ -36,8 +36,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
         try:
-            records.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an object")
+            records.append(record)
+        except ValueError:
             raise DamagedFile(
                 f"{path}, line {number}, is damaged: mend it, or delete {path.parent} to start anew"
             ) from None

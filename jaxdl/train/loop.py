@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -105,8 +106,8 @@ class Workplace:
         with Checkpoints(self.folder / "checkpoints" / name) as checkpoints:
             states, first = checkpoints.restore(states)
             # The log may be ahead of the checkpoint, never behind it: it is written first.
-            logs.rewind(self.curves, lambda r: r["population"] != name or r["step"] <= first)
-            lines = sum(record["population"] == name for record in logs.read(self.curves))
+            logs.rewind(self.curves, lambda r: r.get("population") != name or r["step"] <= first)
+            lines = sum(record.get("population") == name for record in logs.read(self.curves))
             if lines != first // steps_per_dispatch * len(networks):
                 raise DamagedFile(
                     f"{self.curves} lacks lines of {name} before its checkpoint at step {first}: "
@@ -116,6 +117,7 @@ class Workplace:
             saved = time.monotonic()
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
                 states, metrics = run(states, hypers, data)
+                metrics = jax.device_get(metrics)
                 columns = {key: np.mean(value, axis=1) for key, value in metrics.items()}
                 columns = {
                     key: by_network(value) for key, value in (columns | watch(states)).items()

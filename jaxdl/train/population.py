@@ -26,7 +26,7 @@ from jaxdl.train.state import Step, TrainState
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
 Gather = Callable[[PyTree, Hyper, Int[Array, " b"]], Batch]
-"""From the resident data, a member and places in its sequence of examples to its batch."""
+"""From the resident data, a member and places (in its examples) to its batch."""
 
 
 def over_members(
@@ -44,8 +44,8 @@ def over_members(
       donate: reuse the memory of the first argument, which is lost to the caller.
 
     The number of members must be a multiple of the mesh's "member" axis
-    (:func:`population_of`). Results do not depend on the neighbours, on their order or on
-    the number of devices.
+    (:func:`population_of`). A member's result does not depend on its neighbours, on their order or
+    on the number of devices along "member".
     """
     if batched is None:
         batched = mesh.devices.flat[0].platform != "cpu"
@@ -136,5 +136,5 @@ def first_non_finite(metrics: Metrics, first_step: int) -> PyTree:
       metrics: with ``loss`` of shape [members, steps, ...].
       first_step: the step that ``metrics`` begin with.
     """
-    bad = ~jnp.isfinite(metrics["loss"])
-    return jnp.where(bad.any(1), first_step + jnp.argmax(bad, axis=1), -1)
+    bad = ~np.isfinite(metrics["loss"])
+    return np.where(bad.any(1), first_step + np.argmax(bad, axis=1), -1)

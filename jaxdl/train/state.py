@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Int
 
-from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, PyTree
+from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, PyTree, Variables
 
 Optimizer = Callable[[Hyper], optax.GradientTransformation]
 """From a member's hyper-parameters, traced, to its update rule."""
@@ -27,6 +27,11 @@ class TrainState:
     params: Params
     batch_stats: Params
     opt_state: PyTree
+
+    @property
+    def variables(self) -> Variables:
+        """The network's collections, as Flax takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(

@@ -154,14 +154,6 @@ def assert_refused(ended, *words):
         assert word in line, line
 
 
-def broken(why):
-    return pytest.mark.xfail(strict=True, reason=why)
-
-
-UNNAMED = broken("the message does not name what is wrong")
-TRACEBACK = broken("a traceback")
-
-
 # What a finished run leaves behind.
 
 
@@ -377,8 +369,8 @@ def test_grid(arguments, networks, start, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        pytest.param("foo=1", ["config.foo"], id="unknown key", marks=UNNAMED),
-        pytest.param("data.foo=1", ["config.data.foo"], id="unknown inner key", marks=UNNAMED),
+        pytest.param("foo=1", ["config.foo"], id="unknown key"),
+        pytest.param("data.foo=1", ["config.data.foo"], id="unknown inner key"),
         pytest.param("steps=abc", ["config.steps", "abc"], id="no number"),
         pytest.param("steps=1.5", ["config.steps", "1.5"], id="no integer"),
         pytest.param("steps=None", ["config.steps", "None"], id="none"),
@@ -442,7 +434,9 @@ def test_bad_argument(argument, start, tmp_path):
         pytest.param("import nonexistent\n", ["nonexistent"], id="import"),
         pytest.param("def get_config():\n    return 1 / 0\n", ["zero"], id="exception"),
         pytest.param(
-            "def get_config():\n    return None\n", ["get_config"], id="none", marks=TRACEBACK
+            "def get_config():\n    return None\n",
+            ["get_config"],
+            id="none",
         ),
         pytest.param("def get_config():\n    return {'a': 1}\n", ["splits"], id="other study"),
     ],
@@ -512,14 +506,49 @@ def test_damaged_results(text, start, unreported):
     assert contents(unreported) == before
 
 
-@TRACEBACK
-def test_damaged_checkpoint(start, unreported):
-    for path in (unreported / "checkpoints").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "pattern, damage",
+    [
+        pytest.param("**/*", cut, id="all cut"),
+        pytest.param(
+            "**/d/*",
+            flip,
+            id="a bit flipped",
+            # Not strict: how many reads are in flight when the first one fails is a race.
+            marks=pytest.mark.xfail(reason="TensorStore's tracebacks behind our line"),
+        ),
+        pytest.param("*/*/default/manifest.ocdbt", Path.unlink, id="a file lost"),
+    ],
+)
+def test_damaged_checkpoint(pattern, damage, finished, start, unreported):
+    checkpoints = unreported / "checkpoints"
+    for path in [path for path in checkpoints.glob(pattern) if path.is_file()]:
+        damage(path)
     keep = {name: text for name, text in contents(unreported).items() if "/" not in name}
-    assert_refused(start(unreported).wait(), str(unreported / "checkpoints"), "delete")
+    assert_refused(start(unreported).wait(), str(checkpoints), "delete")
     assert keep.items() <= contents(unreported).items()
+
+
+@pytest.mark.slow
+def test_lost_checkpoint_is_trained_again(finished, start, unreported):
+    """As the message about a damaged one advises: the same results, curves in another order."""
+    first = min((unreported / "checkpoints").iterdir())
+    shutil.rmtree(first / str(STEPS))
+    ended = start(unreported).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert (unreported / "results.csv").read_bytes() == (finished[0] / "results.csv").read_bytes()
+    ours, theirs = (sorted(map(str, curves(at))) for at in (unreported, finished[0]))
+    assert ours == theirs
 
 
 @pytest.mark.slow
@@ -527,7 +556,7 @@ def test_damaged_checkpoint(start, unreported):
     "missing",
     [
         "results.csv",
-        pytest.param("metrics.jsonl", marks=broken("ends well, without curves, and says nothing")),
+        "metrics.jsonl",
     ],
 )
 def test_lost_file_is_made_again_or_missed(missing, finished, start, unreported):

@@ -11,6 +11,7 @@ from jax import lax
 from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import glyph_net
 from jaxdl.nn.ops import convolution, max_pool
+from jaxdl.train.parallel import make_mesh
 
 
 def normal(seed, *shape):
@@ -195,6 +196,29 @@ def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
         convolution(
             jnp.zeros((1, 3, 3, 1)), jnp.zeros((5, 5, 1, 1)), stride=stride, padding="VALID"
         )
+
+
+def test_convolution_of_a_divided_batch_and_a_replicated_kernel():
+    """Under shard_map the kernel's gradient is the sum over devices, as it is for XLA's own."""
+    x, kernel = normal(0, 8, 6, 6, 2), normal(1, 3, 3, 2, 4)
+    mesh = make_mesh(member=1, data=2, devices=jax.devices()[:2])
+    spec = jax.sharding.PartitionSpec
+
+    def gradients(convolve):
+        def loss(kernel, x):
+            return jnp.sum(jnp.sin(convolve(x, kernel)))
+
+        both = jax.grad(loss, (0, 1))
+        return jax.jit(both)(kernel, x), jax.jit(
+            jax.shard_map(
+                both,
+                mesh=mesh,
+                in_specs=(spec(), spec("data")),
+                out_specs=(spec(), spec("data")),
+            )
+        )(kernel, x)
+
+    assert_close(gradients(convolution)[1], gradients(plain)[0])
 
 
 def plain_pool(x, window, stride):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdl.report.tables import write_atomically
@@ -46,13 +47,6 @@ def user_input() -> Iterator[None]:
 
 def run(study: Study, name: str, default: ConfigDict) -> None:
     """The main program of a study's file; ``default`` has every setting that the study reads."""
-    config_file = config_flags.DEFINE_config_file(
-        "config", f"configs/{name}.py", "The configuration, FILE[:variant]."
-    )
-    folder = flags.DEFINE_string(
-        "workdir", None, f"Where everything is written; default runs/{name}-VARIANT."
-    )
-
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
 
@@ -65,12 +59,18 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             print("  --config.KEY=VALUE       another value of one setting")
             print(f"  --workdir FOLDER         default runs/{name}-VARIANT")
             sys.exit(0)
+        for argument in argv:
+            key = argument.split("=")[0].removeprefix("--config.")
+            if argument.startswith("--config.") and not _is_setting(key, _keys(default)):
+                fail(f"there is no setting config.{key}: configs/{name}.py has them all")
         try:
+            flags.DEFINE_string("workdir", None, "Where everything is written.")
+            config_flags.DEFINE_config_file("config", f"configs/{name}.py", "FILE[:variant].")
             rest = flags.FLAGS(argv)
-            missing = sorted(_keys(default) - _keys(config_file.value))
+            if not isinstance(flags.FLAGS.config, ConfigDict):
+                fail(f"{_asked(argv)}its get_config() does not return a ConfigDict")
+            missing = sorted(_keys(default) - _keys(flags.FLAGS.config))
         except flags.UnrecognizedFlagError as error:
-            if error.flagname.startswith("config."):
-                fail(f"there is no setting {error.flagname}: configs/{name}.py has them all")
             fail(f"there is no option --{error.flagname}: see --help")
         except flags.Error as error:
             # The loader of configurations puts a whole traceback into its message.
@@ -84,9 +84,10 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         return rest
 
     def main(_: list[str]) -> None:
+        absl_logging.set_verbosity(absl_logging.WARNING)  # JAX's messages, too, come through absl
         use_all_cores()
-        config = config_file.value
-        workdir = Path(folder.value or f"runs/{name}-{config.variant}")
+        config = flags.FLAGS.config
+        workdir = Path(flags.FLAGS.workdir or f"runs/{name}-{config.variant}")
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=workdir):
@@ -96,7 +97,11 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         try:
             report = study(config, workdir, StopFlag().install())
         except DamagedFile as error:
-            fail(error)
+            try:
+                fail(error)
+            finally:  # at once: reads still in flight would complain of the interpreter's shutdown
+                sys.stderr.flush()
+                os._exit(2)
         except OSError as error:
             reason = f"{error.strerror or error} ({error.filename or workdir})"
             fail(f"{reason}: when that is mended, the same command goes on where it stopped")
@@ -126,6 +131,11 @@ def _keys(config: ConfigDict) -> set[str]:
         inner = isinstance(value, ConfigDict) and key != "options"
         names |= {f"{key}.{name}" for name in _keys(value)} if inner else {key}
     return names
+
+
+def _is_setting(key: str, names: set[str]) -> bool:
+    """Whether a key is a setting, a section, or within a data set's own options."""
+    return any(n == key or n.startswith(f"{key}.") or key.startswith(f"{n}.") for n in names)
 
 
 def use_all_cores() -> None:

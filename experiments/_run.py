@@ -67,8 +67,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             flags.DEFINE_string("workdir", None, "Where everything is written.")
             config_flags.DEFINE_config_file("config", f"configs/{name}.py", "FILE[:variant].")
             rest = flags.FLAGS(argv)
-            if not isinstance(flags.FLAGS.config, ConfigDict):
-                fail(f"{_asked(argv)}its get_config() does not return a ConfigDict")
+            if flags.FLAGS.config is None:
+                fail(f"{_asked(argv)}its get_config() returns nothing")
             missing = sorted(_keys(default) - _keys(flags.FLAGS.config))
         except flags.UnrecognizedFlagError as error:
             fail(f"there is no option --{error.flagname}: see --help")

@@ -57,7 +57,9 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.seeds = 2
             config.splits = ("random",)
             config.treatments = ("BnB", "AnB", "random")
-            config.steps = 400
+            config.steps = 300
+            config.steps_per_dispatch = 100
+            config.data.options.test = 50
         case "long":
             config.seeds = 6
             config.steps *= 2

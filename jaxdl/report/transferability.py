@@ -370,7 +370,8 @@ _METHOD = """\
   seed; ± is the standard error over seeds (standard deviation with m − 1, over √m).
 - Seeds are the samples. The directions of a seed share networks and are not counted as more.
 - A finding "shows" when the two-sided 95% t interval over seeds excludes zero on its side, for each
-  difference it names. With 3 seeds that is 4.3 standard errors. The rules were fixed before the
+  difference it names. With 3 seeds that is 4.3 standard errors, with 2 it is
+  12.7. The rules were fixed before the
   run; nothing is corrected for there being four of them.
 - Accuracies carry the luck of the seed and its halves, which the paired differences mostly do not.
   All seeds share the images. The random halves differ from seed to seed; the dissimilar ones are

@@ -114,6 +114,8 @@ class Workplace:
                     f"delete {self.folder / 'checkpoints' / name} to train these networks again"
                 )
             self.progress(name, first * len(networks))
+            if self.stop.received is not None:  # while something else was computed
+                raise Interrupted(self.stop.received)
             saved = time.monotonic()
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
                 states, metrics = run(states, hypers, data)

@@ -31,7 +31,7 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     config.model = "glyph_net"
 
-    # Chosen by the mean accuracy of the bases on the validation split.
+    # Chosen on the validation split: by the accuracy of the bases, and how little results scatter.
     config.steps = 1000
     config.batch = 32
     config.optimizer = ConfigDict()

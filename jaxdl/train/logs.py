@@ -47,12 +47,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Drop the records that training from a checkpoint will write again."""
+def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Drop the records that training from a checkpoint will write again; those that stay."""
     kept = [record for record in read(path) if keep(record)]
     if not path.exists():
-        return
+        return kept
     new = path.with_name(path.name + ".tmp")
     new.write_text("")
     append(new, kept)
     os.replace(new, path)
+    return kept

@@ -106,8 +106,10 @@ class Workplace:
         with Checkpoints(self.folder / "checkpoints" / name) as checkpoints:
             states, first = checkpoints.restore(states)
             # The log may be ahead of the checkpoint, never behind it: it is written first.
-            logs.rewind(self.curves, lambda r: r.get("population") != name or r["step"] <= first)
-            lines = sum(record.get("population") == name for record in logs.read(self.curves))
+            kept = logs.rewind(
+                self.curves, lambda r: r.get("population") != name or r["step"] <= first
+            )
+            lines = sum(record.get("population") == name for record in kept)
             if lines != first // steps_per_dispatch * len(networks):
                 raise DamagedFile(
                     f"{self.curves} lacks lines of {name} before its checkpoint at step {first}: "

@@ -1,12 +1,15 @@
 """How transferable are features? (Yosinski et al. 2014); `--config configs/transferability.py`.
 
 Variants, as `configs/transferability.py:NAME`: default, `quick` (a demonstration), `long` (twice
-the steps, six seeds), `digits` (scikit-learn's handwritten digits).
+the steps, six seeds), `digits` (scikit-learn's handwritten digits); `mnist`, `cifar10`, `cifar100`
+and `tfds` (any data set of TFDS), `folder` and `npz` (your own images), `imagenet` (the paper's
+recipe, for a machine with GPUs).
 """
 
 from ml_collections import ConfigDict
 
 VARIANTS = ("default", "quick", "long", "digits")
+VARIANTS += ("mnist", "cifar10", "cifar100", "tfds", "folder", "npz", "imagenet")
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -27,9 +30,17 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.data = ConfigDict()
     config.data.name = "glyphs"
     config.data.options = ConfigDict({"train": 25, "validation": 10, "test": 150, "seed": 0})
+    config.data.feed = "auto"  # resident: all images on the devices; streamed: read as needed
+    config.data.workers = 0  # processes that read a stream; 0 for threads
     config.report_on = "test"  # "validation" while choosing anything below
 
-    config.model = "glyph_net"
+    config.image = ConfigDict()
+    config.image.subtract = "channels"  # mean, over deviation, of each; "pixels": mean of each
+    config.image.crop = 0  # side of random crops (in evaluation: the middle); 0 for none
+    config.image.padding = 0  # pixels on every side, before cropping
+    config.image.flip = False  # mirror every other image in training
+
+    config.model = "glyph_net"  # digit_net, cifar_net, caffenet
 
     # Chosen on the validation split: by the accuracy of the bases, and how little results scatter.
     config.steps = 1000
@@ -38,10 +49,12 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.optimizer.name = "momentum"  # sgd, momentum, nesterov, adam, adamw
     config.optimizer.learning_rate = 0.03
     config.optimizer.weight_decay = 1.2e-2
+    config.optimizer.bias_rate = 1.0  # the rate of biases and scales, in multiples
     config.optimizer.max_norm = 0.0  # radius of each unit's weights; 0 for none
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # constant, cosine, linear, steps
     config.schedule.warmup = 30  # steps
+    config.schedule.drops = (1 / 3, 2 / 3)  # of "steps": where the rate falls to a tenth
 
     # How it is computed; nothing here changes a result beyond rounding.
     config.parallel = ConfigDict()
@@ -69,4 +82,50 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.model = "digit_net"
             config.splits = ("random",)
             config.steps = 400
+        case "mnist" | "cifar10" | "cifar100" | "tfds" | "folder" | "npz":
+            # Chosen for CIFAR-10, on its validation split.
+            config.model = "cifar_net"
+            config.image.flip = variant in ("cifar10", "cifar100")
+            config.splits = ("random", "dissimilar") if variant == "cifar10" else ("random",)
+            config.steps = 2000
+            config.evaluation_batch = 500
+            config.data.options = ConfigDict({"validation": 0.1, "seed": 0})
+            if variant in ("folder", "npz"):
+                config.data.name = variant
+                config.data.options.path = ""  # the folder, the file
+            else:
+                config.data.name = "tfds"
+                config.data.options.dataset = "" if variant == "tfds" else variant
+                config.data.options.data_dir = ""  # empty for TFDS's own, ~/tensorflow_datasets
+            if variant in ("folder", "tfds"):
+                config.data.options.size = 0  # side to resize to; 0 if all are of one size
+                config.data.options.channels = 0  # 1 or 3 to convert; 0 if all are alike
+        case "imagenet":
+            # Everything as in the paper, whose networks took 9.5 days each on a GPU of 2014.
+            config.seeds = 4  # random halves: those of the paper are of seeds 0 … 3
+            config.data.name = "folder"
+            config.data.options = ConfigDict()
+            config.data.options.path = ""  # holds train/n01440764/*.JPEG, …, val/n01440764/*.JPEG
+            config.data.options.validation = 0.01  # of the training images; val is the test
+            config.data.options.seed = 0
+            config.data.options.size = 256
+            config.data.options.fit = "stretch"  # as Caffe's own script did
+            config.data.options.channels = 3  # some of ImageNet's files are grey, some CMYK
+            config.data.workers = 8
+            config.image.subtract = "pixels"
+            config.image.crop = 227
+            config.image.flip = True
+            config.model = "caffenet"
+            config.steps = 450_000
+            config.batch = 256
+            config.optimizer.learning_rate = 0.01
+            config.optimizer.bias_rate = 2.0
+            config.optimizer.weight_decay = 5e-4
+            config.schedule.name = "steps"
+            config.schedule.warmup = 0
+            config.schedule.drops = tuple(i * 100_000 / 450_000 for i in (1, 2, 3, 4))
+            config.members_per_round = 1
+            config.steps_per_dispatch = 10
+            config.evaluation_batch = 250
+            config.seconds_between_saves = 900.0
     return config

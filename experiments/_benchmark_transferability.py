@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import transferability as study
+from experiments import _transferability_setup as study
 from experiments._interleave import Row, Setup, format_ratio, series
 from experiments._transferability_contenders import (
     FROZEN_A_CUT,

@@ -23,6 +23,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments import _plain_reference
+from experiments import _transferability_setup as setup
 from experiments import transferability as study
 from experiments._interleave import Contender, Slice
 from experiments._plain_reference import Task
@@ -31,9 +32,9 @@ from jaxdl.data.batches import batch_ids
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.parallel import make_mesh, replicate
-from jaxdl.train.population import member_key, population_of, train_steps
+from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import TrainState, create_state, make_step
-from jaxdl.types import Hyper, PyTree, Variables
+from jaxdl.types import Batch, Hyper, PyTree, Variables
 
 Run = Callable[[TrainState, Hyper, PyTree], tuple[TrainState, PyTree]]
 Round = tuple[TrainState, Hyper]
@@ -53,7 +54,7 @@ def cpu_cores() -> int:
 class Part(NamedTuple):
     """Members of one kind and the study's program for them."""
 
-    program: study.Program
+    program: setup.Program
     members: Sequence[study.Member]
 
     @property
@@ -63,23 +64,26 @@ class Part(NamedTuple):
 
 
 class Rehearsal:
-    """Stands in for the study's `Study`: notes what it would train and gives back what went in."""
+    """Stands in for the study's `Run`: notes what it would train and gives back what went in."""
 
     def __init__(self):
         self.parts: dict[str, Part] = {}
 
-    def train(self, name: str, program: study.Program, members: Sequence[study.Member]):
+    def train(self, name: str, program: setup.Program, members: Sequence[study.Member]):
         """Train nothing."""
         if members:
             self.parts[name] = Part(program, members)
-        return [member.variables for member in members]
+
+    def trained(self, name: str) -> list[Variables]:
+        """The variables before the first step."""
+        return [member.start() for member in self.parts[name].members]
 
 
-def rehearse(config: ConfigDict) -> tuple[study.Lab, dict[str, Part]]:
+def rehearse(config: ConfigDict) -> tuple[setup.Lab, dict[str, Part]]:
     """The study's lab and everything that it trains, by kind, with untrained bases."""
     with config.study.unlocked():
         config.study.steps_per_dispatch = config.steps
-    lab, rehearsal = study.make_lab(config.study), Rehearsal()
+    lab, rehearsal = setup.make_lab(config.study), Rehearsal()
     study.train_all(lab, rehearsal)
     return lab, rehearsal.parts
 
@@ -108,7 +112,7 @@ def population(config: ConfigDict) -> Contender:
     for kind, (program, members) in parts.items():
         chunks = [members[at : at + size] for at in range(0, len(members), size)]
         rounds = [study.assemble(lab, chunk, min(size, len(members))) for chunk in chunks]
-        run = going_on(program.train, rounds, lab.data)
+        run = going_on(program.train, rounds, lab.feed.data)
         slices[kind] = Slice(len(parts[kind].networks), config.steps, run)
     engine = make_engine(config)
     run = going_on(engine.run, [engine.start(0.0)], engine.data)
@@ -122,7 +126,7 @@ def population(config: ConfigDict) -> Contender:
 
     def trace(perturbed: float) -> dict[str, Outcome]:
         return {
-            "bases": outcome(bases.program.train, base_start(perturbed), lab.data),
+            "bases": outcome(bases.program.train, base_start(perturbed), lab.feed.data),
             "engine": outcome(engine.run, engine.start(perturbed), engine.data),
         }
 
@@ -149,7 +153,7 @@ def outcome(run: Run, start: Round, data: PyTree) -> Outcome:
     return np.asarray(metrics["loss"]), np.concatenate(leaves, axis=1)
 
 
-def memory(lab: study.Lab, bases: Part) -> list[dict[str, int]]:
+def memory(lab: setup.Lab, bases: Part) -> list[dict[str, int]]:
     """Bytes a device of the compiled training, for two and for four members a device."""
     devices = lab.mesh.shape["member"]
     states, hypers = study.assemble(lab, bases.members[:1], 1)
@@ -161,11 +165,11 @@ def memory(lab: study.Lab, bases: Part) -> list[dict[str, int]]:
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
 
         shapes = jax.tree.map(stretched, (states, hypers))
-        stats = bases.program.train.lower(*shapes, lab.data).compile().memory_analysis()
+        stats = bases.program.train.lower(*shapes, lab.feed.data).compile().memory_analysis()
         found.append(
             {
                 "members": each * devices,
-                "data": sum(leaf.nbytes for leaf in jax.tree.leaves(lab.data)),
+                "data": sum(leaf.nbytes for leaf in jax.tree.leaves(lab.feed.data)),
                 "states": each * sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // devices,
                 "arguments": stats.argument_size_in_bytes,
                 "temporary": stats.temp_size_in_bytes,
@@ -179,7 +183,7 @@ class Engine(NamedTuple):
 
     model: ConvNet
     inits: list[Variables]
-    data: tuple[Array, Array]
+    data: Batch
     run: Run
     start: Callable[[float], Round]
 
@@ -201,18 +205,16 @@ def make_engine(config: ConfigDict) -> Engine:
     init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, images[:1])})
     inits = [jax.device_get(init(member_key("engine", i))) for i in range(of.members)]
     mesh, rule = make_mesh(), make_optimizer("momentum", of.learning_rate)
-    data = replicate((images, labels), mesh)
-
-    def gather(data: tuple[Array, Array], hyper: Hyper, ids: Array) -> dict[str, Array]:
-        del hyper
-        return {"image": data[0][ids], "label": data[1][ids]}
-
+    data = replicate({"image": images, "label": labels}, mesh)
     step = make_step(transfer.classification_loss(model), lambda _: rule, axis_name="data")
-    run = train_steps(step, gather, mesh, steps=of.steps, batch=of.batch, examples=len(images))
+    run = train_resident(
+        step, lambda stored, hyper, key: stored, mesh, steps=of.steps, batch=of.batch
+    )
 
     def start(perturbed: float) -> Round:
         states = [create_state(v["params"], v["batch_stats"], rule) for v in inits]
-        hypers = [{"key": member_key("engine data", i)} for i in range(of.members)]
+        every = {"examples": np.arange(len(labels)), "count": np.int32(len(labels))}
+        hypers = [{"key": member_key("engine data", i)} | every for i in range(of.members)]
         states = population_of(states, of.members, mesh)
         return perturb(states, perturbed), population_of(hypers, of.members, mesh)
 
@@ -245,7 +247,8 @@ def make_reference(config: ConfigDict) -> Reference:
     task = lab.tasks[first.split, first.seed, first.direction[1]]
     examples = task.examples["train"]
     hyper = {"label_of": jnp.asarray(task.label_of)}
-    batch = jax.device_get(jax.jit(lab.gather)(lab.data, hyper, jnp.asarray(examples)))
+    stored = jax.tree.map(lambda leaf: leaf[jnp.asarray(examples)], lab.feed.data)
+    batch = jax.device_get(jax.jit(lab.prepare)(stored, hyper, None))
     ids = order(config.steps, lab.config.batch, len(examples))
     return Reference(lab.model, Task(batch["image"], batch["label"], ids), starts)
 
@@ -262,7 +265,7 @@ def frozen_layers(network: study.Network) -> int:
 
 def plain_jax(config: ConfigDict) -> Contender:
     """The Python loop over a jitted step; frozen networks also with a program for each cut."""
-    reference, rule = make_reference(config), study.make_rule(config.study)
+    reference, rule = make_reference(config), setup.make_rule(config.study)
 
     def work(kind: str, static: bool) -> Slice:
         starts = reference.starts[kind]
@@ -299,7 +302,7 @@ def pytorch(config: ConfigDict) -> Contender:
     add(reference.model, reference.starts, reference.task, rule)
 
     engine, of = make_engine(config), config.engine
-    images, labels = (np.asarray(array) for array in engine.data)
+    images, labels = np.asarray(engine.data["image"]), np.asarray(engine.data["label"])
     task = Task(images, labels, order(of.steps, of.batch, len(labels)))
     rule = torch_reference.Rule([of.learning_rate] * of.steps, weight_decay=0.0)
     add(engine.model, {"engine": [(variables, 0) for variables in engine.inits]}, task, rule)

@@ -9,39 +9,47 @@ they share its forward pass (:func:`jaxdl.transfer.shared_prefix_loss`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs.transferability import get_config
 from experiments import _run
+from experiments._transferability_setup import (
+    Lab,
+    Program,
+    first_batch,
+    frozen_program,
+    full_program,
+    make_lab,
+)
 from jaxdl import transfer, trees
-from jaxdl.data import batches, sources, splits
-from jaxdl.nn.models import MODELS
-from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.data import splits
+from jaxdl.data.encoded import in_memory
+from jaxdl.data.source import Split
+from jaxdl.data.splits import Task
+from jaxdl.data.streams import Order
 from jaxdl.report import figures
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
 from jaxdl.report.tables import write_atomically
 from jaxdl.report.transferability import Result
 from jaxdl.train import logs
-from jaxdl.train.evaluate import Accuracy, make_accuracy
+from jaxdl.train.feed import Resident, make_feed
 from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.parallel import make_mesh, replicate
-from jaxdl.train.population import member_key, population_of, train_steps
-from jaxdl.train.state import TrainState, create_state, make_step
-from jaxdl.types import Hyper, LossFn, PyTree, Variables
+from jaxdl.train.population import member_key, population_of
+from jaxdl.train.state import TrainState
+from jaxdl.types import Hyper, Variables
 
 
 class Network(NamedTuple):
@@ -58,200 +66,47 @@ class Member(NamedTuple):
     """What is trained as one: a network, or all networks with frozen layers of one base."""
 
     networks: Sequence[Network]
-    variables: Variables
+    start: Callable[[], Variables]
+    """Its variables before the first step, made when they are needed."""
     base: Variables | None = None
 
 
-class Lab(NamedTuple):
-    """All that is fixed before anything is trained."""
+class Round(NamedTuple):
+    """Members that are trained at a time, as one population."""
 
-    config: ConfigDict
-    source: sources.Source
-    tasks: dict[tuple[str, int, str], splits.Task]  # by split, seed, and A or B
-    mesh: Mesh
-    model: transfer.Layered
-    cuts: tuple[int, ...]
-    data: PyTree  # images and labels of all splits, on every device
-    gather: Callable  # a batch of it, as the network sees it
-    init: Callable[[jax.Array], Variables]  # a fresh network
-    start: Callable[[Variables], TrainState]  # the state before its first step
+    name: str
+    program: Program
+    members: Sequence[Member]
+    size: int
+    """Of the population, which copies of the last member fill up."""
 
-    def task_of(self, member: Member) -> splits.Task:
-        """What a member is trained on: the task that its direction leads to."""
-        of = member.networks[0]
-        return self.tasks[of.split, of.seed, of.direction[1]]
+    @property
+    def networks(self) -> list[Network]:
+        """All networks of all members."""
+        return [network for member in self.members for network in member.networks]
 
 
-class Program(NamedTuple):
-    """How a kind of member is trained and evaluated, compiled."""
-
-    train: Callable
-    accuracy: Accuracy
-
-
-def make_lab(config: ConfigDict) -> Lab:
-    """Data, tasks, network and mesh.
-
-    Raises:
-      ValueError: for a setting that cannot be had.
-    """
-    check(config)
-    source = sources.load(config.data.name, **config.data.options)
-    if "dissimilar" in config.splits and not source.class_groups:
-        raise ValueError(f"{source.name} has no groups of classes: set config.splits=('random',)")
-    mesh = make_mesh(config.parallel.member, config.parallel.data)
-    if config.batch % mesh.shape["data"]:
-        raise ValueError(
-            f"config.batch={config.batch} does not divide over {mesh.shape['data']} devices "
-            "(config.parallel.data)"
-        )
-
-    parts = {split: source.splits[split] for split in ("train", "validation", "test")}
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True))
-    data = replicate((jnp.asarray(images), jnp.asarray(labels)), mesh)
-    tasks = make_tasks(config, source, {split: of for split, (_, of) in parts.items()})
-
-    mean, deviation = batches.channel_statistics(parts["train"][0])
-
-    def gather(data: PyTree, hyper: Hyper, ids: jax.Array) -> dict[str, jax.Array]:
-        images, labels = data
-        return {
-            "image": batches.normalize(images[ids], mean, deviation),
-            "label": hyper["label_of"][labels[ids]],
-        }
-
-    classes = max(int(task.label_of.max()) + 1 for task in tasks.values())
-    model = MODELS[config.model](classes, axis_name="data")
-    one = jnp.zeros((1, *images.shape[1:]))
-    init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, one)})
-    try:
-        layers = transfer.layers(jax.eval_shape(init, jax.random.key(0)))
-    except ValueError as error:
-        size = " x ".join(map(str, images.shape[1:]))
-        raise ValueError(f"config.model={config.model} on images of {size}: {error}") from None
-    cuts = tuple(range(1, len(layers)))
-    rule = make_rule(config)
-    start = jax.jit(lambda v: create_state(v["params"], v["batch_stats"], rule))
-    return Lab(config, source, tasks, mesh, model, cuts, data, gather, init, start)
-
-
-def check(config: ConfigDict) -> None:
-    """Raise ValueError where a setting is not one of those known, or too small."""
-    known = {
-        "splits": ("random", "dissimilar"),
-        "treatments": tuple(transfer.TREATMENTS),
-        "fine_tuned_splits": ("random", "dissimilar"),
-        "fine_tuned_directions": ("AB", "BA"),
-        "report_on": ("validation", "test"),
-        "model": tuple(MODELS),
-    }
-    for name, choices in known.items():
-        given = (config[name],) if isinstance(config[name], str) else config[name]
-        if len(set(given)) < len(given):
-            raise ValueError(f"config.{name} names one thing twice: {given}")
-        if name == "splits" and not given:
-            raise ValueError(f"config.splits is empty: choose from {', '.join(choices)}")
-        for value in given:
-            if value not in choices:
-                raise ValueError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
-    counts = ("seeds", "steps", "batch", "members_per_round", "steps_per_dispatch")
-    for name in (*counts, "evaluation_batch"):
-        if not 1 <= config[name] < 2**31:
-            raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
-    if config.steps % config.steps_per_dispatch:
-        raise ValueError(
-            f"config.steps={config.steps} is not a multiple of "
-            f"config.steps_per_dispatch={config.steps_per_dispatch}"
-        )
-    rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
-    if not 0 < rate < math.inf:
-        raise ValueError(f"config.optimizer.learning_rate must be positive, got {rate}")
-    if not 0 <= decay < math.inf:
-        raise ValueError(f"config.optimizer.weight_decay must not be negative, got {decay}")
-    for name, value in config.data.options.items():
-        if isinstance(value, int) and value < 0:
-            raise ValueError(f"config.data.options.{name} must not be negative, got {value}")
-    make_rule(config)
-
-
-def make_tasks(
-    config: ConfigDict, source: sources.Source, labels: dict[str, np.ndarray]
-) -> dict[tuple[str, int, str], splits.Task]:
-    """The tasks A and B of every kind of halves and seed."""
-    tasks = {}
-    for split, seed in product(config.splits, range(config.seeds)):
-        if split == "random":
-            halves = splits.random_halves(len(source.class_names), seed)
-        else:
-            halves = splits.group_halves(source.class_groups)
-        for side, half in zip("AB", halves, strict=True):
-            tasks[split, seed, side] = splits.make_task(labels, half, len(source.class_names))
-    # Members of a population have arrays of one shape, so every task trains on equally many.
-    fewest = min(len(task.examples["train"]) for task in tasks.values())
-    return {
-        key: task._replace(examples=task.examples | {"train": task.examples["train"][:fewest]})
-        for key, task in tasks.items()
-    }
-
-
-def make_rule(config: ConfigDict) -> optax.GradientTransformation:
-    """The update rule of the configuration."""
-    rule, schedule = config.optimizer, config.schedule
-    rate = make_schedule(
-        schedule.name, rule.learning_rate, steps=config.steps, warmup=schedule.warmup
-    )
-    return make_optimizer(
-        rule.name, rate, weight_decay=rule.weight_decay, max_norm=rule.max_norm or None
-    )
-
-
-def make_program(lab: Lab, loss_fn: LossFn, logits: Callable) -> Program:
-    """Compile the training with a loss and the evaluation with logits."""
-    config = lab.config
-    step = make_step(loss_fn, lambda _: make_rule(config), axis_name="data")
-    train = train_steps(
-        step,
-        lambda data, hyper, ids: lab.gather(data, hyper, hyper["examples"][ids]),
-        lab.mesh,
-        steps=config.steps_per_dispatch,
-        batch=config.batch,
-        examples=len(next(iter(lab.tasks.values())).examples["train"]),
-    )
-    return Program(train, make_accuracy(logits, lab.gather, lab.mesh, config.evaluation_batch))
-
-
-def full_program(lab: Lab) -> Program:
-    """Networks of which every layer is trained: bases and fine-tuned ones."""
-
-    def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-        del hyper
-        return lab.model.apply(state.variables, x)
-
-    return make_program(lab, transfer.classification_loss(lab.model), logits)
-
-
-def frozen_program(lab: Lab) -> Program:
-    """The networks with frozen layers of one base, at all cuts."""
-
-    def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-        above, base = state.variables, hyper["base"]
-        return transfer.shared_prefix_logits(lab.model, lab.cuts, base, above, x)
-
-    return make_program(lab, transfer.shared_prefix_loss(lab.model, lab.cuts), logits)
+def task_of(lab: Lab, member: Member) -> Task:
+    """What a member is trained on: the task that its direction leads to."""
+    of = member.networks[0]
+    return lab.tasks[of.split, of.seed, of.direction[1]]
 
 
 def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState, Hyper]:
     """The population before its first step, and what differs between its members."""
+    longest = max(len(task.examples["train"]) for task in lab.tasks.values())
     hypers = []
     for member in members:
-        task = lab.task_of(member)
+        task = task_of(lab, member)
+        examples = task.examples["train"]
         hyper = {
             "key": member_key("train", *member.networks[0]),
-            "examples": task.examples["train"],
+            "examples": np.pad(examples, (0, longest - len(examples))),
+            "count": np.int32(len(examples)),
             "label_of": task.label_of,
         }
         hypers.append(hyper if member.base is None else hyper | {"base": member.base})
-    states = [lab.start(member.variables) for member in members]
+    states = [lab.start(member.start()) for member in members]
     return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
 
 
@@ -265,52 +120,82 @@ class Run:
 
         self.lab, self.csv = lab, workdir / "results.csv"
         self.place = Workplace(workdir, stop, progress, lab.config.seconds_between_saves)
-        rows = reporting.read_results(self.csv) if self.csv.exists() else []
-        self.results = {Network(*row[:-1]): row.accuracy for row in rows}
+        self.rounds: list[Round] = []
 
-    def train(self, name: str, program: Program, members: Sequence[Member]) -> list[Variables]:
-        """Train members, so many at a time; their variables at the end."""
+    def train(self, name: str, program: Program, members: Sequence[Member]) -> None:
+        """Train members, so many at a time; what is trained already is not trained again."""
         devices = self.lab.mesh.shape["member"]
         size = -(-self.lab.config.members_per_round // devices) * devices
         size = max(1, min(size, len(members)))
-        trained = []
         for i, at in enumerate(range(0, len(members), size)):
-            trained += self._round(f"{name}-{i}", program, members[at : at + size], size)
-        return trained
+            self.rounds.append(Round(f"{name}-{i}", program, members[at : at + size], size))
+            self._fit(self.rounds[-1], self.place)
 
-    def _round(
-        self, name: str, program: Program, members: Sequence[Member], size: int
-    ) -> list[Variables]:
+    def trained(self, name: str) -> list[Variables]:
+        """The variables of the members that were trained under that name."""
+        found = []
+        for each in self.rounds:
+            if each.name.rpartition("-")[0] == name:
+                states, _ = self._fit(each, self.quiet)
+                found += trees.unstack(jax.device_get(states.variables))[: len(each.members)]
+        return found
+
+    @property
+    def quiet(self) -> Workplace:
+        """The same place, without a word of progress."""
+        return dataclasses.replace(self.place, progress=lambda *_: None)
+
+    def _fit(self, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
         lab, config = self.lab, self.lab.config
-        networks = [network for member in members for network in member.networks]
-        tasks = [lab.task_of(member) for member in members]
-        states, hypers = assemble(lab, members, size)
+        tasks = [task_of(lab, member) for member in each.members]
+        states, hypers = assemble(lab, each.members, each.size)
+        copies = [tasks[-1]] * (trees.members(states) - len(tasks))
+        words = np.asarray(jax.random.key_data(hypers["key"]))
+        orders = [
+            Order(*order)
+            for order in zip(words, (t.examples["train"] for t in tasks + copies), strict=True)
+        ]
 
-        def accuracy(states: TrainState, split: str) -> np.ndarray:
-            examples = [task.examples[split] for task in tasks]
-            return program.accuracy(states, hypers, examples, lab.data)
+        def accuracy(states: TrainState) -> np.ndarray:
+            examples = [task.examples["validation"] for task in tasks]
+            return each.program.accuracy(states, hypers, examples, lab.feed.fetch)
 
-        states = self.place.fit(
-            name,
-            program.train,
+        dispatches = partial(
+            lab.feed.dispatches, orders, steps=config.steps_per_dispatch, batch=config.batch
+        )
+        states = place.fit(
+            each.name,
+            each.program.train,
             states,
             hypers,
-            lab.data,
-            networks=[network._asdict() for network in networks],
+            lambda first: dispatches(range(first, config.steps)),
+            networks=[network._asdict() for network in each.networks],
             steps=config.steps,
             steps_per_dispatch=config.steps_per_dispatch,
-            watch=lambda states: {"validation_accuracy": accuracy(states, "validation")},
+            watch=lambda states: {"validation_accuracy": accuracy(states)},
         )
-        if not all(network in self.results for network in networks):
-            self.record(networks, accuracy(states, config.report_on).reshape(-1))
-        return trees.unstack(jax.device_get(states.variables))[: len(members)]
+        return states, hypers
 
-    def record(self, networks: Sequence[Network], accuracies: np.ndarray) -> None:
-        """Add rows to ``results.csv``; a diverged network's accuracy is NaN."""
-        lost = diverged(self.place.curves)
-        for network, accuracy in zip(networks, accuracies.tolist(), strict=True):
-            self.results[network] = math.nan if network in lost else accuracy
-        rows = [Result(*network, accuracy) for network, accuracy in self.results.items()]
+    def measure(self, test: Split | None) -> None:
+        """Write ``results.csv``: accuracies on the test images, or, with None, on those for
+        validation; NaN for a diverged network."""
+        lab, rows, lost = self.lab, [], diverged(self.place.curves)
+        feed = lab.feed
+        if test is not None:
+            feed = make_feed(lab.config.data.feed, {"test": test}, lab.mesh)
+
+        def examples(member: Member) -> np.ndarray:
+            task = task_of(lab, member)
+            if test is None:
+                return task.examples["validation"]
+            return np.flatnonzero(task.label_of[test[1]] >= 0)
+
+        for each in self.rounds:
+            states, hypers = self._fit(each, self.quiet)
+            places = list(map(examples, each.members))
+            found = each.program.accuracy(states, hypers, places, feed.fetch).reshape(-1)
+            for network, accuracy in zip(each.networks, found.tolist(), strict=True):
+                rows.append(Result(*network, math.nan if network in lost else accuracy))
         reporting.write_results(self.csv, rows)
 
 
@@ -339,7 +224,8 @@ def train_all(lab: Lab, run: Run) -> None:
         return jax.device_get(lab.init(member_key("init", *network)))
 
     names = bases(config)
-    trained = run.train("bases", full, [Member([name], fresh(name)) for name in names])
+    run.train("bases", full, [Member([name], partial(fresh, name)) for name in names])
+    trained = run.trained("bases")
     base_of = {(n.split, n.seed, n.direction): v for n, v in zip(names, trained, strict=True)}
 
     def donor(network: Network) -> Variables:
@@ -353,20 +239,25 @@ def train_all(lab: Lab, run: Run) -> None:
             case "random":
                 return fresh(of._replace(treatment="untrained", n=0))
 
+    def transplanted(network: Network) -> Variables:
+        return transfer.transplant(donor(network), fresh(network), network.n)
+
+    def above_cuts(networks: Sequence[Network]) -> Variables:
+        return transfer.stack_cuts([fresh(network) for network in networks], lab.cuts)
+
     tuned, frozen = [], []
     for treatment in config.treatments:
         if treatments[treatment].frozen:
             for base in names:
                 networks = [base._replace(treatment=treatment, n=n) for n in lab.cuts]
-                above = transfer.stack_cuts([fresh(network) for network in networks], lab.cuts)
-                frozen.append(Member(networks, above, donor(networks[0])))
+                start = partial(above_cuts, networks)
+                frozen.append(Member(networks, start, donor(networks[0])))
         else:
             for base, n in product(names, lab.cuts):
                 asked = base.split in config.fine_tuned_splits
                 if asked and base.direction in config.fine_tuned_directions:
                     network = base._replace(treatment=treatment, n=n)
-                    start = transfer.transplant(donor(network), fresh(network), n)
-                    tuned.append(Member([network], start))
+                    tuned.append(Member([network], partial(transplanted, network)))
     run.train("fine-tuned", full, tuned)
     if frozen:
         run.train("frozen", frozen_program(lab), frozen)
@@ -383,16 +274,13 @@ def count_networks(config: ConfigDict, cuts: int) -> int:
 
 def draw(lab: Lab, run: Run, workdir: Path) -> None:
     """The figures."""
-    config, results = lab.config, read(run)
+    config, results = lab.config, reporting.read_results(run.csv)
     reporting.figure(
         reporting.summarize(results), results, YOSINSKI_2014, workdir / "transferability.png"
     )
     base = bases(config)[0]
     task = lab.tasks[base.split, base.seed, base.direction[1]]
-    seen = batches.epoch_order(member_key("train", *base), 0, len(task.examples["train"]))
-    ids = jnp.asarray(task.examples["train"])[seen[:60]]
-    batch = lab.gather(lab.data, {"label_of": jnp.asarray(task.label_of)}, ids)
-    names = [lab.source.class_names[i] for i in np.asarray(lab.data[1])[np.asarray(ids)]]
+    batch, names = first_batch(lab, task, member_key("train", *base), 60)
     figures.samples(np.asarray(batch["image"]), names, workdir / "samples.png")
     lines = [record for record in logs.read(run.place.curves) if record["treatment"] == "base"]
     panels = {}
@@ -411,21 +299,19 @@ def draw(lab: Lab, run: Run, workdir: Path) -> None:
     figures.curves(panels, workdir / "curves.png")
 
 
-def read(run: Run) -> list[Result]:
-    """The results as they are on disk, so that a resumed run reports the same digits."""
-    return reporting.read_results(run.csv)
-
-
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the whole study; the report."""
     began = time.monotonic()
     with _run.user_input():
         lab = make_lab(config)
+        source = lab.source
+        sizes = {split: len(labels) for split, (_, labels) in source.splits.items()}
         about = {
-            "name": lab.source.name,
-            "classes": lab.source.class_names,
-            "sizes": {split: len(labels) for split, (_, labels) in lab.source.splits.items()},
-            "fingerprint": sources.fingerprint(lab.source),
+            "name": source.name,
+            "version": source.version,
+            "classes": source.class_names,
+            "sizes": sizes | {"test": source.test.size},
+            "fingerprint": source.fingerprint,
             "mesh": dict(lab.mesh.shape),  # checkpoints are those of so many devices
         }
         _run.claim(workdir, config, about)
@@ -437,25 +323,40 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
         run = Run(lab, workdir, stop, bar)
         train_all(lab, run)
+    # Everything is trained and chosen: here, and nowhere before, the test images are read.
+    test = source.test.open() if config.report_on == "test" else None
+    run.measure(test)
     draw(lab, run, workdir)
     elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
-    report = reporting.report(read(run), YOSINSKI_2014, facts={"Time": elapsed} | facts(lab, run))
+    told = {"Time": elapsed} | facts(lab, run, test)
+    report = reporting.report(reporting.read_results(run.csv), YOSINSKI_2014, facts=told)
     write_atomically(finished, report)
     return report
 
 
-def facts(lab: Lab, run: Run) -> dict[str, str]:
+def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
     """What a reader of the report must know of the run."""
-    config = lab.config
-    images = len(next(iter(lab.tasks.values())).examples["train"])
+    config, source = lab.config, lab.source
+    images = sorted({len(task.examples["train"]) for task in lab.tasks.values()})
     parameters = trees.count(jax.eval_shape(lab.init, jax.random.key(0))["params"])
     told = {
-        "Data": f"{lab.source.name}, {len(lab.source.class_names)} classes, {images} training "
-        f"images a task; accuracy on the {config.report_on} split",
+        "Data": f"{source.name} {source.version}".strip() + f", {len(source.class_names)} classes, "
+        f"{' to '.join(map(str, images[:: max(1, len(images) - 1)]))} training images a task; "
+        f"accuracy on the {config.report_on} split",
         "Network": f"{config.model}, {parameters:,} parameters, {config.steps} steps of "
         f"{config.batch} images",
         "Device": _run.describe_devices(),
     }
+    others = {"validation": source.splits["validation"]}
+    if test is not None:
+        others["test"] = test
+    train, _ = source.splits["train"]
+    if isinstance(lab.feed, Resident):  # a stream is not read for this alone
+        twins = [
+            f"{len(splits.duplicates(in_memory(images), in_memory(train)))} in {split}"
+            for split, (images, _) in others.items()
+        ]
+        told["Exact copies of training images"] = ", ".join(twins)
     if lost := diverged(run.place.curves):
         steps = [f"{'/'.join(map(str, network))} at step {at}" for network, at in lost.items()]
         told["Diverged"] = "; ".join(steps)

@@ -11,37 +11,94 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, UInt8, UInt32
 
 
-def epoch_order(key: PRNGKeyArray, epoch: Int[Array, ""], examples: int) -> Int[Array, " n"]:
-    """A permutation of ``0 … examples - 1`` that depends on nothing but key and epoch."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+def shuffled(
+    words: UInt32[ArrayLike, " w"],
+    epoch: Int[ArrayLike, " *n"],
+    place: Int[ArrayLike, " *n"],
+    examples: int | Int[Array, ""],
+) -> Int[ArrayLike, " *n"]:
+    """The example at each place of an epoch: a permutation of ``0 … examples - 1`` an epoch.
+
+    The "swap or not" shuffle (Hoang, Morris & Rogaway, CRYPTO 2012): in each of 32 rounds x is
+    paired with ``K - x mod examples``, and a bit that depends on the pair decides whether the two
+    change places. A place is looked up alone, with no list of the others; so an epoch of any
+    length, also one known only to the running program, costs no memory and no sort.
+
+    NumPy arrays are computed with NumPy, JAX's with JAX, with equal results.
+
+    Args:
+      words: a random key's data (``jax.random.key_data``).
+      examples: below 2^31.
+    """
+    xp = place.__array_namespace__()
+    u32 = xp.uint32
+    n = xp.asarray(examples).astype(u32)
+    seed = _mix(epoch.astype(u32) + u32(_GOLDEN))
+    for i in range(len(words)):
+        seed = _mix(seed ^ words[i].astype(u32))
+    x = place.astype(u32)
+    for turn in range(_ROUNDS):
+        pivot = _mix(seed + u32(2 * turn * _GOLDEN % 2**32)) % n
+        partner = xp.where(pivot >= x, pivot - x, pivot + n - x)
+        coin = _mix(xp.maximum(x, partner) ^ _mix(seed + u32((2 * turn + 1) * _GOLDEN % 2**32)))
+        x = xp.where(coin >> u32(31) == 1, partner, x)
+    return x.astype(xp.int32)
+
+
+_ROUNDS = 32  # an example that no coin ever moved, one of 2^32, is the only one not at random
+_GOLDEN = 0x9E3779B9
+
+
+def _mix(x: UInt32[ArrayLike, " *n"]) -> UInt32[ArrayLike, " *n"]:
+    """A one-to-one scrambling of 32 bits (the last step of Appleby's MurmurHash3)."""
+    u32 = x.dtype.type
+    x = (x ^ (x >> u32(16))) * u32(0x85EBCA6B)
+    x = (x ^ (x >> u32(13))) * u32(0xC2B2AE35)
+    return x ^ (x >> u32(16))
 
 
 def batch_ids(
-    key: PRNGKeyArray, first_step: Int[Array, ""], *, steps: int, batch: int, examples: int
+    key: PRNGKeyArray,
+    first_step: Int[Array, ""],
+    *,
+    steps: int,
+    batch: int,
+    examples: int | Int[Array, ""],
 ) -> Int[Array, "steps batch"]:
     """The examples of ``steps`` consecutive batches, beginning with that of ``first_step``.
 
-    Batch ``s`` holds positions ``s * batch … (s + 1) * batch - 1`` of the sequence
-    ``epoch_order(key, 0), epoch_order(key, 1), …``: each example comes once an epoch, and a
-    batch may end one epoch and begin the next.
+    Batch ``s`` holds positions ``s * batch … (s + 1) * batch - 1`` of the epochs laid end to
+    end, each in the order of :func:`shuffled`: every example comes once an epoch, and a batch may
+    end one epoch and begin the next.
     """
+    examples = lax.optimization_barrier(jnp.int32(examples))  # XLA:CPU cannot compile "% 1"
     # In int32 a position would overflow after 2^31 examples, so count in epochs and remainders.
-    epochs_per_step, rest = divmod(batch, examples)
+    epochs_per_step, rest = jnp.divmod(batch, examples)
     wraps, offset = _divmod_of_product(first_step, rest, examples)
-    epoch = first_step * epochs_per_step + wraps
-    touched = -(-(steps * batch - 1) // examples) + 1
-    orders = jax.vmap(lambda e: epoch_order(key, epoch + e, examples))(jnp.arange(touched))
-    ids = lax.dynamic_slice_in_dim(orders.reshape(-1), offset, steps * batch)
-    return ids.reshape(steps, batch)
+    epochs, places = jnp.divmod(offset + jnp.arange(steps * batch), examples)
+    epochs = epochs + first_step * epochs_per_step + wraps
+    return shuffled(jax.random.key_data(key), epochs, places, examples).reshape(steps, batch)
 
 
-def _divmod_of_product(step: Array, factor: int, divisor: int) -> tuple[Array, Array]:
+def host_batch_ids(
+    words: UInt32[np.ndarray, " w"], step: int, *, batch: int, examples: int
+) -> Int[np.ndarray, " batch"]:
+    """Row ``step`` of :func:`batch_ids`, computed without JAX: for the workers that read files.
+
+    Args:
+      words: ``np.asarray(jax.random.key_data(key))``.
+    """
+    epochs, places = np.divmod(step * batch + np.arange(batch), examples)
+    return shuffled(words, epochs, places, examples)
+
+
+def _divmod_of_product(step: Array, factor: Array, divisor: Array) -> tuple[Array, Array]:
     """``divmod(step * factor, divisor)`` where the product may not fit into 32 bits."""
+    step, factor, divisor = (jnp.asarray(x).astype(jnp.uint32) for x in (step, factor, divisor))
     whole, rest = jnp.divmod(step, divisor)
-    rest = rest.astype(jnp.uint32)
 
     def double_and_add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         quotient, remainder = state
@@ -52,7 +109,7 @@ def _divmod_of_product(step: Array, factor: int, divisor: int) -> tuple[Array, A
     # The schoolbook product, bit by bit of one factor; no number on the way exceeds 3 * divisor.
     zero = rest * 0
     quotient, remainder = lax.fori_loop(0, 31, double_and_add, (zero, zero))
-    return whole * factor + quotient.astype(jnp.int32), remainder.astype(jnp.int32)
+    return (whole * factor + quotient).astype(jnp.int32), remainder.astype(jnp.int32)
 
 
 def channel_statistics(

@@ -1,30 +1,20 @@
-"""Sources: labelled images in memory, with names and groups of their classes, already split.
+"""Data sets by name: ``load("tfds", dataset="mnist")``, ``load("folder", path="pictures")``."""
 
-A source is data and nothing else: `load("glyphs", train=25, validation=10, test=50)`, or a `Source`
-of your own arrays, passed through `check`. None here needs a network.
-"""
+from __future__ import annotations
 
-import dataclasses
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxdl.data.builders import glyphs as _glyphs
-
-Split = tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, "n"]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
-class Source:
-    """Images 0..255 and labels of every split; labels index `class_names`."""
-
-    name: str
-    class_names: tuple[str, ...]
-    class_groups: tuple[str, ...]  # the group of each class; empty where the data set has none
-    splits: Mapping[str, Split]  # "train", "validation", "test"
+from jaxdl.data.folder import folder
+from jaxdl.data.prepared import prepared
+from jaxdl.data.source import Source, divide, make_source
+from jaxdl.types import DamagedFile
 
 
 def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
@@ -35,7 +25,13 @@ def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
     """
     counts = {"train": train, "validation": validation, "test": test}
     splits = {split: _glyphs.glyphs(split, n, seed=seed) for split, n in counts.items()}
-    return Source("glyphs", _glyphs.CLASS_NAMES, _glyphs.CLASS_GROUPS, splits)
+    return make_source(
+        "glyphs",
+        _glyphs.CLASS_NAMES,
+        splits,
+        class_groups=_glyphs.CLASS_GROUPS,
+        version=str(_glyphs.RECIPE),
+    )
 
 
 def digits(seed: int = 0) -> Source:
@@ -60,17 +56,109 @@ def digits(seed: int = 0) -> Source:
     ):
         chosen = np.sort(np.concatenate(chosen))  # the data set's own order, which mixes classes
         splits[split] = (images[chosen], labels[chosen])
-    return Source("digits", tuple("0123456789"), (), splits)
+    return make_source("digits", tuple("0123456789"), splits)
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"glyphs": glyphs, "digits": digits}
+def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Source:
+    """Arrays in NumPy's archive: ``train_images``, ``train_labels``, and the same of ``test`` and
+    ``validation`` where it has them; or ``images`` and ``labels``, from which all splits are taken.
+
+    Images are [n, h, w] or [n, h, w, c], uint8, or floating-point numbers from 0 to 1. Labels are
+    integers from 0. ``class_names`` and ``class_groups``, a string a class, are optional.
+
+    Args:
+      validation, test: shares (below 1) or numbers of images to take for splits that are missing.
+      seed: draws them.
+
+    Raises:
+      DamagedFile: if it is no such archive.
+      ValueError: an array is missing, or not what is said above.
+    """
+    if not path:
+        raise ValueError("which file? Set path to an .npz with train_images and train_labels")
+    try:
+        with np.load(Path(path).expanduser()) as stored:
+            arrays = dict(stored)
+    except (BadZipFile, EOFError, ValueError, TypeError) as error:
+        raise DamagedFile(f"{path}: not a whole .npz of plain arrays ({error})") from None
+    prefixes = {"train": "train_", "validation": "validation_", "test": "test_"}
+    if "images" in arrays:
+        prefixes = {"train": ""}
+    parts = {
+        split: (_pixels(path, prefix, arrays), _labels(path, prefix, arrays))
+        for split, prefix in prefixes.items()
+        if split == "train" or f"{prefix}images" in arrays or f"{prefix}labels" in arrays
+    }
+    if "class_names" in arrays:
+        names = tuple(map(str, arrays["class_names"].tolist()))
+    else:
+        names = tuple(map(str, range(int(parts["train"][1].max(initial=-1)) + 1)))
+    for split, (_, labels) in parts.items():
+        empty = np.setdiff1d(np.arange(len(names)), labels)
+        if len(empty) and split == "train":
+            raise ValueError(f"{path}: no training image of class {names[empty[0]]}: remove it")
+    groups = tuple(map(str, arrays["class_groups"].tolist())) if "class_groups" in arrays else ()
+    splits = divide(parts, {"validation": validation, "test": test}, seed)
+    return make_source(Path(path).stem, names, splits, class_groups=groups)
+
+
+def _array(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(f"{path} has no array {name}, but {', '.join(sorted(arrays)) or 'none'}")
+    return arrays[name]
+
+
+def _pixels(
+    path: str, prefix: str, arrays: Mapping[str, np.ndarray]
+) -> UInt8[np.ndarray, "n h w c"]:
+    name = f"{prefix}images"
+    images = _array(path, name, arrays)
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        shape = list(images.shape)
+        raise ValueError(f"{path}: {name} is {shape}; expected [n, h, w] or [n, h, w, 1 or 3]")
+    if np.issubdtype(images.dtype, np.floating):
+        if not np.isfinite(images).all():
+            bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
+            raise ValueError(f"{path}: {name} has NaN or infinities, first in image {bad[0]}")
+        if images.size and (images.min() < 0 or images.max() > 1):
+            span = f"{images.min():g} to {images.max():g}"
+            raise ValueError(f"{path}: {name} spans {span}; fractions must lie in 0 to 1")
+        images = np.rint(images * 255).astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise ValueError(f"{path}: {name} is {images.dtype}; expected uint8, or floats 0 to 1")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _labels(path: str, prefix: str, arrays: Mapping[str, np.ndarray]) -> Int32[np.ndarray, " n"]:
+    name = f"{prefix}labels"
+    labels = _array(path, name, arrays)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        found = f"{labels.dtype}{list(labels.shape)}"
+        raise ValueError(f"{path}: {name} is {found}; expected integers, one an image")
+    if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
+        raise ValueError(
+            f"{path}: {name} spans {labels.min()} to {labels.max()}; labels begin at 0"
+        )
+    return labels.astype(np.int32)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "glyphs": glyphs,
+    "digits": digits,
+    "tfds": prepared,
+    "folder": folder,
+    "npz": npz,
+}
 
 
 def load(name: str, **options) -> Source:
-    """The source of that name, built with its function's options, and checked.
+    """The source of that name, built with its function's options.
 
     Raises:
-      ValueError: unknown name, options its function does not take, or data that `check` refuses.
+      ValueError: unknown name, options its function does not take, or data it cannot use.
+      OSError: files that cannot be read.
     """
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}; known ones are {', '.join(SOURCES)}")
@@ -80,48 +168,4 @@ def load(name: str, **options) -> Source:
     except TypeError as error:
         takes = ", ".join(map(str, signature.parameters.values()))
         raise ValueError(f"data set {name!r}: {error}; its options are ({takes})") from None
-    return check(SOURCES[name](**options))
-
-
-def check(source: Source) -> Source:
-    """The source itself, if its arrays are what `Source` promises.
-
-    Raises:
-      ValueError: one line naming the data set, the split, what is wrong and what is expected.
-    """
-    name, classes = source.name, len(source.class_names)
-    if source.class_groups and len(source.class_groups) != classes:
-        groups = len(source.class_groups)
-        raise ValueError(
-            f"data set {name!r}: {groups} class_groups for {classes} classes; give one each"
-        )
-    shapes = {split: images.shape[1:] for split, (images, _) in source.splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"data set {name!r}: image shapes differ between splits, {shapes}")
-    for split, (images, labels) in source.splits.items():
-        where = f"data set {name!r}, split {split!r}"
-        if images.dtype != np.uint8 or images.ndim != 4:
-            found = f"{images.dtype}{list(images.shape)}"
-            raise ValueError(
-                f"{where}: images are {found}; expected uint8 [n, height, width, channels]"
-            )
-        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
-            found = f"{labels.dtype}{list(labels.shape)}"
-            raise ValueError(f"{where}: labels are {found}; expected int32 [{len(images)}]")
-        if len(labels) and (labels.min() < 0 or labels.max() >= classes):
-            found = f"{labels.min()}..{labels.max()}"
-            raise ValueError(
-                f"{where}: labels are {found}; {classes} classes need 0..{classes - 1}"
-            )
-    return source
-
-
-def fingerprint(source: Source) -> str:
-    """16 hexadecimal digits of a SHA-256 over every split's name, shapes, images and labels."""
-    digest = hashlib.sha256()
-    for split in sorted(source.splits):
-        images, labels = source.splits[split]
-        for array in (images, labels):
-            digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
+    return SOURCES[name](**options)

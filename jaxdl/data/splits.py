@@ -1,12 +1,13 @@
-"""Divisions of a data set: halves of the classes, each a task of its own."""
+"""Divisions of a data set: halves of its classes, and parts of its examples that do not leak."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32, Shaped, UInt8
 
 
 def random_halves(
@@ -63,3 +64,200 @@ def make_task(
         examples[split] = (start + np.flatnonzero(label_of[of] >= 0)).astype(np.int32)
         start += len(of)
     return Task(label_of, examples)
+
+
+def stratified(
+    labels: Int[np.ndarray, " n"], fraction_or_count: float | int, seed: int
+) -> tuple[Int32[np.ndarray, " train"], Int32[np.ndarray, " validation"]]:
+    """Two parts in which every class has its share, to less than one example; ids ascend.
+
+    The second part, the validation, has ``fraction_or_count`` examples, or that fraction of all,
+    rounded. Drawn by scikit-learn's ``StratifiedShuffleSplit``.
+
+    Raises:
+      ValueError: for a fraction that is not between 0 and 1, a part with fewer examples than there
+        are classes, labels that are not one row of integers, and naming a class that has too few
+        examples to be in both parts.
+    """
+    from sklearn.model_selection import StratifiedShuffleSplit  # slow to import
+
+    names, counts = _class_counts(labels)
+    count = fraction_or_count
+    if isinstance(count, float | np.floating):
+        _check_fraction(count)
+        count = round(count * len(labels))
+    rarest = int(np.argmin(counts))
+    if counts[rarest] < 2:
+        raise ValueError(f"class {names[rarest]} has 1 example, which cannot be in both parts")
+    if not len(names) <= count <= len(labels) - len(names):
+        parts = f"parts of {len(labels) - count} and {count} examples"
+        raise ValueError(f"{len(names)} classes cannot all be in both {parts}")
+    split = StratifiedShuffleSplit(1, test_size=int(count), random_state=seed)
+    parts = _sorted_ids(*next(split.split(labels, labels)))
+    _check_classes(labels, parts, f"with {count} of {len(labels)} examples held out")
+    return parts
+
+
+def grouped(
+    labels: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"], fraction: float, seed: int
+) -> tuple[Int32[np.ndarray, " train"], Int32[np.ndarray, " validation"]]:
+    """Two parts that share no group, with near ``fraction`` of each class in the second.
+
+    For images that belong together, such as the frames of a video, ids ascending. A search, as
+    scikit-learn has none for a free fraction: groups change sides, in random order, as long as that
+    lowers the sum over classes c of ``(validation_c / n_c - fraction)²``; of ten searches the best,
+    or the first that is within 1% of each class. A class of one group stays in the first part,
+    with all of its group; every other class is in both.
+
+    Raises:
+      ValueError: for a fraction that is not between 0 and 1, labels that are not one row of
+        integers, other than one group per label, fewer than two groups of any class, and naming a
+        class of several groups for which no division was found.
+    """
+    names, counts = _class_counts(labels)
+    _check_fraction(fraction)
+    of_example, classes_of, sizes_of = _groups(labels, groups, names)
+    groups_of = np.bincount(np.concatenate(classes_of), minlength=len(names))
+    free = [g for g, classes in enumerate(classes_of) if groups_of[classes].min() > 1]
+    if not free:
+        raise ValueError("no group can be held out: each is the only one of some class")
+
+    def badness(held: Int[np.ndarray, " k"], classes: Int[np.ndarray, " k"]) -> float:
+        share = held / counts[classes]
+        missing = ((share == 0) | (share == 1)) & (groups_of[classes] > 1)
+        return float(np.sum((share - fraction) ** 2 + len(names) * missing))  # missing is worst
+
+    rng, everything = np.random.default_rng(seed), np.arange(len(names))
+    best, least = None, math.inf
+    for _ in range(10):
+        out, held = np.zeros(len(classes_of), bool), np.zeros(len(names), np.int64)
+        moved = True
+        while moved:
+            moved = False
+            for g in rng.permutation(free):
+                now = held[classes_of[g]]
+                then = now + (-sizes_of[g] if out[g] else sizes_of[g])
+                if badness(then, classes_of[g]) < badness(now, classes_of[g]) - 1e-9:
+                    out[g], held[classes_of[g]], moved = not out[g], then, True
+        if badness(held, everything) < least:
+            best, least, sizes = out, badness(held, everything), held
+        if least < len(names) * 1e-4:  # a hundredth of each class, and none is missing
+            break
+    absent = np.flatnonzero(((sizes == 0) | (sizes == counts)) & (groups_of > 1))
+    if len(absent):
+        raise ValueError(
+            f"class {names[absent[0]]} has {groups_of[absent[0]]} groups, but no division into "
+            "parts that both have every class was found"
+        )
+    aside = best[of_example]
+    return _sorted_ids(np.flatnonzero(~aside), np.flatnonzero(aside))
+
+
+def folds(
+    labels: Int[np.ndarray, " n"],
+    k: int,
+    seed: int,
+    groups: Shaped[np.ndarray, " n"] | None = None,
+) -> list[tuple[Int32[np.ndarray, " train"], Int32[np.ndarray, " validation"]]]:
+    """``k`` pairs of parts, ids ascending; each example is in one validation part.
+
+    Without ``groups`` every class has its share in each fold, to less than one example
+    (scikit-learn's ``StratifiedKFold``). With them, no group is in both parts of a pair, and
+    classes are as balanced as ``StratifiedGroupKFold`` makes them. Every class is in both parts of
+    every pair.
+
+    Raises:
+      ValueError: for fewer than two folds, labels that are not one row of integers, other than one
+        group per label, and naming a class that has too few examples or groups for so many folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import
+
+    names, counts = _class_counts(labels)
+    what, maker = "examples", StratifiedKFold
+    if groups is not None:
+        _, classes_of, _ = _groups(labels, groups, names)
+        counts = np.bincount(np.concatenate(classes_of), minlength=len(names))
+        what, maker = "groups", StratifiedGroupKFold
+    if k < 2:
+        raise ValueError(f"{k} folds; ask for 2 or more")
+    rarest = int(np.argmin(counts))
+    if counts[rarest] < k:
+        raise ValueError(
+            f"class {names[rarest]} has {counts[rarest]} {what}, too few for {k} folds"
+        )
+    splitter = maker(k, shuffle=True, random_state=seed)
+    pairs = [_sorted_ids(*pair) for pair in splitter.split(labels, labels, groups)]
+    for i, pair in enumerate(pairs):
+        _check_classes(labels, pair, f"in fold {i + 1} of {k}; try another seed or fewer folds")
+    return pairs
+
+
+def duplicates(
+    first: UInt8[np.ndarray, "n h w c"], second: UInt8[np.ndarray, "m h w c"]
+) -> Int32[np.ndarray, "pairs 2"]:
+    """The places (in ``first``, in ``second``) of images that are equal byte for byte, ascending.
+
+    For leaks between splits. Found by hashes and compared, so none is reported in error; the bytes
+    of ``second`` are held twice meanwhile.
+
+    Raises:
+      ValueError: for images that are not uint8 [n, h, w, c] of one size.
+    """
+    for images in (first, second):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != first.shape[1:]:
+            found = " and ".join(f"{a.dtype}{list(a.shape)}" for a in (first, second))
+            raise ValueError(f"duplicates: images are {found}; expected uint8 [n, h, w, c] alike")
+    places: dict[bytes, list[int]] = {}
+    for j, image in enumerate(second):
+        places.setdefault(image.tobytes(), []).append(j)
+    pairs = [(i, j) for i, image in enumerate(first) for j in places.get(image.tobytes(), ())]
+    return np.asarray(pairs, np.int32).reshape(-1, 2)
+
+
+def _class_counts(
+    labels: Int[np.ndarray, " n"],
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """The classes that occur, and how many examples each has."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
+        found = f"{labels.dtype}{list(labels.shape)}"
+        raise ValueError(f"labels are {found}; expected at least one integer, in one row")
+    return np.unique(labels, return_counts=True)
+
+
+def _groups(
+    labels: Int[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"], names: Int[np.ndarray, " k"]
+) -> tuple[Int[np.ndarray, " n"], list[np.ndarray], list[np.ndarray]]:
+    """The group of each example, counted from 0, and each group's classes with their sizes."""
+    groups = np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(f"groups are {list(groups.shape)} for {len(labels)} labels; give one each")
+    _, of_example = np.unique(groups, return_inverse=True)
+    cells, sizes = np.unique(
+        of_example.astype(np.int64) * len(names) + np.searchsorted(names, labels),
+        return_counts=True,
+    )
+    group, classes = np.divmod(cells, len(names))
+    ends = np.flatnonzero(np.diff(group)) + 1
+    return of_example, np.split(classes, ends), np.split(sizes, ends)
+
+
+def _sorted_ids(*parts: Int[np.ndarray, " n"]) -> tuple[Int32[np.ndarray, " n"], ...]:
+    return tuple(np.sort(part).astype(np.int32) for part in parts)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"a fraction of {fraction} cannot be held out; give one between 0 and 1")
+
+
+def _check_classes(
+    labels: Int[np.ndarray, " n"], parts: Sequence[Int[np.ndarray, " m"]], where: str
+) -> None:
+    for name, part in zip(("training", "validation"), parts, strict=True):
+        absent = np.setdiff1d(labels, labels[part])
+        if len(absent):
+            has = np.sum(labels == absent[0])
+            raise ValueError(
+                f"class {absent[0]} has {has} examples and none in the {name} part {where}"
+            )

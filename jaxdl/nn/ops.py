@@ -138,6 +138,25 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
+def local_response_normalization(
+    x: Float[Array, "n h w c"], *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> Float[Array, "n h w c"]:
+    """``x_c / (1 + alpha / size * sum_d x_d^2)^beta`` over the ``size`` channels d around c.
+
+    Krizhevsky, Sutskever & Hinton 2012, with the ``alpha / size`` of Caffe; channels beyond the
+    first and last are 0.
+
+    Raises:
+      ValueError: for an even size, which has no middle.
+    """
+    if size % 2 == 0:
+        raise ValueError(f"a window of {size} channels has no middle: choose an odd size")
+    reach, channels = size // 2, x.shape[-1]
+    squares = jnp.pad(x * x, ((0, 0), (0, 0), (0, 0), (reach, reach)))
+    total = sum(squares[..., i : i + channels] for i in range(size))
+    return x * (1 + alpha / size * total) ** -beta
+
+
 def max_pool(
     x: Float[Array, "n h w c"], *, window: int = 2, stride: int | None = None
 ) -> Float[Array, "n oh ow c"]:

@@ -23,6 +23,7 @@ def make_optimizer(
     *,
     momentum: float = 0.9,
     weight_decay: float | Float[Array, ""] = 0.0,
+    bias_rate: float = 1.0,
     clip_norm: float | None = None,
     max_norm: float | None = None,
     trainable: PyTree | None = None,
@@ -37,6 +38,7 @@ def make_optimizer(
 
     Args:
       weight_decay: ``d``, applied to :func:`kernels` only. May be traced.
+      bias_rate: the rate of everything but :func:`kernels`, in multiples of ``r`` (Caffe: 2).
       clip_norm: scale ``g`` down to this global 2-norm, before the decay is added.
       max_norm: radius of :func:`jaxdl.optim.max_norm`, last in the chain.
       trainable: booleans like the parameters, from :func:`jaxdl.transfer.trainable`; False keeps
@@ -59,6 +61,9 @@ def make_optimizer(
             rule = [optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernels)]
         case _:
             raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if bias_rate != 1:
+        biases = optax.scale(bias_rate)
+        rule.append(optax.masked(biases, lambda w: jax.tree.map(lambda k: not k, kernels(w))))
     if clip_norm is not None:
         rule.insert(0, optax.clip_by_global_norm(clip_norm))
     if max_norm is not None:

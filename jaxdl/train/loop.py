@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,7 +72,7 @@ class Workplace:
         run: Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]],
         states: TrainState,
         hypers: Hyper,
-        data: PyTree,
+        feed: Callable[[int], Iterator[PyTree]],
         *,
         networks: Sequence[Mapping[str, Any]],
         steps: int,
@@ -87,7 +87,9 @@ class Workplace:
 
         Args:
           name: of the population: its checkpoints' folder, and its mark in the curves.
-          run: from :func:`jaxdl.train.population.train_steps`; consumes ``states``.
+          run: ``run(states, hypers, data) -> (states, metrics)``, which consumes ``states``; the
+            ``program`` of a :class:`jaxdl.train.feed.Feed`.
+          feed: from the step to begin with to an iterator over the ``data`` of each dispatch.
           networks: how each network is named in the curves, in the order of members (and,
             where a member is several networks, of those within it); the members that only
             fill up the population come after them and are not named.
@@ -118,9 +120,9 @@ class Workplace:
             self.progress(name, first * len(networks))
             if self.stop.received is not None:  # while something else was computed
                 raise Interrupted(self.stop.received)
-            saved = time.monotonic()
+            saved, items = time.monotonic(), feed(first)
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
-                states, metrics = run(states, hypers, data)
+                states, metrics = run(states, hypers, next(items))
                 metrics = jax.device_get(metrics)
                 columns = {key: np.mean(value, axis=1) for key, value in metrics.items()}
                 columns = {

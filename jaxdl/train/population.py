@@ -25,14 +25,16 @@ from jaxdl.train.parallel import shard_members
 from jaxdl.train.state import Step, TrainState
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
-Gather = Callable[[PyTree, Hyper, Int[Array, " b"]], Batch]
-"""From the resident data, a member and places (in its examples) to its batch."""
+Prepare = Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]
+"""From images 0 … 255 and labels as they are stored to what a member's network sees; with a key in
+training, for augmentation, and without one in evaluation."""
 
 
 def over_members(
     fn: Callable[..., PyTree],
     mesh: Mesh,
     *,
+    specs: Sequence[P] = (),
     batched: bool | None = None,
     donate: bool = False,
 ) -> Callable[..., PyTree]:
@@ -40,6 +42,7 @@ def over_members(
 
     Args:
       fn: a pure function of one member's trees and, last, of what all members share.
+      specs: how the first populations are divided, ``P("member")`` for the others.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
 
@@ -56,32 +59,34 @@ def over_members(
 
         return jax.vmap(one)(populations) if batched else lax.map(one, populations)
 
-    sharded = jax.shard_map(local, mesh=mesh, in_specs=(P("member"), P()), out_specs=P("member"))
-
     def run(first: PyTree, *rest_and_shared: PyTree) -> PyTree:
         *rest, shared = rest_and_shared
+        members = (*specs, *[P("member")] * (1 + len(rest) - len(specs)))
+        sharded = jax.shard_map(local, mesh=mesh, in_specs=(members, P()), out_specs=P("member"))
         return sharded((first, *rest), shared)
 
     return jax.jit(run, donate_argnums=(0,) if donate else ())
 
 
-def train_steps(
+def train_resident(
     step: Step,
-    gather: Gather,
+    prepare: Prepare,
     mesh: Mesh,
     *,
     steps: int,
     batch: int,
-    examples: int,
     batched: bool | None = None,
-) -> Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
     """``run(states, hypers, data)`` trains every member for ``steps`` steps in one dispatch.
+
+    ``data`` are all images and labels, on every device. A member is trained on the
+    ``hyper["count"]`` first places of ``hyper["examples"]``, in the order that
+    :func:`jaxdl.data.batches.batch_ids` makes of ``hyper["key"]``.
 
     Args:
       step: from :func:`jaxdl.train.state.make_step` with ``axis_name="data"``.
-      gather: makes a batch on the device.
+      prepare: makes of a stored batch one for the network.
       batch: the size of a whole batch; a multiple of the mesh's "data" axis.
-      examples: the length of each member's sequence of examples.
 
     Returns:
       the function; its metrics have a leading [members, steps]. The states given to it are
@@ -93,18 +98,51 @@ def train_steps(
     shards = mesh.shape["data"]
     if batch % shards:
         raise ValueError(f"a batch of {batch} does not divide over {shards} devices")
+    share = batch // shards
 
-    def member(state: TrainState, hyper: Hyper, data: PyTree) -> tuple[TrainState, Metrics]:
-        ids = batch_ids(hyper["key"], state.step, steps=steps, batch=batch, examples=examples)
-        share = batch // shards
-        ids = lax.dynamic_slice_in_dim(ids, lax.axis_index("data") * share, share, axis=1)
+    def member(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
+        order = batch_ids(
+            hyper["key"], state.step, steps=steps, batch=batch, examples=hyper["count"]
+        )
+        order = lax.dynamic_slice_in_dim(order, lax.axis_index("data") * share, share, axis=1)
+        ids = hyper["examples"][order]
 
         def body(state: TrainState, ids: Int[Array, " b"]) -> tuple[TrainState, Metrics]:
-            return step(state, gather(data, hyper, ids), hyper)
+            stored = jax.tree.map(lambda leaf: leaf[ids], data)
+            return _prepared_step(step, prepare, state, stored, hyper)
 
         return lax.scan(body, state, ids)
 
     return over_members(member, mesh, batched=batched, donate=True)
+
+
+def train_streamed(
+    step: Step, prepare: Prepare, mesh: Mesh, *, batched: bool | None = None
+) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
+    """The same where the batches themselves are given: ``run(states, hypers, batches)``.
+
+    ``batches`` are stored images and labels with a leading [members, steps, batch], divided over
+    the devices as ``P("member", None, "data")``.
+    """
+
+    def member(state: TrainState, batches: Batch, hyper: Hyper, _) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, stored: Batch) -> tuple[TrainState, Metrics]:
+            return _prepared_step(step, prepare, state, stored, hyper)
+
+        return lax.scan(body, state, batches)
+
+    specs = (P("member"), P("member", None, "data"))
+    compiled = over_members(member, mesh, specs=specs, batched=batched, donate=True)
+    return lambda states, hypers, batches: compiled(states, batches, hypers, ())
+
+
+def _prepared_step(
+    step: Step, prepare: Prepare, state: TrainState, stored: Batch, hyper: Hyper
+) -> tuple[TrainState, Metrics]:
+    # The step makes its own key of the member's and the step number: this must be another.
+    key = jax.random.fold_in(jax.random.fold_in(hyper["key"], 2**32 - 1), state.step)
+    key = jax.random.fold_in(key, lax.axis_index("data"))
+    return step(state, prepare(stored, hyper, key), hyper)
 
 
 def member_key(*name: object) -> PRNGKeyArray:

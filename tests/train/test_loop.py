@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from itertools import repeat
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxdl.optim import make_optimizer
 from jaxdl.train import logs
 from jaxdl.train.loop import Interrupted, StopFlag, Workplace
 from jaxdl.train.parallel import make_mesh, replicate
-from jaxdl.train.population import member_key, population_of, train_steps
+from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, make_step
 from jaxdl.transfer import classification_loss
 
@@ -34,22 +35,28 @@ class Lab:
         rng = np.random.default_rng(0)
         self.mesh = make_mesh(2, 1, jax.devices()[:2])
         data = rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
-        data = jnp.asarray(data[0], jnp.float32), jnp.asarray(data[1], jnp.int32)
+        data = {
+            "image": jnp.asarray(data[0], jnp.float32),
+            "label": jnp.asarray(data[1], jnp.int32),
+        }
         self.data = replicate(data, self.mesh)
         self.model = ConvNet((), (5,), 3)
-        self.run = train_steps(
+        self.run = train_resident(
             make_step(classification_loss(self.model), rule, axis_name="data"),
-            lambda data, hyper, ids: {"image": data[0][ids], "label": data[1][ids]},
+            lambda stored, hyper, key: stored,
             self.mesh,
             steps=PER_DISPATCH,
             batch=8,
-            examples=20,
         )
-        hypers = [{"key": member_key(i), "rate": jnp.float32(rate)} for i, rate in enumerate(RATES)]
+        every = {"examples": np.arange(20, dtype=np.int32), "count": np.int32(20)}
+        hypers = [
+            every | {"key": member_key(i), "rate": jnp.float32(rate)}
+            for i, rate in enumerate(RATES)
+        ]
         self.hypers = population_of(hypers, MEMBERS, self.mesh)
 
     def states(self):
-        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.data[0])["params"]
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.data["image"])["params"]
         members = []
         for i in range(MEMBERS):
             rng = np.random.default_rng(i)
@@ -59,14 +66,29 @@ class Lab:
             members.append(create_state(params, {}, rule({"rate": 0.1})))
         return population_of(members, MEMBERS, self.mesh)
 
-    def fit(self, folder, *, stop=None, progress=None, seconds=1e9, name="bases-0", steps=STEPS):
+    def feed(self, first):
+        """The same for every dispatch."""
+        del first
+        return repeat(self.data)
+
+    def fit(
+        self,
+        folder,
+        *,
+        stop=None,
+        progress=None,
+        seconds=1e9,
+        name="bases-0",
+        steps=STEPS,
+        feed=None,
+    ):
         place = Workplace(folder, stop or StopFlag(), progress or (lambda *_: None), seconds)
         return place.fit(
             name,
             self.run,
             self.states(),
             self.hypers,
-            self.data,
+            feed or self.feed,
             networks=NETWORKS,
             steps=steps,
             steps_per_dispatch=PER_DISPATCH,
@@ -167,6 +189,24 @@ def test_a_finished_fit_is_not_done_again(lab, undisturbed, tmp_path):
     assert steps == [("bases-0", STEPS * MEMBERS)]
     assert_equal(jax.device_get(states), undisturbed[0])
     assert (folder / "metrics.jsonl").read_bytes() == undisturbed[1]
+
+
+def test_a_fit_asks_for_the_data_of_the_steps_that_it_does(lab, undisturbed, tmp_path):
+    given = []
+
+    def feed(first):
+        for step in range(first, STEPS, PER_DISPATCH):
+            given.append(step)
+            yield lab.data
+
+    stop = StopAfter(2)
+    with pytest.raises(Interrupted):
+        lab.fit(tmp_path, stop=stop.flag, progress=stop, feed=feed)
+    assert given == [0, 3]
+    for _ in range(2):  # the second time there is nothing to do
+        lab.fit(tmp_path, feed=feed)
+    assert given == [0, 3, 6, 9]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == undisturbed[1]
 
 
 def test_populations_share_a_file_of_curves(lab, undisturbed, tmp_path):

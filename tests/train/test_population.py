@@ -12,16 +12,30 @@ from jaxdl.data.batches import batch_ids
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.train.parallel import make_mesh, replicate
-from jaxdl.train.population import first_non_finite, member_key, population_of, train_steps
+from jaxdl.train.population import (
+    first_non_finite,
+    member_key,
+    population_of,
+    train_resident,
+    train_streamed,
+)
 from jaxdl.train.state import create_state, make_step
 from jaxdl.transfer import classification_loss
 
 EXAMPLES, BATCH, STEPS, DISPATCHES = 20, 8, 4, 2
 RATES = (0.05, 0.1, 0.2, 0.02, 0.3)
+COUNTS = (
+    20,
+    13,
+    5,
+    20,
+    9,
+)  # of the examples that a member is trained on; one has less than a batch
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(EXAMPLES, 5, 5, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 3, EXAMPLES).astype(np.int32)
+PLACES = [RNG.permutation(EXAMPLES)[:count].astype(np.int32) for count in COUNTS]
 
 
 def network(batch_norm, axis_name=None):
@@ -50,6 +64,8 @@ def hyper_of(i, rate=None):
         "key": member_key("test", i),
         "rate": jnp.float32(RATES[i] if rate is None else rate),
         "decay": jnp.float32(0.01 * i),
+        "examples": np.pad(PLACES[i], (0, EXAMPLES - COUNTS[i])),
+        "count": np.int32(COUNTS[i]),
     }
 
 
@@ -59,15 +75,15 @@ def state_of(i, batch_norm=False):
     return create_state(params, stats, rule(hyper_of(i)))
 
 
-def gather(data, hyper, ids):
-    del hyper
-    return {"image": data[0][ids], "label": data[1][ids]}
+def as_stored(stored, hyper, key):
+    del hyper, key
+    return stored
 
 
 def program(mesh, batch_norm=False, **options):
     loss_fn = classification_loss(network(batch_norm, "data"))
     step = make_step(loss_fn, rule, axis_name="data")
-    return train_steps(step, gather, mesh, steps=STEPS, batch=BATCH, examples=EXAMPLES, **options)
+    return train_resident(step, as_stored, mesh, steps=STEPS, batch=BATCH, **options)
 
 
 def mesh_of(member, data=1):
@@ -79,7 +95,8 @@ def train(run, mesh, members, *, size=None, batch_norm=False, rates=None):
     rates = rates or {}
     states = population_of([state_of(i, batch_norm) for i in members], size or 0, mesh)
     hypers = population_of([hyper_of(i, rates.get(i)) for i in members], size or 0, mesh)
-    data, seen = replicate((jnp.asarray(IMAGES), jnp.asarray(LABELS)), mesh), []
+    data = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    seen = []
     for _ in range(DISPATCHES):
         states, metrics = run(states, hypers, data)
         seen.append(jax.device_get(metrics))
@@ -110,8 +127,8 @@ def alone():
         for i in members:
             state, hyper, seen = state_of(i, batch_norm), hyper_of(i), []
             total = STEPS * DISPATCHES
-            ids = order(hyper["key"], jnp.int32(0), steps=total, batch=BATCH, examples=EXAMPLES)
-            for row in np.asarray(ids):
+            ids = order(hyper["key"], jnp.int32(0), steps=total, batch=BATCH, examples=COUNTS[i])
+            for row in PLACES[i][np.asarray(ids)]:
                 state, metrics = step(state, {"image": IMAGES[row], "label": LABELS[row]}, hyper)
                 seen.append(metrics)
             metrics = jax.tree.map(lambda *m: np.stack(m), *seen)
@@ -213,14 +230,8 @@ def test_frozen_statistics_keep_every_bit_over_the_data_axis():
     # The mean of seven equal numbers, in floating point, need not be that number.
     mesh = mesh_of(1, 7)
     loss_fn = classification_loss(network(True, "data"), frozen=1)
-    run = train_steps(
-        make_step(loss_fn, rule, axis_name="data"),
-        gather,
-        mesh,
-        steps=STEPS,
-        batch=7,
-        examples=EXAMPLES,
-    )
+    step = make_step(loss_fn, rule, axis_name="data")
+    run = train_resident(step, as_stored, mesh, steps=STEPS, batch=7)
     start = state_of(0, batch_norm=True)
     states, _ = train(run, mesh, (0,), batch_norm=True)
     assert_equal(states[0].batch_stats, start.batch_stats)

@@ -16,12 +16,11 @@ import dataclasses
 import functools
 import hashlib
 import operator
-import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
+
+from jaxdl.data.cache import cached
 
 SPLITS = ("train", "validation", "test")
 
@@ -97,21 +96,18 @@ def glyphs(
     if per_class < 1:
         raise ValueError(f"glyphs: per_class is {per_class} in split {split!r}; ask for 1 or more")
     labels = np.tile(np.arange(len(CLASS_NAMES), dtype=np.int32), per_class)
-    file = _cache_file(split, per_class, seed)
-    images = _read(file, (len(labels), SIDE, SIDE, 1))
-    if images is None:
-        images = _draw(split, per_class, seed)
-        _write(file, images)
+    make = functools.partial(_draw, split, per_class, seed)
+    images = cached(f"glyphs-{split}-{per_class}", _recipe(split, per_class, seed), make)["images"]
     return images, labels
 
 
-def _draw(split: str, per_class: int, seed: int) -> UInt8[np.ndarray, "n 20 20 1"]:
+def _draw(split: str, per_class: int, seed: int) -> dict[str, UInt8[np.ndarray, "n 20 20 1"]]:
     atlas, starts, counts = _atlas()
     # Python's hash is salted; this one is the same everywhere. One child for each image of a class.
     entropy = hashlib.sha256(f"jaxdl glyphs {split} {seed}".encode()).digest()
     streams = np.random.SeedSequence(int.from_bytes(entropy)).spawn(per_class)
     rounds = [_one_of_each(atlas, starts, counts, np.random.default_rng(s)) for s in streams]
-    return np.concatenate(rounds)[..., None]
+    return {"images": np.concatenate(rounds)[..., None]}
 
 
 def _one_of_each(
@@ -238,35 +234,10 @@ def _cell(font, character: str) -> Float32[np.ndarray, "cell cell"]:
     return cell
 
 
-def _cache_file(split: str, per_class: int, seed: int) -> Path:
+def _recipe(split: str, per_class: int, seed: int) -> tuple:
+    """All that the images depend on."""
     from matplotlib import __version__ as fonts
     from matplotlib.ft2font import __freetype_version__ as rasterizer
 
-    recipe = (RECIPE, DISTORTION, CLASS_NAMES, fonts, rasterizer, np.__version__)
-    key = hashlib.sha256(repr((split, per_class, seed, recipe)).encode()).hexdigest()[:16]
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root, "jaxdl", f"glyphs-{split}-{per_class}-{key}.npz")
-
-
-def _read(file: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n 20 20 1"] | None:
-    """The cached images, or None where there are none or they are damaged (zip has a checksum)."""
-    try:
-        with file.open("rb") as stream, np.load(stream) as stored:
-            images = stored["images"]
-    except Exception:  # a damaged file can make the reader raise nearly anything
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None
-
-
-def _write(file: Path, images: UInt8[np.ndarray, "n 20 20 1"]) -> None:
-    """Stores the images in one step, so that no reader meets half a file; failing that, none."""
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as stream:
-            temporary = stream.name
-            np.savez(stream, images=images)
-        os.replace(temporary, file)
-    except OSError:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    drawn = (RECIPE, DISTORTION, CLASS_NAMES, fonts, rasterizer, np.__version__)
+    return split, per_class, seed, drawn

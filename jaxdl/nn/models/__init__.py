@@ -5,4 +5,6 @@ from jaxdl.nn.models import convnet
 MODELS = {
     "glyph_net": convnet.glyph_net,
     "digit_net": convnet.digit_net,
+    "cifar_net": convnet.cifar_net,
+    "caffenet": convnet.caffenet,
 }

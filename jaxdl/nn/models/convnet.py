@@ -18,41 +18,71 @@ HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 @struct.dataclass
+class Start:
+    """How a layer's parameters are drawn."""
+
+    deviation: float | None = None
+    """Of the kernel's normal distribution; None for He's, by fan-in."""
+    level: float = 0.0
+    """Of the biases."""
+
+    @property
+    def kernel(self) -> nn.initializers.Initializer:
+        """Draws the weights."""
+        return HE if self.deviation is None else nn.initializers.normal(self.deviation)
+
+    @property
+    def bias(self) -> nn.initializers.Initializer:
+        """Sets the biases."""
+        return nn.initializers.constant(self.level)
+
+
+@struct.dataclass
 class Conv:
-    """One convolutional layer: ``pool(relu(norm(conv(x) + bias)))``."""
+    """One convolutional layer: ``respond(pool(relu(norm(conv(x) + bias))))``."""
 
     features: int
     kernel: int = 3
     stride: int = 1
     padding: str = "SAME"
     pool: int = 1
-    """The side and stride of the pooling window; 1 is none."""
+    """The side of the pooling window; 1 is none."""
+    pool_stride: int = 0
+    """Between two windows; 0 for their side."""
+    groups: int = 1
+    response: bool = False
+    """Local response normalization at the end."""
 
 
 class ConvLayer(nn.Module):
     """A :class:`Conv` with its parameters."""
 
     spec: Conv
+    start: Start
     batch_norm: bool = False
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow o"]:
         s = self.spec
-        kernel = self.param("kernel", HE, (s.kernel, s.kernel, x.shape[-1], s.features))
-        bias = self.param("bias", nn.initializers.zeros, (s.features,))
-        x = ops.convolution(x, kernel, stride=s.stride, padding=s.padding) + bias
+        shape = (s.kernel, s.kernel, x.shape[-1] // s.groups, s.features)
+        kernel = self.param("kernel", self.start.kernel, shape)
+        bias = self.param("bias", self.start.bias, (s.features,))
+        x = ops.convolution(x, kernel, stride=s.stride, padding=s.padding, groups=s.groups) + bias
         if self.batch_norm:
             norm = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)
             x = norm(x)
         x = nn.relu(x)
-        return ops.max_pool(x, window=s.pool) if s.pool > 1 else x
+        if s.pool > 1:
+            x = ops.max_pool(x, window=s.pool, stride=s.pool_stride or s.pool)
+        return ops.local_response_normalization(x) if s.response else x
 
 
 class DenseLayer(nn.Module):
     """``relu(x W + b)`` with dropout before it; the images are flattened where they arrive."""
 
     features: int
+    start: Start
     last: bool = False
     dropout: float = 0.0
 
@@ -60,7 +90,8 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Float[Array, "b ..."], train: bool) -> Float[Array, "b o"]:
         x = x.reshape(x.shape[0], -1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.features, kernel_init=HE, name="dense")(x)
+        start = {"kernel_init": self.start.kernel, "bias_init": self.start.bias}
+        x = nn.Dense(self.features, name="dense", **start)(x)
         return x if self.last else nn.relu(x)
 
 
@@ -73,6 +104,7 @@ class ConvNet(nn.Module):
       classes: number of logits.
       batch_norm: normalize after each convolution, before its ReLU.
       dropout: the rate before each dense layer but the first, in training.
+      starts: how each layer's parameters are drawn; empty for He's weights and no biases.
       axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
 
@@ -81,6 +113,7 @@ class ConvNet(nn.Module):
     classes: int
     batch_norm: bool = False
     dropout: float = 0.0
+    starts: tuple[Start, ...] = ()
     axis_name: str | None = None
 
     @property
@@ -105,9 +138,11 @@ class ConvNet(nn.Module):
         """
         wide = len(self.convolutions)
         for depth in range(start + 1, (stop if stop is not None else self.depth) + 1):
+            begin = self.starts[depth - 1] if self.starts else Start()
             if depth <= wide:
                 layer = ConvLayer(
                     self.convolutions[depth - 1],
+                    begin,
                     self.batch_norm,
                     self.axis_name,
                     name=f"conv{depth}",
@@ -116,6 +151,7 @@ class ConvNet(nn.Module):
                 last = depth == self.depth
                 layer = DenseLayer(
                     self.classes if last else self.hidden[depth - wide - 1],
+                    begin,
                     last,
                     self.dropout if depth > wide + 1 else 0.0,
                     name=f"fc{depth}",
@@ -140,3 +176,33 @@ def glyph_net(classes: int, **options) -> ConvNet:
 def digit_net(classes: int, **options) -> ConvNet:
     """Five layers for the 8 x 8 images of scikit-learn's digits."""
     return ConvNet((Conv(16), Conv(24, pool=2), Conv(32, pool=2)), (64,), classes, **options)
+
+
+def cifar_net(classes: int, **options) -> ConvNet:
+    """Seven layers for images of 16 to 64 pixels: the plan of :func:`glyph_net`, wider."""
+    convolutions = (
+        Conv(24, kernel=6, stride=2, padding="VALID"),
+        Conv(32, padding="VALID", pool=2),
+        Conv(48),
+        Conv(48, pool=2),
+    )
+    return ConvNet(convolutions, (96, 96), classes, batch_norm=True, **options)
+
+
+def caffenet(classes: int, **options) -> ConvNet:
+    """CaffeNet for 227 x 227 colour images (Jia et al. 2014), the network of Yosinski et al. 2014.
+
+    AlexNet (Krizhevsky, Sutskever & Hinton 2012) in one column, with pooling before the response
+    normalization; kernels and biases begin as in Caffe's own definition of it.
+    """
+    convolutions = (
+        Conv(96, kernel=11, stride=4, padding="VALID", pool=3, pool_stride=2, response=True),
+        Conv(256, kernel=5, pool=3, pool_stride=2, groups=2, response=True),
+        Conv(384),
+        Conv(384, groups=2),
+        Conv(256, pool=3, pool_stride=2, groups=2),
+    )
+    levels = (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+    deviations = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
+    starts = tuple(map(Start, deviations, levels))
+    return ConvNet(convolutions, (4096, 4096), classes, dropout=0.5, starts=starts, **options)

@@ -1,0 +1,255 @@
+"""MNIST-M: the digits of MNIST blended with patches of colour photographs.
+
+After Ganin & Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015: each digit
+is laid over a patch of a photograph, chosen at random, as the absolute difference of the two. Both
+splits draw from the same photographs, as in the paper, which took the training photographs of
+BSDS500 (Arbeláez, Maire, Fowlkes & Malik, PAMI 2011). The authors' own file is another draw from
+the same recipe. Grey levels of the digits are kept, where some later versions blend only black and
+white.
+
+MNIST is read from where TFDS has it. The photographs, JPEG or PNG, must be provided: by default in
+the folder `bsds500` of TFDS's `manual_dir`.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+from PIL import Image
+
+from jaxdl.data.encoded import Form, decode, digest_files
+
+CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
+SIDE = 28  # pixels of an image
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_CHUNK = 1000  # images blended at once; what they look like does not depend on it
+
+
+def blend(
+    digits: UInt8[np.ndarray, "n h w"],
+    photos: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """``|patch − digit|`` in each of three channels, each digit with a patch of its own.
+
+    The photograph is uniform over `photos`, the patch uniform over the places where it lies whole
+    in that photograph. Every digit takes three numbers from `rng`: an image does not depend on how
+    many follow, and two calls in a row make what one would.
+
+    Args:
+      digits: grey values 0..255 of any size, ink bright.
+      photos: colour photographs 0..255, which may differ in size.
+      rng: advanced by 3 n draws.
+
+    Raises:
+      ValueError: no photographs, one smaller than a digit, or arrays of another kind.
+    """
+    if digits.ndim != 3 or digits.dtype != np.uint8:
+        raise ValueError(
+            f"mnist_m: digits are {digits.dtype}{list(digits.shape)}; expected uint8 [n, h, w]"
+        )
+    if not photos:
+        raise ValueError("mnist_m: no photographs to blend with; give at least one")
+    n, h, w = digits.shape
+    for i, photo in enumerate(photos):
+        if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+            raise ValueError(
+                f"mnist_m: photograph {i} is {photo.dtype}{list(photo.shape)}; "
+                "expected uint8 [height, width, 3]"
+            )
+        if photo.shape[0] < h or photo.shape[1] < w:
+            raise ValueError(
+                f"mnist_m: photograph {i} has {photo.shape[0]}×{photo.shape[1]} pixels, "
+                f"fewer than a digit, {h}×{w}; leave it out"
+            )
+    sizes = np.asarray([photo.shape[:2] for photo in photos])
+    draws = rng.random((n, 3))
+    which = (draws[:, 0] * len(photos)).astype(int)
+    corners = (draws[:, 1:] * (sizes[which] - (h, w) + 1)).astype(int)
+    patches = np.empty((n, h, w, 3), np.uint8)
+    for patch, photo, (top, left) in zip(patches, which, corners, strict=True):
+        patch[:] = photos[photo][top : top + h, left : left + w]
+    digits = digits[..., None]
+    return np.maximum(patches, digits) - np.minimum(patches, digits)  # uint8 has no sign
+
+
+def photo_files(folder: str | os.PathLike) -> list[Path]:
+    """The JPEG and PNG files of a folder (not of folders in it), by name.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or it has none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"mnist_m: no folder {folder}; put photographs (JPEG or PNG) there, or name the folder "
+            "that has them in MnistMConfig(photos=…)"
+        )
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and f.is_file())
+    if not files:
+        raise FileNotFoundError(
+            f"mnist_m: no photographs ({', '.join(_SUFFIXES)}) in {folder}; folders in it do not "
+            "count"
+        )
+    return files
+
+
+def read_photo(file: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
+    """A photograph in colour; a grey one gets three equal channels.
+
+    Raises:
+      ValueError: damaged, or smaller than a digit of MNIST.
+    """
+    photo = decode(Path(file).read_bytes(), f"mnist_m: {os.fspath(file)}", Form(channels=3))
+    if min(photo.shape[:2]) < SIDE:
+        raise ValueError(
+            f"mnist_m: {os.fspath(file)}: {photo.shape[0]}×{photo.shape[1]} pixels, fewer than a "
+            f"digit, {SIDE}×{SIDE}; remove it"
+        )
+    return photo
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class MnistMConfig(tfds.core.BuilderConfig):
+    """What is built. The folders are no part of the name.
+
+    Attributes:
+      train: so many of MNIST's training examples, the first in TFDS's order.
+      test: so many of its test examples.
+      seed: draws the patches.
+      photos: the folder of the photographs; None: `bsds500` in TFDS's manual_dir.
+      mnist_dir: TFDS's data_dir for MNIST; None: the builder's own.
+    """
+
+    name: str = dataclasses.field(init=False, default="")
+    train: int = 60_000
+    test: int = 10_000
+    seed: int = 0
+    photos: str | os.PathLike | None = None
+    mnist_dir: str | os.PathLike | None = None
+
+    def __post_init__(self):
+        for split in ("train", "test"):
+            if getattr(self, split) < 1:
+                raise ValueError(f"mnist_m: {split} is {getattr(self, split)}; ask for 1 or more")
+        self.name = f"train{self.train}-test{self.test}-seed{self.seed}"
+
+
+class MnistM(tfds.core.GeneratorBasedBuilder):
+    """MNIST-M in TFDS's hands: 28×28 colour images in the order of TFDS's MNIST."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [MnistMConfig()]  # noqa: RUF012 — TFDS's own form
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put photographs (JPEG or PNG; the paper took the training photographs of BSDS500) into "
+        "its folder bsds500, or name their folder in MnistMConfig(photos=…)."
+    )
+
+    def _create_builder_config(self, builder_config, version):
+        # TFDS refuses a config with the name of a built-in one, but two that differ in their
+        # folders share a name.
+        if isinstance(builder_config, MnistMConfig):
+            return builder_config
+        return super()._create_builder_config(builder_config, version)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="MNIST's digits blended with photographs (Ganin & Lempitsky 2015).",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(SIDE, SIDE, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            homepage="https://arxiv.org/abs/1409.7495",
+            disable_shuffling=True,  # example i is MNIST's example i
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def download_and_prepare(self, **options) -> None:
+        """As TFDS's, but data prepared from other photographs than those asked for are an error.
+
+        Raises:
+          FileNotFoundError: no photographs, or MNIST is not prepared.
+          ValueError: a damaged photograph, more examples than MNIST has, or other photographs than
+            those of the data already here.
+        """
+        photos = self.builder_config.photos
+        # What is prepared needs no photographs any more: those that have gone are no error.
+        if photos is not None and Path(photos).is_dir() and self.data_path.exists():
+            before = (self.info.metadata or {}).get("photographs")
+            if before != digest_files(photo_files(photos), Path(photos)):
+                raise ValueError(
+                    f"mnist_m: {self.data_dir} was built from other photographs than {photos}; "
+                    "remove it, or build in another data_dir"
+                )
+        super().download_and_prepare(**options)
+
+    def _split_generators(self, dl_manager):
+        config = self.builder_config
+        mnist_dir = config.mnist_dir or self.data_dir_root
+        digits = {split: _mnist(mnist_dir, split) for split in ("train", "test")}
+        for split, source in digits.items():
+            if getattr(config, split) > len(source):
+                raise ValueError(
+                    f"mnist_m: {split} is {getattr(config, split)}, but MNIST in {mnist_dir} has "
+                    f"{len(source)} {split} examples; ask for so many or fewer"
+                )
+        folder = config.photos
+        if folder is None:
+            try:
+                folder = Path(dl_manager.manual_dir, "bsds500")
+            except AssertionError:  # TFDS, when the folder is missing or empty
+                raise FileNotFoundError(
+                    "mnist_m: no photographs; name their folder in MnistMConfig(photos=…), or "
+                    f"put them into {self.data_dir_root}/downloads/manual/bsds500, in TFDS's "
+                    "manual_dir by default"
+                ) from None
+        files = photo_files(folder)
+        photos = [read_photo(file) for file in files]
+        self.info.metadata["photographs"] = digest_files(files, Path(folder))
+        return {
+            split: self._generate_examples(split, source, getattr(config, split), photos)
+            for split, source in digits.items()
+        }
+
+    def _generate_examples(
+        self, split: str, source, count: int, photos: list[UInt8[np.ndarray, "_ _ 3"]]
+    ) -> Iterator:
+        # Python's hash is salted; this one is the same everywhere.
+        entropy = hashlib.sha256(f"jaxdl mnist_m {split} {self.builder_config.seed}".encode())
+        rng = np.random.default_rng(int.from_bytes(entropy.digest()))
+        places = iter(range(count))
+        while chunk := list(itertools.islice(places, _CHUNK)):
+            examples = [source[i] for i in chunk]
+            images = blend(np.stack([e["image"][..., 0] for e in examples]), photos, rng)
+            for i, example, image in zip(chunk, examples, images, strict=True):
+                yield i, {"image": Image.fromarray(image), "label": int(example["label"])}
+
+
+def _mnist(data_dir: str | os.PathLike, split: str) -> Sequence[dict]:
+    """A split of MNIST, as TFDS has it in that folder."""
+    data_dir = os.fspath(data_dir)
+    builder = tfds.builder("mnist", data_dir=data_dir)
+    command = (
+        "python -c \"import tensorflow_datasets as tfds; tfds.builder('mnist', "
+        f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()\" "
+        "(TFDS needs TensorFlow and a network for that, once)"
+    )
+    if not builder.data_path.exists():
+        raise FileNotFoundError(f"mnist_m: no MNIST in {data_dir}; to prepare it run {command}")
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError:
+        raise ValueError(
+            f"mnist_m: {builder.data_dir} is not stored as array_record; remove it, then run "
+            f"{command}"
+        ) from None

@@ -1,0 +1,54 @@
+"""A folder for arrays that take long to make: ``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
+    """What ``make()`` returns, kept on disk from the first call to the next.
+
+    A damaged file is made anew (zip archives carry checksums); where the folder cannot be written,
+    nothing is kept.
+
+    Args:
+      name: begins the file's name, for a person who looks into the folder.
+      recipe: all that the arrays depend on, told apart by its ``repr``.
+    """
+    path = file(name, recipe)
+    try:
+        with path.open("rb") as stream, np.load(stream) as stored:
+            return dict(stored)
+    except Exception:  # a damaged file can make the reader raise nearly anything
+        arrays = make()
+    _write(path, arrays)
+    return arrays
+
+
+def file(name: str, recipe: object) -> Path:
+    """Where :func:`cached` keeps the arrays of that recipe."""
+    key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(root, "jaxdl", f"{name}-{key}.npz")
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    """In one step, so that no reader meets half a file; failing that, not at all."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
+            temporary = stream.name
+            np.savez(stream, **arrays)
+        os.replace(temporary, path)
+    except OSError:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,232 @@
+"""Images in files, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from jaxdl.data.cache import cached
+from jaxdl.types import DamagedFile
+
+Reader = Callable[[int], tuple[bytes, str]]
+"""From an image's place to its file's content, and what to call it in a message."""
+
+MODES = {1: "L", 3: "RGB"}
+"""Pillow's name for images of so many channels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What decoded images are to look like.
+
+    Attributes:
+      size: the side of square images; 0 keeps files as they are, and all must be of one size.
+      fit: how an image becomes a square: "crop" scales the shorter side to ``size`` and keeps the
+        middle of the longer one, "stretch" scales both (as Caffe did with ImageNet).
+      channels: 1 or 3 to convert every image to grey or colour (transparency is dropped); 0
+        converts none, and all must be of one kind.
+    """
+
+    size: int = 0
+    fit: str = "crop"
+    channels: int = 0
+
+    def check(self) -> Form:
+        """The form itself; ValueError if there is no such form."""
+        if self.size < 0:
+            raise ValueError(f"size must not be negative, got {self.size}")
+        if self.fit not in ("crop", "stretch"):
+            raise ValueError(f"fit={self.fit!r} is not one of crop, stretch")
+        if self.channels not in (0, 1, 3):
+            raise ValueError(f"channels={self.channels} is not one of 0, 1, 3")
+        return self
+
+
+def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
+    """One image file (PNG, JPEG, WebP, PPM, … whatever Pillow reads) as an array.
+
+    Raises:
+      DamagedFile: truncated, or no image at all.
+      ValueError: an image that is neither grey nor colour, with ``channels=0``.
+    """
+    _hush_pillow()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if form.size:
+                # JPEGs can be decoded at 1/2, 1/4, 1/8 of their size, and much faster so.
+                image.draft(None, (form.size, form.size))
+            image.load()
+            mode = MODES.get(form.channels, image.mode)
+            known = mode in MODES.values()
+            if known:
+                pixels = image if image.mode == mode else _convert(image, mode)
+                if form.size and pixels.size != (form.size, form.size):
+                    pixels = _to_square(pixels, form)
+                array = np.asarray(pixels, np.uint8)
+    except UnidentifiedImageError:
+        raise DamagedFile(f"{name}: no image that Pillow knows: replace or remove it") from None
+    except Exception as error:  # a damaged file can make Pillow raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedFile(f"{name}: not a whole image ({reason}): replace or remove it") from None
+    if not known:
+        raise ValueError(
+            f"{name}: the image's mode is {mode}, neither grey (L) nor colour (RGB): set channels "
+            "to 1 or 3 to have every image converted"
+        )
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _hush_pillow() -> None:
+    """No warnings of odd metadata, which do not touch the pixels, from here on.
+
+    ``catch_warnings`` would let others' warnings be lost: it is not made for several threads.
+    """
+    rule = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+    if rule not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode[0] == "I":  # 16 bits, of which Pillow would cut off the upper 8
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert(mode)
+
+
+def _to_square(image: Image.Image, form: Form) -> Image.Image:
+    (w, h), side = image.size, min(image.size)
+    left, top = (w - side) // 2, (h - side) // 2
+    box = None if form.fit == "stretch" else (left, top, left + side, top + side)
+    return image.resize((form.size, form.size), Image.Resampling.BILINEAR, box)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Images in files, in the place of an array ``[n, h, w, c]``; see :func:`encoded`."""
+
+    shape: tuple[int, int, int, int]
+    read: Reader
+    form: Form
+    content: str
+    """Identifies what ``read`` returns, in the cache."""
+    places: Int[np.ndarray, " n"]
+    """Which of the reader's images these are."""
+
+    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
+        content, name = self.read(int(self.places[place]))
+        image = decode(content, name, self.form)
+        if image.shape != self.shape[1:]:
+            raise ValueError(
+                f"{name}: the image is {_size(image.shape)} where others are "
+                f"{_size(self.shape[1:])}: set size (and channels) to have every image converted"
+            )
+        return image
+
+    def take(self, places: Int[np.ndarray, " m"]) -> Encoded:
+        """Some of the images."""
+        shape = (len(places), *self.shape[1:])
+        return dataclasses.replace(self, shape=shape, places=self.places[places])
+
+    def array(self) -> UInt8[np.ndarray, "n h w c"]:
+        """All of them, decoded; from the cache if they were before."""
+        return cached("decoded", self.recipe, lambda: {"images": self._decode()})["images"]
+
+    @property
+    def recipe(self) -> tuple:
+        """All that the arrays depend on, for the cache."""
+        return self.content, self.form, self.places.tobytes(), PIL.__version__
+
+    def _decode(self) -> UInt8[np.ndarray, "n h w c"]:
+        images = np.empty(self.shape, np.uint8)
+
+        def fill(start: int) -> None:
+            for i in range(start, min(start + 64, len(images))):
+                images[i] = self[i]
+
+        starts = range(0, len(images), 64)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            done = pool.map(fill, starts)  # Pillow lets other threads work while it decodes
+            for _ in tqdm(done, "decoding, once", len(starts), delay=3, leave=False, disable=None):
+                pass
+        return images
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def encoded(read: Reader, count: int, form: Form, content: str) -> Encoded:
+    """Images behind a reader; the first one says what shape they have.
+
+    Raises:
+      ValueError: if that one cannot be had in this form.
+    """
+    first = decode(*read(0), form.check())
+    return Encoded((count, *first.shape), read, form, content, np.arange(count))
+
+
+def in_memory(images) -> UInt8[np.ndarray, "n h w c"]:
+    """The images as an array, decoded if they are not."""
+    return images.array() if isinstance(images, Encoded) else images
+
+
+def statistics(images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " c"]]:
+    """The mean of every pixel, and the standard deviation of every channel, of grey levels 0 … 255.
+
+    A channel of one grey level is given the deviation 1, so that to divide by it is harmless. Of
+    images in files the answer is kept in the cache: it takes reading them all.
+    """
+    if isinstance(images, Encoded):
+        found = cached("statistics", images.recipe, lambda: _statistics(images))
+    else:
+        found = _statistics(images)
+    return found["mean"], found["deviation"]
+
+
+def _statistics(images) -> dict[str, np.ndarray]:
+    count, *shape = images.shape
+    total, squares = np.zeros(shape), np.zeros(shape[-1])
+    parts = np.array_split(np.arange(count), -(-count // 256))
+
+    def part(places: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
+        some = np.stack([images[int(i)] for i in places]).astype(np.float64)
+        return some.sum(0), (some**2).sum((0, 1, 2))
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        done = pool.map(part, parts)
+        for sums in tqdm(done, "mean image, once", len(parts), delay=3, leave=False, disable=None):
+            total, squares = total + sums[0], squares + sums[1]
+    mean, channel = total / count, total.mean((0, 1)) / count
+    variance = squares / (count * shape[0] * shape[1]) - channel**2
+    # Differences of rounding size, of a channel that is one grey level, are no deviation.
+    deviation = np.sqrt(np.where(variance > 1e-6, variance, 1))
+    return {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
+
+
+def take(images, places: Int[np.ndarray, " m"]):
+    """Some of the images, of an array or of files."""
+    return images.take(places) if isinstance(images, Encoded) else images[places]
+
+
+def digest_files(paths: Sequence[Path], root: Path) -> str:
+    """16 hexadecimal digits of a SHA-256 over the files' names below ``root`` and their contents;
+    over names and sizes alone if they hold more than 2 GB."""
+    digest, sizes = hashlib.sha256(), [path.stat().st_size for path in paths]
+    small = sum(sizes) < 2e9
+    for path, size in zip(paths, sizes, strict=True):
+        digest.update(f"{path.relative_to(root)} {size} ".encode())
+        if small:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,195 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdl.data import imagenet
+from jaxdl.data.cache import cached
+from jaxdl.data.encoded import Form, digest_files, encoded
+from jaxdl.data.source import Source, divide, make_source
+
+BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
+"""The data sets whose builders are here, in ``jaxdl/data/builders/``; the others are TFDS's own."""
+
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CLASS_NAMES = {"cifar10": tuple(_CIFAR10.split())}
+"""For data sets that may have been prepared without them."""
+
+_MADE = {"airplane", "automobile", "ship", "truck"}
+CLASS_GROUPS = {
+    "cifar10": tuple("man-made" if n in _MADE else "natural" for n in _CIFAR10.split()),
+    "imagenet2012": imagenet.GROUPS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """A reader of the records of several splits, laid end to end."""
+
+    sources: tuple[Any, ...]
+    names: tuple[str, ...]
+
+    def __call__(self, place: int) -> tuple[bytes, str]:
+        for source, name in zip(self.sources, self.names, strict=True):
+            if place < len(source):
+                return source[place]["image"], f"{name}, record {place}"
+            place -= len(source)
+        raise IndexError(place)
+
+
+def prepared(
+    dataset: str = "",
+    *,
+    data_dir: str = "",
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    size: int = 0,
+    fit: str = "crop",
+    channels: int = 0,
+    builder: Mapping[str, Any] | None = None,
+) -> Source:
+    """A data set of TFDS with images and labels, ``mnist`` or ``imagenet2012``, say.
+
+    What is not prepared yet is prepared (as array_record) where there is a network, or without one
+    if its builder is among :data:`BUILDERS`. "train" and "test" are used as they are; without a
+    "test", "validation" is the test split, else the validation split. What is not there is taken
+    from the training images, class by class.
+
+    Args:
+      dataset: its name, perhaps with a configuration and version (``syn_numbers/NAME:1.0.0``).
+      data_dir: where TFDS keeps its data; empty for its own default, ``~/tensorflow_datasets``.
+      validation, test: shares (below 1) or numbers of images to take for these splits.
+      seed: draws them.
+      size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
+      builder: for one of :data:`BUILDERS`, fields of its configuration, ``{"train": 500_000}``.
+
+    Raises:
+      ValueError: an unknown name, no images or labels in it, not prepared and no network, or
+        prepared in a format that takes TensorFlow to read.
+    """
+    found = _builder(dataset, data_dir, dict(builder or {}))
+    name, info = found.name, found.info
+    if not {"image", "label"} <= set(info.features):
+        raise ValueError(f"{dataset}: it has no image and label, but {', '.join(info.features)}")
+    known = info.splits
+    held_out = [n for n in ("test", "validation") if n in known]
+    if "train" not in known:
+        raise ValueError(f"{dataset}: it has no split train, but {', '.join(known)}")
+    origin = {"train": "train"} | dict(zip(("test", "validation"), held_out, strict=False))
+    if held_out == ["test", "validation"]:
+        origin["validation"] = "validation"
+
+    import tensorflow_datasets as tfds
+
+    encoded_only = {"image": tfds.decode.SkipDecoding()}
+    raw = [found.as_data_source(of, decoders=encoded_only) for of in origin.values()]
+    folder = Path(found.data_path)
+    content = digest_files(sorted(p for p in folder.iterdir() if p.is_file()), folder)
+
+    def read_labels() -> dict[str, np.ndarray]:
+        return {
+            split: np.array([record["label"] for record in source], np.int32)
+            for split, source in zip(origin, raw, strict=True)
+        }
+
+    labels = cached(f"labels-{name}", (content, tuple(origin.items())), read_labels)
+    channels = channels or info.features["image"].shape[-1] or 0
+    sizes = [len(source) for source in raw]
+    read = _Records(tuple(raw), tuple(f"{name}, split {of}" for of in origin.values()))
+    images = encoded(read, sum(sizes), Form(size, fit, channels), content)
+    ends = np.cumsum(sizes)
+    parts = {
+        split: (images.take(np.arange(end - n, end)), labels[split])
+        for split, n, end in zip(origin, sizes, ends, strict=True)
+    }
+    feature = info.features["label"]
+    class_names = CLASS_NAMES.get(name) or tuple(feature.names)
+    return make_source(
+        name,
+        class_names,
+        divide(parts, {"validation": validation, "test": test}, seed),
+        class_groups=CLASS_GROUPS.get(name, ()),
+        version=str(info.full_name.removeprefix(f"{name}/")),
+        fingerprint=content,
+    )
+
+
+def _builder(dataset: str, data_dir: str, settings: dict):
+    """The builder of a data set that is prepared by then, in a format that can be read."""
+    if not dataset:
+        raise ValueError("which data set? Set dataset to a name that TFDS knows, as in mnist")
+    # The loader speaks of decoders that would be faster, and of every retry of a download.
+    for talker in ("absl", "urllib3.connectionpool"):
+        logging.getLogger(talker).setLevel(logging.CRITICAL)
+    os.environ.setdefault("NO_GCE_CHECK", "true")  # do not search for a cloud's metadata server
+    import tensorflow_datasets as tfds
+
+    bare = dataset.split("/")[0].split(":")[0]
+    where = Path(data_dir).expanduser() if data_dir else Path(tfds.core.constants.DATA_DIR)
+    keywords: dict[str, Any] = {"data_dir": str(where)}
+    if bare in BUILDERS:
+        importlib.import_module(f"jaxdl.data.builders.{bare}")
+        if settings:
+            try:
+                keywords["config"] = type(tfds.builder_cls(bare).BUILDER_CONFIGS[0])(**settings)
+            except TypeError as error:
+                raise ValueError(f"data set {dataset!r}: {error}") from None
+    elif settings:
+        raise ValueError(f"{dataset} takes no {', '.join(settings)}")
+    try:
+        builder = tfds.builder(dataset, **keywords)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(f"TFDS knows no data set {dataset!r}, and {where} holds none") from None
+    if not builder.data_path.exists():
+        command = (
+            "python -c \"import tensorflow_datasets as tfds; tfds.builder('"
+            f"{dataset}', data_dir='{where}', file_format='array_record').download_and_prepare()\""
+        )
+        builder = tfds.builder(dataset, **keywords, file_format="array_record")
+        if bare not in BUILDERS and not _online():
+            raise ValueError(
+                f"data set {dataset} is not in {where}, and there is no network to fetch it: "
+                f"where there is one, run {command}"
+            )
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # whatever a builder's own code may raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise ValueError(
+                f"data set {dataset} cannot be prepared in {where} "
+                f"({type(error).__name__}: {reason[:300]}); to try it alone, run {command}"
+            ) from None
+    stored = json.loads((Path(builder.data_path) / "dataset_info.json").read_text())
+    kind = stored.get("fileFormat", "tfrecord")
+    if kind != "array_record":
+        elsewhere = where.with_name(f"{where.name}-array_record")
+        raise ValueError(
+            f"{builder.data_path} is prepared as {kind}, which takes TensorFlow to read: prepare "
+            'it again in another folder, python -c "import tensorflow_datasets as tfds; '
+            f"tfds.builder('{dataset}', data_dir='{elsewhere}', "
+            "file_format='array_record').download_and_prepare()\", and set data_dir to it"
+        )
+    return builder
+
+
+def _online() -> bool:
+    """Whether a download is worth trying: TFDS itself retries for minutes before it gives up."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True
+    try:
+        socket.create_connection(("storage.googleapis.com", 443), timeout=5).close()
+    except OSError:
+        return False
+    return True

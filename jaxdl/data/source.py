@@ -1,0 +1,164 @@
+"""What a data set is to this project: labelled images, split, with the test split under seal."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from jaxdl.data import encoded
+from jaxdl.data.splits import stratified
+
+
+class Images(Protocol):
+    """Images of one shape, each by its place: an array, or something that reads files."""
+
+    shape: tuple[int, int, int, int]
+    """``(n, height, width, channels)``"""
+
+    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]: ...
+
+
+Split = tuple[Images, Int32[np.ndarray, " n"]]
+"""Images 0 … 255 and their labels."""
+
+
+class Sealed:
+    """The test split: it can be opened once, for the final report.
+
+    Training and selection are given a :class:`Source`, from which only this object leads to the
+    test images; whoever opens it does so in a line that a reader, or a test, can find.
+    """
+
+    def __init__(self, images: Images, labels: Int32[np.ndarray, " n"]):
+        self._split: Split | None = (images, labels)
+        self.size = len(labels)
+
+    def open(self) -> Split:
+        """The test images and labels.
+
+        Raises:
+          RuntimeError: the second time.
+        """
+        if self._split is None:
+            raise RuntimeError("the test split was read before: it is for the final report alone")
+        split, self._split = self._split, None
+        return split
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class Source:
+    """A data set. Labels index ``class_names``."""
+
+    name: str
+    class_names: tuple[str, ...]
+    class_groups: tuple[str, ...]  # the group of each class; empty where the data set has none
+    splits: Mapping[str, Split]  # "train" and "validation"
+    test: Sealed
+    version: str = ""
+    fingerprint: str = ""  # of the content of all splits
+
+
+def make_source(
+    name: str,
+    class_names: tuple[str, ...],
+    splits: Mapping[str, Split],
+    *,
+    class_groups: tuple[str, ...] = (),
+    version: str = "",
+    fingerprint: str | None = None,
+) -> Source:
+    """A checked source of "train", "validation" and "test", the last one sealed.
+
+    Args:
+      fingerprint: by default that of the arrays.
+
+    Raises:
+      ValueError: one line naming the data set, the split, what is wrong and what is expected.
+    """
+    _check(name, class_names, class_groups, splits)
+    return Source(
+        name,
+        class_names,
+        class_groups,
+        {split: splits[split] for split in ("train", "validation")},
+        Sealed(*splits["test"]),
+        version,
+        digest_arrays(splits) if fingerprint is None else fingerprint,
+    )
+
+
+def divide(parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int) -> dict[str, Split]:
+    """Take the splits that are missing from the training images, class by class.
+
+    Args:
+      parts: "train", and those splits that are there.
+      wanted: shares (below 1) or numbers of images, by split.
+
+    Raises:
+      ValueError: if a class has too few images for that.
+    """
+    done = dict(parts)
+    for i, (split, share) in enumerate(wanted.items()):
+        if split in parts:
+            continue
+        if not share > 0:
+            raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
+        images, labels = done["train"]
+        kept, taken = stratified(labels, share if share < 1 else int(share), seed + i)
+        done["train"] = (encoded.take(images, kept), labels[kept])
+        done[split] = (encoded.take(images, taken), labels[taken])
+    return done
+
+
+def _check(
+    name: str,
+    class_names: tuple[str, ...],
+    class_groups: tuple[str, ...],
+    splits: Mapping[str, Split],
+) -> None:
+    classes = len(class_names)
+    twins = [n for n, times in Counter(class_names).items() if times > 1]
+    if twins:
+        raise ValueError(f"data set {name!r}: two classes have one name, {twins[0]!r}")
+    if class_groups and len(class_groups) != classes:
+        groups = len(class_groups)
+        raise ValueError(
+            f"data set {name!r}: {groups} class_groups for {classes} classes; give one each"
+        )
+    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"data set {name!r}: image shapes differ between splits, {shapes}")
+    for split, (images, labels) in splits.items():
+        where = f"data set {name!r}, split {split!r}"
+        dtype = getattr(images, "dtype", np.uint8)
+        if dtype != np.uint8 or len(images.shape) != 4:
+            found = f"{dtype}{list(images.shape)}"
+            raise ValueError(
+                f"{where}: images are {found}; expected uint8 [n, height, width, channels]"
+            )
+        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+            found = f"{labels.dtype}{list(labels.shape)}"
+            raise ValueError(f"{where}: labels are {found}; expected int32 [{images.shape[0]}]")
+        if len(labels) == 0:
+            raise ValueError(f"{where}: no images")
+        if labels.min() < 0 or labels.max() >= classes:
+            found = f"{labels.min()}..{labels.max()}"
+            raise ValueError(
+                f"{where}: labels are {found}; {classes} classes need 0..{classes - 1}"
+            )
+
+
+def digest_arrays(splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """16 hexadecimal digits of a SHA-256 over every split's name, shapes, images and labels."""
+    digest = hashlib.sha256()
+    for split in sorted(splits):
+        for array in splits[split]:
+            digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,120 @@
+"""Batches read from files while a network trains, for data that does not fit on a device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Int, Int32, UInt8, UInt32
+
+from jaxdl.data.batches import host_batch_ids
+from jaxdl.data.source import Images, Split
+
+
+class Order(NamedTuple):
+    """What fixes a member's batches: see :func:`jaxdl.data.batches.batch_ids`."""
+
+    words: UInt32[np.ndarray, " w"]
+    """Its random key's data."""
+    examples: Int[np.ndarray, " n"]
+    """Its examples, as places in the data."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joined:
+    """Splits laid end to end, in the place of one array."""
+
+    splits: tuple[Split, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array of all images."""
+        count = sum(len(labels) for _, labels in self.splits)
+        return (count, *self.splits[0][0].shape[1:])
+
+    @property
+    def labels(self) -> Int32[np.ndarray, " n"]:
+        """Of all images."""
+        return np.concatenate([labels for _, labels in self.splits])
+
+    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
+        for images, labels in self.splits:
+            if place < len(labels):
+                return images[place]
+            place -= len(labels)
+        raise IndexError(place)
+
+
+def read(images: Images, ids: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w c"]:
+    """Images by their places; one that is asked for twice is read once."""
+    wanted, back = np.unique(ids, return_inverse=True)
+    return np.stack([images[int(place)] for place in wanted])[back]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ReadStep:
+    """From a step to the batches of all members; a worker process gets a copy."""
+
+    images: Images
+    labels: Int32[np.ndarray, " n"]
+    orders: Sequence[Order]
+    batch: int
+    share: slice
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        ids = np.stack(
+            [
+                of.examples[
+                    host_batch_ids(of.words, step, batch=self.batch, examples=len(of.examples))
+                ][self.share]
+                for of in self.orders
+            ]
+        )
+        images = read(self.images, ids.reshape(-1))
+        return {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self.labels[ids]}
+
+
+def stream(
+    images: Images,
+    labels: Int32[np.ndarray, " n"],
+    orders: Sequence[Order],
+    *,
+    batch: int,
+    steps: range,
+    workers: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of all members at each of ``steps``: ``image`` [m, b, h, w, c], ``label`` [m, b].
+
+    The sequence of examples is that of :func:`jaxdl.data.batches.batch_ids`, whatever reads it,
+    and can be entered at any step. A few batches are read ahead.
+
+    Args:
+      images: what is read, by place.
+      orders: one a member.
+      batch: the size of a whole batch, of which this host reads its share.
+      workers: processes that read; 0 for threads of this one, which is enough where Pillow
+        spends its time in decoding.
+      host, hosts: which share; ``jax.process_index()`` and ``jax.process_count()``.
+
+    Raises:
+      ValueError: if the batch does not divide over the hosts.
+    """
+    if batch % hosts:
+        raise ValueError(f"a batch of {batch} does not divide over {hosts} hosts")
+    part = batch // hosts
+    share = slice(host * part, (host + 1) * part)
+    work = _ReadStep(images, np.asarray(labels), list(orders), batch, share)
+    reading = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
+    ahead = grain.ReadOptions(num_threads=0 if workers else THREADS, prefetch_buffer_size=AHEAD)
+    batches = reading.to_iter_dataset(ahead)
+    if workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, AHEAD))
+    return iter(batches)
+
+
+THREADS, AHEAD = 4, 4

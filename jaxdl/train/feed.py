@@ -1,0 +1,135 @@
+"""How images reach the devices: all at once, before training, or batch by batch, during it.
+
+Either way a network sees the same examples in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from math import prod
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
+
+from jaxdl.data import streams
+from jaxdl.data.encoded import in_memory
+from jaxdl.data.source import Split
+from jaxdl.train.parallel import replicate, shard_members
+from jaxdl.train.population import Prepare, train_resident, train_streamed
+from jaxdl.train.state import Step
+from jaxdl.types import Batch, PyTree
+
+
+class Feed(Protocol):
+    """Splits laid end to end, and the way from there to the devices."""
+
+    def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
+        """``run(states, hypers, data)``: train a population ``steps`` steps a dispatch."""
+
+    def dispatches(
+        self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
+    ) -> Iterator[PyTree]:
+        """The ``data`` of each dispatch of ``steps`` steps, over a span of steps."""
+
+    def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
+        """Images [m, b, h, w, c] and labels [m, b] by place, for each member of a population."""
+
+
+class Resident:
+    """All images on every device, as bytes; a step gathers its batch there."""
+
+    def __init__(self, splits: Mapping[str, Split], mesh: Mesh):
+        images = np.concatenate([in_memory(images) for images, _ in splits.values()])
+        labels = np.concatenate([labels for _, labels in splits.values()])
+        self._mesh = mesh
+        self.data = replicate({"image": jnp.asarray(images), "label": jnp.asarray(labels)}, mesh)
+        members = NamedSharding(mesh, P("member"))
+        self._gather = jax.jit(
+            lambda data, ids: jax.tree.map(lambda leaf: leaf[ids], data), out_shardings=members
+        )
+
+    def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
+        """See :class:`Feed`."""
+        return train_resident(step, prepare, self._mesh, steps=steps, batch=batch)
+
+    def dispatches(
+        self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
+    ) -> Iterator[PyTree]:
+        """The same data for every dispatch: what comes when is known to the program."""
+        return repeat(self.data)
+
+    def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
+        """See :class:`Feed`."""
+        return self._gather(self.data, shard_members(ids, self._mesh))
+
+
+class Streamed:
+    """Images in files or in the host's memory; a batch comes to the devices when it is its turn."""
+
+    def __init__(self, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0):
+        self._images = streams.Joined(tuple(splits.values()))
+        self._labels, self._mesh, self._workers = self._images.labels, mesh, workers
+
+    def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
+        """See :class:`Feed`."""
+        return train_streamed(step, prepare, self._mesh)
+
+    def dispatches(
+        self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
+    ) -> Iterator[PyTree]:
+        """The batches of each dispatch, [members, steps, batch, …]."""
+        divided = NamedSharding(self._mesh, P("member", None, "data"))
+        reading = streams.stream(
+            self._images,
+            self._labels,
+            orders,
+            batch=batch,
+            steps=span,
+            workers=self._workers,
+        )
+        for _ in span[::steps]:
+            chunk = [next(reading) for _ in range(steps)]
+            yield jax.device_put(
+                jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chunk), divided
+            )
+
+    def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
+        """See :class:`Feed`."""
+        images = streams.read(self._images, ids.reshape(-1))
+        batch = {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self._labels[ids]}
+        return shard_members(batch, self._mesh)
+
+
+FEEDS = ("auto", "resident", "streamed")
+
+
+def make_feed(kind: str, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0) -> Feed:
+    """The feed of that kind; "auto" is resident if the images take less than a quarter of each
+    device's memory.
+
+    Raises:
+      ValueError: for an unknown kind.
+    """
+    if kind not in FEEDS:
+        raise ValueError(f"unknown feed {kind!r}: choose one of {', '.join(FEEDS)}")
+    size = sum(prod(images.shape) for images, _ in splits.values())
+    if kind == "auto":
+        kind = "resident" if size < device_memory(mesh) / 4 else "streamed"
+    return Resident(splits, mesh) if kind == "resident" else Streamed(splits, mesh, workers)
+
+
+def device_memory(mesh: Mesh) -> int:
+    """Bytes a device; CPU devices share the machine's."""
+    device = mesh.devices.flat[0]
+    known = device.memory_stats() or {}
+    if "bytes_limit" in known:
+        return known["bytes_limit"]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // mesh.local_mesh.size

@@ -88,6 +88,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.image.flip = variant in ("cifar10", "cifar100")
             config.splits = ("random", "dissimilar") if variant == "cifar10" else ("random",)
             config.steps = 2000
+            config.optimizer.weight_decay = 5e-3
             config.evaluation_batch = 500
             config.data.options = ConfigDict({"validation": 0.1, "seed": 0})
             if variant in ("folder", "npz"):

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdl.data import imagenet
 from jaxdl.data.cache import cached
-from jaxdl.data.encoded import Form, digest_files, encoded
+from jaxdl.data.encoded import MODES, Form, digest_files, encoded
 from jaxdl.data.source import Source, divide, make_source
 
 BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
@@ -84,9 +84,9 @@ def prepared(
     if not {"image", "label"} <= set(info.features):
         raise ValueError(f"{dataset}: it has no image and label, but {', '.join(info.features)}")
     known = info.splits
-    held_out = [n for n in ("test", "validation") if n in known]
     if "train" not in known:
         raise ValueError(f"{dataset}: it has no split train, but {', '.join(known)}")
+    held_out = [n for n in ("test", "validation") if n in known and _is_labelled(builder, n)]
     origin = {"train": "train"} | dict(zip(("test", "validation"), held_out, strict=False))
     if held_out == ["test", "validation"]:
         origin["validation"] = "validation"
@@ -105,7 +105,8 @@ def prepared(
         }
 
     labels = cached(f"labels-{name}", (content, tuple(origin.items())), read_labels)
-    channels = channels or info.features["image"].shape[-1] or 0
+    declared = info.features["image"].shape[-1]
+    channels = channels or (declared if declared in MODES else 0)
     sizes = [len(source) for source in raw]
     read = _Records(tuple(raw), tuple(f"{name}, split {of}" for of in origin.values()))
     images = encoded(read, sum(sizes), Form(size, fit, channels), content)
@@ -152,11 +153,10 @@ def _builder(dataset: str, data_dir: str, settings: dict):
         builder = tfds.builder(dataset, **keywords)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(f"TFDS knows no data set {dataset!r}, and {where} holds none") from None
+    except Exception as error:  # no such version or configuration, a damaged dataset_info.json
+        raise ValueError(f"data set {dataset!r} in {where}: {_line(error)}") from None
+    command = _command(dataset, where)
     if not builder.data_path.exists():
-        command = (
-            "python -c \"import tensorflow_datasets as tfds; tfds.builder('"
-            f"{dataset}', data_dir='{where}', file_format='array_record').download_and_prepare()\""
-        )
         builder = tfds.builder(dataset, **keywords, file_format="array_record")
         if bare not in BUILDERS and not _online():
             raise ValueError(
@@ -166,10 +166,9 @@ def _builder(dataset: str, data_dir: str, settings: dict):
         try:
             builder.download_and_prepare()
         except Exception as error:  # whatever a builder's own code may raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ValueError(
-                f"data set {dataset} cannot be prepared in {where} "
-                f"({type(error).__name__}: {reason[:300]}); to try it alone, run {command}"
+                f"data set {dataset} cannot be prepared in {where} ({_line(error)}); "
+                f"to try it alone, run {command}"
             ) from None
     stored = json.loads((Path(builder.data_path) / "dataset_info.json").read_text())
     kind = stored.get("fileFormat", "tfrecord")
@@ -177,11 +176,30 @@ def _builder(dataset: str, data_dir: str, settings: dict):
         elsewhere = where.with_name(f"{where.name}-array_record")
         raise ValueError(
             f"{builder.data_path} is prepared as {kind}, which takes TensorFlow to read: prepare "
-            'it again in another folder, python -c "import tensorflow_datasets as tfds; '
-            f"tfds.builder('{dataset}', data_dir='{elsewhere}', "
-            "file_format='array_record').download_and_prepare()\", and set data_dir to it"
+            f"it again in another folder, {_command(dataset, elsewhere)}, and set data_dir to it"
         )
     return builder
+
+
+def _command(dataset: str, where: Path) -> str:
+    """What prepares a data set without this project."""
+    bare = dataset.split("/")[0].split(":")[0]
+    known_by = f", jaxdl.data.builders.{bare}" if bare in BUILDERS else ""
+    return (
+        f'python -c "import tensorflow_datasets as tfds{known_by}; tfds.builder('
+        f"'{dataset}', data_dir='{where}', file_format='array_record').download_and_prepare()\""
+    )
+
+
+def _line(error: Exception) -> str:
+    """An exception in one line of bearable length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _is_labelled(builder, split: str) -> bool:
+    """Whether a split has labels: those of ImageNet's test images are not public, and -1 here."""
+    first = builder.as_data_source(split, decoders=_only("label"))[0]
+    return first["label"] >= 0
 
 
 def _online() -> bool:

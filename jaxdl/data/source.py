@@ -98,19 +98,23 @@ def divide(parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int) -
 
     Args:
       parts: "train", and those splits that are there.
-      wanted: shares (below 1) or numbers of images, by split.
+      wanted: shares (below 1) of the training images, or numbers of images, by split.
 
     Raises:
-      ValueError: if a class has too few images for that.
+      ValueError: for a share that is not above 0, or if a class has too few images for that.
     """
-    done = dict(parts)
+    done, total = dict(parts), len(parts["train"][1])
     for i, (split, share) in enumerate(wanted.items()):
         if split in parts:
             continue
         if not share > 0:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
         images, labels = done["train"]
-        kept, taken = stratified(labels, share if share < 1 else int(share), seed + i)
+        count = round(share * total) if share < 1 else int(share)
+        try:
+            kept, taken = stratified(labels, count, seed + i)
+        except ValueError as error:
+            raise ValueError(f"{split}={share}, out of the training images: {error}") from None
         done["train"] = (encoded.take(images, kept), labels[kept])
         done[split] = (encoded.take(images, taken), labels[taken])
     return done

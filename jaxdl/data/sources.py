@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -79,8 +78,13 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     try:
         with np.load(Path(path).expanduser()) as stored:
             arrays = dict(stored)
-    except (BadZipFile, EOFError, ValueError, TypeError) as error:
-        raise DamagedFile(f"{path}: not a whole .npz of plain arrays ({error})") from None
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a damaged file can make the reader raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedFile(
+            f"{path}: not a whole .npz of plain arrays ({reason}): write it again with np.savez"
+        ) from None
     prefixes = {"train": "train_", "validation": "validation_", "test": "test_"}
     if "images" in arrays:
         prefixes = {"train": ""}
@@ -90,14 +94,17 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
         if split == "train" or f"{prefix}images" in arrays or f"{prefix}labels" in arrays
     }
     if "class_names" in arrays:
-        names = tuple(map(str, arrays["class_names"].tolist()))
+        names = _strings(path, "class_names", arrays)
     else:
         names = tuple(map(str, range(int(parts["train"][1].max(initial=-1)) + 1)))
-    for split, (_, labels) in parts.items():
-        empty = np.setdiff1d(np.arange(len(names)), labels)
-        if len(empty) and split == "train":
-            raise ValueError(f"{path}: no training image of class {names[empty[0]]}: remove it")
-    groups = tuple(map(str, arrays["class_groups"].tolist())) if "class_groups" in arrays else ()
+    for split, (images, labels) in parts.items():
+        if len(images) != len(labels):
+            found = f"{len(images)} images and {len(labels)} labels"
+            raise ValueError(f"{path}: split {split!r} has {found}; expected a label an image")
+    empty = np.setdiff1d(np.arange(len(names)), parts["train"][1])
+    if len(empty):
+        raise ValueError(f"{path}: no training image of class {names[empty[0]]}: remove it")
+    groups = _strings(path, "class_groups", arrays) if "class_groups" in arrays else ()
     splits = divide(parts, {"validation": validation, "test": test}, seed)
     return make_source(Path(path).stem, names, splits, class_groups=groups)
 
@@ -106,6 +113,14 @@ def _array(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray
     if name not in arrays:
         raise ValueError(f"{path} has no array {name}, but {', '.join(sorted(arrays)) or 'none'}")
     return arrays[name]
+
+
+def _strings(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    strings = arrays[name]
+    if strings.ndim != 1:
+        shape = list(strings.shape)
+        raise ValueError(f"{path}: {name} is {shape}; expected one row, a string a class")
+    return tuple(strings.astype(str).tolist())
 
 
 def _pixels(

@@ -1,5 +1,7 @@
 """Resident and streamed data: the same batches, the same training, whatever the feed."""
 
+import functools
+import logging
 from types import SimpleNamespace
 
 import jax
@@ -42,17 +44,19 @@ PLACES = [np.flatnonzero(LABEL_OF[i][LABELS[: SIZES["train"]]] >= 0) for i in ra
 PLACES[2] = PLACES[2][-4:]
 MODEL = ConvNet((), (5,), 2)
 FEEDS = (Resident, Streamed)
+SHAPES = ((2, 1), (2, 2))
 
 
 class Files:
     """Images that are read one by one, in the place of an array."""
 
-    def __init__(self, images, damaged=()):
-        self.shape, self.read, self._images, self._damaged = images.shape, [], images, damaged
+    def __init__(self, images):
+        self.shape, self._images = images.shape, images
+        self.read, self.damaged = [], set()
 
     def __getitem__(self, place):
         self.read.append(place)
-        if place in self._damaged:
+        if place in self.damaged:
             raise DamagedFile(f"{place}.png: not a whole image")
         return self._images[place]
 
@@ -61,18 +65,28 @@ def rule(_):
     return make_optimizer("momentum", 0.05, weight_decay=0.01)
 
 
-def prepare(stored, hyper, key):
-    """Scales the images and, in training, adds noise to them; labels become the task's."""
+def plainly(stored, hyper, key):
+    """Scales the images; labels become the task's."""
+    del key
     image = stored["image"].astype(jnp.float32) / 255
-    if key is not None:
-        image = image + 0.5 * jax.random.normal(key, image.shape)
     return {"image": image, "label": hyper["label_of"][stored["label"]]}
 
 
-def plainly(stored, hyper, key):
-    """The same without noise."""
-    del key
-    return prepare(stored, hyper, None)
+def noisily(stored, hyper, key):
+    """The same with noise on the images, and beside them a number drawn for the whole batch."""
+    seen = plainly(stored, hyper, None)
+    noise = 0.5 * jax.random.normal(key, seen["image"].shape)
+    return seen | {"image": seen["image"] + noise, "drawn": jax.random.uniform(key)}
+
+
+def loss_fn(params, batch_stats, batch, hyper, key):
+    """A loss that reports what was drawn, its square, and what its own key would draw."""
+    del hyper
+    logits = MODEL.apply({"params": params}, batch["image"])
+    loss, metrics = loss_and_metrics(logits, batch["label"])
+    drawn = batch.get("drawn", jnp.zeros(()))
+    told = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
+    return loss, (batch_stats, metrics | told)
 
 
 def mesh_of(member, data=1):
@@ -106,14 +120,20 @@ def order_of(i):
 MEMBERS = (0, 1, 2, 2)  # the last one fills up
 
 
-def train(feed, mesh, prepare=prepare, *, start=None, first=0, loss_fn=None):
-    """States and metrics of all members after the steps from ``first`` on."""
-    step = make_step(loss_fn or classification_loss(MODEL), rule, axis_name="data")
-    run = feed.program(step, prepare, steps=PER_DISPATCH, batch=BATCH)
-    states = start or [state_of(i) for i in MEMBERS]
-    states = population_of(states, 0, mesh)
+@functools.cache
+def program(kind, shape, prepare):
+    """Compiled once for all tests: the images do not matter for it."""
+    step = make_step(loss_fn, rule, axis_name="data")
+    feed = kind(SPLITS, mesh_of(*shape))
+    return feed.program(step, prepare, steps=PER_DISPATCH, batch=BATCH)
+
+
+def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS)):
+    """States and metrics of all members after these steps."""
+    mesh, span, seen = mesh_of(*shape), range(*span), []
+    run, feed = program(kind, shape, prepare), kind(splits, mesh)
+    states = population_of(states or [state_of(i) for i in MEMBERS], 0, mesh)
     hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
-    span, seen = range(first, STEPS), []
     orders = [order_of(i) for i in MEMBERS]
     items = feed.dispatches(orders, span, steps=PER_DISPATCH, batch=BATCH)
     for _ in span[::PER_DISPATCH]:
@@ -134,95 +154,79 @@ def assert_close(ours, theirs, tolerance=1e-6):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+def files_of(splits):
+    return {split: (Files(images), labels) for split, (images, labels) in splits.items()}
+
+
 @pytest.fixture(scope="module")
 def two():
     return mesh_of(2)
 
 
 @pytest.fixture(scope="module")
-def resident(two):
-    """What training on resident data, with noise, comes to."""
-    return train(Resident(SPLITS, two), two)
+def noisy():
+    """What training on resident data, with noise, comes to, by the mesh's shape."""
+    return {shape: train(Resident, shape, noisily) for shape in SHAPES}
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (2, 2)], ids=str)
-def test_streamed_training_is_resident_training_bit_for_bit(shape, resident):
-    mesh = mesh_of(*shape)
-    expected = resident if shape == (2, 1) else train(Resident(SPLITS, mesh), mesh)
-    files = {split: (Files(images), labels) for split, (images, labels) in SPLITS.items()}
-    assert_equal(train(Streamed(files, mesh), mesh), expected)
-    assert not files["validation"][0].read  # only what belongs to the orders
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_streamed_training_is_resident_training_bit_for_bit(shape, noisy):
+    files = files_of(SPLITS)
+    assert_equal(train(Streamed, shape, noisily, splits=files), noisy[shape])
+    assert files["train"][0].read and not files["validation"][0].read
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", FEEDS)
-def test_members_with_unequal_numbers_of_examples_are_trained_as_if_alone(kind, two):
-    states, metrics = train(kind(SPLITS, two), two, plainly)
-    assert len({len(places) for places in PLACES}) == 3
-    step = jax.jit(make_step(classification_loss(MODEL), rule))
-    for i in range(3):
-        state, hyper, losses, seen = state_of(i), hyper_of(i), [], []
-        for t in range(STEPS):
-            order = order_of(i)
-            ids = host_batch_ids(order.words, t, batch=BATCH, examples=len(PLACES[i]))
-            seen += ids.tolist()
-            ids = PLACES[i][ids]
-            batch = {"image": IMAGES[ids] / np.float32(255), "label": LABEL_OF[i][LABELS[ids]]}
-            state, alone = step(state, batch, hyper)
-            losses.append(alone["loss"])
-        assert set(seen) == set(range(len(PLACES[i])))  # every example, and no padding
-        assert_close(trees.member(states, i), jax.device_get(state))
-        assert_close(metrics["loss"][i], losses)
+def test_members_with_unequal_numbers_of_examples_are_trained_as_if_alone(kind, shape, alone):
+    states, metrics = train(kind, shape, plainly)
+    for i, (state, losses) in enumerate(alone):
+        assert_close(trees.member(states, i), state)
+        np.testing.assert_allclose(metrics["loss"][i], losses, rtol=2e-6)
     assert_equal(trees.member(states, 3), trees.member(states, 2))
 
 
-@pytest.mark.parametrize("kind", FEEDS)
-def test_a_batch_may_be_divided_over_devices(kind, two):
-    four = mesh_of(2, 2)
-    together = train(kind(SPLITS, two), two, plainly)
-    assert_close(train(kind(SPLITS, four), four, plainly), together)
+@pytest.fixture(scope="module")
+def alone():
+    """The three members trained by a plain step, one batch after the other: states and losses."""
+    assert len({len(places) for places in PLACES}) == 3
+    step, trained = jax.jit(make_step(classification_loss(MODEL), rule)), []
+    for i, places in enumerate(PLACES):
+        state, losses, seen = state_of(i), [], set()
+        for t in range(STEPS):
+            words = order_of(i).words
+            ids = places[host_batch_ids(words, t, batch=BATCH, examples=len(places))]
+            batch = {"image": IMAGES[ids] / np.float32(255), "label": LABEL_OF[i][LABELS[ids]]}
+            state, metrics = step(state, batch, hyper_of(i))
+            losses.append(float(metrics["loss"]))
+            seen |= set(ids.tolist())
+        assert seen == set(places.tolist())
+        trained.append((jax.device_get(state), losses))
+    return trained
 
 
 @pytest.mark.parametrize("kind", FEEDS)
-def test_training_that_begins_later_goes_on_the_same_way(kind, two, resident):
-    feed = kind(SPLITS, two)
-    step = make_step(classification_loss(MODEL), rule, axis_name="data")
-    run = feed.program(step, prepare, steps=PER_DISPATCH, batch=BATCH)
-    hypers = population_of([hyper_of(i) for i in MEMBERS], 0, two)
-    items = feed.dispatches(
-        [order_of(i) for i in MEMBERS], range(STEPS), steps=PER_DISPATCH, batch=BATCH
+def test_training_that_begins_later_goes_on_the_same_way(kind, noisy):
+    expected, all_metrics = noisy[2, 1]
+    states, first = train(kind, (2, 1), noisily, span=(0, PER_DISPATCH))
+    states, rest = train(
+        kind, (2, 1), noisily, states=trees.unstack(states), span=(PER_DISPATCH, STEPS)
     )
-    states, _ = run(population_of([state_of(i) for i in MEMBERS], 0, two), hypers, next(items))
-    start = trees.unstack(jax.device_get(states))
-    states, metrics = train(feed, two, start=start, first=PER_DISPATCH)
-    assert_equal(states, resident[0])
-    assert_equal(metrics, jax.tree.map(lambda m: m[:, PER_DISPATCH:], resident[1]))
+    assert_equal(states, expected)
+    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1), first, rest)
+    assert_equal(metrics, all_metrics)
 
 
-@pytest.mark.parametrize("kind", FEEDS)
-def test_the_program_is_compiled_once(kind, two):
-    traced = []
-
-    def counted(stored, hyper, key):
-        traced.append(key)
-        return prepare(stored, hyper, key)
-
-    feed = kind(SPLITS, two)
-    train(feed, two, counted)
-    once = len(traced)
-    assert once  # as often as tracing one program takes, in three dispatches
-    step = make_step(classification_loss(MODEL), rule, axis_name="data")
-    jax.eval_shape(
-        feed.program(step, counted, steps=PER_DISPATCH, batch=BATCH),
-        population_of([state_of(i) for i in MEMBERS], 0, two),
-        population_of([hyper_of(i) for i in MEMBERS], 0, two),
-        next(feed.dispatches([order_of(i) for i in MEMBERS], range(3), steps=3, batch=BATCH)),
-    )
-    assert len(traced) == 2 * once
+def test_the_program_for_a_stream_is_compiled_once(caplog):
+    with caplog.at_level(logging.WARNING, logger="jax"), jax.log_compiles():
+        program.cache_clear()
+        train(Streamed, (2, 1), noisily)
+    compiled = [r for r in caplog.messages if r.startswith("Finished XLA compilation of jit(run)")]
+    assert len(compiled) == 1
 
 
-def test_the_stream_is_divided_over_the_devices(two):
-    mesh = mesh_of(2, 2)
-    (data,) = Streamed(SPLITS, mesh).dispatches(
+def test_the_stream_is_divided_over_the_devices():
+    (data,) = Streamed(SPLITS, mesh_of(2, 2)).dispatches(
         [order_of(i) for i in MEMBERS], range(PER_DISPATCH), steps=PER_DISPATCH, batch=BATCH
     )
     assert data["image"].shape == (4, PER_DISPATCH, BATCH, SIDE, SIDE, 1)
@@ -231,50 +235,27 @@ def test_the_stream_is_divided_over_the_devices(two):
     assert shards == [(2, PER_DISPATCH, BATCH // 2)] * 4
 
 
-def test_a_damaged_image_is_named_where_it_is_met_and_may_be_mended(two, resident):
-    files = Files(SPLITS["train"][0], damaged=(int(PLACES[1][0]),))
-    splits = SPLITS | {"train": (files, SPLITS["train"][1])}
+def test_a_damaged_image_is_named_where_it_is_met_and_may_be_mended(noisy):
+    files = files_of(SPLITS)
+    files["train"][0].damaged = {int(PLACES[1][0])}
     with pytest.raises(DamagedFile, match=rf"{PLACES[1][0]}.png"):
-        train(Streamed(splits, two), two)
-    files._damaged = ()
-    assert_equal(train(Streamed(splits, two), two), resident)
+        train(Streamed, (2, 1), noisily, splits=files)
+    files["train"][0].damaged = set()
+    assert_equal(train(Streamed, (2, 1), noisily, splits=files), noisy[2, 1])
 
 
-# Augmentation: what ``prepare`` draws from its key.
+# What ``prepare`` draws from its key.
 
 
-def drawing(stored, hyper, key):
-    """A number drawn for the whole batch, beside it."""
-    return plainly(stored, hyper, None) | {"drawn": jax.random.uniform(key)}
-
-
-def telling(params, batch_stats, batch, hyper, key):
-    """A loss that reports what was drawn, its square, and what its own key would draw."""
-    del hyper
-    loss, metrics = loss_and_metrics(
-        MODEL.apply({"params": params}, batch["image"]), batch["label"]
-    )
-    drawn = batch["drawn"]
-    told = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
-    return loss, (batch_stats, metrics | told)
-
-
-@pytest.mark.parametrize("kind", FEEDS)
-def test_augmentation_differs_between_steps_and_members_and_comes_again(kind, two):
-    feed = kind(SPLITS, two)
-    _, metrics = train(feed, two, drawing, loss_fn=telling)
+def test_augmentation_differs_between_steps_and_members(noisy):
+    _, metrics = noisy[2, 1]
     drawn, own = metrics["drawn"][:3], metrics["own"][:3]
-    assert len({*drawn.flat, *own.flat}) == drawn.size + own.size == 2 * 3 * STEPS
+    assert len({*drawn.flat, *own.flat}) == 2 * 3 * STEPS  # nor are they the loss's own numbers
     np.testing.assert_array_equal(metrics["drawn"][3], drawn[2])  # a copy of the same member
-    start = [state_of(i).replace(step=jnp.int32(PER_DISPATCH)) for i in MEMBERS]
-    _, later = train(feed, two, drawing, loss_fn=telling, start=start, first=PER_DISPATCH)
-    np.testing.assert_array_equal(later["drawn"], metrics["drawn"][:, PER_DISPATCH:])
 
 
-@pytest.mark.parametrize("kind", FEEDS)
-def test_augmentation_differs_between_the_parts_of_a_batch(kind):
-    mesh = mesh_of(2, 2)
-    _, metrics = train(kind(SPLITS, mesh), mesh, drawing, loss_fn=telling)
+def test_augmentation_differs_between_the_parts_of_a_batch(noisy):
+    _, metrics = noisy[2, 2]
     # Metrics are means over the devices: the variance of two equal numbers would be 0.
     assert (metrics["square"] - metrics["drawn"] ** 2 > 1e-6).all()
 
@@ -309,7 +290,7 @@ def test_auto_is_resident_below_a_quarter_of_the_memory(monkeypatch, two):
 
 def test_a_choice_of_streaming_reads_nothing(monkeypatch, two):
     monkeypatch.setattr(feeds, "device_memory", lambda mesh: 1)
-    files = {split: (Files(images), labels) for split, (images, labels) in SPLITS.items()}
+    files = files_of(SPLITS)
     make_feed("auto", files, two)
     assert not any(images.read for images, _ in files.values())
 

@@ -17,7 +17,6 @@ from jaxdl.train.population import (
     member_key,
     population_of,
     train_resident,
-    train_streamed,
 )
 from jaxdl.train.state import create_state, make_step
 from jaxdl.transfer import classification_loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError("the references know study.optimizer.name='momentum' without max_norm")
 
 
-def setups(config: ConfigDict) -> dict[str, Setup]:
-    """The contenders by name."""
+def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
+    """The contenders by name; nothing is written to ``scratch``."""
     cores = cpu_cores()
     return {
         OURS: Setup(population, cores, questions=(TRACE, NUDGED, "memory")),

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -24,12 +24,15 @@ MILLI = 1e3
 
 
 class Slice(NamedTuple):
-    """A piece of work that can be done again and again: training that goes on where it was."""
+    """A piece of work that can be done again and again: training that goes on where it was, or
+    the fetching of its batches."""
 
     networks: int
     steps: int
     run: Callable[[], object]
-    """Trains every network so many steps further and returns when it is done."""
+    """Takes every network so many steps further and returns when it is done."""
+    before: Callable[[], object] = lambda: None
+    """Is called before each run, and not timed."""
 
 
 class Contender(NamedTuple):
@@ -39,6 +42,8 @@ class Contender(NamedTuple):
     """By kind of network."""
     answers: Mapping[str, Callable[[], Any]] = {}
     """Other things that can be asked of it, by name."""
+    close: Callable[[], object] = lambda: None
+    """Ends what it started."""
 
 
 class Setup(NamedTuple):
@@ -69,10 +74,15 @@ class Worker:
     def __init__(self, setup: Setup, config: Any):
         context = get_context("spawn")  # a fork would inherit JAX's threads, dead
         self._pipe, other_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other_end, setup, config), daemon=True)
+        # Not a daemon: those may have no workers of their own. It ends when the pipe is closed.
+        self._process = context.Process(target=_serve, args=(other_end, setup, config))
         self._process.start()
         other_end.close()
-        self.sizes, self.first_seconds = self._receive()
+        try:
+            self.sizes, self.first_seconds = self._receive()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Worker:
         return self
@@ -104,8 +114,9 @@ class Worker:
 
 def _serve(pipe: Connection, setup: Setup, config: Any) -> None:
     """The worker's life: prepare, do every slice once so that all is compiled, then obey."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # So is this, but processes that are started here must not inherit that they ignore it.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setup.xla_flags}".strip()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", setup.devices)
@@ -115,14 +126,16 @@ def _serve(pipe: Connection, setup: Setup, config: Any) -> None:
         except ValueError as error:  # for the user, not for a traceback
             pipe.send(error)
             return
-        first = {kind: seconds(piece.run) for kind, piece in contender.slices.items()}
-        pipe.send(({kind: piece[:2] for kind, piece in contender.slices.items()}, first))
-        while True:
-            request, name = pipe.recv()
-            if request == "slice":
-                pipe.send(seconds(contender.slices[name].run))
-            else:
-                pipe.send(contender.answers[name]())
+        with closing(contender):
+            first = {kind: seconds(piece.run) for kind, piece in contender.slices.items()}
+            pipe.send(({kind: piece[:2] for kind, piece in contender.slices.items()}, first))
+            while True:
+                request, name = pipe.recv()
+                if request == "slice":
+                    contender.slices[name].before()
+                    pipe.send(seconds(contender.slices[name].run))
+                else:
+                    pipe.send(contender.answers[name]())
 
 
 def seconds(run: Callable[[], object]) -> float:

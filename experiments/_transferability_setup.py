@@ -133,6 +133,9 @@ def check(config: ConfigDict) -> None:
     for name in ("optimizer.learning_rate", "optimizer.bias_rate"):
         if not 0 < setting(config, name) < math.inf:
             raise ValueError(f"config.{name} must be positive, got {setting(config, name)}")
+    for drop in config.schedule.drops:
+        if not isinstance(drop, int | float) or not 0 <= drop <= 1:
+            raise ValueError(f"config.schedule.drops: {drop!r} is not a part of the steps, 0 to 1")
     decay = config.optimizer.weight_decay
     if not 0 <= decay < math.inf:
         raise ValueError(f"config.optimizer.weight_decay must not be negative, got {decay}")
@@ -171,7 +174,7 @@ def make_prepare(config: ConfigDict, source: Source, *, resident: bool) -> Prepa
     """Subtract the training images' mean, crop and mirror; labels become those of the task."""
     of, images = config.image, source.splits["train"][0]
     shape = images.shape[1:]
-    if of.crop > min(shape[:2]) + 2 * of.padding:
+    if of.crop > min(shape[:2]):  # whatever the padding: in evaluation there is none
         size = " x ".join(map(str, shape[:2]))
         raise ValueError(f"config.image.crop={of.crop} does not fit images of {size}")
     mean, deviation = encoded.statistics(encoded.in_memory(images) if resident else images)

@@ -1,6 +1,7 @@
 """How fast is jaxdl beside what one would write instead? Ratios, measured side by side in one run.
 
 python -m experiments.benchmark --config configs/benchmark.py:transferability
+python -m experiments.benchmark --config configs/benchmark.py:data
 
 A variant of the configuration is a module that says which contenders there are (`setups`), what
 cannot be measured (`check`) and what the report says of the rounds (`sections`). How they are timed
@@ -15,17 +16,18 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs.benchmark import get_config
-from experiments import _benchmark_transferability, _run
+from experiments import _benchmark_data, _benchmark_transferability, _run
 from experiments._interleave import Row, Worker, one_round
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
 
-BENCHMARKS = {"transferability": _benchmark_transferability}
+BENCHMARKS = {"transferability": _benchmark_transferability, "data": _benchmark_data}
 
 
 def machine() -> dict[str, str | int]:
@@ -68,8 +70,9 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 
     with ExitStack() as workers_of, tqdm(unit="slice") as bar:
         workers, answers = {}, {}
-        for what, setup in benchmark.setups(config).items():
-            bar.set_description(f"compiling {what}")
+        scratch = Path(workers_of.enter_context(TemporaryDirectory(dir=workdir)))
+        for what, setup in benchmark.setups(config, scratch).items():
+            bar.set_description(f"starting {what}")
             with _run.user_input():
                 workers[what] = worker = workers_of.enter_context(Worker(setup, config))
             answers[what] = {question: worker.ask(question) for question in setup.questions}

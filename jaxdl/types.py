@@ -27,7 +27,7 @@ Hyper = Mapping[str, PyTree]
 
 
 class DamagedFile(ValueError):
-    """A file of an earlier run cannot be used; the message says which, and what to do."""
+    """A file cannot be used, or not as it is; the message says which, and what to do."""
 
 
 LossFn = Callable[

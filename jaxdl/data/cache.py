@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -12,23 +13,27 @@ import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
 
+_NAMES = "names of the others"
+
 
 def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
     """What ``make()`` returns, kept on disk from the first call to the next.
 
-    A damaged file is made anew (zip archives carry checksums); where the folder cannot be written,
-    nothing is kept.
+    A damaged file is made anew (arrays in zip archives carry checksums); where the folder cannot
+    be written, nothing is kept.
 
     Args:
       name: begins the file's name, for a person who looks into the folder.
       recipe: all that the arrays depend on, told apart by its ``repr``.
     """
     path = file(name, recipe)
-    try:
+    with contextlib.suppress(Exception):  # a damaged file can make the reader raise nearly anything
         with path.open("rb") as stream, np.load(stream) as stored:
-            return dict(stored)
-    except Exception:  # a damaged file can make the reader raise nearly anything
-        arrays = make()
+            arrays = dict(stored)
+        # An archive's directory has no checksum: where it is damaged, arrays can be missing.
+        if sorted(arrays.pop(_NAMES).tolist()) == sorted(arrays):
+            return arrays
+    arrays = make()
     _write(path, arrays)
     return arrays
 
@@ -47,7 +52,7 @@ def _write(path: Path, arrays: Arrays) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
             temporary = stream.name
-            np.savez(stream, **arrays)
+            np.savez(stream, **arrays, **{_NAMES: np.array(list(arrays))})
         os.replace(temporary, path)
     except OSError:
         if temporary:

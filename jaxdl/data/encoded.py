@@ -59,8 +59,7 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
     """One image file (PNG, JPEG, WebP, PPM, … whatever Pillow reads) as an array.
 
     Raises:
-      DamagedFile: truncated, or no image at all.
-      ValueError: an image that is neither grey nor colour, with ``channels=0``.
+      DamagedFile: truncated, no image at all, or neither grey nor colour with ``channels=0``.
     """
     _hush_pillow()
     try:
@@ -82,7 +81,7 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedFile(f"{name}: not a whole image ({reason}): replace or remove it") from None
     if not known:
-        raise ValueError(
+        raise DamagedFile(
             f"{name}: the image's mode is {mode}, neither grey (L) nor colour (RGB): set channels "
             "to 1 or 3 to have every image converted"
         )
@@ -128,7 +127,7 @@ class Encoded:
         content, name = self.read(int(self.places[place]))
         image = decode(content, name, self.form)
         if image.shape != self.shape[1:]:
-            raise ValueError(
+            raise DamagedFile(
                 f"{name}: the image is {_size(image.shape)} where others are "
                 f"{_size(self.shape[1:])}: set size (and channels) to have every image converted"
             )
@@ -198,7 +197,7 @@ def statistics(images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " 
 def _statistics(images) -> dict[str, np.ndarray]:
     count, *shape = images.shape
     total, squares = np.zeros(shape), np.zeros(shape[-1])
-    parts = np.array_split(np.arange(count), -(-count // 256))
+    parts = np.array_split(np.arange(count), -(-count // 32))
 
     def part(places: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
         some = np.stack([images[int(i)] for i in places]).astype(np.float64)

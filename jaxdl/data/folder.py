@@ -111,9 +111,7 @@ def _list(where: Path, class_names: tuple[str, ...]) -> tuple[list[Path], Int32[
         files = sorted(
             entry.path
             for entry in os.scandir(where / name)
-            if entry.name.lower().endswith(SUFFIXES)
-            and entry.name[0] != "."
-            and not entry.is_dir()
+            if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and not entry.is_dir()
         )
         if not files:
             kinds = ", ".join(SUFFIXES)

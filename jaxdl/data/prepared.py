@@ -8,16 +8,20 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
+from tqdm import tqdm
 
 from jaxdl.data import imagenet
 from jaxdl.data.cache import cached
 from jaxdl.data.encoded import MODES, Form, digest_files, encoded
 from jaxdl.data.source import Source, divide, make_source
+from jaxdl.types import DamagedFile
 
 BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
 """The data sets whose builders are here, in ``jaxdl/data/builders/``; the others are TFDS's own."""
@@ -43,7 +47,7 @@ class _Records:
     def __call__(self, place: int) -> tuple[bytes, str]:
         for source, name in zip(self.sources, self.names, strict=True):
             if place < len(source):
-                return source[place]["image"], f"{name}, record {place}"
+                return _read(source, [place], name)[0]["image"], f"{name}, record {place}"
             place -= len(source)
         raise IndexError(place)
 
@@ -81,35 +85,35 @@ def prepared(
     """
     found = _builder(dataset, data_dir, dict(builder or {}))
     name, info = found.name, found.info
-    if not {"image", "label"} <= set(info.features):
-        raise ValueError(f"{dataset}: it has no image and label, but {', '.join(info.features)}")
+    import tensorflow_datasets as tfds
+
+    for key, kind in {"image": tfds.features.Image, "label": tfds.features.ClassLabel}.items():
+        if key not in info.features or not isinstance(info.features[key], kind):
+            has = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
+            raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {has}")
     known = info.splits
     if "train" not in known:
         raise ValueError(f"{dataset}: it has no split train, but {', '.join(known)}")
-    held_out = [n for n in ("test", "validation") if n in known and _is_labelled(builder, n)]
+    held_out = [n for n in ("test", "validation") if n in known and _is_labelled(found, n)]
     origin = {"train": "train"} | dict(zip(("test", "validation"), held_out, strict=False))
     if held_out == ["test", "validation"]:
         origin["validation"] = "validation"
 
-    import tensorflow_datasets as tfds
-
-    encoded_only = {"image": tfds.decode.SkipDecoding()}
-    raw = [found.as_data_source(of, decoders=encoded_only) for of in origin.values()]
+    raw = [_records(found, of) for of in origin.values()]
     folder = Path(found.data_path)
     content = digest_files(sorted(p for p in folder.iterdir() if p.is_file()), folder)
 
+    names = tuple(f"{folder}, split {of}" for of in origin.values())
+
     def read_labels() -> dict[str, np.ndarray]:
-        return {
-            split: np.array([record["label"] for record in source], np.int32)
-            for split, source in zip(origin, raw, strict=True)
-        }
+        of = zip(origin, raw, names, strict=True)
+        return {split: _labels(source, name) for split, source, name in of}
 
     labels = cached(f"labels-{name}", (content, tuple(origin.items())), read_labels)
     declared = info.features["image"].shape[-1]
     channels = channels or (declared if declared in MODES else 0)
     sizes = [len(source) for source in raw]
-    read = _Records(tuple(raw), tuple(f"{name}, split {of}" for of in origin.values()))
-    images = encoded(read, sum(sizes), Form(size, fit, channels), content)
+    images = encoded(_Records(tuple(raw), names), sum(sizes), Form(size, fit, channels), content)
     ends = np.cumsum(sizes)
     parts = {
         split: (images.take(np.arange(end - n, end)), labels[split])
@@ -164,7 +168,8 @@ def _builder(dataset: str, data_dir: str, settings: dict):
                 f"where there is one, run {command}"
             )
         try:
-            builder.download_and_prepare()
+            with redirect_stdout(sys.stderr):  # where TFDS tells how far it is
+                builder.download_and_prepare()
         except Exception as error:  # whatever a builder's own code may raise
             raise ValueError(
                 f"data set {dataset} cannot be prepared in {where} ({_line(error)}); "
@@ -198,8 +203,32 @@ def _line(error: Exception) -> str:
 
 def _is_labelled(builder, split: str) -> bool:
     """Whether a split has labels: those of ImageNet's test images are not public, and -1 here."""
-    first = builder.as_data_source(split, decoders=_only("label"))[0]
+    (first,) = _read(_records(builder, split), [0], f"{builder.data_path}, split {split}")
     return first["label"] >= 0
+
+
+def _records(builder, split: str):
+    """The records of a split, their images as files."""
+    import tensorflow_datasets as tfds
+
+    images = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+    return builder.as_data_source(split, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()))
+
+
+def _labels(source, name: str) -> Int32[np.ndarray, " n"]:
+    parts = [range(len(source))[start : start + 256] for start in range(0, len(source), 256)]
+    parts = tqdm(parts, "reading labels, once", delay=3, leave=False, disable=None)
+    return np.array([record["label"] for of in parts for record in _read(source, of, name)], "i4")
+
+
+def _read(source, places: Sequence[int], name: str) -> list[dict[str, Any]]:
+    try:
+        # Many at once take a third of the time; for one, that way would start a thread.
+        return [source[places[0]]] if len(places) == 1 else source.__getitems__(list(places))
+    except Exception as error:  # the reader's, which names no file
+        where = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+        reason = f"{where} cannot be read ({_line(error)})"
+        raise DamagedFile(f"{name}: {reason}: delete the folder to prepare it again") from None
 
 
 def _online() -> bool:

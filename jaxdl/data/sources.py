@@ -76,7 +76,7 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     if not path:
         raise ValueError("which file? Set path to an .npz with train_images and train_labels")
     try:
-        with np.load(Path(path).expanduser()) as stored:
+        with Path(path).expanduser().open("rb") as stream, np.load(stream) as stored:
             arrays = dict(stored)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

@@ -16,13 +16,14 @@ def random_halves(
     """Two random halves of the classes, drawn as Yosinski et al. 2014 drew theirs.
 
     The paper's four ImageNet splits are ``seed`` 0 … 3 with 1,000 classes. The seed is a list,
-    which is another stream of random numbers than the bare integer.
+    which is another stream of random numbers than the bare integer. Of an odd number of classes
+    the second half has one more.
 
     Raises:
-      ValueError: for an odd number of classes.
+      ValueError: for fewer than 4 classes, of which a half would have nothing to tell apart.
     """
-    if num_classes % 2:
-        raise ValueError(f"{num_classes} classes cannot be halved")
+    if num_classes < 4:
+        raise ValueError(f"{num_classes} classes have no halves of 2 or more: it takes at least 4")
     first = np.random.RandomState([seed]).choice(num_classes, num_classes // 2, replace=False)
     first = np.sort(first).astype(np.int32)
     return first, np.setdiff1d(np.arange(num_classes, dtype=np.int32), first)

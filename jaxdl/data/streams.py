@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Int, Int32, UInt8, UInt32
 
 from jaxdl.data.batches import host_batch_ids
@@ -56,7 +58,10 @@ def read(images: Images, ids: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ReadStep:
-    """From a step to the batches of all members; a worker process gets a copy."""
+    """From a step to the batches of all members, or what is wrong with one of their images.
+
+    A worker process gets a copy of this.
+    """
 
     images: Images
     labels: Int32[np.ndarray, " n"]
@@ -64,7 +69,7 @@ class _ReadStep:
     batch: int
     share: slice
 
-    def __call__(self, step: int) -> dict[str, np.ndarray]:
+    def __call__(self, step: int) -> dict[str, np.ndarray | Exception]:
         ids = np.stack(
             [
                 of.examples[
@@ -73,7 +78,10 @@ class _ReadStep:
                 for of in self.orders
             ]
         )
-        images = read(self.images, ids.reshape(-1))
+        try:
+            images = read(self.images, ids.reshape(-1))
+        except (ValueError, OSError) as error:
+            return {"error": error}  # grain's own way would keep a batch alive, in a cycle
         return {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self.labels[ids]}
 
 
@@ -87,11 +95,12 @@ def stream(
     workers: int = 0,
     host: int = 0,
     hosts: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """The batches of all members at each of ``steps``: ``image`` [m, b, h, w, c], ``label`` [m, b].
 
     The sequence of examples is that of :func:`jaxdl.data.batches.batch_ids`, whatever reads it,
-    and can be entered at any step. A few batches are read ahead.
+    and can be entered at any step. A few batches are read ahead. Close the iterator to end what
+    reads; an image that cannot be read raises its error when its batch is due.
 
     Args:
       images: what is read, by place.
@@ -113,8 +122,30 @@ def stream(
     ahead = grain.ReadOptions(num_threads=0 if workers else THREADS, prefetch_buffer_size=AHEAD)
     batches = reading.to_iter_dataset(ahead)
     if workers:
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, AHEAD))
-    return iter(batches)
+        if not flags.FLAGS.is_parsed():  # in a script without absl; grain reads its options there
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, AHEAD), _begin_worker)
+    return _delivered(iter(batches))
+
+
+def _delivered(items: grain.DatasetIterator) -> Generator[dict[str, np.ndarray]]:
+    try:
+        yield from map(_unpack, items)
+    finally:
+        items.close()
+
+
+def _unpack(item: dict) -> dict[str, np.ndarray]:
+    """A batch of our own: that of a worker lies in memory which grain frees when it is let go, but
+    at the end of the process not without a warning."""
+    if "error" in item:
+        raise item["error"]
+    return {k: v if type(v) is np.ndarray else np.array(v) for k, v in item.items()}
+
+
+def _begin_worker(worker: int, workers: int) -> None:
+    """Control-C goes to all processes of a terminal; the main one saves first, then closes this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 THREADS, AHEAD = 4, 4

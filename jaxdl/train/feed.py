@@ -6,8 +6,8 @@ Either way a network sees the same examples in the same order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from math import prod
 from typing import Protocol
 
@@ -35,7 +35,7 @@ class Feed(Protocol):
 
     def dispatches(
         self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
-    ) -> Iterator[PyTree]:
+    ) -> Generator[PyTree]:
         """The ``data`` of each dispatch of ``steps`` steps, over a span of steps."""
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
@@ -61,9 +61,10 @@ class Resident:
 
     def dispatches(
         self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
-    ) -> Iterator[PyTree]:
+    ) -> Generator[PyTree]:
         """The same data for every dispatch: what comes when is known to the program."""
-        return repeat(self.data)
+        while True:
+            yield self.data
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
         """See :class:`Feed`."""
@@ -83,7 +84,7 @@ class Streamed:
 
     def dispatches(
         self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
-    ) -> Iterator[PyTree]:
+    ) -> Generator[PyTree]:
         """The batches of each dispatch, [members, steps, batch, …]."""
         divided = NamedSharding(self._mesh, P("member", None, "data"))
         reading = streams.stream(
@@ -94,11 +95,12 @@ class Streamed:
             steps=span,
             workers=self._workers,
         )
-        for _ in span[::steps]:
-            chunk = [next(reading) for _ in range(steps)]
-            yield jax.device_put(
-                jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chunk), divided
-            )
+        with closing(reading):
+            for _ in span[::steps]:
+                chunk = [next(reading) for _ in range(steps)]
+                yield jax.device_put(
+                    jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chunk), divided
+                )
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
         """See :class:`Feed`."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,7 +73,7 @@ class Workplace:
         run: Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]],
         states: TrainState,
         hypers: Hyper,
-        feed: Callable[[int], Iterator[PyTree]],
+        feed: Callable[[int], Generator[PyTree]],
         *,
         networks: Sequence[Mapping[str, Any]],
         steps: int,
@@ -89,7 +90,7 @@ class Workplace:
           name: of the population: its checkpoints' folder, and its mark in the curves.
           run: ``run(states, hypers, data) -> (states, metrics)``, which consumes ``states``; the
             ``program`` of a :class:`jaxdl.train.feed.Feed`.
-          feed: from the step to begin with to an iterator over the ``data`` of each dispatch.
+          feed: from the step to begin with to the ``data`` of each dispatch, one after the other.
           networks: how each network is named in the curves, in the order of members (and,
             where a member is several networks, of those within it); the members that only
             fill up the population come after them and are not named.
@@ -105,7 +106,7 @@ class Workplace:
         def by_network(values: Float[np.ndarray, "m ..."]) -> list[float]:
             return np.asarray(values).reshape(-1)[: len(networks)].tolist()
 
-        with Checkpoints(self.folder / "checkpoints" / name) as checkpoints:
+        with Checkpoints(self.folder / "checkpoints" / name) as checkpoints, ExitStack() as open_:
             states, first = checkpoints.restore(states)
             # The log may be ahead of the checkpoint, never behind it: it is written first.
             kept = logs.rewind(
@@ -120,7 +121,7 @@ class Workplace:
             self.progress(name, first * len(networks))
             if self.stop.received is not None:  # while something else was computed
                 raise Interrupted(self.stop.received)
-            saved, items = time.monotonic(), feed(first)
+            saved, items = time.monotonic(), open_.enter_context(closing(feed(first)))
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
                 states, metrics = run(states, hypers, next(items))
                 metrics = jax.device_get(metrics)

@@ -1,4 +1,4 @@
-"""Glyphs against PIL's drawings of the same characters and a linear probe; the cache's promises."""
+"""Glyphs against PIL's drawings of the same characters and a linear probe."""
 
 import os
 import subprocess
@@ -92,8 +92,8 @@ def test_shapes_types_and_balance(train):
 
 
 def test_same_arguments_same_bytes_and_more_only_appends():
-    few, some = builder._draw("train", 2, 7), builder._draw("train", 3, 7)
-    np.testing.assert_array_equal(few, builder._draw("train", 2, 7))
+    few, again, some = (builder._draw("train", n, 7)["images"] for n in (2, 2, 3))
+    np.testing.assert_array_equal(few, again)
     np.testing.assert_array_equal(few, some[: len(few)])
 
 
@@ -174,54 +174,28 @@ def test_second_call_reads_the_cache(cache, monkeypatch):
     assert not list(cache.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "byte", "text", "other shape"])
-def test_damaged_cache_is_drawn_anew(monkeypatch, tmp_path, damage):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    images, _ = glyphs("test", 1)
-    (file,) = (tmp_path / "jaxdl").iterdir()
-    content = file.read_bytes()
-    middle = len(content) // 2
-    if damage == "other shape":
-        np.savez(file, images=images[:5])
-    else:
-        flipped = bytes([content[middle] ^ 1])
-        file.write_bytes(
-            {
-                "empty": b"",
-                "half": content[:middle],
-                "byte": content[:middle] + flipped + content[middle + 1 :],
-                "text": b"not a zip file",
-            }[damage]
-        )
-    np.testing.assert_array_equal(glyphs("test", 1)[0], images)
-    with np.load(file) as repaired:
-        np.testing.assert_array_equal(repaired["images"], images)
+CHANGED = {
+    "RECIPE": builder.RECIPE + 1,
+    "DISTORTION": builder.Distortion(shift=0.1),
+    "CLASS_NAMES": (*CLASS_NAMES[1:], CLASS_NAMES[0]),
+}
 
 
-def test_cache_folder_that_cannot_be_written_is_no_cache(monkeypatch, tmp_path):
-    images, _ = glyphs("test", 1)
-    blocked = tmp_path / "file"
-    blocked.write_text("where the folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    np.testing.assert_array_equal(glyphs("test", 1)[0], images)
-    assert blocked.read_text() == "where the folder should be"
-
-
-def test_failed_write_leaves_nothing_behind(monkeypatch, tmp_path):
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(builder.os, "replace", full)
-    assert len(glyphs("test", 1)[0]) == CLASSES
-    assert not list((tmp_path / "jaxdl").iterdir())
-
-
-@pytest.mark.parametrize("change", ["RECIPE", "DISTORTION", "CLASS_NAMES"])
+@pytest.mark.parametrize("change", CHANGED)
 def test_cache_is_keyed_by_the_recipe(monkeypatch, change):
-    before = builder._cache_file("train", 1, 0)
-    monkeypatch.setattr(builder, change, "changed")
-    assert builder._cache_file("train", 1, 0) != before
+    """Images of another recipe are drawn, and do not take the place of the others."""
+    kept, _ = glyphs("validation", 1)
+    other = {"images": 255 - kept}
+    monkeypatch.setattr(builder, "_draw", lambda *_: other)
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, change, CHANGED[change])
+        np.testing.assert_array_equal(glyphs("validation", 1)[0], 255 - kept)
+    np.testing.assert_array_equal(glyphs("validation", 1)[0], kept)
+
+
+@pytest.mark.parametrize("change", [("train", 1, 0), ("validation", 2, 0), ("validation", 1, 1)])
+def test_cache_is_keyed_by_the_arguments(change):
+    assert builder._recipe(*change) != builder._recipe("validation", 1, 0)
 
 
 @pytest.mark.parametrize("split, per_class", [("dev", 1), ("", 1), ("train", 0), ("test", -3)])

@@ -1,6 +1,5 @@
-"""Sources: digits against scikit-learn's own arrays, and what `load` and `check` refuse."""
+"""Sources: digits against scikit-learn's arrays, the seal, the division, and what is refused."""
 
-import dataclasses
 import subprocess
 import sys
 from collections import Counter
@@ -8,34 +7,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from jaxdl.data import sources
-from jaxdl.data.builders.glyphs import glyphs as build_glyphs
-from jaxdl.data.sources import Source, check, fingerprint, load
+from jaxdl.data.builders import glyphs as builder
+from jaxdl.data.encoded import Form, encoded
+from jaxdl.data.source import Sealed, digest_arrays, divide, make_source
+from jaxdl.data.sources import load
 
 SPLITS = ("train", "validation", "test")
+IMAGES, LABELS = np.zeros((3, 4, 5, 1), np.uint8), np.array([0, 1, 1], np.int32)
+TINY = dict.fromkeys(SPLITS, (IMAGES, LABELS))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+def parts(source):
+    return {**source.splits, "test": source.test.open()}
 
 
-@pytest.fixture
-def tiny():
-    """Two classes, three images a split."""
-    images = np.zeros((3, 4, 5, 1), np.uint8)
-    labels = np.array([0, 1, 1], np.int32)
-    return Source("tiny", ("a", "b"), (), {split: (images, labels) for split in SPLITS})
+# Built-in ones
 
 
 def test_digits_are_sklearns_each_once():
-    splits = load("digits").splits
-    images = np.concatenate([splits[s][0] for s in SPLITS])
-    labels = np.concatenate([splits[s][1] for s in SPLITS])
+    splits = parts(load("digits")).values()
+    images, labels = (np.concatenate(arrays) for arrays in zip(*splits, strict=True))
     grey = np.rint(images * (16 / 255)).astype(int)  # back to 0..16
     ours = Counter((label, image.tobytes()) for label, image in zip(labels, grey, strict=True))
     pixels, targets = load_digits(return_X_y=True)
@@ -50,46 +46,40 @@ def test_digits_are_sklearns_each_once():
 @pytest.mark.parametrize("split, share", [("train", 0.6), ("validation", 0.2), ("test", 0.2)])
 def test_digits_are_stratified(split, share):
     total = np.bincount(load_digits().target)
-    labels = load("digits", seed=5).splits[split][1]
+    labels = parts(load("digits", seed=5))[split][1]
     assert np.abs(np.bincount(labels) - share * total).max() <= 1
     assert (np.diff(labels) != 0).mean() > 0.5  # classes are mixed, not one after another
 
 
 def test_digits_split_follows_the_seed():
-    assert fingerprint(load("digits", seed=1)) == fingerprint(load("digits", seed=1))
-    assert fingerprint(load("digits", seed=1)) != fingerprint(load("digits", seed=2))
+    of = [load("digits", seed=seed).fingerprint for seed in (1, 1, 2)]
+    assert of[0] == of[1] != of[2]
 
 
-def test_glyphs_are_the_builders():
+def test_glyphs_are_the_builders(monkeypatch):
+    def draw(split, per_class, *, seed):
+        return np.full((2, 20, 20, 1), len(split) + per_class + seed, np.uint8), LABELS[:2]
+
+    monkeypatch.setattr(builder, "glyphs", draw)
     source = load("glyphs", train=3, validation=1, test=2, seed=4)
-    assert source.name == "glyphs" and len(source.class_names) == len(source.class_groups) == 96
-    for split, per_class in {"train": 3, "validation": 1, "test": 2}.items():
-        images, labels = build_glyphs(split, per_class, seed=4)
-        np.testing.assert_array_equal(source.splits[split][0], images)
-        np.testing.assert_array_equal(source.splits[split][1], labels)
-
-
-def test_fingerprint_sees_every_pixel_and_label(tiny):
-    before = fingerprint(tiny)
-    assert len(before) == 16 and int(before, 16) >= 0
-    images, labels = (array.copy() for array in tiny.splits["test"])
-    for array in (images, labels):
-        array.flat[-1] ^= 1
-        changed = dataclasses.replace(tiny, splits={**tiny.splits, "test": (images, labels)})
-        assert fingerprint(changed) != before
-        array.flat[-1] ^= 1
-    strided = images[:, ::-1][:, ::-1]
-    same = dataclasses.replace(tiny, splits={**tiny.splits, "test": (strided, labels)})
-    assert fingerprint(same) == before
+    assert source.name == "glyphs" and source.version == str(builder.RECIPE)
+    assert len(source.class_names) == len(source.class_groups) == 96
+    for split, (images, labels) in parts(source).items():
+        asked = {"train": 3, "validation": 1, "test": 2}[split]
+        np.testing.assert_array_equal(images, draw(split, asked, seed=4)[0])
+        np.testing.assert_array_equal(labels, [0, 1])
 
 
 @pytest.mark.parametrize(
     "name, options, says",
     [
-        ("mnist", {}, "unknown data set 'mnist'; known ones are glyphs, digits"),
+        ("mnist", {}, "unknown data set 'mnist'; known ones are glyphs, digits, tfds, folder, npz"),
         ("digits", {"train": 5}, "unexpected keyword argument 'train'; its options are .*seed"),
         ("glyphs", {"train": 5}, "missing a required argument: 'validation'"),
         ("glyphs", {"train": 0, "validation": 1, "test": 1}, "per_class is 0 in split 'train'"),
+        ("folder", {}, "which folder"),
+        ("npz", {}, "which file"),
+        ("tfds", {}, "which data set"),
     ],
 )
 def test_load_refuses_in_one_line(name, options, says):
@@ -98,7 +88,39 @@ def test_load_refuses_in_one_line(name, options, says):
     assert "\n" not in str(error.value)
 
 
-IMAGES, LABELS = np.zeros((3, 4, 5, 1), np.uint8), np.array([0, 1, 1], np.int32)
+def test_import_is_light():
+    """Neither matplotlib nor scikit-learn is paid for by those who bring their own arrays."""
+    code = (
+        "import sys, jaxdl.data.sources as s; heavy = {'matplotlib', 'sklearn', 'tensorflow',"
+        " 'tensorflow_datasets'}; print(heavy & {*sys.modules})"
+    )
+    root = Path(sources.__file__).parents[2]
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
+    assert printed.strip() == "set()"
+
+
+# Their content
+
+
+def test_digest_sees_every_pixel_label_and_name():
+    before = digest_arrays(TINY)
+    assert len(before) == 16 and int(before, 16) >= 0
+    images, labels = IMAGES.copy(), LABELS.copy()
+    for array in (images, labels):
+        array.flat[-1] ^= 1
+        assert digest_arrays({**TINY, "test": (images, labels)}) != before
+        array.flat[-1] ^= 1
+    turned = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
+    assert digest_arrays({**TINY, "test": (turned, labels)}) == before
+    assert digest_arrays(dict(reversed(TINY.items()))) == before
+    assert digest_arrays({"train": TINY["train"]}) != before
+    assert digest_arrays({**TINY, "test": (images.reshape(3, 5, 4, 1), labels)}) != before
+
+
+def test_make_source_by_default_digests_the_arrays():
+    assert make_source("t", ("a", "b"), TINY).fingerprint == digest_arrays(TINY)
+    given = make_source("t", ("a", "b"), TINY, fingerprint="", version="1.0")
+    assert given.fingerprint == "" and given.version == "1.0"
 
 
 @pytest.mark.parametrize(
@@ -109,31 +131,122 @@ IMAGES, LABELS = np.zeros((3, 4, 5, 1), np.uint8), np.array([0, 1, 1], np.int32)
         ((IMAGES, LABELS.astype(np.int64)), r"labels are int64\[3\]; expected int32"),
         ((IMAGES, LABELS + 1), r"labels are 1..2; 2 classes need 0..1"),
         ((IMAGES, LABELS - 1), r"labels are -1..0; 2 classes need 0..1"),
+        ((IMAGES[:0], LABELS[:0]), "no images"),
     ],
 )
-def test_load_checks_the_arrays(monkeypatch, tiny, split, says):
-    broken = dataclasses.replace(tiny, splits={**tiny.splits, "test": split})
-    monkeypatch.setitem(sources.SOURCES, "tiny", lambda: broken)
-    with pytest.raises(ValueError, match=f"data set 'tiny', split 'test': {says}") as error:
-        load("tiny")
+def test_arrays_are_checked(split, says):
+    for name in SPLITS:
+        says_where = f"^data set 'tiny', split '{name}': {says}"
+        with pytest.raises(ValueError, match=says_where) as error:
+            make_source("tiny", ("a", "b"), {**TINY, name: split})
+        assert "\n" not in str(error.value)
+
+
+def test_the_whole_is_checked():
+    with pytest.raises(ValueError, match="'tiny': 1 class_groups for 2 classes; give one each"):
+        make_source("tiny", ("a", "b"), TINY, class_groups=("x",))
+    with pytest.raises(ValueError, match="'tiny': two classes have one name, 'b'"):
+        make_source("tiny", ("a", "b", "b"), TINY)
+    with pytest.raises(ValueError, match="two classes have one name, '7'"):
+        make_source("tiny", (*map(str, range(20_000)), "7"), TINY)
+    with pytest.raises(ValueError, match="image shapes differ between splits"):
+        make_source("tiny", ("a", "b"), {**TINY, "test": (IMAGES[:, :2], LABELS)})
+    with pytest.raises(ValueError, match=r"images are uint8\[3, 4, 5\]"):
+        make_source("tiny", ("a", "b"), dict.fromkeys(SPLITS, (IMAGES[..., 0], LABELS)))
+
+
+# The seal
+
+
+def test_sealed_opens_once():
+    sealed = Sealed(IMAGES, LABELS)
+    assert sealed.size == 3
+    images, labels = sealed.open()
+    assert images is IMAGES and labels is LABELS
+    with pytest.raises(RuntimeError, match="for the final report alone"):
+        sealed.open()
+    assert sealed.size == 3
+
+
+def test_nothing_else_leads_to_the_test_images():
+    test = (IMAGES.copy(), LABELS.copy())
+    source = make_source("tiny", ("a", "b"), {**TINY, "test": test})
+    assert set(source.splits) == {"train", "validation"}
+    for images, labels in source.splits.values():
+        assert not np.shares_memory(images, test[0]) and not np.shares_memory(labels, test[1])
+    public = {name for name in dir(source.test) if not name.startswith("_")}
+    assert public == {"open", "size"}
+    assert source.test.open()[0] is test[0]
+
+
+# The division
+
+
+def numbered(count, classes=4):
+    """Images whose pixel is their place, and labels in some order."""
+    images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    labels = np.random.default_rng(0).permutation(count).astype(np.int32) % classes
+    return images, labels
+
+
+@settings(max_examples=40)
+@given(
+    count=st.integers(60, 250),
+    validation=st.sampled_from([4, 11, 0.1, 0.25]),
+    test=st.sampled_from([4, 9, 0.2, 0.3]),
+    seed=st.integers(0, 5),
+)
+def test_divide(count, validation, test, seed):
+    """Disjoint, all there, with its label, of the size that was asked for, and class by class."""
+    images, labels = numbered(count)
+    done = divide({"train": (images, labels)}, {"validation": validation, "test": test}, seed)
+    places = {split: part.ravel() for split, (part, _) in done.items()}
+    assert sorted(np.concatenate(list(places.values()))) == list(range(count))
+    for split, wanted in {"validation": validation, "test": test}.items():
+        size = wanted if wanted >= 1 else round(wanted * count)
+        np.testing.assert_array_equal(done[split][1], labels[places[split]])
+        assert len(places[split]) == size
+        exact = size * np.bincount(labels) / count
+        assert np.abs(np.bincount(done[split][1], minlength=4) - exact).max() < 2
+
+
+def test_divide_takes_only_what_is_missing():
+    train, test = numbered(60), numbered(8)
+    done = divide({"train": train, "test": test}, {"validation": 0.1, "test": 0.2}, 0)
+    assert done["test"] is test and len(done["validation"][1]) == 6 and len(done["train"][1]) == 54
+    both = {"train": train, "test": test, "validation": test}
+    assert divide(both, {"validation": 0.1, "test": 0.2}, 0) == both
+
+
+def test_divide_follows_the_seed_and_takes_files():
+    train = numbered(60)
+    taken = [divide({"train": train}, {"test": 8}, seed)["test"][0] for seed in (1, 1, 2)]
+    assert (taken[0] == taken[1]).all() and (taken[0] != taken[2]).any()
+    contents = [b"P5 1 1 255\n" + bytes([place]) for place in range(60)]
+    files = encoded(lambda place: (contents[place], "a file"), 60, Form(), "numbered")
+    as_files = divide({"train": (files, train[1])}, {"test": 8}, 1)["test"][0]
+    assert as_files.shape == (8, 1, 1, 1)
+    np.testing.assert_array_equal(np.stack([as_files[i] for i in range(8)]), taken[0])
+
+
+@pytest.mark.parametrize(
+    "wanted, says",
+    [
+        ({"validation": 0}, "^validation=0: this data set has none, so take some: above 0"),
+        ({"test": -1}, "^test=-1: this data set has none"),
+        ({"test": float("nan")}, "^test=nan: this data set has none"),
+        ({"test": 0.01}, "^test=0.01, out of the training images: 4 classes cannot"),
+        ({"test": 58}, "^test=58, out of the training images: 4 classes cannot"),
+        ({"test": 600}, "^test=600, out of the training images: 4 classes cannot"),
+        ({"validation": 30, "test": 29}, "^test=29, out of the training images: 4 classes"),
+    ],
+)
+def test_divide_refuses(wanted, says):
+    with pytest.raises(ValueError, match=says) as error:
+        divide({"train": numbered(60)}, wanted, 0)
     assert "\n" not in str(error.value)
 
 
-def test_check_sees_the_whole(tiny):
-    assert check(tiny) is tiny
-    with pytest.raises(ValueError, match="1 class_groups for 2 classes"):
-        check(dataclasses.replace(tiny, class_groups=("x",)))
-    other = (IMAGES[:, :2], LABELS)
-    with pytest.raises(ValueError, match="image shapes differ between splits"):
-        check(dataclasses.replace(tiny, splits={**tiny.splits, "test": other}))
-    grey = (IMAGES[..., 0], LABELS)
-    with pytest.raises(ValueError, match=r"images are uint8\[3, 4, 5\]"):
-        check(dataclasses.replace(tiny, splits=dict.fromkeys(SPLITS, grey)))
-
-
-def test_import_is_light():
-    """Neither matplotlib nor scikit-learn is paid for by those who bring their own arrays."""
-    code = "import sys, jaxdl.data.sources; print({'matplotlib', 'sklearn'} & {*sys.modules})"
-    root = Path(sources.__file__).parents[2]
-    printed = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True)
-    assert printed.strip() == "set()"
+def test_divide_names_a_class_of_one():
+    with pytest.raises(ValueError, match="class 2 has 1 example"):
+        divide({"train": (np.zeros((9, 1, 1, 1)), np.array([0] * 4 + [1] * 4 + [2]))}, {"t": 3}, 0)

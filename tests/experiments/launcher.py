@@ -99,13 +99,23 @@ class Launcher:
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
-    def start(self, study: str, arguments: Sequence[str], cwd: Path = ROOT) -> Launched:
-        """Start ``python -m experiments.<study> *arguments``."""
+    def start(
+        self,
+        study: str,
+        arguments: Sequence[str],
+        cwd: Path = ROOT,
+        prelude: Path | None = None,
+    ) -> Launched:
+        """Start ``python -m experiments.<study> *arguments``.
+
+        Args:
+          prelude: a Python file that the process runs first, to watch the study from within.
+        """
         self._count += 1
         out, err = (self._folder / f"{self._count}.{stream}" for stream in ("out", "err"))
         out.touch()
         err.touch()
-        files = {"out": str(out), "err": str(err)}
+        files = {"out": str(out), "err": str(err), "prelude": str(prelude or "")}
         pid = self.ask(start=study, arguments=list(arguments), cwd=str(cwd), **files)
         return Launched(self, pid, (out, err))
 
@@ -134,7 +144,7 @@ def serve() -> None:
                 answer = ended[pid]
             case {"poll": pid}:
                 answer = poll(pid, os.WNOHANG)
-            case {"start": study, "arguments": arguments, "cwd": cwd, "out": out, "err": err}:
+            case {"start": study, "arguments": arguments, "cwd": cwd, "prelude": prelude, **files}:
                 module = f"experiments.{study}"
                 if module not in known:
                     importlib.import_module(module)
@@ -143,7 +153,7 @@ def serve() -> None:
                     gc.freeze()  # what is there stays shared between the processes
                 answer = os.fork()
                 if not answer:
-                    for number, path in ((0, os.devnull), (1, out), (2, err)):
+                    for number, path in ((0, os.devnull), (1, files["out"]), (2, files["err"])):
                         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
                         file = os.open(path, flags if number else os.O_RDONLY)
                         os.dup2(file, number)
@@ -151,6 +161,8 @@ def serve() -> None:
                     os.chdir(cwd)
                     sys.argv = [str(ROOT / "experiments" / f"{study}.py"), *arguments]
                     warnings.filters[:] = filters
+                    if prelude:
+                        runpy.run_path(prelude)
                     runpy.run_module(module, run_name="__main__", alter_sys=True)
                     return
         print(json.dumps(answer), flush=True)

@@ -4,18 +4,24 @@ The transferability study stands for all. It runs on scikit-learn's digits for s
 takes seconds, most of which are compilation: hence one cache of compiled programs for all runs.
 """
 
+import ast
 import csv
 import json
 import math
 import os
 import shutil
 import signal
+import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
 
-from tests.experiments.launcher import Launcher
+from tests.experiments.launcher import ROOT, Launcher
 
 CONFIG = "configs/transferability.py:digits"
 SEEDS, STEPS, CUTS = 1, 12, 4
@@ -60,12 +66,21 @@ def tiny(*arguments):
 
 
 @pytest.fixture(scope="module")
-def start(launcher):
-    """Start the tiny study with further arguments, or the study with another configuration."""
+def start(launcher, tmp_path_factory):
+    """Start the tiny study with further arguments, or the study with another configuration.
 
-    def start(workdir, *arguments, config=None):
+    ``prelude`` is code that runs in the study's process before it, with its ``workdir``.
+    """
+
+    def start(workdir, *arguments, config=None, prelude=""):
         arguments = tiny(*arguments) if config is None else [f"--config={config}", *arguments]
-        return launcher.start("transferability", [*arguments, f"--workdir={workdir}"])
+        arguments = [*arguments, f"--workdir={workdir}"]
+        if not prelude:
+            return launcher.start("transferability", arguments)
+        file = tmp_path_factory.mktemp("prelude") / "prelude.py"
+        known = f"import os, signal\nfrom pathlib import Path\nworkdir = Path({str(workdir)!r})\n"
+        file.write_text(known + textwrap.dedent(prelude))
+        return launcher.start("transferability", arguments, prelude=file)
 
     return start
 
@@ -149,7 +164,7 @@ def assert_refused(ended, *words):
     assert ended.code == 2, ended
     assert ended.out == ""
     (line,) = ended.complaint.splitlines()
-    assert line.startswith("error: ") and len(line) < 500
+    assert line.startswith("error: ") and len(line) < 600
     for word in words:
         assert word in line, line
 
@@ -164,8 +179,14 @@ def test_files(finished):
     assert ended.out.strip() == (workdir / "report.md").read_text().strip()
     for name in FIGURES:
         assert (workdir / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    config = json.loads((workdir / "config.json").read_text())["config"]
+    stored = json.loads((workdir / "config.json").read_text())
+    config, data = stored["config"], stored["data"]
     assert (config["steps"], config["variant"]) == (STEPS, "digits")
+    assert (data["name"], data["version"]) == ("digits", "")
+    assert data["classes"] == list("0123456789")
+    assert sum(data["sizes"].values()) == len(load_digits().target)
+    assert set(data["sizes"]) == {"train", "validation", "test"}
+    assert len(data["fingerprint"]) == 16 and int(data["fingerprint"], 16)
 
 
 def test_results_have_a_row_for_each_network(finished):
@@ -230,6 +251,41 @@ def test_stopped_three_times_it_ends_as_if_it_had_not(finished, start, tmp_path)
     assert_same_run(tmp_path, finished[0])
 
 
+def test_killed_while_it_measures_and_draws_it_measures_again(finished, start, unreported):
+    """Before the test images are opened, before and after their results are there, at a figure."""
+    results = (unreported / "results.csv").read_bytes()
+    (unreported / "results.csv").unlink()
+    for function, moment in (
+        ("jaxdl.data.source.Sealed.open", "before"),
+        ("jaxdl.report.transferability.write_results", "before"),
+        ("jaxdl.report.transferability.write_results", "after"),
+        ("jaxdl.report.figures.samples", "before"),
+    ):
+        place, _, name = function.rpartition(".")
+        study = start(unreported, prelude=DEADLY.format(place=place, name=name, moment=moment))
+        assert study.wait().code == -signal.SIGKILL
+        measured = moment == "after" or name == "samples"
+        assert (unreported / "results.csv").exists() == measured
+        assert not measured or (unreported / "results.csv").read_bytes() == results
+        assert not (unreported / "report.md").exists()
+    assert start(unreported).wait().code == 0
+    assert_same_run(unreported, finished[0])
+
+
+DEADLY = """
+    from pkgutil import resolve_name
+    place = resolve_name({place!r})
+    whole = getattr(place, {name!r})
+
+    def deadly(*arguments):
+        if {moment!r} == "after":
+            whole(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(place, {name!r}, deadly)
+"""
+
+
 @pytest.mark.slow
 def test_killed_before_the_report_it_only_reports(finished, start, unreported):
     checkpoints = contents(unreported / "checkpoints")
@@ -288,6 +344,32 @@ def test_another_division_of_the_work_gives_the_same_accuracies(finished, runs):
     assert rows(workdir) == [row for row in rows(finished[0]) if row["treatment"] == "base"]
 
 
+def test_a_stream_gives_the_same_results_also_when_it_is_stopped(finished, start, tmp_path):
+    """Killed while bases train, stopped while frozen networks do."""
+    trained = (BASES + TUNED) * STEPS // 2
+    moments = ((signal.SIGKILL, 2 * BASES), (signal.SIGTERM, trained + CUTS))
+    for number, lines in moments:
+        study = start(tmp_path, "--config.data.feed=streamed")
+        assert study.wait_until(logged(tmp_path, lines))
+        study.kill(number)
+        ended = study.wait()
+        assert ended.code in (-number, 128 + number), ended.err[-2000:]
+        assert "Traceback" not in ended.err
+    ended = start(tmp_path, "--config.data.feed=streamed").wait()
+    assert ended.code == 0, ended.err[-2000:]
+    for name in ("results.csv", "metrics.jsonl"):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.mark.slow
+def test_processes_that_read_a_stream_give_the_same_results(finished, start, tmp_path):
+    ended = start(tmp_path, "--config.data.feed=streamed", "--config.data.workers=2").wait()
+    assert ended.code == 0, ended.err[-2000:]
+    for name in ("results.csv", "metrics.jsonl"):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+
+
 @pytest.fixture
 def rows_computed(environment, tmp_path):
     """The rows of a run on so many devices."""
@@ -317,6 +399,306 @@ def test_any_division_of_the_work_gives_the_same_accuracies(
 def test_two_runs_are_identical(finished, start, tmp_path):
     assert start(tmp_path).wait().code == 0
     assert_same_run(tmp_path, finished[0])
+
+
+# The test images.
+
+
+def test_the_test_images_are_opened_once_when_everything_is_trained(start, finished, tmp_path):
+    """What is on disk when they are: all curves to the end, all checkpoints, and no result."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    for path in workdir.iterdir():
+        if path.name not in ("config.json", "checkpoints", "metrics.jsonl"):
+            path.unlink()
+    # The last population is trained once more, so that this is no run of measuring alone.
+    last = max((workdir / "checkpoints").iterdir(), key=lambda path: path.name)
+    assert last.name == "frozen-0"
+    shutil.rmtree(last)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"frozen-0"' not in line]
+    assert len(lines) - len(kept) == FROZEN * STEPS // 2
+    (workdir / "metrics.jsonl").write_text("".join(kept))
+    ended = start(workdir, prelude=WATCH).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    (seen,) = (tmp_path / "opened").read_text().splitlines()
+    trained = {f"checkpoints/{name}/{STEPS}" for name in POPULATIONS}
+    assert json.loads(seen) == {
+        "lines": NETWORKS * STEPS // 2,
+        "files": sorted({"config.json", "metrics.jsonl"} | trained),
+    }
+    assert_same_run(workdir, finished[0])
+
+
+POPULATIONS = ("bases-0", "fine-tuned-0", "fine-tuned-1", "frozen-0")
+WATCH = """
+    import json
+    from jaxdl.data.source import Sealed
+    whole = Sealed.open
+
+    def watched(self):
+        curves = workdir / "metrics.jsonl"
+        files = [path.name for path in workdir.iterdir() if path.is_file()]
+        checkpoints = [max(each.iterdir(), key=lambda step: int(step.name))
+                       for each in (workdir / "checkpoints").iterdir()]
+        files += [str(path.relative_to(workdir)) for path in checkpoints]
+        seen = {"lines": curves.read_text().count(chr(10)), "files": sorted(files)}
+        with (workdir.parent / "opened").open("a") as file:
+            print(json.dumps(seen), file=file)
+        return whole(self)
+
+    Sealed.open = watched
+"""
+
+
+def test_a_run_that_reports_on_validation_leaves_them_closed(start, tmp_path):
+    prelude = """
+        from jaxdl.data.source import Sealed
+
+        def refuse(self):
+            raise AssertionError("opened")
+
+        Sealed.open = refuse
+    """
+    arguments = ("--config.report_on=validation", "--config.treatments=()")
+    ended = start(tmp_path, *arguments, prelude=prelude).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert "accuracy on the validation split" in ended.out
+    # What is reported is the end of the curves.
+    last = {
+        (r["direction"], r["treatment"]): r["validation_accuracy"]
+        for r in curves(tmp_path)
+        if r["step"] == STEPS
+    }
+    found = {(r["direction"], r["treatment"]): float(r["accuracy"]) for r in rows(tmp_path)}
+    assert found == pytest.approx(last, abs=1e-6)
+
+
+def test_one_line_of_the_study_leads_to_the_test_images():
+    """``source.test.open()``, in ``study``, after the training and before the measurement."""
+    study, setup, source = (
+        ast.parse((ROOT / path).read_text())
+        for path in (
+            "experiments/transferability.py",
+            "experiments/_transferability_setup.py",
+            "jaxdl/data/source.py",
+        )
+    )
+    uses = [
+        ast.unparse(node)
+        for tree in (study, setup)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("test", "open", "_split")
+    ]
+    # The other "test" asks for its size.
+    assert sorted(uses) == ["source.test", "source.test", "source.test.open"]
+    (body,) = [node.body for node in study.body if getattr(node, "name", "") == "study"]
+    names = ("train_all", "source.test.open", "run.measure")
+    calls = [
+        ast.unparse(node.func)
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names
+    ]
+    assert calls == list(names)
+    (sealed,) = [node for node in source.body if getattr(node, "name", "") == "Sealed"]
+    hidden = [n for n in ast.walk(source) if getattr(n, "attr", "") == "_split"]
+    assert hidden and set(hidden) <= set(ast.walk(sealed))
+
+
+# Images from elsewhere: the same ones as files, as an archive, as a data set of TFDS.
+
+CLASSES, COUNTS = ("ant", "bee", "cat", "dog"), {"train": 12, "test": 5}
+PICTURES = (
+    "--config.data.options.validation=0.25",
+    "--config.model=digit_net",
+    "--config.image.flip=True",
+    "--config.image.padding=1",
+    "--config.batch=8",
+    "--config.treatments=()",
+)
+
+
+class TinyPictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The images of a folder."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, root, **options):
+        self.root = root
+        super().__init__(**options)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 1)),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, _):
+        return {split: self._generate_examples(split) for split in COUNTS}
+
+    def _generate_examples(self, split):
+        for i, path in enumerate(sorted((self.root / split).glob("*/*.png"))):
+            yield i, {"image": path, "label": path.parent.name}
+
+
+def pictures(folder):
+    """Bright quarters, one a class, under noise: the same images in three forms."""
+    rng, arrays, root = np.random.default_rng(0), {}, folder / "pictures"
+    for split, count in COUNTS.items():
+        images = rng.integers(0, 160, (4, count, 8, 8)).astype(np.uint8)
+        for i, name in enumerate(CLASSES):
+            row, column = 4 * (i // 2), 4 * (i % 2)
+            images[i, :, row : row + 4, column : column + 4] += 90
+            (root / split / name).mkdir(parents=True)
+            for j, image in enumerate(images[i]):
+                Image.fromarray(image).save(root / split / name / f"{j:03}.png")
+        arrays[f"{split}_images"] = images.reshape(-1, 8, 8)
+        arrays[f"{split}_labels"] = np.repeat(np.arange(4), count)
+    np.savez(folder / "pictures.npz", class_names=np.array(CLASSES), **arrays)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    folder = pictures(tmp_path_factory.mktemp("album"))
+    TinyPictures(folder / "pictures", data_dir=folder).download_and_prepare(
+        file_format="array_record"
+    )
+    return folder
+
+
+def of_album(folder):
+    """By variant, the settings that lead to the data."""
+    return {
+        "folder": [f"--config.data.options.path={folder / 'pictures'}"],
+        "npz": [f"--config.data.options.path={folder / 'pictures.npz'}"],
+        "tfds": [
+            "--config.data.options.dataset=tiny_pictures",
+            f"--config.data.options.data_dir={folder}",
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def start_with(start):
+    """Start a variant with data of one's own, in tiny."""
+
+    def start_with(variant, workdir, *arguments, **options):
+        # A tuple that is given twice would grow.
+        last = {a.partition("=")[0]: a for a in (*TINY, *PICTURES, *arguments)}
+        config = f"configs/transferability.py:{variant}"
+        return start(workdir, *last.values(), config=config, **options)
+
+    return start_with
+
+
+@pytest.fixture(scope="module")
+def archived(album, start_with, tmp_path_factory):
+    """The workdir of a run on the archive."""
+    workdir = tmp_path_factory.mktemp("archived")
+    ended = start_with("npz", workdir, *of_album(album)["npz"]).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    return workdir
+
+
+def assert_same_pictures(workdir, archived):
+    for name in ("results.csv", "metrics.jsonl"):
+        assert (workdir / name).read_bytes() == (archived / name).read_bytes(), name
+    assert {path.name for path in workdir.iterdir()} == FILES
+
+
+def data_of(workdir):
+    data = json.loads((workdir / "config.json").read_text())["data"]
+    data.pop("fingerprint")
+    return data
+
+
+def test_images_in_an_archive(archived):
+    assert {path.name for path in archived.iterdir()} == FILES
+    assert data_of(archived) == {
+        "name": "pictures",
+        "version": "",
+        "classes": list(CLASSES),
+        "sizes": {"train": 36, "validation": 12, "test": 20},
+        "mesh": {"member": 2, "data": 1},
+    }
+    assert len(rows(archived)) == BASES
+
+
+def test_images_of_tfds_give_the_same_results(archived, album, start_with, tmp_path):
+    ended = start_with("tfds", tmp_path, *of_album(album)["tfds"]).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert_same_pictures(tmp_path, archived)
+    data = {"name": "tiny_pictures", "version": "1.0.0"}
+    assert data_of(tmp_path) == data_of(archived) | data
+
+
+def test_files_that_are_damaged_and_mended_meanwhile_give_the_same_results(
+    archived, start_with, tmp_path
+):
+    """Files in a stream: one line names the file that cannot be read; mended, it goes on."""
+    folder, workdir = pictures(tmp_path), tmp_path / "run"
+    train = folder / "pictures" / "train"
+    whole = {path: path.read_bytes() for path in train.rglob("*.png")}
+    arguments = (*of_album(folder)["folder"], "--config.data.feed=streamed")
+    prelude = f"""
+        from jaxdl.train import logs
+        append = logs.append
+
+        def damage(curves, records):
+            if records and not curves.exists():
+                for path in Path({str(train)!r}).rglob("*.png"):
+                    path.write_bytes(path.read_bytes()[:-30])
+            append(curves, records)
+
+        logs.append = damage
+    """
+    ended = start_with("folder", workdir, *arguments, prelude=prelude).wait()
+    assert_refused(ended, str(train), ".png", "not a whole image")
+    assert 0 < len(curves(workdir)) < BASES * STEPS // 2
+    assert not (workdir / "results.csv").exists()
+    for path, content in whole.items():
+        path.write_bytes(content)
+    ended = start_with("folder", workdir, *arguments).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert_same_pictures(workdir, archived)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def of_another_size(path):
+    Image.fromarray(np.zeros((9, 8), np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("spoil", [truncated, of_another_size])
+def test_a_bad_test_image_is_named_when_it_is_opened(spoil, start_with, tmp_path):
+    path = pictures(tmp_path) / "pictures" / "test" / "cat" / "003.png"
+    spoil(path)
+    ended = start_with("folder", tmp_path / "run", *of_album(tmp_path)["folder"]).wait()
+    assert_refused(ended, str(path))
+    assert len(curves(tmp_path / "run")) == BASES * STEPS // 2
+
+
+@pytest.mark.slow
+def test_five_classes_have_unequal_halves(start_with, tmp_path):
+    pictures(tmp_path)
+    five = {f"{split}_labels": lambda labels: np.arange(len(labels)) % 5 for split in COUNTS}
+    change(tmp_path, **five, class_names=lambda names: np.append(names, "eel"))
+    streamed = "--config.data.feed=streamed"
+    for name, arguments in (("resident", ()), ("streamed", (streamed,))):
+        arguments = (*of_album(tmp_path)["npz"], *arguments, "--config.treatments=('AnB','AnB+')")
+        ended = start_with("npz", tmp_path / name, *arguments, "--config.parallel.data=2").wait()
+        assert ended.code == 0, ended.err[-2000:]
+        assert "14 to 22 training images a task" in ended.out
+    assert len(rows(tmp_path / "resident")) == NETWORKS
+    for name in ("results.csv", "metrics.jsonl"):
+        one, other = ((tmp_path / kind / name).read_bytes() for kind in ("resident", "streamed"))
+        assert one == other, name
 
 
 # Unusual grids.
@@ -406,6 +788,15 @@ def test_grid(arguments, networks, start, tmp_path):
         pytest.param("schedule.warmup=-1", ["warm-up", "-1"], id="negative warm-up"),
         pytest.param("steps_per_dispatch=5", ["12", "5"], id="dispatches"),
         pytest.param("steps_per_dispatch=24", ["12", "24"], id="a dispatch too long"),
+        pytest.param("optimizer.bias_rate=0.0", ["bias_rate", "0.0"], id="rate of biases"),
+        pytest.param("image.subtract=median", ["image.subtract", "median"], id="subtract"),
+        pytest.param("image.crop=9", ["image.crop=9", "8 x 8"], id="crop too large"),
+        pytest.param("image.crop=9 image.padding=1", ["image.crop=9"], id="crop of padding"),
+        pytest.param("image.crop=-1", ["image.crop", "-1"], id="negative crop"),
+        pytest.param("data.feed=disk", ["data.feed", "disk", "streamed"], id="feed"),
+        pytest.param("data.workers=-1", ["data.workers", "-1"], id="negative workers"),
+        pytest.param("schedule.name=steps schedule.drops=('x',)", ["drops"], id="drops"),
+        pytest.param("schedule.name=steps schedule.drops=(-0.5,)", ["drops"], id="negative drop"),
         pytest.param("parallel.member=3", ["mesh", "3"], id="mesh"),
         pytest.param("parallel.member=0", ["mesh", "0"], id="empty mesh"),
         pytest.param("parallel.data=-1", ["mesh"], id="mesh of two unknowns"),
@@ -453,11 +844,149 @@ def test_bad_config_file(text, words, start, tmp_path):
         pytest.param("configs/missing.py", ["configs/missing.py"], id="missing"),
         pytest.param("configs", ["configs"], id="folder"),
         pytest.param("configs/transferability.py:foo", ["foo", "quick"], id="variant"),
+        pytest.param("configs/transferability.py:folder", ["which folder", "path"], id="no path"),
+        pytest.param("configs/transferability.py:npz", ["which file", "path"], id="no archive"),
+        pytest.param("configs/transferability.py:tfds", ["which data set"], id="no data set"),
+        pytest.param("configs/transferability.py:imagenet", ["which folder"], id="no ImageNet"),
     ],
 )
 def test_no_such_config(config, words, start, tmp_path):
     ended = start(tmp_path, config=config).wait()
     assert_refused(ended, *words)
+
+
+def truncated_image(folder):
+    path = folder / "pictures" / "train" / "bee" / "002.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    return "folder", [str(path), "not a whole image"]
+
+
+def truncated_image_of_a_stream(folder):
+    truncated_image(folder)
+    return "folder", ["002.png", "not a whole image"], "--config.data.feed=streamed"
+
+
+def no_image(folder):
+    path = folder / "pictures" / "train" / "ant" / "000.png"
+    path.write_text("<html>not found</html>")
+    return "folder", [str(path), "no image"]
+
+
+def odd_size(folder):
+    path = folder / "pictures" / "train" / "dog" / "007.png"
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(path)
+    return "folder", [str(path), "8×9", "size"]
+
+
+def odd_classes(folder):
+    for split in COUNTS:
+        shutil.rmtree(folder / "pictures" / split / "dog")
+    return "folder", ["3 classes", "halves"]
+
+
+def empty_class(folder):
+    shutil.rmtree(folder / "pictures" / "train" / "dog")
+    (folder / "pictures" / "train" / "dog").mkdir()
+    return "folder", [str(folder / "pictures" / "train" / "dog"), "no images"]
+
+
+def no_folder(folder):
+    shutil.rmtree(folder / "pictures")
+    return "folder", [str(folder / "pictures")]
+
+
+def file_for_a_folder(folder):
+    shutil.rmtree(folder / "pictures")
+    (folder / "pictures").write_text("")
+    return "folder", [str(folder / "pictures")]
+
+
+def change(folder, **changed):
+    with np.load(folder / "pictures.npz") as stored:
+        arrays = dict(stored)
+    for name, alter in changed.items():
+        arrays[name] = alter(arrays[name])
+    np.savez(folder / "pictures.npz", **arrays)
+
+
+def not_a_number(folder):
+    def spoil(images):
+        images = images / 255
+        images[7, 3, 3] = np.nan
+        return images
+
+    change(folder, train_images=spoil)
+    return "npz", ["train_images", "NaN", "image 7"]
+
+
+def class_without_test(folder):
+    change(folder, test_labels=lambda labels: 0 * labels)
+    return "npz", ["'test'"]
+
+
+def unknown_label(folder):
+    change(folder, test_labels=lambda labels: labels + 1)
+    return "npz", ["'test'", "labels are 1..4"]
+
+
+def truncated_archive(folder):
+    cut(folder / "pictures.npz")
+    return "npz", [str(folder / "pictures.npz")]
+
+
+def no_archive(folder):
+    (folder / "pictures.npz").unlink()
+    return "npz", [str(folder / "pictures.npz")]
+
+
+def unknown_dataset(folder):
+    return "tfds", ["'cats_and_frogs'", str(folder)], "--config.data.options.dataset=cats_and_frogs"
+
+
+def not_prepared(folder):
+    return (
+        "tfds",
+        ["mnist", str(folder), "no network", "run python -c"],
+        ("--config.data.options.dataset=mnist"),
+    )
+
+
+OFFLINE = """
+    from jaxdl.data import prepared
+    prepared._online = lambda: False
+"""
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncated_image,
+        truncated_image_of_a_stream,
+        no_image,
+        odd_size,
+        odd_classes,
+        empty_class,
+        no_folder,
+        file_for_a_folder,
+        not_a_number,
+        unknown_label,
+        pytest.param(
+            class_without_test,
+            marks=pytest.mark.xfail(reason="a task without test images is noticed at the end"),
+        ),
+        truncated_archive,
+        no_archive,
+        unknown_dataset,
+        not_prepared,
+    ],
+)
+def test_bad_data(spoil, start_with, tmp_path):
+    folder, workdir = pictures(tmp_path), tmp_path / "run"
+    variant, words, *arguments = spoil(folder)
+    arguments = (*of_album(folder)[variant], *arguments)
+    ended = start_with(variant, workdir, *arguments, prelude=OFFLINE).wait()
+    assert_refused(ended, *words)
+    assert contents(workdir) == {}
 
 
 @pytest.mark.parametrize("path", ["{file}", "{file}/under/it", "/proc/run", "/sys/run"])
@@ -495,15 +1024,11 @@ def test_damaged_config(text, start, unreported):
     assert contents(unreported) == before
 
 
-@pytest.mark.parametrize(
-    "text", ["", "split,seed\n", "{good}random,0,AB,base,0\n", "{good}\0\xff"], ids=range(4)
-)
-def test_damaged_results(text, start, unreported):
-    path = unreported / "results.csv"
-    path.write_bytes(text.replace("{good}", path.read_text()).encode("latin-1"))
-    before = contents(unreported)
-    assert_refused(start(unreported).wait(), str(path))
-    assert contents(unreported) == before
+def test_damaged_results_are_made_again(finished, start, unreported):
+    (unreported / "results.csv").write_bytes(b"split,seed\n\0\xff")
+    ended = start(unreported).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert_same_run(unreported, finished[0])
 
 
 # Not strict: how many reads are in flight when the first one fails is a race.

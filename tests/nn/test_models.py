@@ -7,8 +7,9 @@ import pytest
 from jax import lax
 
 from jaxdl.nn.models import MODELS
-from jaxdl.nn.models.convnet import Conv, ConvNet
+from jaxdl.nn.models.convnet import Conv, ConvNet, Start
 from jaxdl.transfer import cut, layers
+from jaxdl.trees import count
 
 
 def small(**options):
@@ -82,15 +83,175 @@ def test_layers_are_named_for_their_depth(images):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"), [("glyph_net", 20), ("digit_net", 8)], ids=lambda value: str(value)
+    ("name", "size"),
+    [
+        ("glyph_net", (20, 20, 1)),
+        ("digit_net", (8, 8, 1)),
+        ("cifar_net", (16, 16, 1)),
+        ("cifar_net", (28, 28, 1)),
+        ("cifar_net", (32, 32, 3)),
+        ("cifar_net", (64, 64, 3)),
+        ("caffenet", (227, 227, 3)),
+    ],
+    ids=str,
 )
-def test_networks_by_name_have_as_many_layers_as_they_say(name, side):
+def test_networks_by_name_have_as_many_layers_as_they_say(name, size):
     model = MODELS[name](7)
-    logits, shapes = jax.eval_shape(
-        model.init_with_output, jax.random.key(0), jnp.zeros((2, side, side, 1))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size)))
+    logits, _ = jax.eval_shape(
+        lambda variables, x: model.apply(
+            variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+        ),
+        shapes,
+        jnp.zeros((2, *size)),
     )
     assert logits.shape == (2, 7)
     assert len(layers(shapes)) == model.depth
+
+
+@pytest.mark.parametrize(
+    ("side", "sides"),
+    # Kernel 6 with stride 2 and no padding, kernel 3 without padding and a pool, twice 3 x 3 within
+    # the same size and a pool.
+    [(16, (6, 2, 2, 1)), (28, (12, 5, 5, 2)), (32, (14, 6, 6, 3)), (64, (30, 14, 14, 7))],
+)
+def test_cifar_net_on_images_of_several_sizes(side, sides):
+    model, x = MODELS["cifar_net"](10), jnp.zeros((1, side, side, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    for n, (s, channels) in enumerate(zip(sides, (24, 32, 48, 48), strict=True), 1):
+        h = jax.eval_shape(lambda v, x, n=n: model.apply(v, x, stop=n), shapes, x)
+        assert h.shape == (1, s, s, channels)
+    assert shapes["params"]["fc5"]["dense"]["kernel"].shape == (sides[-1] ** 2 * 48, 96)
+    assert set(shapes["batch_stats"]) == {"conv1", "conv2", "conv3", "conv4"}
+
+
+# CaffeNet, by the numbers of its authors.
+
+
+@pytest.fixture(scope="module")
+def caffenet():
+    """The network for ImageNet's thousand classes, the shapes of its variables, a batch of one."""
+    model, x = MODELS["caffenet"](1000), jax.ShapeDtypeStruct((1, 227, 227, 3), jnp.float32)
+    return model, jax.eval_shape(model.init, jax.random.key(0), x), x
+
+
+def test_caffenet_has_the_parameters_of_caffes(caffenet):
+    _, shapes, _ = caffenet
+    assert count(shapes) == 60_965_224
+    kernels = {
+        "conv1": (11, 11, 3, 96),
+        "conv2": (5, 5, 48, 256),
+        "conv3": (3, 3, 256, 384),
+        "conv4": (3, 3, 192, 384),
+        "conv5": (3, 3, 192, 256),
+        "fc6": (9216, 4096),
+        "fc7": (4096, 4096),
+        "fc8": (4096, 1000),
+    }
+    assert layers(shapes) == tuple(kernels)
+    for name, shape in kernels.items():
+        layer = shapes["params"][name]
+        layer = layer.get("dense", layer)
+        assert (layer["kernel"].shape, layer["bias"].shape) == (shape, shape[-1:])
+
+
+def test_caffenet_has_the_activations_of_caffes(caffenet):
+    model, shapes, x = caffenet
+    # What convolutions put out, before they are pooled (3 x 3, every second pixel): of the layers'
+    # own 11 x 11 with stride 4 and no padding, then 5 x 5 and 3 x 3 with padding.
+    before, after = (55, 27, 13, 13, 13), (27, 13, 13, 13, 6)
+    h = x
+    for n in range(1, 9):
+        unpooled = None
+        if n <= 5:
+            spec = model.convolutions[n - 1].replace(pool=1)
+            specs = (*model.convolutions[: n - 1], spec, *model.convolutions[n:])
+            alone = model.copy(convolutions=specs)
+            unpooled = jax.eval_shape(lambda v, h, m=alone, n=n: _layer(m, v, h, n), shapes, h)
+        h = jax.eval_shape(lambda v, h, n=n: _layer(model, v, h, n), shapes, h)
+        if n <= 5:
+            features = (96, 256, 384, 384, 256)[n - 1]
+            assert unpooled.shape == (1, before[n - 1], before[n - 1], features)
+            assert h.shape == (1, after[n - 1], after[n - 1], features)
+        else:
+            assert h.shape == (1, 1000 if n == 8 else 4096)
+
+
+def _layer(model, variables, h, n):
+    below, _ = cut(variables, n)
+    _, this = cut(below, n - 1)
+    return model.apply(this, h, start=n - 1, stop=n)
+
+
+def test_caffenet_starts_as_caffes(caffenet):
+    model, shapes, _ = caffenet
+    # Of bvlc_reference_caffenet/train_val.prototxt, weight_filler's std and bias_filler's value.
+    starts = {
+        "conv1": (0.01, 0),
+        "conv2": (0.01, 1),
+        "conv3": (0.01, 0),
+        "conv4": (0.01, 1),
+        "conv5": (0.01, 1),
+        "fc6": (0.005, 1),
+        "fc7": (0.005, 1),
+        "fc8": (0.01, 0),
+    }
+    found = [(start.deviation, start.level) for start in model.starts]
+    assert dict(zip(layers(shapes), found, strict=True)) == starts
+
+
+def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():
+    """CaffeNet's kinds of layers, small: overlapping pools, groups, responses, dropout."""
+    convolutions = (
+        Conv(6, kernel=5, stride=2, padding="VALID", pool=3, pool_stride=2, response=True),
+        Conv(8, kernel=3, pool=3, pool_stride=2, groups=2, response=True),
+    )
+    starts = (Start(0.5, 0.25), Start(0.2, 1.0), Start(0.05, -1.0), Start(None, 0.0))
+    model = ConvNet(convolutions, (80,), 50, dropout=0.5, starts=starts)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 25, 27, 2)), jnp.float32)
+
+    @jax.jit
+    def everything(key, x):
+        variables = model.init(key, x)
+        parts = [
+            model.apply(cut(variables, n)[1], model.apply(cut(variables, n)[0], x, stop=n), start=n)
+            for n in (1, 2, 3)
+        ]
+        hidden = [model.apply(variables, x, stop=n) for n in (1, 2)]
+        return variables, model.apply(variables, x), parts, hidden
+
+    variables, whole, parts, hidden = everything(jax.random.key(0), x)
+    for part in parts:
+        np.testing.assert_allclose(part, whole, atol=1e-5)
+    params = variables["params"]
+    assert params["conv2"]["kernel"].shape == (3, 3, 3, 8)
+    he = np.sqrt(2 / 80)
+    for (name, layer), deviation, level in zip(
+        params.items(), (0.5, 0.2, 0.05, he), (0.25, 1, -1, 0), strict=True
+    ):
+        layer = layer.get("dense", layer)
+        np.testing.assert_array_equal(layer["bias"], level)
+        kernel = np.asarray(layer["kernel"])
+        assert abs(kernel.std() / deviation - 1) < 4 / np.sqrt(2 * kernel.size), name
+        assert abs(kernel.mean()) < 4 * deviation / np.sqrt(kernel.size), name
+
+    # The first two layers by XLA's own operations, and by NumPy's.
+    h = x
+    for spec, name, ours in zip(convolutions, ("conv1", "conv2"), hidden, strict=True):
+        h = lax.conv_general_dilated(
+            h,
+            params[name]["kernel"],
+            (spec.stride,) * 2,
+            spec.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=spec.groups,
+        )
+        h = jnp.maximum(h + params[name]["bias"], 0)
+        h = lax.reduce_window(h, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+        squares = np.pad(np.asarray(h) ** 2, ((0, 0), (0, 0), (0, 0), (2, 2)))
+        total = np.stack([squares[..., c : c + 5].sum(-1) for c in range(h.shape[-1])], -1)
+        h = h / (1 + 1e-4 / 5 * total) ** 0.75
+        np.testing.assert_allclose(ours, h, atol=1e-4)
 
 
 def test_first_layer_in_training_is_normalized_by_the_batch(images, variables):

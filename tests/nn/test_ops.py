@@ -1,4 +1,4 @@
-"""Convolution and pooling against XLA's own, differentiated by JAX, and against loops in NumPy."""
+"""Convolution, pooling and response normalization against XLA's own and against loops in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import glyph_net
-from jaxdl.nn.ops import convolution, max_pool
+from jaxdl.nn.ops import convolution, local_response_normalization, max_pool
 from jaxdl.train.parallel import make_mesh
 
 
@@ -109,6 +109,16 @@ def convolve_in_loops(x, kernel, stride, padding):
     return y
 
 
+def differences(fn, at, step=1e-5):
+    """The gradient of a scalar function, by central differences."""
+    slope = np.zeros(at.shape)
+    for i in np.ndindex(at.shape):
+        move = np.zeros(at.shape)
+        move[i] = step
+        slope[i] = (fn(at + move) - fn(at - move)) / (2 * step)
+    return slope
+
+
 def test_convolution_by_definition_and_finite_differences():
     stride, padding = 2, ((1, 2), (0, 1))
     x = np.asarray(normal(0, 2, 5, 6, 2), np.float64)
@@ -116,14 +126,6 @@ def test_convolution_by_definition_and_finite_differences():
 
     def objective(x, kernel):
         return np.sum(np.sin(convolve_in_loops(x, kernel, stride, padding)))
-
-    def differences(fn, at, step=1e-5):
-        slope = np.zeros(at.shape)
-        for i in np.ndindex(at.shape):
-            move = np.zeros(at.shape)
-            move[i] = step
-            slope[i] = (fn(at + move) - fn(at - move)) / (2 * step)
-        return slope
 
     def ours(x, kernel):
         return convolution(x, kernel, stride=stride, padding=padding)
@@ -291,6 +293,49 @@ def test_max_pool_refuses_an_image_smaller_than_the_window():
         max_pool(jnp.zeros((1, 2, 5, 1)), window=3)
 
 
+def normalize_in_loops(x, size, alpha, beta):
+    """The definition, in NumPy and double precision."""
+    y, channels = np.zeros(x.shape), x.shape[-1]
+    for c in range(channels):
+        around = range(max(0, c - size // 2), min(channels, c + size // 2 + 1))
+        total = sum(x[..., d] ** 2 for d in around)
+        y[..., c] = x[..., c] / (1 + alpha / size * total) ** beta
+    return y
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "alpha", "beta"),
+    [(8, 5, 1e-4, 0.75), (8, 5, 2.0, 0.75), (3, 5, 2.0, 0.5), (1, 5, 3.0, 0.75), (6, 1, 1.0, 1.0)],
+)
+def test_response_normalization_by_definition_and_finite_differences(channels, size, alpha, beta):
+    options = {"size": size, "alpha": alpha, "beta": beta}
+    x = 3 * np.random.default_rng(0).normal(size=(2, 2, 3, channels))
+
+    def ours(x):
+        return local_response_normalization(x, **options)
+
+    at = jnp.asarray(x, jnp.float32)
+    assert_close(jax.jit(ours)(at), normalize_in_loops(x, **options))
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(ours(x)))))(at)
+    assert_close(
+        gradient, differences(lambda x: np.sum(np.sin(normalize_in_loops(x, **options))), x)
+    )
+
+
+def test_response_normalization_is_caffes_by_default():
+    x = 50 * np.random.default_rng(0).normal(size=(1, 2, 2, 7))
+    expected = normalize_in_loops(x, 5, 1e-4, 0.75)
+    assert abs(expected / x).min() < 0.95  # so that it shows
+    np.testing.assert_allclose(
+        local_response_normalization(jnp.asarray(x, jnp.float32)), expected, rtol=1e-5
+    )
+
+
+def test_response_normalization_refuses_a_window_without_a_middle():
+    with pytest.raises(ValueError, match="window of 4 channels"):
+        local_response_normalization(jnp.zeros((1, 2, 2, 6)), size=4)
+
+
 def test_gradients_of_a_whole_network_are_autodiffs(monkeypatch):
     """Under jit XLA may compute the pool's input again for the backward pass, and round it
     otherwise; a search for the maximum by equality then loses gradients."""
@@ -307,7 +352,7 @@ def test_gradients_of_a_whole_network_are_autodiffs(monkeypatch):
 
     ours = gradients()
     monkeypatch.setattr(ops, "convolution", plain)
-    monkeypatch.setattr(ops, "max_pool", lambda x, window: plain_pool(x, window, window))
+    monkeypatch.setattr(ops, "max_pool", lambda x, window, stride: plain_pool(x, window, stride))
     theirs = gradients()
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         # Biases before batch normalization have no gradient but rounding.

@@ -178,6 +178,51 @@ def test_clipping_is_by_the_gradients_of_what_trains():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_biases_may_learn_at_a_rate_of_their_own(name):
+    """Caffe's lr_mult: of what is added to them, so with momentum of its own rate throughout."""
+    rule = make_optimizer(name, RATE, weight_decay=0.2, bias_rate=2.0)
+    kernels = by_hand(name, lambda t: RATE, decay=0.2)[-1]
+    biases = by_hand(name, lambda t: 2 * RATE, decay=0.2)[-1]
+    after = trained(rule)[-1]
+    for layer in PARAMS:
+        for kind, expected in (("kernel", kernels), ("bias", biases)):
+            np.testing.assert_allclose(
+                after[layer][kind], expected[layer][kind], rtol=1e-5, atol=1e-5
+            )
+
+
+def test_two_steps_of_caffes_momentum_by_hand():
+    """``v <- m v + r_i (g + d_i w)``, ``w - v`` with r_i, d_i of the kernel and of the bias."""
+    rule = make_optimizer("momentum", 0.01, weight_decay=5e-4, bias_rate=2.0)
+    params = {"w": np.array([[2.0, -4.0]]), "b": np.array([3.0])}
+    grads = [{"w": np.array([[1.0, 0.5]]), "b": np.array([-1.0])}] * 2
+    first, second = trained(rule, params, grads)
+    v = 0.01 * (np.array([1.0, 0.5]) + 5e-4 * np.array([2.0, -4.0]))
+    w = np.array([2.0, -4.0]) - v
+    np.testing.assert_allclose(first["w"][0], w, rtol=1e-6)
+    np.testing.assert_allclose(first["b"], [3 + 0.02], rtol=1e-6)
+    v = 0.9 * v + 0.01 * (np.array([1.0, 0.5]) + 5e-4 * w)
+    np.testing.assert_allclose(second["w"][0], w - v, rtol=1e-6)
+    np.testing.assert_allclose(second["b"], [3 + 0.02 + 0.02 * 1.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_rate_of_biases_leaves_the_rest_as_it_is(name):
+    """No decay on biases, max-norm last on kernels alone, frozen arrays as they were."""
+    mask = {"conv1": {"kernel": True, "bias": False}, "fc2": {"kernel": False, "bias": True}}
+    options = {"weight_decay": 0.3, "max_norm": 0.5, "trainable": mask}
+    plain = trained(make_optimizer(name, RATE, **options))[-1]
+    after = trained(make_optimizer(name, RATE, bias_rate=3.0, **options))[-1]
+    np.testing.assert_allclose(after["conv1"]["kernel"], plain["conv1"]["kernel"], rtol=1e-6)
+    norms = np.linalg.norm(np.asarray(after["conv1"]["kernel"]).reshape(-1, 4), axis=0)
+    assert (norms < 0.5 + 1e-5).all()
+    for layer, kind in (("conv1", "bias"), ("fc2", "kernel")):
+        np.testing.assert_array_equal(after[layer][kind], PARAMS[layer][kind])
+    triple = by_hand(name, lambda t: 3 * RATE)[-1]["fc2"]["bias"]  # without a decay
+    np.testing.assert_allclose(after["fc2"]["bias"], triple, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_members_may_differ_in_rate_and_decay(name):
     rates, decays = jnp.asarray([0.02, 0.1, 0.3]), jnp.asarray([0.0, 0.2, 0.05])
 

@@ -128,10 +128,10 @@ def program(kind, shape, prepare):
     return feed.program(step, prepare, steps=PER_DISPATCH, batch=BATCH)
 
 
-def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS)):
+def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS), run=None):
     """States and metrics of all members after these steps."""
     mesh, span, seen = mesh_of(*shape), range(*span), []
-    run, feed = program(kind, shape, prepare), kind(splits, mesh)
+    run, feed = run or program(kind, shape, prepare), kind(splits, mesh)
     states = population_of(states or [state_of(i) for i in MEMBERS], 0, mesh)
     hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
     orders = [order_of(i) for i in MEMBERS]
@@ -176,10 +176,9 @@ def test_streamed_training_is_resident_training_bit_for_bit(shape, noisy):
     assert files["train"][0].read and not files["validation"][0].read
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", FEEDS)
-def test_members_with_unequal_numbers_of_examples_are_trained_as_if_alone(kind, shape, alone):
-    states, metrics = train(kind, shape, plainly)
+def test_members_with_unequal_numbers_of_examples_are_trained_as_if_alone(kind, alone):
+    states, metrics = train(kind, (2, 2), plainly)
     for i, (state, losses) in enumerate(alone):
         assert_close(trees.member(states, i), state)
         np.testing.assert_allclose(metrics["loss"][i], losses, rtol=2e-6)
@@ -218,9 +217,9 @@ def test_training_that_begins_later_goes_on_the_same_way(kind, noisy):
 
 
 def test_the_program_for_a_stream_is_compiled_once(caplog):
+    run = program.__wrapped__(Streamed, (2, 1), plainly)
     with caplog.at_level(logging.WARNING, logger="jax"), jax.log_compiles():
-        program.cache_clear()
-        train(Streamed, (2, 1), noisily)
+        train(Streamed, (2, 1), plainly, run=run)
     compiled = [r for r in caplog.messages if r.startswith("Finished XLA compilation of jit(run)")]
     assert len(compiled) == 1
 

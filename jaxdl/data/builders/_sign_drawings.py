@@ -482,15 +482,15 @@ def _mirrored(draw: Callable[[Canvas], None]) -> Callable[[Canvas], Image.Image]
 
 
 _DRAWINGS: dict[str, Callable] = {
-    "speed limit 20": _limit("20"),
-    "speed limit 30": _limit("30"),
-    "speed limit 50": _limit("50"),
-    "speed limit 60": _limit("60"),
-    "speed limit 70": _limit("70"),
-    "speed limit 80": _limit("80"),
-    "end of speed limit 80": _end_of_80,
-    "speed limit 100": _limit("100"),
-    "speed limit 120": _limit("120"),
+    "speed limit 20 km/h": _limit("20"),
+    "speed limit 30 km/h": _limit("30"),
+    "speed limit 50 km/h": _limit("50"),
+    "speed limit 60 km/h": _limit("60"),
+    "speed limit 70 km/h": _limit("70"),
+    "speed limit 80 km/h": _limit("80"),
+    "end of speed limit 80 km/h": _end_of_80,
+    "speed limit 100 km/h": _limit("100"),
+    "speed limit 120 km/h": _limit("120"),
     "no passing": _no_passing,
     "no passing for vehicles over 3.5 t": functools.partial(_no_passing, vehicles=_lorry_and_car),
     "right-of-way at next intersection": _warning(_crossroads),
@@ -528,5 +528,3 @@ _DRAWINGS: dict[str, Callable] = {
         _end_of_no_passing, vehicles=_lorry_and_car
     ),
 }  # in the order of GTSRB's ClassId
-
-CLASS_NAMES: tuple[str, ...] = tuple(_DRAWINGS)

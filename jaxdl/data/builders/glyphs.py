@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import hashlib
 import operator
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8

@@ -31,6 +31,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxdl.data.builders.settings import SettingsBuilder
 from jaxdl.data.encoded import Form, decode
 
 SPLITS = ("train", "test")
@@ -218,7 +219,7 @@ class GtsrbConfig(tfds.core.BuilderConfig):
         self.name = f"{'roi' if self.roi else 'whole'}-{self.size or 'native'}"
 
 
-class Gtsrb(tfds.core.GeneratorBasedBuilder):
+class Gtsrb(SettingsBuilder):
     """GTSRB in TFDS's hands, shuffled as TFDS does."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -228,12 +229,6 @@ class Gtsrb(tfds.core.GeneratorBasedBuilder):
         "GTSRB_Final_Test_GT.zip from https://benchmark.ini.rub.de, or name the folder GTSRB that "
         "comes out in GtsrbConfig(folder=…)."
     )
-
-    def _create_builder_config(self, builder_config, version):
-        # TFDS refuses a config with the name of a built-in one, but the folder is no part of it.
-        if isinstance(builder_config, GtsrbConfig):
-            return builder_config
-        return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
         side = self.builder_config.size or None

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxdl.data.builders.settings import SettingsBuilder
 from jaxdl.data.encoded import Form, decode, digest_files
 
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
@@ -141,7 +142,7 @@ class MnistMConfig(tfds.core.BuilderConfig):
         self.name = f"train{self.train}-test{self.test}-seed{self.seed}"
 
 
-class MnistM(tfds.core.GeneratorBasedBuilder):
+class MnistM(SettingsBuilder):
     """MNIST-M in TFDS's hands: 28×28 colour images in the order of TFDS's MNIST."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -150,13 +151,6 @@ class MnistM(tfds.core.GeneratorBasedBuilder):
         "Put photographs (JPEG or PNG; the paper took the training photographs of BSDS500) into "
         "its folder bsds500, or name their folder in MnistMConfig(photos=…)."
     )
-
-    def _create_builder_config(self, builder_config, version):
-        # TFDS refuses a config with the name of a built-in one, but two that differ in their
-        # folders share a name.
-        if isinstance(builder_config, MnistMConfig):
-            return builder_config
-        return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

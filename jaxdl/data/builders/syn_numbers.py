@@ -10,7 +10,7 @@ that matplotlib ships, each at three weights: the data sets are alike, not equal
 Every digit is drawn once in each face at three sizes. An image looks its pixels up in the line of
 digits under a random affine map, lays them over a ground of two colours, often with a shadow or an
 outline between, then lights, blurs and adds noise. One core draws about 5,000 images a second, so
-the paper's 500,000 take 100 seconds; to store them through TFDS takes about ten minutes.
+the paper's 500,000 take 100 seconds; to store them through TFDS takes five to ten minutes.
 """
 
 import dataclasses
@@ -25,6 +25,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from jaxdl.data.builders.settings import SettingsBuilder
 
 SPLITS = ("train", "test")
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
@@ -138,17 +140,11 @@ class SynNumbersConfig(tfds.core.BuilderConfig):
         self.name = f"train{self.train}_test{self.test}_seed{self.seed}"
 
 
-class SynNumbers(tfds.core.GeneratorBasedBuilder):
+class SynNumbers(SettingsBuilder):
     """The TFDS data set "syn_numbers": `syn_numbers`' examples, in its order. Needs no files."""
 
     VERSION = tfds.core.Version("1.0.0")  # to be raised when the code below draws other images
     BUILDER_CONFIGS: ClassVar = [SynNumbersConfig()]
-
-    def _create_builder_config(self, builder_config, version):
-        # TFDS refuses a config with the name of a built-in one, even where the two are equal.
-        if isinstance(builder_config, SynNumbersConfig):
-            return builder_config
-        return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -32,7 +32,9 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from jaxdl.data.builders._sign_drawings import CLASS_NAMES, templates
+from jaxdl.data.builders._sign_drawings import templates
+from jaxdl.data.builders.gtsrb import CLASS_NAMES
+from jaxdl.data.builders.settings import SettingsBuilder
 
 __all__ = ["CLASS_NAMES", "Distortion", "SynSigns", "SynSignsConfig", "syn_signs", "templates"]
 
@@ -434,18 +436,12 @@ class SynSignsConfig(tfds.core.BuilderConfig):
         self.name = f"train{self.train}_test{self.test}_seed{self.seed}_size{self.size}"
 
 
-class SynSigns(tfds.core.GeneratorBasedBuilder):
+class SynSigns(SettingsBuilder):
     """The TFDS data set "syn_signs": "image" and "label", splits "train" and "test"."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First drawings."}
     BUILDER_CONFIGS: ClassVar = [SynSignsConfig()]
-
-    def _create_builder_config(self, builder_config, version):
-        # TFDS refuses a config with the name of a built-in one, even where the two are equal.
-        if isinstance(builder_config, SynSignsConfig):
-            return builder_config
-        return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size

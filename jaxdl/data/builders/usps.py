@@ -20,6 +20,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
+from jaxdl.data.builders.settings import SettingsBuilder
+
 SPLITS = ("train", "test")
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
 SIDE = 16  # pixels of an image
@@ -121,7 +123,7 @@ class UspsConfig(tfds.core.BuilderConfig):
     file: str | os.PathLike | None = None
 
 
-class Usps(tfds.core.GeneratorBasedBuilder):
+class Usps(SettingsBuilder):
     """USPS in TFDS's hands, in the file's order."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -130,12 +132,6 @@ class Usps(tfds.core.GeneratorBasedBuilder):
         "Put usps.npz or usps.h5 there (jaxdl.data.builders.usps says what they hold), or name the "
         "file in UspsConfig(file=…)."
     )
-
-    def _create_builder_config(self, builder_config, version):
-        # TFDS refuses a config with the name of a built-in one, but the file is no part of it.
-        if isinstance(builder_config, UspsConfig):
-            return builder_config
-        return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -1,0 +1,190 @@
+"""Archives of arrays, written here: what they may hold, and what is refused, in one line."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdl.data.sources import load, npz
+from jaxdl.types import DamagedFile
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+RNG = np.random.default_rng(0)
+SIZES = {"train": 30, "validation": 6, "test": 9}
+IMAGES = {split: RNG.integers(0, 256, (n, 5, 4, 3), np.uint8) for split, n in SIZES.items()}
+LABELS = {split: np.arange(n) % 3 for split, n in SIZES.items()}
+ALL = {f"{s}_images": IMAGES[s] for s in SIZES} | {f"{s}_labels": LABELS[s] for s in SIZES}
+TRAIN = {"images": IMAGES["train"], "labels": LABELS["train"]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def writer(arrays, name="some.npz", **changed):
+        kept = {k: v for k, v in (arrays | changed).items() if v is not None}
+        np.savez(tmp_path / name, **kept)
+        return str(tmp_path / name)
+
+    return writer
+
+
+def refused(path, says, kind=ValueError, **options):
+    with pytest.raises(kind, match=says) as error:
+        npz(path, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_all_splits(write):
+    source = load("npz", path=write(ALL, class_names=np.array(["ä", "b", "c"])))
+    assert source.name == "some" and source.class_names == ("ä", "b", "c")
+    for split, (images, labels) in {**source.splits, "test": source.test.open()}.items():
+        np.testing.assert_array_equal(images, IMAGES[split])
+        np.testing.assert_array_equal(labels, LABELS[split])
+        assert labels.dtype == np.int32
+
+
+def test_splits_that_are_missing_are_taken(write):
+    source = npz(write(TRAIN), validation=0.1, test=9)
+    parts = [source.splits["train"], source.splits["validation"], source.test.open()]
+    assert [len(labels) for _, labels in parts] == [18, 3, 9]
+    images = np.concatenate([images for images, _ in parts])
+    together = sorted(image.tobytes() for image in images)
+    assert together == sorted(image.tobytes() for image in IMAGES["train"])
+    with_test = npz(write(ALL, validation_images=None, validation_labels=None), validation=3)
+    np.testing.assert_array_equal(with_test.test.open()[0], IMAGES["test"])
+    assert len(with_test.splits["train"][1]) == 27
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_fractions_and_grey(write, dtype):
+    grey = IMAGES["train"][..., 0]
+    path = write(TRAIN, images=(grey / 255).astype(dtype), labels=LABELS["train"][:, None])
+    source = npz(path, validation=3, test=3, seed=1)
+    same = npz(write(TRAIN, "grey.npz", images=grey), validation=3, test=3, seed=1)
+    assert source.splits["train"][0].shape == (24, 5, 4, 1)
+    np.testing.assert_array_equal(source.splits["train"][0], same.splits["train"][0])
+    assert source.fingerprint == same.fingerprint
+
+
+def test_names_and_groups(write):
+    names, groups = np.array([b"x", b"y", b"z"]), np.array(["p", "q", "p"])
+    source = npz(write(ALL, class_names=names, class_groups=groups))
+    assert source.class_names == ("x", "y", "z") and source.class_groups == ("p", "q", "p")
+    assert npz(write(ALL)).class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        ({"images": None}, "has no array train_images, but labels"),
+        ({"labels": None}, "has no array labels, but images"),
+        ({"images": IMAGES["train"][0, 0]}, r"images is \[4, 3\]; expected \[n, h, w\]"),
+        ({"images": np.zeros((30, 5, 4, 2), np.uint8)}, r"images is \[30, 5, 4, 2\]; expected"),
+        ({"images": IMAGES["train"].astype(np.int64)}, "images is int64; expected uint8"),
+        ({"images": IMAGES["train"] > 9}, "images is bool; expected uint8"),
+        ({"images": np.full((30, 5, 4), np.nan)}, "images has NaN or infinities, first in image 0"),
+        ({"images": np.eye(30)[..., None] / [0.5]}, "images spans 0 to 2; fractions must lie in"),
+        ({"images": np.full((30, 5, 4), -0.1)}, "images spans -0.1 to -0.1; fractions"),
+        ({"images": np.full((30, 5, 4), -np.inf)}, "NaN or infinities, first in image 0"),
+        ({"labels": LABELS["train"] / 1}, r"labels is float64\[30\]; expected integers"),
+        ({"labels": LABELS["train"] - 1}, "labels spans -1 to 1; labels begin at 0"),
+        ({"labels": LABELS["train"] + 2**40}, "labels begin at 0"),
+        ({"labels": np.stack([LABELS["train"]] * 2, 1)}, r"int64\[30, 2\]; expected integers"),
+        ({"labels": LABELS["train"][:-1]}, "30 images and 29 labels; expected a label an image"),
+        ({"images": IMAGES["train"][:-1]}, "29 images and 30 labels; expected a label an image"),
+        ({"labels": LABELS["train"] * 2}, "no training image of class 1: remove it"),
+        ({"class_names": np.array(["a", "b", "a"])}, "two classes have one name, 'a'"),
+        ({"class_names": np.array(["a", "b"])}, r"labels are 0..2; 2 classes need 0..1"),
+        ({"class_names": np.array(list("abcd"))}, "no training image of class d"),
+        ({"class_names": np.array("abc")}, r"class_names is \[\]; expected one row, a string a"),
+        ({"class_groups": np.array(["a", "b"])}, "2 class_groups for 3 classes; give one each"),
+    ],
+)
+def test_what_is_refused(write, changed, says):
+    path = write(TRAIN, **changed)
+    assert "some" in refused(path, says)
+
+
+def test_one_nan_is_found_by_its_image(write):
+    images = IMAGES["train"] / 255
+    images[17, 3, 2, 1] = np.nan
+    refused(write(TRAIN, images=images), "images has NaN or infinities, first in image 17$")
+
+
+def test_splits_must_agree(write):
+    refused(write(ALL, test_labels=LABELS["test"] + 1), "split 'test': labels are 1..3; 3 classes")
+    refused(write(ALL, test_images=IMAGES["test"][:, 1:]), "image shapes differ between splits")
+    refused(write(ALL, test_labels=None), "has no array test_labels, but test_images")
+    nobody = {"test_images": IMAGES["test"][:0], "test_labels": LABELS["test"][:0]}
+    refused(write(ALL, **nobody), "split 'test': no images")
+    none = {"images": IMAGES["train"][:0], "labels": LABELS["train"][:0]}
+    refused(write(none), "out of the training images")
+
+
+def test_shares_that_cannot_be_had(write):
+    path = write(TRAIN)
+    refused(path, "^validation=0: this data set has none", validation=0)
+    refused(path, "^validation=0.01, out of the training images: 3 classes", validation=0.01)
+    refused(path, "^test=29, out of the training images: 3 classes cannot", test=29)
+
+
+def test_objects_are_not_run(write, tmp_path):
+    """An array of objects is a pickle, which could run any code."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = write(TRAIN, labels=np.array([Bomb()] * 30, object))
+    refused(path, "not a whole .npz of plain arrays .Object arrays cannot", DamagedFile)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_archives(tmp_path, save):
+    """Cut anywhere or a bit flipped anywhere: whole arrays, or one line that names the file."""
+    path = tmp_path / "some.npz"
+    save(path, images=IMAGES["train"][:, :1, :1], labels=LABELS["train"])
+    whole, options = path.read_bytes(), {"validation": 3, "test": 3}
+    fingerprint, refusals = npz(str(path), **options).fingerprint, 0
+    rng = np.random.default_rng(1)
+    cuts = [whole[:n] for n in range(0, len(whole), 31)]
+    places = rng.integers(len(whole), size=60)
+    flips = [whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in places]
+    for damaged in cuts + flips:
+        path.write_bytes(damaged)
+        try:
+            assert npz(str(path), **options).fingerprint == fingerprint
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refusals += 1
+    assert refusals > len(cuts)
+
+
+def test_paths(write, tmp_path, monkeypatch):
+    refused("", "which file. Set path to an .npz")
+    with pytest.raises(FileNotFoundError) as error:
+        npz(str(tmp_path / "none.npz"))
+    assert error.value.filename == str(tmp_path / "none.npz")
+    with pytest.raises(IsADirectoryError):
+        npz(str(tmp_path))
+    np.save(tmp_path / "one.npy", IMAGES["train"])
+    refused(str(tmp_path / "one.npy"), "one.npy: not a whole .npz", DamagedFile)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(ALL)
+    assert npz("~/some.npz").name == "some"
+
+
+@pytest.mark.slow
+def test_usps():
+    if not (SHARED / "usps.npz").is_file():
+        pytest.skip(f"there is no {SHARED / 'usps.npz'}")
+    source = load("npz", path=str(SHARED / "usps.npz"))
+    train, validation = (source.splits[s][1] for s in ("train", "validation"))
+    images, labels = source.test.open()
+    assert len(train) + len(validation) == 7291 and images.shape == (2007, 16, 16, 1)
+    # Le Cun's counts of each digit in the test set.
+    counts = [359, 264, 198, 166, 200, 160, 170, 147, 166, 177]
+    assert np.bincount(labels).tolist() == counts
+    assert "tensorflow" not in sys.modules

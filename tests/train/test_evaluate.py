@@ -1,0 +1,110 @@
+"""Accuracies against counting in NumPy: every member's own examples, each of them once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl.train.evaluate import make_accuracy
+from jaxdl.train.feed import Resident, Streamed
+from jaxdl.train.parallel import make_mesh
+from jaxdl.train.population import population_of
+from jaxdl.train.state import TrainState
+
+CLASSES, BATCH = 4, 5
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, CLASSES, 31).astype(np.int32)
+# The top left pixel is what the networks below guess by: right for the most part.
+GUESSES = np.where(RNG.random(31) < 0.7, LABELS, RNG.integers(0, CLASSES, 31))
+IMAGES = RNG.integers(0, 256, (31, 2, 3, 1)).astype(np.uint8)
+IMAGES[:, 0, 0, 0] = GUESSES
+SPLITS = {
+    "train": (IMAGES[:17], LABELS[:17]),
+    "validation": (IMAGES[17:], LABELS[17:]),
+}
+SHIFTS = (0, 1, 2)  # a member guesses so many classes further; the labels of its task are, too
+EXAMPLES = [RNG.permutation(31)[:n] for n in (13, 5, 1)]  # not a batch, a whole one, a single image
+
+
+def state_of(value):
+    """A network of one parameter."""
+    params = {"fc1": {"value": jnp.asarray(value, jnp.float32)}}
+    return TrainState(jnp.int32(0), params, {}, ())
+
+
+def prepare(stored, hyper, key):
+    assert key is None, "augmentation is for training"
+    return {
+        "image": stored["image"].astype(jnp.float32),
+        "label": (stored["label"] + hyper["shift"]) % CLASSES,
+    }
+
+
+def logits(state, hyper, images):
+    guess = (images[:, 0, 0, 0].astype(jnp.int32) + hyper["shift"]) % CLASSES
+    return jax.nn.one_hot(guess, CLASSES) * state.params["fc1"]["value"]
+
+
+def accuracies(feed, shape, *, values=(1.0, 1.0, 1.0), shifts=SHIFTS, network=logits, batch=BATCH):
+    mesh = make_mesh(*shape, jax.devices()[: shape[0] * shape[1]])
+    states = population_of([state_of(value) for value in values], 0, mesh)
+    hypers = population_of([{"shift": np.int32(shift)} for shift in shifts], 0, mesh)
+    accuracy = make_accuracy(network, prepare, mesh, batch)
+    return accuracy(states, hypers, EXAMPLES, feed(SPLITS, mesh).fetch)
+
+
+def fraction(places):
+    return (GUESSES[places] == LABELS[places]).mean()
+
+
+EXPECTED = [fraction(places) for places in EXAMPLES]
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+@pytest.mark.parametrize("feed", [Resident, Streamed])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)], ids=str)
+def test_every_example_counts_once_and_what_fills_up_does_not(shape, feed, batch):
+    # On two devices a copy of the last member fills up the population.
+    found = accuracies(feed, shape, batch=batch)
+    assert found.shape == (3,)
+    np.testing.assert_allclose(found, EXPECTED, rtol=1e-6)
+
+
+def test_padding_counts_neither_as_right_nor_as_wrong():
+    """Members of which every guess is right, and of which every guess is wrong."""
+
+    def opposite(state, hyper, images):
+        return jnp.where(hyper["shift"] == 0, 1, -1) * jax.nn.one_hot(
+            images[:, 0, 0, 0].astype(jnp.int32), CLASSES
+        )
+
+    images = IMAGES.copy()
+    images[:, 0, 0, 0] = LABELS
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+
+    def truthful(stored, hyper, key):
+        return {"image": stored["image"].astype(jnp.float32), "label": stored["label"]}
+
+    accuracy = make_accuracy(opposite, truthful, mesh, 8)
+    states = population_of([state_of(1.0)] * 3, 0, mesh)
+    hypers = population_of([{"shift": np.int32(s)} for s in (0, 1, 0)], 0, mesh)
+    found = accuracy(states, hypers, EXAMPLES, Resident({"all": (images, LABELS)}, mesh).fetch)
+    np.testing.assert_array_equal(found, [1, 0, 1])
+
+
+def test_a_member_may_be_several_networks():
+    def two(state, hyper, images):
+        right = logits(state, hyper, images)
+        return jnp.stack([right, jnp.roll(right, 1, axis=-1)])
+
+    found = accuracies(Resident, (2, 1), network=two)
+    assert found.shape == (3, 2)
+    np.testing.assert_allclose(found[:, 0], EXPECTED, rtol=1e-6)
+    off = [((GUESSES[p] + 1) % CLASSES == LABELS[p]).mean() for p in EXAMPLES]
+    np.testing.assert_allclose(found[:, 1], off, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_diverged_network_has_no_accuracy_and_the_others_keep_theirs(value):
+    found = accuracies(Streamed, (2, 1), values=(1.0, value, 1.0))
+    np.testing.assert_allclose(found, [EXPECTED[0], np.nan, EXPECTED[2]], rtol=1e-6)

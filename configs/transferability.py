@@ -8,8 +8,10 @@ recipe, for a machine with GPUs).
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("default", "quick", "long", "digits")
-VARIANTS += ("mnist", "cifar10", "cifar100", "tfds", "folder", "npz", "imagenet")
+VARIANTS = (
+    *("default", "quick", "long", "digits"),
+    *("mnist", "cifar10", "cifar100", "tfds", "folder", "npz", "imagenet"),
+)
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -56,12 +58,14 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.schedule.warmup = 30  # steps
     config.schedule.drops = (1 / 3, 2 / 3)  # of "steps": where the rate falls to a tenth
 
-    # How it is computed; nothing here changes a result beyond rounding.
+    # How it is computed. Nothing here changes a result beyond rounding, except that devices which
+    # share a batch (parallel.data) draw their own crops, mirrorings and dropout.
     config.parallel = ConfigDict()
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.parallel.data = 1  # devices that share each batch
     config.members_per_round = 12  # networks (frozen ones: bases) trained at a time
     config.steps_per_dispatch = 200  # between two looks at the curves; divides steps
+    config.dispatches_per_evaluation = 1  # on the validation images, for the curves
     config.evaluation_batch = 480
     config.seconds_between_saves = 20.0
 
@@ -90,7 +94,8 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.steps = 2000
             config.optimizer.weight_decay = 5e-3
             config.evaluation_batch = 500
-            config.data.options = ConfigDict({"validation": 0.1, "seed": 0})
+            # Shares or numbers of the training images, for splits that the data do not have.
+            config.data.options = ConfigDict({"validation": 0.1, "test": 0.2, "seed": 0})
             if variant in ("folder", "npz"):
                 config.data.name = variant
                 config.data.options.path = ""  # the folder, the file
@@ -98,8 +103,11 @@ def get_config(variant: str = "default") -> ConfigDict:
                 config.data.name = "tfds"
                 config.data.options.dataset = "" if variant == "tfds" else variant
                 config.data.options.data_dir = ""  # empty for TFDS's own, ~/tensorflow_datasets
+            if variant == "tfds":
+                config.data.options.builder = ConfigDict()  # settings of a builder made here
             if variant in ("folder", "tfds"):
                 config.data.options.size = 0  # side to resize to; 0 if all are of one size
+                config.data.options.fit = "crop"  # the middle square, or "stretch"
                 config.data.options.channels = 0  # 1 or 3 to convert; 0 if all are alike
         case "imagenet":
             # Everything as in the paper, whose networks took 9.5 days each on a GPU of 2014.
@@ -127,6 +135,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.schedule.drops = tuple(i * 100_000 / 450_000 for i in (1, 2, 3, 4))
             config.members_per_round = 1
             config.steps_per_dispatch = 10
+            config.dispatches_per_evaluation = 500
             config.evaluation_batch = 250
             config.seconds_between_saves = 900.0
     return config

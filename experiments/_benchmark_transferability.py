@@ -30,6 +30,8 @@ BYTES = ("data", "states", "arguments", "temporary")
 
 def check(config: ConfigDict) -> None:
     """Raise ValueError where the benchmark cannot be made."""
+    if config.study.data.feed == "streamed":
+        raise ValueError("study.data.feed: the grid is timed on resident data")
     study.make_lab(config.study)
     rule = config.study.optimizer
     if rule.name != "momentum" or rule.max_norm:

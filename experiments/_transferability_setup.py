@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from jaxdl.data.source import Source
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.evaluate import Accuracy, make_accuracy
-from jaxdl.train.feed import FEEDS, Feed, Resident, make_feed
+from jaxdl.train.feed import FEEDS, Feed, Resident, Streamed, device_memory, make_feed
 from jaxdl.train.parallel import make_mesh
 from jaxdl.train.population import Prepare
 from jaxdl.train.state import TrainState, create_state, make_step
@@ -69,18 +69,22 @@ def make_lab(config: ConfigDict) -> Lab:
             "(config.parallel.data)"
         )
     tasks = make_tasks(config, source)
-    feed = make_feed(config.data.feed, source.splits, mesh, config.data.workers)
-    prepare = make_prepare(config, source, resident=isinstance(feed, Resident))
     classes = max(int(task.label_of.max()) + 1 for task in tasks.values())
     model = MODELS[config.model](classes, axis_name="data")
-    size = (config.image.crop,) * 2 if config.image.crop else source.splits["train"][0].shape[1:3]
-    one = jnp.zeros((1, *size, source.splits["train"][0].shape[3]))
+    *shape, channels = source.splits["train"][0].shape[1:]
+    check_image(config, shape)
+    one = jnp.zeros((1, *([config.image.crop] * 2 if config.image.crop else shape), channels))
     init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, one)})
     try:
         layers = transfer.layers(jax.eval_shape(init, jax.random.key(0)))
     except ValueError as error:
-        shape = " x ".join(map(str, one.shape[1:]))
-        raise ValueError(f"config.model={config.model} on images of {shape}: {error}") from None
+        size = " x ".join(map(str, one.shape[1:]))
+        raise ValueError(f"config.model={config.model} on images of {size}: {error}") from None
+    feed = make_feed(config.data.feed, source.splits, mesh, config.data.workers)
+    if isinstance(feed, Streamed):
+        check_stream(config, mesh, math.prod(source.splits["train"][0].shape[1:]))
+    prepare = make_prepare(config, source, resident=isinstance(feed, Resident))
+    source.test.verify()
     rule = make_rule(config)
     return Lab(
         config=config,
@@ -119,7 +123,7 @@ def check(config: ConfigDict) -> None:
             if value not in choices:
                 raise ValueError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
     counts = ("seeds", "steps", "batch", "members_per_round", "steps_per_dispatch")
-    for name in (*counts, "evaluation_batch"):
+    for name in (*counts, "evaluation_batch", "dispatches_per_evaluation"):
         if not 1 <= config[name] < 2**31:
             raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
     for name in ("image.crop", "image.padding", "data.workers"):
@@ -145,6 +149,29 @@ def check(config: ConfigDict) -> None:
     make_rule(config)
 
 
+def check_image(config: ConfigDict, shape: Sequence[int]) -> None:
+    """Raise ValueError where images of this shape cannot be cropped and mirrored as asked for."""
+    of, size = config.image, " x ".join(map(str, shape))
+    if of.crop > min(shape):  # whatever the padding: in evaluation there is none
+        raise ValueError(f"config.image.crop={of.crop} does not fit images of {size}")
+    if (of.crop or of.padding or of.flip) and shape[0] != shape[1]:
+        raise ValueError(
+            f"config.image: only square images are cropped, padded or mirrored, these are {size}"
+        )
+
+
+def check_stream(config: ConfigDict, mesh: Mesh, image: int) -> None:
+    """Raise ValueError where the images of one dispatch would fill the memory."""
+    members = max(config.members_per_round, mesh.shape["member"])
+    size = members * config.steps_per_dispatch * config.batch * image
+    if size > device_memory(mesh) * mesh.size / 8:
+        raise ValueError(
+            f"config.steps_per_dispatch={config.steps_per_dispatch} steps of {members} networks "
+            f"would stream {size / 1e9:.1f} GB at a time: set a smaller number, 10 or so, or "
+            "fewer config.members_per_round"
+        )
+
+
 def setting(config: ConfigDict, name: str):
     """The value behind dots: ``setting(config, "data.feed")``."""
     for part in name.split("."):
@@ -162,10 +189,12 @@ def make_tasks(config: ConfigDict, source: Source) -> Tasks:
         else:
             halves = splits.group_halves(source.class_groups)
         for side, half in zip("AB", halves, strict=True):
+            if not source.test.counts[half].sum():
+                raise ValueError(f"no test images for task {side} of {split} halves")
             task = splits.make_task(labels, half, len(source.class_names))
             for part, examples in task.examples.items():
                 if not len(examples):
-                    raise ValueError(f"no {part} images for task {side} of {split} halves, {seed}")
+                    raise ValueError(f"no {part} images for task {side} of {split} halves")
             tasks[split, seed, side] = task
     return tasks
 
@@ -173,18 +202,12 @@ def make_tasks(config: ConfigDict, source: Source) -> Tasks:
 def make_prepare(config: ConfigDict, source: Source, *, resident: bool) -> Prepare:
     """Subtract the training images' mean, crop and mirror; labels become those of the task."""
     of, images = config.image, source.splits["train"][0]
-    shape = images.shape[1:]
-    if of.crop > min(shape[:2]):  # whatever the padding: in evaluation there is none
-        size = " x ".join(map(str, shape[:2]))
-        raise ValueError(f"config.image.crop={of.crop} does not fit images of {size}")
     mean, deviation = encoded.statistics(encoded.in_memory(images) if resident else images)
     if of.subtract == "channels":
         mean = mean.mean((0, 1))
     else:
         deviation = np.ones_like(deviation)
-    size = of.crop or min(shape[:2])
-    if (of.crop or of.padding or of.flip) and shape[0] != shape[1]:
-        raise ValueError("config.image: only square images are cropped, padded or mirrored")
+    size = of.crop or images.shape[1]
     distort = augment.crop_and_flip(size, padding=of.padding, flip=of.flip)
 
     def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
@@ -255,5 +278,6 @@ def first_batch(lab: Lab, task: splits.Task, key: jax.Array, count: int) -> tupl
     stored = jax.tree.map(
         lambda leaf: leaf[0], lab.feed.fetch(np.tile(ids, (lab.mesh.shape["member"], 1)))
     )
-    seen = jax.jit(lab.prepare)(stored, {"label_of": jnp.asarray(task.label_of)}, key)
+    distortion = jax.random.fold_in(key, 0)
+    seen = jax.jit(lab.prepare)(stored, {"label_of": jnp.asarray(task.label_of)}, distortion)
     return seen, [lab.source.class_names[i] for i in np.asarray(stored["label"])]

@@ -172,6 +172,7 @@ class Run:
             networks=[network._asdict() for network in each.networks],
             steps=config.steps,
             steps_per_dispatch=config.steps_per_dispatch,
+            dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=lambda states: {"validation_accuracy": accuracy(states)},
         )
         return states, hypers
@@ -350,10 +351,10 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
     others = {"validation": source.splits["validation"]}
     if test is not None:
         others["test"] = test
-    train, _ = source.splits["train"]
     if isinstance(lab.feed, Resident):  # a stream is not read for this alone
+        known = in_memory(source.splits["train"][0])
         twins = [
-            f"{len(splits.duplicates(in_memory(images), in_memory(train)))} in {split}"
+            f"{len(np.unique(splits.duplicates(in_memory(images), known)[:, 0]))} in {split}"
             for split, (images, _) in others.items()
         ]
         told["Exact copies of training images"] = ", ".join(twins)

@@ -39,12 +39,19 @@ def shuffled(
     seed = _mix(epoch.astype(u32) + u32(_GOLDEN))
     for i in range(len(words)):
         seed = _mix(seed ^ words[i].astype(u32))
-    x = place.astype(u32)
-    for turn in range(_ROUNDS):
-        pivot = _mix(seed + u32(2 * turn * _GOLDEN % 2**32)) % n
+
+    def swap_or_not(turn: Int[ArrayLike, ""], x: UInt32[ArrayLike, " *n"]):
+        pivot = _mix(seed + turn * u32(2 * _GOLDEN % 2**32)) % n
         partner = xp.where(pivot >= x, pivot - x, pivot + n - x)
-        coin = _mix(xp.maximum(x, partner) ^ _mix(seed + u32((2 * turn + 1) * _GOLDEN % 2**32)))
-        x = xp.where(coin >> u32(31) == 1, partner, x)
+        salt = _mix(seed + turn * u32(2 * _GOLDEN % 2**32) + u32(_GOLDEN))
+        coin = _mix(xp.maximum(x, partner) ^ salt)
+        return xp.where(coin >> u32(31) == 1, partner, x)
+
+    x = place.astype(u32)
+    if xp is jnp:  # a loop compiles faster than its 32 rounds
+        return lax.fori_loop(u32(0), u32(_ROUNDS), swap_or_not, x).astype(xp.int32)
+    for turn in np.arange(_ROUNDS, dtype=u32)[:, None]:  # arrays wrap around, scalars complain
+        x = swap_or_not(turn, x)
     return x.astype(xp.int32)
 
 

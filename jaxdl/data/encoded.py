@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -21,8 +22,22 @@ from tqdm import tqdm
 from jaxdl.data.cache import cached
 from jaxdl.types import DamagedFile
 
+
+class Images(Protocol):
+    """Images of one shape, each by its place: an array, or something that reads files."""
+
+    shape: tuple[int, int, int, int]
+    """``(n, height, width, channels)``"""
+
+    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
+        """One image."""
+
+
 Reader = Callable[[int], tuple[bytes, str]]
 """From an image's place to its file's content, and what to call it in a message."""
+
+BAR = {"delay": 3, "leave": False, "disable": None}
+"""Of progress bars: for what takes seconds, on terminals."""
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name for images of so many channels."""
@@ -124,6 +139,11 @@ class Encoded:
     """Which of the reader's images these are."""
 
     def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
+        """One image, decoded anew.
+
+        Raises:
+          DamagedFile: see :func:`decode`; or if it is of another shape than the others.
+        """
         content, name = self.read(int(self.places[place]))
         image = decode(content, name, self.form)
         if image.shape != self.shape[1:]:
@@ -155,9 +175,9 @@ class Encoded:
                 images[i] = self[i]
 
         starts = range(0, len(images), 64)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             done = pool.map(fill, starts)  # Pillow lets other threads work while it decodes
-            for _ in tqdm(done, "decoding, once", len(starts), delay=3, leave=False, disable=None):
+            for _ in tqdm(done, "decoding, once", len(starts), **BAR):
                 pass
         return images
 
@@ -176,12 +196,19 @@ def encoded(read: Reader, count: int, form: Form, content: str) -> Encoded:
     return Encoded((count, *first.shape), read, form, content, np.arange(count))
 
 
-def in_memory(images) -> UInt8[np.ndarray, "n h w c"]:
+def cores() -> int:
+    """How many of the machine's this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_memory(images: Images) -> UInt8[np.ndarray, "n h w c"]:
     """The images as an array, decoded if they are not."""
     return images.array() if isinstance(images, Encoded) else images
 
 
-def statistics(images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " c"]]:
+def statistics(images: Images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " c"]]:
     """The mean of every pixel, and the standard deviation of every channel, of grey levels 0 … 255.
 
     A channel of one grey level is given the deviation 1, so that to divide by it is harmless. Of
@@ -194,7 +221,25 @@ def statistics(images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " 
     return found["mean"], found["deviation"]
 
 
-def _statistics(images) -> dict[str, np.ndarray]:
+def verify(images: Images) -> None:
+    """Read every image once, ever: what was found whole is noted in the cache.
+
+    Raises:
+      DamagedFile: naming one that cannot be read or has another shape.
+    """
+
+    def read_all() -> dict[str, np.ndarray]:
+        with ThreadPoolExecutor(cores()) as pool:
+            done = pool.map(lambda place: images[place] is None, range(images.shape[0]))
+            for _ in tqdm(done, "checking, once", images.shape[0], **BAR):
+                pass
+        return {"whole": np.array(True)}
+
+    if isinstance(images, Encoded):
+        cached("whole", images.recipe, read_all)
+
+
+def _statistics(images: Images) -> dict[str, np.ndarray]:
     count, *shape = images.shape
     total, squares = np.zeros(shape), np.zeros(shape[-1])
     parts = np.array_split(np.arange(count), -(-count // 32))
@@ -203,9 +248,9 @@ def _statistics(images) -> dict[str, np.ndarray]:
         some = np.stack([images[int(i)] for i in places]).astype(np.float64)
         return some.sum(0), (some**2).sum((0, 1, 2))
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         done = pool.map(part, parts)
-        for sums in tqdm(done, "mean image, once", len(parts), delay=3, leave=False, disable=None):
+        for sums in tqdm(done, "mean image, once", len(parts), **BAR):
             total, squares = total + sums[0], squares + sums[1]
     mean, channel = total / count, total.mean((0, 1)) / count
     variance = squares / (count * shape[0] * shape[1]) - channel**2
@@ -214,7 +259,7 @@ def _statistics(images) -> dict[str, np.ndarray]:
     return {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
 
 
-def take(images, places: Int[np.ndarray, " m"]):
+def take(images: Images, places: Int[np.ndarray, " m"]) -> Images:
     """Some of the images, of an array or of files."""
     return images.take(places) if isinstance(images, Encoded) else images[places]
 

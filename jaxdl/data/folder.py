@@ -63,7 +63,9 @@ def folder(
     class_names = _classes(whole)
     listed = {"train": _list(whole, class_names)}
     if whole != root:
-        held_out = [n for n in ("test", "val", "validation") if (root / n).is_dir()]
+        # ImageNet's own test folder has no classes: its labels are not public.
+        beside = [root / name for name in ("test", "val", "validation")]
+        held_out = [f.name for f in beside if f.is_dir() and any(e.is_dir() for e in f.iterdir())]
         for name, split in zip(held_out, ("test", "validation"), strict=False):
             listed[split] = _list(root / name, class_names)
     paths = [p for files, _ in listed.values() for p in files]
@@ -73,7 +75,7 @@ def folder(
     for split, (files, labels) in listed.items():
         parts[split] = (images.take(np.arange(start, start + len(files))), labels)
         start += len(files)
-    splits = divide(parts, {"validation": validation, "test": test}, seed)
+    splits = divide(parts, {"test": test, "validation": validation}, seed)
     return make_source(
         root.resolve().name,  # also of "."
         class_names,

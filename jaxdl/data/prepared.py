@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def prepared(
     return make_source(
         name,
         class_names,
-        divide(parts, {"validation": validation, "test": test}, seed),
+        divide(parts, {"test": test, "validation": validation}, seed),
         class_groups=CLASS_GROUPS.get(name, ()),
         version=str(info.full_name.removeprefix(f"{name}/")),
         fingerprint=content,

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
 from jaxdl.data import encoded
+from jaxdl.data.encoded import Images
 from jaxdl.data.splits import stratified
-
-
-class Images(Protocol):
-    """Images of one shape, each by its place: an array, or something that reads files."""
-
-    shape: tuple[int, int, int, int]
-    """``(n, height, width, channels)``"""
-
-    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]: ...
-
 
 Split = tuple[Images, Int32[np.ndarray, " n"]]
 """Images 0 … 255 and their labels."""
 
 
 class Sealed:
-    """The test split: it can be opened once, for the final report.
+    """The test split of a source: it opens once, for the final report.
 
-    Training and selection are given a :class:`Source`, from which only this object leads to the
-    test images; whoever opens it does so in a line that a reader, or a test, can find.
+    Training and selection are given a :class:`Source`, which offers the test images through this
+    object alone; whoever opens it does so in a line that a reader, or a test, can find.
     """
 
-    def __init__(self, images: Images, labels: Int32[np.ndarray, " n"]):
+    def __init__(self, images: Images, labels: Int32[np.ndarray, " n"], classes: int):
         self._split: Split | None = (images, labels)
-        self.size = len(labels)
+        self.counts = np.bincount(labels, minlength=classes)
+        """Images of each class."""
+
+    @property
+    def size(self) -> int:
+        """The number of images."""
+        return int(self.counts.sum())
+
+    def verify(self) -> None:
+        """See that every image can be read, and forget what is in it: better now than at the end.
+
+        Raises:
+          DamagedFile: naming one that cannot.
+        """
+        if self._split is not None:
+            encoded.verify(self._split[0])
 
     def open(self) -> Split:
         """The test images and labels.
@@ -87,7 +93,7 @@ def make_source(
         class_names,
         class_groups,
         {split: splits[split] for split in ("train", "validation")},
-        Sealed(*splits["test"]),
+        Sealed(*splits["test"], len(class_names)),
         version,
         digest_arrays(splits) if fingerprint is None else fingerprint,
     )
@@ -98,21 +104,22 @@ def divide(parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int) -
 
     Args:
       parts: "train", and those splits that are there.
-      wanted: shares (below 1) of the training images, or numbers of images, by split.
+      wanted: shares (below 1) of the training images, or numbers of images, by split. What the
+        first gets does not depend on the others: name "test" first.
 
     Raises:
       ValueError: for a share that is not above 0, or if a class has too few images for that.
     """
     done, total = dict(parts), len(parts["train"][1])
-    for i, (split, share) in enumerate(wanted.items()):
+    for split, share in wanted.items():
         if split in parts:
             continue
-        if not share > 0:
+        if not 0 < share < math.inf:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
         images, labels = done["train"]
         count = round(share * total) if share < 1 else int(share)
         try:
-            kept, taken = stratified(labels, count, seed + i)
+            kept, taken = stratified(labels, count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training images: {error}") from None
         done["train"] = (encoded.take(images, kept), labels[kept])

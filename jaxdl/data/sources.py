@@ -105,7 +105,7 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     if len(empty):
         raise ValueError(f"{path}: no training image of class {names[empty[0]]}: remove it")
     groups = _strings(path, "class_groups", arrays) if "class_groups" in arrays else ()
-    splits = divide(parts, {"validation": validation, "test": test}, seed)
+    splits = divide(parts, {"test": test, "validation": validation}, seed)
     return make_source(Path(path).stem, names, splits, class_groups=groups)
 
 

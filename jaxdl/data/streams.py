@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Generator, Sequence
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import grain
@@ -13,6 +14,7 @@ from absl import flags
 from jaxtyping import Int, Int32, UInt8, UInt32
 
 from jaxdl.data.batches import host_batch_ids
+from jaxdl.data.encoded import cores
 from jaxdl.data.source import Images, Split
 
 
@@ -50,10 +52,13 @@ class Joined:
         raise IndexError(place)
 
 
-def read(images: Images, ids: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w c"]:
-    """Images by their places; one that is asked for twice is read once."""
+def read(
+    images: Images, ids: Int[np.ndarray, " b"], threads: Executor | None = None
+) -> UInt8[np.ndarray, "b h w c"]:
+    """Images by their places, by several threads if given; what is asked for twice is read once."""
     wanted, back = np.unique(ids, return_inverse=True)
-    return np.stack([images[int(place)] for place in wanted])[back]
+    found = (threads.map if threads else map)(images.__getitem__, wanted.tolist())
+    return np.stack(list(found))[back]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +124,7 @@ def stream(
     share = slice(host * part, (host + 1) * part)
     work = _ReadStep(images, np.asarray(labels), list(orders), batch, share)
     reading = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
-    ahead = grain.ReadOptions(num_threads=0 if workers else THREADS, prefetch_buffer_size=AHEAD)
+    ahead = grain.ReadOptions(num_threads=0 if workers else cores(), prefetch_buffer_size=AHEAD)
     batches = reading.to_iter_dataset(ahead)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a script without absl; grain reads its options there
@@ -148,4 +153,4 @@ def _begin_worker(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-THREADS, AHEAD = 4, 4
+AHEAD = 4

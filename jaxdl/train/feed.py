@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from math import prod
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Int
 
 from jaxdl.data import streams
-from jaxdl.data.encoded import in_memory
+from jaxdl.data.encoded import cores, in_memory
 from jaxdl.data.source import Split
 from jaxdl.train.parallel import replicate, shard_members
 from jaxdl.train.population import Prepare, train_resident, train_streamed
@@ -46,10 +46,11 @@ class Resident:
     """All images on every device, as bytes; a step gathers its batch there."""
 
     def __init__(self, splits: Mapping[str, Split], mesh: Mesh):
-        images = np.concatenate([in_memory(images) for images, _ in splits.values()])
+        parts = [in_memory(images) for images, _ in splits.values()]
+        images = np.concatenate(parts) if len(parts) > 1 else parts[0]
         labels = np.concatenate([labels for _, labels in splits.values()])
         self._mesh = mesh
-        self.data = replicate({"image": jnp.asarray(images), "label": jnp.asarray(labels)}, mesh)
+        self.data = replicate({"image": images, "label": labels}, mesh)
         members = NamedSharding(mesh, P("member"))
         self._gather = jax.jit(
             lambda data, ids: jax.tree.map(lambda leaf: leaf[ids], data), out_shardings=members
@@ -77,6 +78,7 @@ class Streamed:
     def __init__(self, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0):
         self._images = streams.Joined(tuple(splits.values()))
         self._labels, self._mesh, self._workers = self._images.labels, mesh, workers
+        self._threads = ThreadPoolExecutor(cores())
 
     def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
         """See :class:`Feed`."""
@@ -104,7 +106,7 @@ class Streamed:
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
         """See :class:`Feed`."""
-        images = streams.read(self._images, ids.reshape(-1))
+        images = streams.read(self._images, ids.reshape(-1), self._threads)
         batch = {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self._labels[ids]}
         return shard_members(batch, self._mesh)
 
@@ -129,7 +131,7 @@ def make_feed(kind: str, splits: Mapping[str, Split], mesh: Mesh, workers: int =
 
 def device_memory(mesh: Mesh) -> int:
     """Bytes a device; CPU devices share the machine's."""
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     known = device.memory_stats() or {}
     if "bytes_limit" in known:
         return known["bytes_limit"]

@@ -79,12 +79,13 @@ class Workplace:
         steps: int,
         steps_per_dispatch: int,
         watch: Callable[[TrainState], Mapping[str, Float[np.ndarray, "m ..."]]],
+        dispatches_per_evaluation: int = 1,
     ) -> TrainState:
         """Train a population to step ``steps``, from its latest checkpoint if it has one.
 
         After every dispatch a line for each network goes to the curves: its name, the step, the
-        metrics' means since the line before, what ``watch`` says, and ``diverged_at``, the step, if
-        its loss was NaN or infinite.
+        metrics' means since the line before, and ``diverged_at``, the step, if its loss was NaN or
+        infinite; after every so many dispatches and at the end also what ``watch`` says.
 
         Args:
           name: of the population: its checkpoints' folder, and its mark in the curves.
@@ -122,13 +123,16 @@ class Workplace:
             if self.stop.received is not None:  # while something else was computed
                 raise Interrupted(self.stop.received)
             saved, items = time.monotonic(), open_.enter_context(closing(feed(first)))
+            data = next(items) if first < steps else None
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
-                states, metrics = run(states, hypers, next(items))
+                states, metrics = run(states, hypers, data)
+                if step < steps:
+                    data = next(items)  # read while the devices are at work
                 metrics = jax.device_get(metrics)
                 columns = {key: np.mean(value, axis=1) for key, value in metrics.items()}
-                columns = {
-                    key: by_network(value) for key, value in (columns | watch(states)).items()
-                }
+                if step // steps_per_dispatch % dispatches_per_evaluation == 0 or step == steps:
+                    columns |= watch(states)
+                columns = {key: by_network(value) for key, value in columns.items()}
                 diverged = by_network(first_non_finite(metrics, step - steps_per_dispatch))
                 logs.append(
                     self.curves,

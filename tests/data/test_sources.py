@@ -159,7 +159,8 @@ def test_the_whole_is_checked():
 
 
 def test_sealed_opens_once():
-    sealed = Sealed(IMAGES, LABELS)
+    sealed = Sealed(IMAGES, LABELS, 2)
+    assert sealed.size == len(LABELS) and sealed.counts.tolist() == np.bincount(LABELS).tolist()
     assert sealed.size == 3
     images, labels = sealed.open()
     assert images is IMAGES and labels is LABELS
@@ -175,7 +176,7 @@ def test_nothing_else_leads_to_the_test_images():
     for images, labels in source.splits.values():
         assert not np.shares_memory(images, test[0]) and not np.shares_memory(labels, test[1])
     public = {name for name in dir(source.test) if not name.startswith("_")}
-    assert public == {"open", "size"}
+    assert public == {"open", "size", "counts", "verify"}
     assert source.test.open()[0] is test[0]
 
 
@@ -245,6 +246,13 @@ def test_divide_refuses(wanted, says):
     with pytest.raises(ValueError, match=says) as error:
         divide({"train": numbered(60)}, wanted, 0)
     assert "\n" not in str(error.value)
+
+
+def test_the_test_images_do_not_depend_on_how_many_are_for_validation():
+    few, many = (
+        divide({"train": numbered(60)}, {"test": 12, "validation": share}, 3) for share in (4, 20)
+    )
+    np.testing.assert_array_equal(few["test"][0], many["test"][0])
 
 
 def test_divide_names_a_class_of_one():

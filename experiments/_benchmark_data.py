@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,29 +123,8 @@ def resident(scratch: Path, config: ConfigDict) -> Contender:
 def gathering(split: Split, of: ConfigDict) -> Slice:
     """So many batches of a split that is on the device."""
     images = streams.read(split[0], np.arange(len(split[1])))
-    mean, deviation = channel_statistics(images)
     data = jax.device_put({"image": images, "label": split[1]})
-    key = member_key("data")
-
-    @jax.jit
-    def draw(data: Batch, first: Int[Array, ""]) -> Float[Array, ""]:
-        ids = batch_ids(key, first, steps=of.batches, batch=of.batch, examples=len(split[1]))
-
-        def gathered(ids: Int[Array, " b"]) -> Batch:
-            stored = jax.tree.map(lambda leaf: leaf[ids], data)
-            return stored | {"image": normalize(stored["image"], mean, deviation)}
-
-        def body(carry: tuple[Array, Batch], ids: Int[Array, " b"]):
-            total, last = carry
-            i, row, column, _ = jnp.unravel_index(ids[0], last["image"].shape)
-            total += last["image"][i, row, column, 0] + last["label"][i]
-            return (total, gathered(ids)), None
-
-        # Each batch is carried to the next step, which looks at a pixel that is known only then: so
-        # all of it must be made, as for a network, while a sum of it would never be in memory.
-        (total, last), _ = jax.lax.scan(body, (jnp.float32(0), gathered(ids[0])), ids)
-        return total + last["image"].sum() + last["label"].sum()
-
+    draw = make_draw(*channel_statistics(images), steps=of.batches, batch=of.batch)
     step = 0
 
     def run() -> None:
@@ -156,12 +135,45 @@ def gathering(split: Split, of: ConfigDict) -> Slice:
     return Slice(1, of.batches, run, before=lambda: time.sleep(SETTLE))
 
 
+def make_draw(
+    mean: Float[np.ndarray, " c"], deviation: Float[np.ndarray, " c"], *, steps: int, batch: int
+) -> Callable[[Batch, int], Float[Array, ""]]:
+    """``draw(data, first)``: gather and normalize the batches of ``steps`` steps from ``first`` on.
+
+    Each batch is carried to the next step, which adds a pixel of it that is known only then to what
+    is returned in the end: so all of it must be made, as for a network, whereas of a batch that is
+    only summed XLA makes the sum, pixel by pixel, and no batch.
+    """
+
+    @jax.jit
+    def draw(data: Batch, first: Int[Array, ""]) -> Float[Array, ""]:
+        examples = len(data["label"])
+        ids = batch_ids(member_key("data"), first, steps=steps, batch=batch, examples=examples)
+
+        def gathered(ids: Int[Array, " b"]) -> Batch:
+            stored = jax.tree.map(lambda leaf: leaf[ids], data)
+            return stored | {"image": normalize(stored["image"], mean, deviation)}
+
+        def body(carry: tuple[Array, Batch], ids: Int[Array, " b"]):
+            total, last = carry
+            pixel = jnp.unravel_index(ids[0] % last["image"].size, last["image"].shape)
+            return (
+                total + last["image"][pixel] + last["label"][ids[0] % batch],
+                gathered(ids),
+            ), None
+
+        (total, last), _ = jax.lax.scan(body, (jnp.float32(0), gathered(ids[0])), ids)
+        return total + last["image"].sum() + last["label"].sum()
+
+    return draw
+
+
 def streamed(scratch: Path, workers: int, config: ConfigDict) -> Contender:
     """Batches out of files, put on the device."""
     of, slices, readings = config.data, {}, []
+    words = np.asarray(jax.random.key_data(member_key("data")))
     for size in of.sizes:
         images, labels = training_split(scratch / str(size))
-        words = np.asarray(jax.random.key_data(member_key("data")))
         reading = streams.stream(
             images,
             labels,
@@ -196,9 +208,13 @@ def torch_loader(scratch: Path, config: ConfigDict) -> Contender:
         kind(size): float(np.mean([p.stat().st_size for p in files(scratch / str(size))]))
         for size in of.sizes
     }
-    return Contender(
-        slices, {"bytes": lambda: means}, close=lambda: [loader.close() for loader in loaders]
-    )
+
+    def close() -> None:
+        time.sleep(SETTLE)  # stopped in the midst of their work, PyTorch's workers may abort
+        for loader in loaders:
+            loader.close()
+
+    return Contender(slices, {"bytes": lambda: means}, close)
 
 
 def files(root: Path) -> list[Path]:
@@ -210,17 +226,17 @@ class Files:
     """A data set for PyTorch: pairs of an image, uint8 [h, w, c], and a label."""
 
     def __init__(self, root: Path):
-        self.paths = files(root)
+        from torch import from_numpy
+
+        self.from_numpy, self.paths = from_numpy, files(root)
         self.labels = [CLASSES.index(path.parent.name) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, place: int):
-        import torch
-
         with Image.open(self.paths[place]) as image:
-            return torch.from_numpy(np.array(image)), self.labels[place]
+            return self.from_numpy(np.array(image)), self.labels[place]
 
 
 def endless(loader) -> Iterator[Any]:

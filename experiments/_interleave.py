@@ -63,8 +63,8 @@ class Row(NamedTuple):
 
     what: str  # the contender
     kind: str  # of networks
-    networks: int  # that were trained for this line
-    ms_per_network_step: float
+    networks: int  # that were trained, or fed, for this line
+    ms_per_network_step: float  # for a network that is fed: for a batch
     round: int
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,6 +76,11 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         except flags.Error as error:
             # The loader of configurations puts a whole traceback into its message.
             fail(f"{_asked(argv)}{str(error).strip().splitlines()[-1]}")
+        except ValueError as error:  # said for the user, as of an unknown variant
+            fail(f"{_asked(argv)}{error}")
+        except AttributeError as error:  # how a ConfigDict says that it has no such key
+            key = re.split("[\"'\\\\]+", str(error).strip("\"'"))[0]
+            fail(f"{_asked(argv)}there is no setting {key!r}: configs/{name}.py has them all")
         except Exception as error:  # whatever a configuration's own code may raise
             fail(f"{_asked(argv)}{type(error).__name__}: {error}")
         if rest[1:]:

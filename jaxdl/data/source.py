@@ -118,6 +118,8 @@ def divide(parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int) -
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
         images, labels = done["train"]
         count = round(share * total) if share < 1 else int(share)
+        if count >= len(labels):
+            raise ValueError(f"{split}={share} would take all {len(labels)} training images")
         try:
             kept, taken = stratified(labels, count, seed + (split == "test"))
         except ValueError as error:

@@ -81,9 +81,9 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # a damaged file can make the reader raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedFile(
-            f"{path}: not a whole .npz of plain arrays ({reason}): write it again with np.savez"
+            f"{path}: not a whole .npz of plain arrays ({type(error).__name__}): write it again "
+            "with np.savez, and without arrays of objects"
         ) from None
     prefixes = {"train": "train_", "validation": "validation_", "test": "test_"}
     if "images" in arrays:
@@ -103,7 +103,10 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
             raise ValueError(f"{path}: split {split!r} has {found}; expected a label an image")
     empty = np.setdiff1d(np.arange(len(names)), parts["train"][1])
     if len(empty):
-        raise ValueError(f"{path}: no training image of class {names[empty[0]]}: remove it")
+        raise ValueError(
+            f"{path}: {len(names)} classes, by class_names or the highest label, but no training "
+            f"image has label {empty[0]}"
+        )
     groups = _strings(path, "class_groups", arrays) if "class_groups" in arrays else ()
     splits = divide(parts, {"test": test, "validation": validation}, seed)
     return make_source(Path(path).stem, names, splits, class_groups=groups)

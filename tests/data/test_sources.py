@@ -238,7 +238,7 @@ def test_divide_follows_the_seed_and_takes_files():
         ({"test": float("nan")}, "^test=nan: this data set has none"),
         ({"test": 0.01}, "^test=0.01, out of the training images: 4 classes cannot"),
         ({"test": 58}, "^test=58, out of the training images: 4 classes cannot"),
-        ({"test": 600}, "^test=600, out of the training images: 4 classes cannot"),
+        ({"test": 600}, "^test=600 would take all 60 training images"),
         ({"validation": 30, "test": 29}, "^test=29, out of the training images: 4 classes"),
     ],
 )

@@ -127,6 +127,8 @@ def test_read_reads_each_once():
     asked = []
 
     class Counting:
+        shape = IMAGES.shape
+
         def __getitem__(self, place):
             asked.append(place)
             return IMAGES[place]
@@ -245,3 +247,28 @@ def test_worker_processes_name_a_damaged_image(files):
     )
     says = "signed/class3/003.png: no image that Pillow knows: replace or remove it\n"
     assert (ran.stdout, ran.stderr, ran.returncode) == (says, "", 0)
+
+
+def test_worker_processes_end_with_a_main_process_that_is_killed(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import multiprocessing, os, signal\n"
+        "import numpy as np\n"
+        "from jaxdl.data.streams import Order, stream\n"
+        "if __name__ == '__main__':\n"
+        "    images, labels = np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32)\n"
+        "    orders = [Order(np.arange(2, dtype=np.uint32), np.arange(9))]\n"
+        "    reading = stream(images, labels, orders, batch=4, steps=range(10**6), workers=2)\n"
+        "    next(reading)\n"
+        "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    package = str(Path(streams.__file__).parents[2])
+    ran = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": package},
+        capture_output=True,  # until the last worker closes them
+        timeout=100,
+    )
+    assert ran.returncode == -signal.SIGKILL
+    assert len(ran.stdout.split()) == 2

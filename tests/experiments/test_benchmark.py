@@ -1,7 +1,9 @@
 """The benchmark: its references compute what the study computes, its bookkeeping is right."""
 
+import multiprocessing
 import time
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,16 +13,20 @@ from ml_collections import ConfigDict
 
 from configs import benchmark as configs
 from configs import transferability
+from experiments import _benchmark_data as data
 from experiments import _benchmark_transferability as ours
 from experiments import _interleave, _plain_reference, benchmark
 from experiments import _transferability_contenders as contenders
 from experiments._interleave import Contender, Row, Setup, Slice, Worker
 from jaxdl import transfer
+from jaxdl.data.batches import host_batch_ids
+from jaxdl.data.folder import folder
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.report.tables import read_rows, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.population import member_key
 from jaxdl.train.state import create_state, make_step
 
 RATE, DECAY = 0.05, 0.1
@@ -158,6 +164,36 @@ def test_a_worker_s_complaint_reaches_the_parent():
         Worker(Setup(sleeper, 1), {"error": "no such thing"})
 
 
+def parent(note: str) -> Contender:
+    """A contender with a process of its own, which is asked to end, and time to get ready."""
+    stop = multiprocessing.Event()
+    child = multiprocessing.Process(target=stop.wait, daemon=True)
+    child.start()
+
+    def close() -> None:
+        stop.set()
+        child.join()
+        Path(note).write_text(str(child.exitcode))
+
+    ready = []
+    wait = partial(time.sleep, 0.3)
+    return Contender(
+        {"a": Slice(1, 1, lambda: ready.append(None), before=wait)},
+        {"alive": child.is_alive, "done": lambda: len(ready)},
+        close,
+    )
+
+
+def test_workers_may_have_children_and_end_them(tmp_path):
+    note = tmp_path / "child"
+    with Worker(Setup(parent, 1), str(note)) as worker:
+        assert worker.ask("alive")
+        assert worker.time("a") < 100  # what comes before is not timed
+        assert worker.ask("done") == 2
+    assert worker._process.exitcode == 0
+    assert note.read_text() == "0"
+
+
 def test_ratios_pair_the_rounds():
     rows = [
         Row("x", "a", 2, 1.0, 0),
@@ -270,7 +306,7 @@ def test_only_missing_rounds_are_timed(digits, tmp_path, told):
         benchmark.study(digits, tmp_path, stop)
     kept = [
         Row(what, kind, 3, 2.0, 0)
-        for what, setup in ours.setups(digits).items()
+        for what, setup in ours.setups(digits, tmp_path).items()
         for kind in Told.kinds(setup)
     ]
     write_rows(tmp_path / "results.csv", Row, kept)
@@ -307,5 +343,169 @@ def test_without_pytorch_it_says_how_to_get_it(digits, tmp_path, monkeypatch, ca
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match="choose one of transferability"):
+    with pytest.raises(ValueError, match="choose one of transferability, data"):
         configs.get_config("nonsense")
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little(tmp_path) -> ConfigDict:
+    """A few small images; and the smallest share of contenders."""
+    config = configs.get_config("data")
+    config.rounds, config.data.sizes, config.data.images = 1, (16,), (12,)
+    config.data.batch, config.data.batches = 5, 3
+    config.data.workers, config.data.loader_workers = (1,), 1
+    return config
+
+
+def test_images_are_a_folder_of_jpegs_like_photographs(tmp_path):
+    data.write_images(tmp_path, 32, 7)
+    images, labels = folder(str(tmp_path)).splits["train"]
+    assert images.shape == (7, 32, 32, 3)
+    np.testing.assert_array_equal(labels, [0, 0, 0, 0, 1, 1, 1])
+    assert len(data.files(tmp_path)) == 7
+    pixels = np.stack([images[i] for i in range(7)]).astype(float)
+    assert 20 < pixels.std() < 60
+    neighbours = np.corrcoef(pixels[:, 1:].ravel(), pixels[:, :-1].ravel())[0, 1]
+    assert neighbours > 0.5  # of noise without a spectrum: 0
+
+
+def test_resident_batches_are_those_of_the_order():
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(40, 5, 6, 3), dtype=np.uint8)
+    labels = rng.integers(9, size=40).astype(np.int32)
+    mean, deviation = np.float32([100, 110, 120]), np.float32([50, 60, 70])
+    draw = data.make_draw(mean, deviation, steps=4, batch=8)
+    words = np.asarray(jax.random.key_data(member_key("data")))
+    ids = [host_batch_ids(words, step, batch=8, examples=40) for step in range(3, 7)]
+    batches = [((images[i] - mean) / deviation, labels[i]) for i in ids]
+    seen = zip(ids, [batches[0], *batches[:-1]], strict=True)
+    total = sum(image.flat[i[0]] + label[i[0] % 8] for i, (image, label) in seen)
+    total += batches[-1][0].sum() + batches[-1][1].sum()
+    got = draw({"image": images, "label": labels}, 3)
+    np.testing.assert_allclose(got, total, rtol=1e-4)
+
+
+def test_slices_start_from_a_steady_state():
+    drawn = iter(range(1000))
+    piece = data.drawing(drawn, 7, workers=2)
+    piece.before()
+    assert next(drawn) == 2 * data.AHEAD
+    piece.run()
+    assert next(drawn) == 2 * data.AHEAD + 1 + 7
+    assert (piece.networks, piece.steps) == (1, 7)
+
+
+def test_streams_go_on_where_they_were(little, tmp_path, monkeypatch):
+    """From the same folder as the DataLoader's, in this process, by threads."""
+    monkeypatch.setattr(data, "SETTLE", 0.0)
+    data.write_images(tmp_path / "16", 16, 12)
+    steps = []
+    monkeypatch.setattr(data.jax, "device_put", lambda batch: steps.append(batch["label"]))
+    contender = data.streamed(tmp_path, 0, little)
+    contender.slices["16 px"].run()
+    contender.slices["16 px"].run()
+    contender.close()
+    words = np.asarray(jax.random.key_data(member_key("data")))
+    ids = [host_batch_ids(words, step, batch=5, examples=12) for step in range(6)]
+    np.testing.assert_array_equal(np.concatenate(steps), np.stack(ids) >= 6)
+
+
+def test_pytorch_s_data_set_is_the_same_files(tmp_path):
+    torch = pytest.importorskip("torch")
+    data.write_images(tmp_path, 16, 5)
+    images, labels = folder(str(tmp_path)).splits["train"]
+    files = data.Files(tmp_path)
+    assert len(files) == 5
+    for i in range(5):
+        image, label = files[i]
+        assert isinstance(image, torch.Tensor)
+        np.testing.assert_array_equal(image, images[i])
+        assert label == labels[i]
+
+
+class Fed:
+    """A worker that is not there, of given speeds."""
+
+    MS = {data.resident: 1.0, data.streamed: 20.0, data.torch_loader: 25.0}  # noqa: RUF012
+
+    def __init__(self, setup, config):
+        self.sizes = {data.kind(size): (1, config.data.batches) for size in config.data.sizes}
+        self.first_seconds = dict.fromkeys(self.sizes, 1.0)
+        self.ms = self.MS[setup.make.func]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def time(self, kind):
+        return self.ms if kind == "16 px" else 30.0
+
+    def ask(self, question):
+        return dict.fromkeys(self.sizes, 1234.0)
+
+
+def test_report_of_images_a_second(little, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(benchmark, "Worker", Fed)
+    little.rounds, little.data.sizes, little.data.images = 2, (16, 24), (12, 10)
+    little.data.batch, little.data.workers, little.data.loader_workers = 4, (0, 2), 2
+    report = benchmark.study(little, tmp_path, StopFlag())
+    row = next(line for line in report.splitlines() if line.startswith("| streamed, threads"))
+    cores = benchmark.machine()["cores"]
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    assert cells == ["200", f"{200 / cores:,.0f}", "1.25 (1.25–1.25)"]
+    assert "12 JPEGs of 16 x 16 pixels, 1.2 kB each" in report
+    assert "resident, 16 px: at least 20 times the DataLoader: met, 25.00" in report
+    assert "streamed, 2 workers, 16 px: at least 1 times the DataLoader: met, 1.25" in report
+    assert "streamed, 2 workers, 24 px: at least 1 times the DataLoader: met, 1.00" in report
+    assert "NOT met" not in report
+    rows = read_rows(tmp_path / "results.csv", Row)
+    assert len(rows) == 2 * 2 * 4
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "results.csv", "report.md"}
+
+
+def test_goals_that_are_missed(little):
+    rows = [Row("resident", "16 px", 1, 2.0, 0), Row(data.TORCH, "16 px", 1, 25.0, 0)]
+    rows.append(Row("streamed, 1 worker", "16 px", 1, 26.0, 0))
+    resident, streamed = data.goals(little, rows)
+    assert "NOT met, 12.50 (12.50–12.50)" in resident
+    assert "NOT met, 0.96 (0.96–0.96)" in streamed
+
+
+def test_images_a_second_are_measured(little, tmp_path, capfd):
+    """By all contenders for once; their processes end without a word."""
+    pytest.importorskip("torch")
+    report = benchmark.study(little, tmp_path, StopFlag())
+    for what in ("resident", "streamed, 1 worker", "PyTorch's DataLoader"):
+        assert f"| {what} " in report
+    rows = read_rows(tmp_path / "results.csv", Row)
+    assert [(row.what, row.kind, row.networks) for row in rows] == [
+        (what, "16 px", 1) for what in ("resident", "streamed, 1 worker", "PyTorch's DataLoader")
+    ]
+    assert all(row.ms_per_network_step > 0 for row in rows)
+    said = capfd.readouterr().err
+    assert not [word for word in ("Traceback", "Warning", "Error") if word in said]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.sizes": (16, 24)}, "config.data.images of each"),
+        ({"data.batch": 13}, "1 … config.data.images"),
+        ({"data.workers": (0,)}, "loader_workers"),
+        ({"data.batches": 0}, "batches 1 or more"),
+    ],
+)
+def test_wrong_settings_of_data_are_one_line(little, tmp_path, capsys, change, words):
+    pytest.importorskip("torch")
+    little.update_from_flattened_dict(change)
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.study(little, tmp_path, StopFlag())
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

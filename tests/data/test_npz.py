@@ -93,7 +93,7 @@ def test_names_and_groups(write):
         ({"labels": np.stack([LABELS["train"]] * 2, 1)}, r"int64\[30, 2\]; expected integers"),
         ({"labels": LABELS["train"][:-1]}, "30 images and 29 labels; expected a label an image"),
         ({"images": IMAGES["train"][:-1]}, "29 images and 30 labels; expected a label an image"),
-        ({"labels": LABELS["train"] * 2}, "3 classes.*no training image has label 1"),
+        ({"labels": LABELS["train"] * 2}, "5 classes.*no training image has label 1"),
         ({"class_names": np.array(["a", "b", "a"])}, "two classes have one name, 'a'"),
         ({"class_names": np.array(["a", "b"])}, r"labels are 0..2; 2 classes need 0..1"),
         ({"class_names": np.array(list("abcd"))}, "4 classes.*no training image has label 3"),

@@ -79,14 +79,17 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         except ValueError as error:  # said for the user, as of an unknown variant
             fail(f"{_asked(argv)}{error}")
         except AttributeError as error:  # how a ConfigDict says that it has no such key
-            key = re.split("[\"'\\\\]+", str(error).strip("\"'"))[0]
+            key = next(iter(re.findall(r"\w+", str(error))), "")
+            if not any(re.match(rf"--config\.(.+\.)?{re.escape(key)}=", a) for a in argv):
+                fail(f"{_asked(argv)}{error}")
             fail(f"{_asked(argv)}there is no setting {key!r}: configs/{name}.py has them all")
         except Exception as error:  # whatever a configuration's own code may raise
             fail(f"{_asked(argv)}{type(error).__name__}: {error}")
         if rest[1:]:
             fail(f"what is {rest[1]!r}? Options begin with --; a config is given by --config")
         if missing:
-            fail(f"{_asked(argv)}its get_config() does not set {', '.join(missing)}")
+            rest_of = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            fail(f"{_asked(argv)}its get_config() does not set {', '.join(missing[:5])}{rest_of}")
         return rest
 
     def main(_: list[str]) -> None:

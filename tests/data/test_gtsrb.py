@@ -187,7 +187,7 @@ FAULTS = {
     "empty image": (
         lambda a: (a / "Final_Test/Images/00002.ppm").write_bytes(b""),
         ValueError,
-        "Final_Test/Images/00002.ppm: not a whole image",
+        "Final_Test/Images/00002.ppm: no image that Pillow knows",
     ),
     "region outside": (
         lambda a: _break(a, f"{TRAIN}/GT-00003.csv", lambda t: t.replace(";5;6;28;", ";5;6;34;")),

@@ -489,8 +489,8 @@ def test_one_line_of_the_study_leads_to_the_test_images():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("test", "open", "_split")
     ]
-    # The other "test" asks for its size.
-    assert sorted(uses) == ["source.test", "source.test", "source.test.open"]
+    # The others ask for its size and counts, and whether it is whole.
+    assert sorted(uses) == [*["source.test"] * 4, "source.test.open"]
     (body,) = [node.body for node in study.body if getattr(node, "name", "") == "study"]
     names = ("train_all", "source.test.open", "run.measure")
     calls = [
@@ -676,12 +676,12 @@ def of_another_size(path):
 
 
 @pytest.mark.parametrize("spoil", [truncated, of_another_size])
-def test_a_bad_test_image_is_named_when_it_is_opened(spoil, start_with, tmp_path):
+def test_a_bad_test_image_is_named_before_anything_is_trained(spoil, start_with, tmp_path):
     path = pictures(tmp_path) / "pictures" / "test" / "cat" / "003.png"
     spoil(path)
     ended = start_with("folder", tmp_path / "run", *of_album(tmp_path)["folder"]).wait()
     assert_refused(ended, str(path))
-    assert len(curves(tmp_path / "run")) == BASES * STEPS // 2
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow
@@ -829,7 +829,9 @@ def test_bad_argument(argument, start, tmp_path):
             ["get_config"],
             id="none",
         ),
-        pytest.param("def get_config():\n    return {'a': 1}\n", ["splits"], id="other study"),
+        pytest.param(
+            "def get_config():\n    return {'a': 1}\n", ["batch", "more"], id="other study"
+        ),
     ],
 )
 def test_bad_config_file(text, words, start, tmp_path):

@@ -301,6 +301,6 @@ def test_an_unknown_feed_is_refused(two):
 
 def test_memory_is_what_the_device_says_or_its_part_of_the_machines(two):
     stats = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123, "bytes_in_use": 5})
-    assert device_memory(SimpleNamespace(devices=np.array([[stats]]))) == 123
+    assert device_memory(SimpleNamespace(local_devices=[stats])) == 123
     one, eight = device_memory(mesh_of(1)), device_memory(mesh_of(8))
     assert one // 8 == eight and one > 2**28

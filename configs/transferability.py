@@ -63,7 +63,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.parallel = ConfigDict()
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.parallel.data = 1  # devices that share each batch
-    config.members_per_round = 12  # networks (frozen ones: bases) trained at a time
+    config.members_per_round = 16  # networks (frozen ones: bases) trained at a time
     config.steps_per_dispatch = 200  # between two looks at the curves; divides steps
     config.dispatches_per_evaluation = 1  # on the validation images, for the curves
     config.evaluation_batch = 480
@@ -79,6 +79,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.data.options.test = 50
         case "long":
             config.seeds = 6
+            config.members_per_round = 12
             config.steps *= 2
         case "digits":
             config.data.name = "digits"
@@ -89,6 +90,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         case "mnist" | "cifar10" | "cifar100" | "tfds" | "folder" | "npz":
             # Chosen for CIFAR-10, on its validation split.
             config.seeds = 3
+            config.members_per_round = 12
             config.model = "cifar_net"
             config.image.flip = variant in ("cifar10", "cifar100")
             config.splits = ("random", "dissimilar") if variant == "cifar10" else ("random",)

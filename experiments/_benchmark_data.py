@@ -27,7 +27,8 @@ from experiments._benchmark_transferability import paragraph
 from experiments._interleave import Contender, Row, Setup, Slice, format_ratio, series
 from experiments._transferability_contenders import cpu_cores
 from jaxdl.data import streams
-from jaxdl.data.batches import batch_ids, channel_statistics, normalize
+from jaxdl.data.batches import batch_ids, normalize
+from jaxdl.data.encoded import statistics
 from jaxdl.data.folder import folder
 from jaxdl.data.source import Split
 from jaxdl.report.tables import markdown_table
@@ -124,7 +125,8 @@ def gathering(split: Split, of: ConfigDict) -> Slice:
     """So many batches of a split that is on the device."""
     images = streams.read(split[0], np.arange(len(split[1])))
     data = jax.device_put({"image": images, "label": split[1]})
-    draw = make_draw(*channel_statistics(images), steps=of.batches, batch=of.batch)
+    mean, deviation = statistics(images)
+    draw = make_draw(mean.mean((0, 1)), deviation, steps=of.batches, batch=of.batch)
     step = 0
 
     def run() -> None:

@@ -119,20 +119,10 @@ def _divmod_of_product(step: Array, factor: Array, divisor: Array) -> tuple[Arra
     return (whole * factor + quotient).astype(jnp.int32), remainder.astype(jnp.int32)
 
 
-def channel_statistics(
-    images: UInt8[np.ndarray, "n h w c"],
-) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Mean and standard deviation of each channel, of grey levels 0 … 255.
-
-    A channel of one grey level is given the deviation 1, so that it becomes 0 and not NaN.
-    """
-    pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
-    deviation = pixels.std(0)
-    return pixels.mean(0).astype(np.float32), np.where(deviation, deviation, 1).astype(np.float32)
-
-
 def normalize(
-    images: UInt8[Array, "b h w c"], mean: Float[Array, " c"], deviation: Float[Array, " c"]
+    images: UInt8[Array, "b h w c"],
+    mean: Float[Array, "*pixel c"],
+    deviation: Float[Array, " c"],
 ) -> Float[Array, "b h w c"]:
     """``(images - mean) / deviation`` in float32: what the network sees."""
     return (images.astype(jnp.float32) - mean) / deviation

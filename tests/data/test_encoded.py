@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxdl.data.batches import channel_statistics
 from jaxdl.data.encoded import (
     MODES,
     Form,
@@ -345,7 +344,6 @@ def test_statistics_are_numpys(count, channels):
         assert mean.dtype == deviation.dtype == np.float32
         np.testing.assert_allclose(mean, arrays.mean(0), rtol=1e-6)
         np.testing.assert_allclose(deviation, arrays.std((0, 1, 2)), rtol=1e-6)
-        np.testing.assert_allclose(mean.mean((0, 1)), channel_statistics(arrays)[0], rtol=1e-6)
 
 
 def test_statistics_of_files_are_read_once():

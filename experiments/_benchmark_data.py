@@ -25,10 +25,9 @@ from PIL import Image
 
 from experiments._benchmark_transferability import paragraph
 from experiments._interleave import Contender, Row, Setup, Slice, format_ratio, series
-from experiments._transferability_contenders import cpu_cores
 from jaxdl.data import streams
 from jaxdl.data.batches import batch_ids, normalize
-from jaxdl.data.encoded import statistics
+from jaxdl.data.encoded import cores, statistics
 from jaxdl.data.folder import folder
 from jaxdl.data.source import Split
 from jaxdl.report.tables import markdown_table
@@ -272,7 +271,7 @@ def sections(
     first_seconds: Mapping[str, Mapping[str, float]],
 ) -> str:
     """What the report says; see :func:`experiments._benchmark_transferability.sections`."""
-    of, cores = config.data, cpu_cores()
+    of, here = config.data, cores()
     contenders = [RESIDENT, *map(name, of.workers), TORCH]
     text = []
     for size, count in zip(of.sizes, of.images, strict=True):
@@ -281,7 +280,7 @@ def sections(
         for what, times in ms.items():
             rate = of.batch / np.median(times) * 1e3
             ratio = format_ratio(ms[TORCH], times)
-            table.append([what, f"{rate:,.0f}", f"{rate / cores:,.0f}", ratio])
+            table.append([what, f"{rate:,.0f}", f"{rate / here:,.0f}", ratio])
         kilobytes = answers[TORCH]["bytes"][kind(size)] / 1e3
         text += [
             f"## {count:,} JPEGs of {size} x {size} pixels, {kilobytes:.1f} kB each",
@@ -289,7 +288,7 @@ def sections(
         ]
     text += [
         paragraph(f"""Batches of {of.batch}; {of.batches * of.batch:,} images a round and contender.
-            Images a second of all {cores} cores and divided by them, medians of {config.rounds}
+            Images a second of all {here} cores and divided by them, medians of {config.rounds}
             rounds; ratios round by round: the median (least–most). Resident are bytes on the
             device, gathered in the order of the key and normalized to float32 there. Streamed and
             the DataLoader ({of.loader_workers} workers, persistent, else PyTorch's defaults) decode

@@ -17,11 +17,11 @@ from experiments._transferability_contenders import (
     NUDGED,
     TRACE,
     Outcome,
-    cpu_cores,
     plain_jax,
     population,
     pytorch,
 )
+from jaxdl.data.encoded import cores
 from jaxdl.report.tables import markdown_table
 
 OURS, FLAGGED, PLAIN, TORCH = "population", "population with the flag", "plain JAX", "PyTorch"
@@ -40,10 +40,10 @@ def check(config: ConfigDict) -> None:
 
 def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
     """The contenders by name; nothing is written to ``scratch``."""
-    cores = cpu_cores()
+    devices = cores()
     return {
-        OURS: Setup(population, cores, questions=(TRACE, NUDGED, "memory")),
-        FLAGGED: Setup(population, cores, xla_flags=config.xla_flag, questions=(TRACE,)),
+        OURS: Setup(population, devices, questions=(TRACE, NUDGED, "memory")),
+        FLAGGED: Setup(population, devices, xla_flags=config.xla_flag, questions=(TRACE,)),
         PLAIN: Setup(plain_jax, 1),
         TORCH: Setup(pytorch, 1, questions=("settings",)),
     }

@@ -22,6 +22,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from jaxdl.data.encoded import cores
 from jaxdl.report.tables import write_atomically
 from jaxdl.train.loop import Interrupted, StopFlag
 from jaxdl.types import DamagedFile
@@ -152,7 +153,7 @@ def use_all_cores() -> None:
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores())
 
 
 def claim(workdir: Path, config: ConfigDict, data: dict) -> None:

@@ -11,7 +11,6 @@ network and step depends on its kind (is anything frozen, and where) but not on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -29,6 +28,7 @@ from experiments._interleave import Contender, Slice
 from experiments._plain_reference import Task
 from jaxdl import transfer
 from jaxdl.data.batches import batch_ids
+from jaxdl.data.encoded import cores
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.parallel import make_mesh, replicate
@@ -44,11 +44,6 @@ Outcome = tuple[np.ndarray, np.ndarray]
 
 FROZEN_A_CUT = "frozen, a program a cut"
 TRACE, NUDGED = "trace", "trace from one rounding away"
-
-
-def cpu_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class Part(NamedTuple):
@@ -288,7 +283,7 @@ def pytorch(config: ConfigDict) -> Contender:
 
     def add(model: ConvNet, starts_of: dict, task: Task, rule: torch_reference.Rule) -> None:
         variables, _ = next(iter(starts_of.values()))[0]
-        setting = torch_reference.fastest(model, variables, task, rule, cpu_cores())
+        setting = torch_reference.fastest(model, variables, task, rule, cores())
         for kind, starts in starts_of.items():
             run = torch_reference.one_after_the_other(model, starts, task, rule, setting)
             slices[kind], settings[kind] = Slice(len(starts), len(task.ids), run), str(setting)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from configs.benchmark import get_config
 from experiments import _benchmark_data, _benchmark_transferability, _run
 from experiments._interleave import Row, Worker, one_round
+from jaxdl.data.encoded import cores
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
 
@@ -33,7 +34,7 @@ BENCHMARKS = {"transferability": _benchmark_transferability, "data": _benchmark_
 def machine() -> dict[str, str | int]:
     """What ratios depend on."""
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "processor": processor(),
         **{name: version(name) for name in ("jax", "jaxlib", "torch")},
     }

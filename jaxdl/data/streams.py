@@ -10,6 +10,8 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
+from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import grain
@@ -150,14 +152,31 @@ def stream(
         if not flags.FLAGS.is_parsed():  # in a script without absl; grain reads its options there
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, AHEAD), _begin_worker)
+        return _delivered(_without_interrupts(iter(batches)))
     return _delivered(iter(batches))
 
 
-def _delivered(items: grain.DatasetIterator) -> Generator[dict[str, np.ndarray]]:
+def _delivered(items: grain.DatasetIterator | Generator) -> Generator[dict[str, np.ndarray]]:
     try:
         yield from map(_unpack, items)
     finally:
         items.close()
+
+
+def _without_interrupts(items: grain.DatasetIterator) -> Generator[dict]:
+    """A process begins with the blocked signals of the thread that starts it: worker processes,
+    which any of the first calls may start, can so be interrupted at no time."""
+    resource_tracker.ensure_running()  # it unblocks the signal where it is started
+    with closing(items):
+        while True:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                item = next(items, None)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if item is None:
+                return
+            yield item
 
 
 def _unpack(item: dict) -> dict[str, np.ndarray]:

@@ -197,7 +197,7 @@ def test_worker_processes_read_the_same(files, monkeypatch):
     flags.FLAGS.unparse_flags()
     try:
         reading = stream(images, labels, orders, batch=8, steps=span, workers=2)
-        batches = [next(reading)]
+        batches = [next(reading)]  # of one worker; the other may not have begun
         for process in multiprocessing.active_children():
             os.kill(process.pid, signal.SIGINT)
         batches += list(reading)

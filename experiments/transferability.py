@@ -38,7 +38,6 @@ from jaxdl.data import splits
 from jaxdl.data.encoded import in_memory
 from jaxdl.data.source import Split
 from jaxdl.data.splits import Task
-from jaxdl.data.streams import Order
 from jaxdl.report import figures
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
@@ -149,19 +148,13 @@ class Run:
         lab, config = self.lab, self.lab.config
         tasks = [task_of(lab, member) for member in each.members]
         states, hypers = assemble(lab, each.members, each.size)
-        copies = [tasks[-1]] * (trees.members(states) - len(tasks))
-        words = np.asarray(jax.random.key_data(hypers["key"]))
-        orders = [
-            Order(*order)
-            for order in zip(words, (t.examples["train"] for t in tasks + copies), strict=True)
-        ]
 
         def accuracy(states: TrainState) -> np.ndarray:
             examples = [task.examples["validation"] for task in tasks]
             return each.program.accuracy(states, hypers, examples, lab.feed.fetch)
 
         dispatches = partial(
-            lab.feed.dispatches, orders, steps=config.steps_per_dispatch, batch=config.batch
+            lab.feed.dispatches, hypers, steps=config.steps_per_dispatch, batch=config.batch
         )
         states = place.fit(
             each.name,

@@ -6,7 +6,7 @@ Either way a network sees the same examples in the same order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from math import prod
@@ -22,9 +22,9 @@ from jaxdl.data import streams
 from jaxdl.data.encoded import cores, in_memory
 from jaxdl.data.source import Split
 from jaxdl.train.parallel import replicate, shard_members
-from jaxdl.train.population import Prepare, train_resident, train_streamed
+from jaxdl.train.population import Prepare, order_keys, train_resident, train_streamed
 from jaxdl.train.state import Step
-from jaxdl.types import Batch, PyTree
+from jaxdl.types import Batch, Hyper, PyTree
 
 
 class Feed(Protocol):
@@ -34,7 +34,7 @@ class Feed(Protocol):
         """``run(states, hypers, data)``: train a population ``steps`` steps a dispatch."""
 
     def dispatches(
-        self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
+        self, hypers: Hyper, span: range, *, steps: int, batch: int
     ) -> Generator[PyTree]:
         """The ``data`` of each dispatch of ``steps`` steps, over a span of steps."""
 
@@ -61,7 +61,7 @@ class Resident:
         return train_resident(step, prepare, self._mesh, steps=steps, batch=batch)
 
     def dispatches(
-        self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
+        self, hypers: Hyper, span: range, *, steps: int, batch: int
     ) -> Generator[PyTree]:
         """The same data for every dispatch: what comes when is known to the program."""
         while True:
@@ -85,10 +85,20 @@ class Streamed:
         return train_streamed(step, prepare, self._mesh)
 
     def dispatches(
-        self, orders: Sequence[streams.Order], span: range, *, steps: int, batch: int
+        self, hypers: Hyper, span: range, *, steps: int, batch: int
     ) -> Generator[PyTree]:
-        """The batches of each dispatch, [members, steps, batch, …]."""
+        """The batches of each dispatch, [members, steps, batch, *streams, …]."""
         divided = NamedSharding(self._mesh, P("member", None, "data"))
+        words = np.asarray(jax.random.key_data(jax.vmap(order_keys)(hypers)))
+        examples, counts = np.asarray(hypers["examples"]), np.asarray(hypers["count"])
+        orders = [
+            streams.Order(words[i], examples[i][: counts[i]]) for i in np.ndindex(counts.shape)
+        ]
+
+        def by_member(leaf: np.ndarray) -> np.ndarray:
+            leaf = leaf.reshape(*counts.shape, *leaf.shape[1:])
+            return np.moveaxis(leaf, 1, 2) if counts.ndim > 1 else leaf
+
         reading = streams.stream(
             self._images,
             self._labels,
@@ -99,7 +109,7 @@ class Streamed:
         )
         with closing(reading):
             for _ in span[::steps]:
-                chunk = [next(reading) for _ in range(steps)]
+                chunk = [jax.tree.map(by_member, next(reading)) for _ in range(steps)]
                 yield jax.device_put(
                     jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chunk), divided
                 )

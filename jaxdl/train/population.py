@@ -81,7 +81,9 @@ def train_resident(
 
     ``data`` are all images and labels, on every device. A member is trained on the
     ``hyper["count"]`` first places of ``hyper["examples"]``, in the order that
-    :func:`jaxdl.data.batches.batch_ids` makes of ``hyper["key"]``.
+    :func:`jaxdl.data.batches.batch_ids` makes of :func:`order_keys`. With ``count`` of shape
+    [s] and ``examples`` [s, n], s streams of batches come side by side: of stored images
+    [batch, s, h, w, c].
 
     Args:
       step: from :func:`jaxdl.train.state.make_step` with ``axis_name="data"``.
@@ -101,13 +103,15 @@ def train_resident(
     share = batch // shards
 
     def member(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
-        order = batch_ids(
-            hyper["key"], state.step, steps=steps, batch=batch, examples=hyper["count"]
-        )
-        order = lax.dynamic_slice_in_dim(order, lax.axis_index("data") * share, share, axis=1)
-        ids = hyper["examples"][order]
+        def order(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
+            ids = batch_ids(key, state.step, steps=steps, batch=batch, examples=count)
+            ids = lax.dynamic_slice_in_dim(ids, lax.axis_index("data") * share, share, axis=1)
+            return examples[ids]
 
-        def body(state: TrainState, ids: Int[Array, " b"]) -> tuple[TrainState, Metrics]:
+        of = order_keys(hyper), hyper["examples"], hyper["count"]
+        ids = jax.vmap(order, out_axes=-1)(*of) if hyper["count"].ndim else order(*of)
+
+        def body(state: TrainState, ids: Int[Array, "b *s"]) -> tuple[TrainState, Metrics]:
             stored = jax.tree.map(lambda leaf: leaf[ids], data)
             return _prepared_step(step, prepare, state, stored, hyper)
 
@@ -121,8 +125,8 @@ def train_streamed(
 ) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
     """The same where the batches themselves are given: ``run(states, hypers, batches)``.
 
-    ``batches`` are stored images and labels with a leading [members, steps, batch], divided over
-    the devices as ``P("member", None, "data")``.
+    ``batches`` are stored images and labels with a leading [members, steps, batch, *streams],
+    divided over the devices as ``P("member", None, "data")``.
     """
 
     def member(state: TrainState, batches: Batch, hyper: Hyper, _) -> tuple[TrainState, Metrics]:
@@ -143,6 +147,13 @@ def _prepared_step(
     key = jax.random.fold_in(jax.random.fold_in(hyper["key"], 2**32 - 1), state.step)
     key = jax.random.fold_in(key, lax.axis_index("data"))
     return step(state, prepare(stored, hyper, key), hyper)
+
+
+def order_keys(hyper: Hyper) -> PRNGKeyArray:
+    """What orders the examples of a member: its own key, or with several streams one each."""
+    if not hyper["count"].ndim:
+        return hyper["key"]
+    return jax.vmap(jax.random.fold_in, (None, 0))(hyper["key"], jnp.arange(len(hyper["count"])))
 
 
 def member_key(*name: object) -> PRNGKeyArray:

@@ -11,7 +11,6 @@ import pytest
 
 from jaxdl import trees
 from jaxdl.data.batches import host_batch_ids
-from jaxdl.data.streams import Order
 from jaxdl.nn.models.convnet import ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.train import feed as feeds
@@ -113,8 +112,8 @@ def hyper_of(i):
     }
 
 
-def order_of(i):
-    return Order(np.asarray(jax.random.key_data(key_of(i))), PLACES[i])
+def words_of(i):
+    return np.asarray(jax.random.key_data(key_of(i)))
 
 
 MEMBERS = (0, 1, 2, 2)  # the last one fills up
@@ -134,8 +133,7 @@ def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS), 
     run, feed = run or program(kind, shape, prepare), kind(splits, mesh)
     states = population_of(states or [state_of(i) for i in MEMBERS], 0, mesh)
     hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
-    orders = [order_of(i) for i in MEMBERS]
-    items = feed.dispatches(orders, span, steps=PER_DISPATCH, batch=BATCH)
+    items = feed.dispatches(hypers, span, steps=PER_DISPATCH, batch=BATCH)
     for _ in span[::PER_DISPATCH]:
         states, metrics = run(states, hypers, next(items))
         seen.append(jax.device_get(metrics))
@@ -193,8 +191,7 @@ def alone():
     for i, places in enumerate(PLACES):
         state, losses, seen = state_of(i), [], set()
         for t in range(STEPS):
-            words = order_of(i).words
-            ids = places[host_batch_ids(words, t, batch=BATCH, examples=len(places))]
+            ids = places[host_batch_ids(words_of(i), t, batch=BATCH, examples=len(places))]
             batch = {"image": IMAGES[ids] / np.float32(255), "label": LABEL_OF[i][LABELS[ids]]}
             state, metrics = step(state, batch, hyper_of(i))
             losses.append(float(metrics["loss"]))
@@ -225,8 +222,10 @@ def test_the_program_for_a_stream_is_compiled_once(caplog):
 
 
 def test_the_stream_is_divided_over_the_devices():
-    (data,) = Streamed(SPLITS, mesh_of(2, 2)).dispatches(
-        [order_of(i) for i in MEMBERS], range(PER_DISPATCH), steps=PER_DISPATCH, batch=BATCH
+    mesh = mesh_of(2, 2)
+    hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
+    (data,) = Streamed(SPLITS, mesh).dispatches(
+        hypers, range(PER_DISPATCH), steps=PER_DISPATCH, batch=BATCH
     )
     assert data["image"].shape == (4, PER_DISPATCH, BATCH, SIDE, SIDE, 1)
     assert data["image"].dtype == np.uint8 and data["label"].shape == (4, PER_DISPATCH, BATCH)

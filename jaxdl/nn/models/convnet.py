@@ -68,13 +68,14 @@ class ConvLayer(nn.Module):
         shape = (s.kernel, s.kernel, x.shape[-1] // s.groups, s.features)
         kernel = self.param("kernel", self.start.kernel, shape)
         bias = self.param("bias", self.start.bias, (s.features,))
-        x = ops.convolution(x, kernel, stride=s.stride, padding=s.padding, groups=s.groups) + bias
+        x = ops.convolution(x, kernel, stride=s.stride, padding=s.padding, groups=s.groups)
         if self.batch_norm:
             norm = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)
-            x = norm(x)
-        x = nn.relu(x)
+            x = nn.relu(norm(x + bias))
         if s.pool > 1:
             x = ops.max_pool(x, window=s.pool, stride=s.pool_stride or s.pool)
+        if not self.batch_norm:  # bias and ReLU keep the order of numbers: there are fewer now
+            x = nn.relu(x + bias)
         return ops.local_response_normalization(x) if s.response else x
 
 

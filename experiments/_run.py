@@ -148,6 +148,13 @@ def _is_setting(key: str, names: set[str]) -> bool:
     return any(n == key or n.startswith(f"{key}.") or key.startswith(f"{n}.") for n in names)
 
 
+def check_counts(config: ConfigDict, *names: str) -> None:
+    """Raise ValueError where a setting is not a number of things, 1 or more."""
+    for name in names:
+        if not 1 <= config[name] < 2**31:
+            raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
+
+
 def use_all_cores() -> None:
     """Make each CPU core a device, unless the user said how many (`JAX_NUM_CPU_DEVICES`)."""
     import jax

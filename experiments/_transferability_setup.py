@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from experiments import _run
 from jaxdl import transfer
 from jaxdl.data import augment, batches, encoded, sources, splits
 from jaxdl.data.source import Source
@@ -123,9 +124,7 @@ def check(config: ConfigDict) -> None:
             if value not in choices:
                 raise ValueError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
     counts = ("seeds", "steps", "batch", "members_per_round", "steps_per_dispatch")
-    for name in (*counts, "evaluation_batch", "dispatches_per_evaluation"):
-        if not 1 <= config[name] < 2**31:
-            raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
+    _run.check_counts(config, *counts, "evaluation_batch", "dispatches_per_evaluation")
     for name in ("image.crop", "image.padding", "data.workers"):
         if not 0 <= setting(config, name) < 2**15:
             raise ValueError(f"config.{name} must be from 0 to 32767, got {setting(config, name)}")

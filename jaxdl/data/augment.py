@@ -354,6 +354,41 @@ def solarize(threshold: Range) -> Augment:
     return _each(one)
 
 
+def invert(probability: Scalar) -> Augment:
+    """``x -> 255 - x``, on 0..255, for so many of the images.
+
+    Raises:
+      ValueError: for a probability below 0 or above 1.
+    """
+    _check((probability >= 0) & (probability <= 1), f"probability is {probability}; 0 to 1")
+
+    def one(key: PRNGKeyArray, image: Array) -> Array:
+        return jnp.where(random.bernoulli(key, probability), 255 - image, image)
+
+    return _each(one)
+
+
+def channel_levels(contrast: Scalar, brightness: Scalar) -> Augment:
+    """``x -> 127.5 + a (x - 127.5) + b`` with an ``a`` and a ``b`` for each channel, on 0..255.
+
+    ``a`` is uniform in 1 ± contrast, not below 0, ``b`` in ± brightness, in grey levels; so the
+    tint changes, too. The result is clipped to 0..255.
+
+    Raises:
+      ValueError: for negative amplitudes.
+    """
+    _check_amplitudes(contrast=contrast, brightness=brightness)
+
+    def one(key: PRNGKeyArray, image: Array) -> Array:
+        slope, level = random.split(key)
+        channels = image.shape[-1:]
+        a = jnp.maximum(1 + _within(slope, contrast, channels), 0)
+        b = _within(level, brightness, channels)
+        return jnp.clip(127.5 + a * (image - 127.5) + b, 0, 255)
+
+    return _each(one)
+
+
 def autocontrast() -> Augment:
     """Stretches each channel to 0..255; one of a single value stays. Nothing is random."""
 

@@ -78,13 +78,15 @@ def prepared(
       validation, test: shares (below 1) or numbers of images to take for these splits.
       seed: draws them.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
-      builder: for one of :data:`BUILDERS`, fields of its configuration, ``{"train": 500_000}``.
+      builder: for one of :data:`BUILDERS`, fields of its configuration, ``{"train": 500_000}``;
+        an empty string leaves a field as it is by default.
 
     Raises:
       ValueError: an unknown name, no images or labels in it, not prepared and no network, or
         prepared in a format that takes TensorFlow to read.
     """
-    found = _builder(dataset, data_dir, dict(builder or {}))
+    settings = {field: value for field, value in (builder or {}).items() if value != ""}
+    found = _builder(dataset, data_dir, settings)
     name, info = found.name, found.info
     import tensorflow_datasets as tfds
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+from PIL import Image
 
 from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
@@ -33,16 +34,55 @@ def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
     )
 
 
-def digits(seed: int = 0) -> Source:
+def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
     """1,797 real handwritten digits, 8×8 grey, split 60/20/20 within each class.
 
     scikit-learn's `load_digits`: the test part of "Optical Recognition of Handwritten Digits"
     (Alpaydin & Kaynak 1998, UCI); grey values 0..16 are scaled to 0..255. `seed` draws the split.
-    """
-    from sklearn.datasets import load_digits  # slow to import, and only this source needs it
 
+    Args:
+      size: the side to resize to, bilinearly.
+      channels: 1, or 3 equal ones.
+    """
+    splits = _digits(seed, size)
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}: the digits are grey, 1, or grey in colour, 3")
+    coloured = {
+        split: (np.repeat(images[..., None], channels, -1), labels)
+        for split, (images, labels) in splits.items()
+    }
+    return make_source("digits", tuple("0123456789"), coloured)
+
+
+def digits_m(seed: int = 0, *, size: int = 16) -> Source:
+    """The same digits, each blended with a patch of one of the two photographs, a temple and a
+    flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`).
+    """
+    from sklearn.datasets import load_sample_images
+
+    from jaxdl.data.builders.mnist_m import blend  # TFDS, which it imports, is slow to come
+
+    # At half their size a patch shows more than one colour.
+    photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
+    blended = {}
+    for place, (split, (images, labels)) in enumerate(_digits(seed, size).items()):
+        blended[split] = (blend(images, photos, np.random.default_rng([seed, place])), labels)
+    return make_source("digits_m", tuple("0123456789"), blended)
+
+
+def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"], np.ndarray]]:
+    """scikit-learn's digits by split."""
+    from sklearn.datasets import load_digits  # slow to import, and only these sources need it
+
+    if not 1 <= size <= 256:
+        raise ValueError(f"size={size}: ask for 1 to 256 pixels")
     images, labels = load_digits(return_X_y=True)
-    images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    if size != 8:
+        resize = [
+            Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR) for i in images
+        ]
+        images = np.stack([np.asarray(image) for image in resize])
     labels = labels.astype(np.int32)
     rng = np.random.default_rng(seed)
     parts = []
@@ -55,7 +95,7 @@ def digits(seed: int = 0) -> Source:
     ):
         chosen = np.sort(np.concatenate(chosen))  # the data set's own order, which mixes classes
         splits[split] = (images[chosen], labels[chosen])
-    return make_source("digits", tuple("0123456789"), splits)
+    return splits
 
 
 def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Source:
@@ -165,6 +205,7 @@ def _labels(path: str, prefix: str, arrays: Mapping[str, np.ndarray]) -> Int32[n
 SOURCES: dict[str, Callable[..., Source]] = {
     "glyphs": glyphs,
     "digits": digits,
+    "digits_m": digits_m,
     "tfds": prepared,
     "folder": folder,
     "npz": npz,

@@ -12,10 +12,17 @@ rules (`transferability.summarize`), so that three things differ from the paper'
   (A natural, 449 classes; B man-made, 551 classes) are one split of two networks, each paired
   with its own base, and without a standard error.
 - Random frozen features were trained on all 1000 classes; their base is not in the logs.
+
+`DANN_2015` and `DANN_2016`: target accuracies of Ganin & Lempitsky, "Unsupervised Domain Adaptation
+by Backpropagation", ICML 2015, and of Ganin et al., "Domain-Adversarial Training of Neural
+Networks", JMLR 2016. `DANN_LATER`: of Gallego, Calvo-Zaragoza & Fisher, "Incremental Unsupervised
+Domain-Adversarial Training of Neural Networks" (iDANN), with the networks of the former, and of Shu
+et al., "A DIRT-T Approach to Unsupervised Domain Adaptation", ICLR 2018, with others.
 """
 
 import math
 
+from jaxdl.report.dann import Published
 from jaxdl.report.tables import Estimate
 from jaxdl.report.transferability import Cell
 
@@ -88,4 +95,43 @@ YOSINSKI_2014: tuple[Cell, ...] = tuple(
         networks=networks,
     )
     for split, treatment, n, accuracy, accuracy_se, gap, gap_se, splits, networks in _YOSINSKI_2014
+)
+
+_DANN = {  # source only, DANN, train on target
+    "ICML 2015": {
+        "mnist_to_mnist_m": (0.5749, 0.8149, 0.9891),
+        "syn_numbers_to_svhn": (0.8665, 0.9048, 0.9244),
+        "svhn_to_mnist": (0.5919, 0.7107, 0.9951),
+        "syn_signs_to_gtsrb": (0.7400, 0.8866, 0.9987),
+    },
+    "JMLR 2016": {
+        "mnist_to_mnist_m": (0.5225, 0.7666, 0.9596),
+        "syn_numbers_to_svhn": (0.8674, 0.9109, 0.9220),
+        "svhn_to_mnist": (0.5490, 0.7385, 0.9942),
+        "syn_signs_to_gtsrb": (0.7900, 0.8865, 0.9980),
+    },
+}
+
+DANN_2015, DANN_2016 = (
+    tuple(
+        Published(who, pair, method, accuracy)
+        for pair, accuracies in pairs.items()
+        for method, accuracy in zip(("source_only", "dann", "target_only"), accuracies, strict=True)
+    )
+    for who, pairs in _DANN.items()
+)
+
+_TUNED = "deeper network; tuned on 1,000 target labels"
+
+DANN_LATER: tuple[Published, ...] = (
+    Published("Gallego et al. 2020", "mnist_to_mnist_m", "idann", 0.9667),
+    Published("Gallego et al. 2020", "syn_signs_to_gtsrb", "idann", 0.9800),
+    Published("Shu et al. 2018", "mnist_to_mnist_m", "vada", 0.977, _TUNED),
+    Published("Shu et al. 2018", "mnist_to_mnist_m", "dirt_t", 0.989, _TUNED),
+    Published("Shu et al. 2018", "syn_numbers_to_svhn", "vada", 0.948, _TUNED),
+    Published("Shu et al. 2018", "syn_numbers_to_svhn", "dirt_t", 0.961, _TUNED),
+    Published("Shu et al. 2018", "svhn_to_mnist", "vada", 0.979, _TUNED),
+    Published("Shu et al. 2018", "svhn_to_mnist", "dirt_t", 0.994, _TUNED),
+    Published("Shu et al. 2018", "syn_signs_to_gtsrb", "vada", 0.988, _TUNED),
+    Published("Shu et al. 2018", "syn_signs_to_gtsrb", "dirt_t", 0.995, _TUNED),
 )

@@ -111,7 +111,7 @@ def train_resident(
         of = order_keys(hyper), hyper["examples"], hyper["count"]
         ids = jax.vmap(order, out_axes=-1)(*of) if hyper["count"].ndim else order(*of)
 
-        def body(state: TrainState, ids: Int[Array, "b *s"]) -> tuple[TrainState, Metrics]:
+        def body(state: TrainState, ids: Int[Array, " b *s"]) -> tuple[TrainState, Metrics]:
             stored = jax.tree.map(lambda leaf: leaf[ids], data)
             return _prepared_step(step, prepare, state, stored, hyper)
 

@@ -44,7 +44,8 @@ def create_state(
 def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = None) -> Step:
     """The pure step ``(state, batch, hyper) -> (state, metrics)`` of gradient descent.
 
-    ``hyper["key"]`` is the member's random key; the loss receives a key made of it and the step.
+    ``hyper["key"]`` is the member's random key; the loss receives a key made of it and the step,
+    and finds the step itself in ``hyper["step"]``.
 
     Args:
       axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients
@@ -62,7 +63,7 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = Non
             # the axis by itself, and the mean below would come on top of that sum.
             params = jax.tree.map(lambda p: lax.pcast(p, axis_name, to="varying"), params)
         (_, (stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state.batch_stats, batch, hyper, key
+            params, state.batch_stats, batch, {**hyper, "step": state.step}, key
         )
         if axis_name is not None:
             grads, metrics = lax.pmean((grads, metrics), axis_name)

@@ -25,10 +25,14 @@ class Start:
     """Of the kernel's normal distribution; None for He's, by fan-in."""
     level: float = 0.0
     """Of the biases."""
+    glorot: bool = False
+    """Instead: uniform, by fan-in and fan-out (Glorot & Bengio 2010)."""
 
     @property
     def kernel(self) -> nn.initializers.Initializer:
         """Draws the weights."""
+        if self.glorot:
+            return nn.initializers.glorot_uniform()
         return HE if self.deviation is None else nn.initializers.normal(self.deviation)
 
     @property

@@ -1,0 +1,133 @@
+"""What adapts across domains? (Ganin & Lempitsky 2015); `--config configs/dann.py[:PAIR]`.
+
+Pairs: default (scikit-learn's digits to the same digits blended with its photographs; nothing to
+download), those of the paper (`mnist_to_mnist_m`, `syn_numbers_to_svhn`, `svhn_to_mnist`,
+`syn_signs_to_gtsrb`) and further ones (`mnist_to_usps`, `syn_numbers_to_mnist_m`,
+`syn_numbers_to_usps`). `mnist_to_mnist_m_best` is the best that we know, and `ablation` changes
+the paper's recipe one factor at a time. MNIST and SVHN are TFDS's to fetch; see the README.
+"""
+
+from ml_collections import ConfigDict
+
+PAIRS = (
+    *("mnist_to_mnist_m", "syn_numbers_to_svhn", "svhn_to_mnist", "syn_signs_to_gtsrb"),
+    *("mnist_to_usps", "syn_numbers_to_mnist_m", "syn_numbers_to_usps"),
+)
+VARIANTS = ("default", *PAIRS, "mnist_to_mnist_m_best", "ablation")
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The configuration of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown pair {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config = ConfigDict()
+    config.variant = variant
+    config.pair = {"default": "digits_to_digits_m"}.get(variant, variant)
+    if variant in ("mnist_to_mnist_m_best", "ablation"):
+        config.pair = "mnist_to_mnist_m"
+    config.seeds = 3
+    config.model = "dann_mnist"  # dann_digits, dann_svhn, dann_gtsrb
+
+    # How a network is trained, unless its method says otherwise.
+    config.base = ConfigDict()
+    config.base.labels = "source"  # "target": train on target, the bound from above
+    config.base.steps = 20_000
+    config.base.batch = 64  # images of each domain
+    # The loss: the labels' cross-entropy, plus so much of each of these.
+    config.base.adversarial = 0.0  # a domain classifier on the features (DANN)
+    config.base.conditional = 0.0  # on features and predictions (CDAN+E)
+    config.base.mmd = 0.0  # maximum mean discrepancy of the features
+    config.base.coral = 0.0  # correlation alignment of the features
+    config.base.entropy = 0.0  # of the predictions for target images
+    config.base.vat_source = 0.0  # virtual adversarial training on source images
+    config.base.vat_target = 0.0  # on target images
+    config.base.consistency = 0.0  # confident predictions hold for another view of the image
+    config.base.reversal = 1.0  # what lambda, of the reversed gradient, rises to
+    config.base.radius = 1.0  # of virtual adversarial perturbations
+    config.base.threshold = 0.9  # what is confident
+    # The images: (image - mean) / 255 * range.
+    config.base.subtract = "common"  # mean of both domains' colours; "own": each its own; "none"
+    config.base.range = 2.0
+    config.base.size = 0  # side to resize to; 0 keeps the data's
+    config.base.colours = 0.0  # how far the source's colours change at random, 0 to 1
+    config.base.changes = 0.0  # the same of consistency's other view
+    # The network.
+    config.base.padding = "VALID"
+    config.base.start = "he"  # "glorot"; "small": normal of deviation .01
+    config.base.dropout = 0.0  # in the label head
+    # The optimizer: momentum .9.
+    config.base.rate = 0.01
+    config.base.schedule = "annealed"  # rate / (1 + 10 p)^.75; "constant"
+    config.base.weight_decay = 0.0
+    config.base.max_norm = 0.0  # radius of each unit's weights; 0 for none
+
+    # What is trained, for every seed: by name, what differs from the above.
+    config.methods = ConfigDict()
+    config.methods.source_only = ConfigDict()
+    config.methods.dann = ConfigDict({"adversarial": 1.0})
+    config.methods.target_only = ConfigDict({"labels": "target"})
+
+    # How it is computed. Nothing here changes a result beyond rounding.
+    config.feed = "auto"  # resident: all images on the devices; streamed: read as needed
+    config.workers = 0  # processes that read a stream; 0 for threads
+    config.parallel = ConfigDict()
+    config.parallel.member = -1  # devices that share the networks; -1 for all that are left
+    config.parallel.data = 1  # devices that share each batch
+    config.members_per_round = 24  # networks trained at a time
+    config.steps_per_dispatch = 250  # between two looks at the curves; divides all steps
+    config.dispatches_per_evaluation = 4  # on the validation images, for the curves
+    config.evaluation_batch = 500
+    config.seconds_between_saves = 30.0
+
+    # The data. TFDS keeps its own under data_dir (empty: ~/tensorflow_datasets), where a folder
+    # downloads/manual takes what must be provided; or the builders' settings say where that is.
+    known = {"validation": 1000, "seed": 0, "data_dir": "", "channels": 3}
+    mnist = {"dataset": "mnist", "size": 28, "fit": "stretch", **known}
+    mnist_m = mnist | {"dataset": "mnist_m", "builder": {"photos": "", "mnist_dir": ""}}
+    usps = mnist | {"dataset": "usps", "builder": {"file": ""}}
+    syn_numbers = mnist | {"dataset": "syn_numbers", "builder": {"train": 100_000}}
+    svhn = mnist | {"dataset": "svhn_cropped", "size": 32}
+    match config.pair:
+        case "digits_to_digits_m":
+            config.source = _data("digits", seed=0, size=16, channels=3)
+            config.target = _data("digits_m", seed=0, size=16)
+            config.model = "dann_digits"
+            config.base.steps = 3000
+            config.base.batch = 32
+            config.dispatches_per_evaluation = 1
+        case "mnist_to_mnist_m":
+            config.source, config.target = _data("tfds", **mnist), _data("tfds", **mnist_m)
+        case "mnist_to_usps":
+            config.source, config.target = _data("tfds", **mnist), _data("tfds", **usps)
+        case "syn_numbers_to_mnist_m":
+            config.source, config.target = _data("tfds", **syn_numbers), _data("tfds", **mnist_m)
+        case "syn_numbers_to_usps":
+            config.source, config.target = _data("tfds", **syn_numbers), _data("tfds", **usps)
+        case "syn_numbers_to_svhn":
+            config.source, config.target = (
+                _data("tfds", **syn_numbers | {"size": 32}),
+                _data("tfds", **svhn),
+            )
+            config.source.options.builder.train = 479_400  # as the paper's
+        case "svhn_to_mnist":
+            config.source, config.target = (
+                _data("tfds", **svhn),
+                _data("tfds", **mnist | {"size": 32}),
+            )
+            config.base.schedule = "constant"  # as in the paper
+        case "syn_signs_to_gtsrb":
+            signs = known | {"size": 40, "fit": "stretch"}
+            made = {"dataset": "syn_signs", "builder": {"train": 100_000}}
+            config.source = _data("tfds", **signs | made)
+            config.target = _data("tfds", **signs | {"dataset": "gtsrb", "builder": {"folder": ""}})
+            config.model = "dann_gtsrb"
+    if config.pair in ("syn_numbers_to_svhn", "svhn_to_mnist"):
+        config.model = "dann_svhn"
+        config.base.padding = "SAME"
+        config.base.dropout = 0.5
+        config.base.max_norm = 4.0
+    return config
+
+
+def _data(name: str, **options) -> ConfigDict:
+    return ConfigDict({"name": name, "options": options})

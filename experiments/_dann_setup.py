@@ -1,0 +1,360 @@
+"""What the domain-adaptation study fixes before it trains: data, methods, networks, programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from experiments import _run
+from jaxdl import adaptation
+from jaxdl.data import augment, encoded, sources
+from jaxdl.data.source import Source, Split
+from jaxdl.nn.models import ADVERSARIAL_MODELS
+from jaxdl.nn.models.adversarial import AdversarialNet
+from jaxdl.nn.models.convnet import Start
+from jaxdl.optim import make_optimizer
+from jaxdl.train.evaluate import Accuracy, make_accuracy, make_outputs
+from jaxdl.train.feed import FEEDS, Feed, make_feed
+from jaxdl.train.parallel import make_mesh
+from jaxdl.train.population import Prepare, member_key
+from jaxdl.train.state import TrainState, create_state, make_step
+from jaxdl.types import Batch, Hyper, Variables
+
+DOMAINS = ("source", "target")
+
+STARTS = {"he": Start(), "glorot": Start(glorot=True), "small": Start(deviation=0.01)}
+"""How layers are drawn."""
+
+NUMBERS = ("reversal", "radius", "threshold", "range", "rate", "weight_decay")
+"""Settings in which the members of one population may differ, beside the terms' weights."""
+
+
+class Program(NamedTuple):
+    """How networks with the same settings, but for numbers, are trained and evaluated."""
+
+    settings: dict[str, Any]
+    terms: tuple[str, ...]
+    domains: tuple[str, ...]
+    """Whose images a step sees: the source's (or for "target_only" the target's), or both's."""
+    train: Callable
+    accuracy: Accuracy
+    logits: Callable
+    insides: Callable
+    """Features and the domain classifier's logits."""
+    init: Callable[[jax.Array], Variables]
+    start: Callable[[Variables, dict], TrainState]
+
+
+class Lab(NamedTuple):
+    """All that is fixed before anything is trained."""
+
+    config: ConfigDict
+    sources: dict[str, Source]
+    """By domain."""
+    mesh: Mesh
+    feed: Feed
+    """Of the training and validation images of both."""
+    places: dict[tuple[str, str], np.ndarray]
+    """By domain and split, where in the feed its images are."""
+    means: np.ndarray
+    """Of each domain's colours, 0 … 255: [2, c]."""
+    methods: dict[str, dict[str, Any]]
+    """By name, all settings."""
+
+
+def make_lab(config: ConfigDict) -> Lab:
+    """Data, methods and mesh.
+
+    Raises:
+      ValueError: for a setting that cannot be had.
+    """
+    check(config)
+    methods = {name: config.base.to_dict() | own.to_dict() for name, own in config.methods.items()}
+    for name, settings in methods.items():
+        check_method(config, name, settings)
+    known = {
+        domain: sources.load(config[domain].name, **config[domain].options) for domain in DOMAINS
+    }
+    shapes = [source.splits["train"][0].shape[1:] for source in known.values()]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"images of the source are {list(shapes[0])}, of the target {list(shapes[1])}: make "
+            "them alike with config.source.options and config.target.options, size and channels"
+        )
+    classes = [len(source.class_names) for source in known.values()]
+    if classes[0] != classes[1]:
+        raise ValueError(f"the source has {classes[0]} classes, the target {classes[1]}")
+    mesh = make_mesh(config.parallel.member, config.parallel.data)
+    splits: dict[str, Split] = {}
+    places, end = {}, 0
+    for domain, source in known.items():
+        for split, (images, labels) in source.splits.items():
+            splits[f"{domain} {split}"] = images, labels
+            places[domain, split] = np.arange(end, end := end + len(labels))
+        source.test.verify()
+    means = [
+        encoded.statistics(source.splits["train"][0])[0].mean((0, 1)) for source in known.values()
+    ]
+    return Lab(
+        config=config,
+        sources=known,
+        mesh=mesh,
+        feed=make_feed(config.feed, splits, mesh, config.workers),
+        places=places,
+        means=np.stack(means).astype(np.float32),
+        methods=methods,
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raise ValueError where a setting of the whole run cannot be had."""
+    if config.model not in ADVERSARIAL_MODELS:
+        raise ValueError(
+            f"config.model: {config.model!r} is not one of {', '.join(ADVERSARIAL_MODELS)}"
+        )
+    if config.feed not in FEEDS:
+        raise ValueError(f"config.feed: {config.feed!r} is not one of {', '.join(FEEDS)}")
+    _run.check_counts(
+        config,
+        *("seeds", "members_per_round", "steps_per_dispatch", "evaluation_batch"),
+        "dispatches_per_evaluation",
+    )
+    if not config.methods:
+        raise ValueError("config.methods is empty: what is to be trained?")
+
+
+CHOICES = {
+    "labels": DOMAINS,
+    "subtract": ("common", "own", "none"),
+    "padding": ("VALID", "SAME"),
+    "start": tuple(STARTS),
+    "schedule": ("annealed", "constant"),
+}
+COUNTS = ("steps", "batch", "size")
+
+
+def check_method(config: ConfigDict, name: str, settings: dict[str, Any]) -> None:
+    """Raise ValueError where a setting of a method cannot be had."""
+    where = f"config.methods.{name}"
+    if unknown := sorted(settings.keys() - config.base.keys()):
+        raise ValueError(f"{where}: there is no setting {unknown[0]!r}: config.base has them all")
+    for key, value in settings.items():
+        if key in CHOICES:
+            if value not in CHOICES[key]:
+                raise ValueError(
+                    f"{where}.{key}: {value!r} is not one of {', '.join(CHOICES[key])}"
+                )
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{where}.{key}: {value!r} is not a number")
+        elif key in COUNTS:
+            if not isinstance(value, int) or not (key == "size") <= value + (key == "size") < 2**31:
+                raise ValueError(f"{where}.{key} must be a whole number, not {value}")
+        elif not 0 <= value < np.inf:
+            raise ValueError(f"{where}.{key} must not be negative, got {value}")
+    for key in ("steps", "batch", "range", "rate"):
+        if not settings[key] > 0:
+            raise ValueError(f"{where}.{key} must be above 0, got {settings[key]}")
+    for key in ("dropout", "colours", "changes", "threshold"):
+        if settings[key] > 1 or (key == "dropout" and settings[key] == 1):
+            raise ValueError(f"{where}.{key} must be at most 1, got {settings[key]}")
+    if settings["steps"] % config.steps_per_dispatch:
+        raise ValueError(
+            f"{where}.steps={settings['steps']} is not a multiple of "
+            f"config.steps_per_dispatch={config.steps_per_dispatch}"
+        )
+    if settings["batch"] % max(1, config.parallel.data):
+        raise ValueError(f"{where}.batch does not divide over config.parallel.data devices")
+    if settings["labels"] == "target" and terms_of(settings):
+        raise ValueError(f"{where}: trained on the target's labels, there is nothing to adapt")
+    if {"adversarial", "conditional"} <= set(terms_of(settings)):
+        raise ValueError(f"{where}: adversarial or conditional, one domain classifier at most")
+
+
+def terms_of(settings: dict[str, Any]) -> tuple[str, ...]:
+    """What a method adds to the loss of the labels."""
+    return tuple(term for term in adaptation.TERMS if settings[term])
+
+
+def signature(settings: dict[str, Any]) -> tuple:
+    """Equal for methods that one program can train."""
+    same = {k: v for k, v in settings.items() if k not in NUMBERS and k not in adaptation.TERMS}
+    if not terms_of(settings):
+        del same["labels"]  # it only says which images they are
+    return tuple(same.items()), terms_of(settings)
+
+
+def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
+    """Compile training and evaluation for methods with these settings, but for numbers.
+
+    Raises:
+      ValueError: if the network does not fit the images.
+    """
+    config, terms = lab.config, terms_of(settings)
+    both = any(term in adaptation.UNLABELLED for term in terms)
+    channels = lab.means.shape[-1]
+    side = settings["size"] or lab.sources["source"].splits["train"][0].shape[1]
+    model: AdversarialNet = ADVERSARIAL_MODELS[config.model](
+        len(lab.sources["source"].class_names),
+        padding=settings["padding"],
+        dropout=settings["dropout"],
+        start=STARTS[settings["start"]],
+    )
+    join = {"join": adaptation.joined} if "conditional" in terms else {}
+    image = jnp.zeros((1, side, side, channels))
+
+    @jax.jit
+    def init(key: jax.Array) -> Variables:
+        return {"batch_stats": {}, **model.init(key, image, **join)}
+
+    try:
+        jax.eval_shape(init, jax.random.key(0))
+    except ValueError as error:
+        raise ValueError(f"config.model={config.model} on images of {side}: {error}") from None
+
+    def rule(hyper: Hyper) -> optax.GradientTransformation:
+        def rate(step: jax.Array) -> jax.Array:
+            if settings["schedule"] == "constant":
+                return hyper["rate"]
+            return adaptation.rate_schedule(step / settings["steps"], hyper["rate"])
+
+        return make_optimizer(
+            "momentum",
+            rate,
+            weight_decay=hyper["weight_decay"],
+            max_norm=settings["max_norm"] or None,
+        )
+
+    @jax.jit
+    def start(variables: Variables, hyper: Hyper) -> TrainState:
+        return create_state(variables["params"], variables["batch_stats"], rule(hyper))
+
+    def encode(state: TrainState, x: jax.Array) -> jax.Array:
+        return model.apply(state.variables, x, method="encode")
+
+    def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
+        del hyper
+        return model.apply(state.variables, encode(state, x), method="classify")
+
+    def insides(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
+        del hyper
+        features = encode(state, x)
+        joined = features
+        if join:
+            classes = model.apply(state.variables, features, method="classify")
+            joined = adaptation.joined(features, classes)
+        domain = model.apply(state.variables, joined, method="discriminate")
+        return {"features": features, "domain": domain}
+
+    loss = adaptation.adaptation_loss(model, terms, settings["steps"])
+    prepare = make_prepare(settings, terms, both)
+    seen = make_evaluation_prepare(settings)
+    return Program(
+        settings=settings,
+        terms=terms,
+        domains=DOMAINS if both else DOMAINS[:1],
+        train=lab.feed.program(
+            make_step(loss, rule, axis_name="data"),
+            prepare,
+            steps=config.steps_per_dispatch,
+            batch=settings["batch"],
+        ),
+        accuracy=make_accuracy(logits, seen, lab.mesh, config.evaluation_batch),
+        logits=make_outputs(logits, seen, lab.mesh, config.evaluation_batch),
+        insides=make_outputs(insides, seen, lab.mesh, config.evaluation_batch),
+        init=init,
+        start=start,
+    )
+
+
+def normalized(
+    settings: dict[str, Any], images: jax.Array, hyper: Hyper, domain: int | jax.Array
+) -> jax.Array:
+    """Images 0 … 255 of a domain as the network sees them."""
+    if side := settings["size"]:
+        shape = (len(images), side, side, images.shape[-1])
+        images = jax.image.resize(images, shape, "bilinear")
+    mean = {
+        "common": hyper["means"].mean(0),
+        "own": hyper["means"][domain],
+        "none": jnp.zeros_like(hyper["means"][0]),
+    }[settings["subtract"]]
+    return (images - mean) / 255 * hyper["range"]
+
+
+def make_evaluation_prepare(settings: dict[str, Any]) -> Prepare:
+    """Images of the domain ``hyper["domain"]``, and their labels."""
+
+    def prepare(stored: Batch, hyper: Hyper, key: None) -> Batch:
+        del key
+        images = stored["image"].astype(jnp.float32)
+        image = normalized(settings, images, hyper, hyper["domain"])
+        return {"image": image, "label": stored["label"]}
+
+    return prepare
+
+
+def make_prepare(settings: dict[str, Any], terms: tuple[str, ...], both: bool) -> Prepare:
+    """What a step is given: never a label of the target, unless the target is what is learned."""
+    colours = recolour(settings["colours"])
+    changes = recolour(settings["changes"])
+
+    def prepare(stored: Batch, hyper: Hyper, key: jax.Array) -> Batch:
+        one, other = jax.random.split(key)
+        images = stored["image"].astype(jnp.float32)
+        labelled = images[:, 0] if both else images
+        if settings["colours"]:
+            labelled = colours(one, labelled)
+        domain = 0 if both else hyper["domain"]
+        batch = {
+            "source": {
+                "image": normalized(settings, labelled, hyper, domain),
+                "label": stored["label"][:, 0] if both else stored["label"],
+            }
+        }
+        if both:
+            batch["target"] = {"image": normalized(settings, images[:, 1], hyper, 1)}
+        if "consistency" in terms:
+            changed = changes(other, images[:, 1])
+            batch["target"]["changed"] = normalized(settings, changed, hyper, 1)
+        return batch
+
+    return prepare
+
+
+def recolour(strength: float) -> augment.Augment:
+    """Invert an image or not, and change each channel's contrast and level: 0 not, 1 strongly."""
+    return augment.compose(
+        augment.invert(strength / 2), augment.channel_levels(0.6 * strength, 100 * strength)
+    )
+
+
+def assemble_hyper(lab: Lab, program: Program, method: str, seed: int) -> Hyper:
+    """What makes a member of a population: its examples, its numbers, its random key.
+
+    Networks of one seed begin alike, where they have the same layers, and see the same source
+    images in the same order, whatever their method.
+    """
+    settings = lab.methods[method]
+    domains = DOMAINS if len(program.domains) > 1 else (settings["labels"],)
+    examples = [lab.places[domain, "train"] for domain in domains]
+    longest = max(len(lab.places[domain, "train"]) for domain in DOMAINS)
+    padded = np.stack([np.pad(e, (0, longest - len(e))) for e in examples]).astype(np.int32)
+    counts = np.array([len(e) for e in examples], np.int32)
+    if len(domains) == 1:
+        padded, counts = padded[0], counts[0]
+    return {
+        "key": member_key("train", seed),
+        "examples": padded,
+        "count": counts,
+        "domain": np.int32(DOMAINS.index(domains[0])),
+        "means": lab.means,
+        "weights": {term: np.float32(settings[term]) for term in program.terms},
+        **{name: np.float32(settings[name]) for name in NUMBERS},
+    }

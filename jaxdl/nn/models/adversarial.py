@@ -1,0 +1,117 @@
+"""One encoder with two heads: what an image shows, and which domain it is from.
+
+The networks of Ganin & Lempitsky (ICML 2015; JMLR 2016, figure 4). The paper does not say how its
+convolutions are padded: see ``padding``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from jaxdl.nn.models.convnet import Conv, ConvLayer, DenseLayer, Start
+
+
+class AdversarialNet(nn.Module):
+    """Convolutions whose flattened output, the features, both heads read.
+
+    Attributes:
+      convolutions: the encoder.
+      hidden: widths of the dense layers of the label head, before its logits.
+      domain_hidden: the same of the domain head, before its one logit.
+      classes: number of the label head's logits.
+      dropout: the rate before each dense layer of the label head, in training.
+      start: how kernels and biases are drawn.
+    """
+
+    convolutions: tuple[Conv, ...]
+    hidden: tuple[int, ...]
+    domain_hidden: tuple[int, ...]
+    classes: int
+    dropout: float = 0.0
+    start: Start = Start()
+
+    def setup(self):
+        """The layers, as Flax wants them where there are several methods."""
+        self.encoder = [ConvLayer(spec, self.start) for spec in self.convolutions]
+        self.label_head = self._head((*self.hidden, self.classes), self.dropout)
+        self.domain_head = self._head((*self.domain_hidden, 1), 0.0)
+
+    def _head(self, widths: tuple[int, ...], dropout: float) -> list[DenseLayer]:
+        last = len(widths) - 1
+        return [DenseLayer(width, self.start, i == last, dropout) for i, width in enumerate(widths)]
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        join: Callable[[Array, Array], Array] = lambda features, logits: features,
+    ) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
+        """What both heads say, without dropout; ``join`` makes of features and logits what the
+        domain head reads."""
+        features = self.encode(x)
+        logits = self.classify(features)
+        return logits, self.discriminate(join(features, logits))
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """The features of images."""
+        for layer in self.encoder:
+            x = layer(x, train=False)
+        return x.reshape(x.shape[0], -1)
+
+    def classify(self, features: Float[Array, "b d"], train: bool = False) -> Float[Array, "b k"]:
+        """The logits of the classes; with dropout in training."""
+        for layer in self.label_head:
+            features = layer(features, train)
+        return features
+
+    def discriminate(self, features: Float[Array, "b d"]) -> Float[Array, " b"]:
+        """The logit of "this is a source image"."""
+        for layer in self.domain_head:
+            features = layer(features, train=False)
+        return features[:, 0]
+
+
+def _padded(padding: str, *convolutions: Conv) -> tuple[Conv, ...]:
+    return tuple(dataclasses.replace(each, padding=padding) for each in convolutions)
+
+
+def dann_digits(classes: int, *, padding: str = "VALID", **options) -> AdversarialNet:
+    """A small :func:`dann_mnist` for 16 pixels: c5-16 pool2 c3-32 pool2 | 64-k | 64-1."""
+    convolutions = _padded(padding, Conv(16, kernel=5, pool=2), Conv(32, kernel=3, pool=2))
+    return AdversarialNet(convolutions, (64,), (64,), classes, **options)
+
+
+def dann_mnist(classes: int, *, padding: str = "VALID", **options) -> AdversarialNet:
+    """For digits of 28 or 32 pixels: c5-32 pool2 c5-48 pool2 | 100-100-k | 100-1.
+
+    Without padding by default: as good at half the time a step (README).
+    """
+    convolutions = _padded(padding, Conv(32, kernel=5, pool=2), Conv(48, kernel=5, pool=2))
+    return AdversarialNet(convolutions, (100, 100), (100,), classes, **options)
+
+
+def dann_svhn(classes: int, *, padding: str = "SAME", **options) -> AdversarialNet:
+    """For house numbers of 32 pixels: c5-64 pool3/2 c5-64 pool3/2 c5-128 | 3072-2048-k |
+    1024-1024-1, with dropout of .5.
+
+    Padded: without it an image of 32 pixels ends before the third convolution.
+    """
+    pooled = Conv(64, kernel=5, pool=3, pool_stride=2)
+    convolutions = _padded(padding, pooled, pooled, Conv(128, kernel=5))
+    options = {"dropout": 0.5} | options
+    return AdversarialNet(convolutions, (3072, 2048), (1024, 1024), classes, **options)
+
+
+def dann_gtsrb(classes: int, *, padding: str = "VALID", **options) -> AdversarialNet:
+    """For traffic signs of 40 pixels: c5-96 pool2 c3-144 pool2 c5-256 pool2 | 512-k |
+    1024-1024-1."""
+    convolutions = _padded(
+        padding,
+        Conv(96, kernel=5, pool=2),
+        Conv(144, kernel=3, pool=2),
+        Conv(256, kernel=5, pool=2),
+    )
+    return AdversarialNet(convolutions, (512,), (1024, 1024), classes, **options)

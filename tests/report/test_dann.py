@@ -1,0 +1,445 @@
+"""The report of the domain-adaptation study, on networks whose story is known."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdl.report.dann import (
+    Diagnosis,
+    Published,
+    Result,
+    collapsed,
+    diagnostics,
+    embed,
+    embedding_figure,
+    findings,
+    read_diagnoses,
+    read_results,
+    report,
+    summarize,
+    table,
+    write_diagnoses,
+    write_results,
+)
+from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
+from jaxdl.types import DamagedFile
+
+NAN, PAIR = math.nan, "mnist_to_mnist_m"
+PUBLISHED = (*DANN_2015, *DANN_2016, *DANN_LATER)
+HEALTHY = Diagnosis(PAIR, "dann", 0, 1, 0.70, 0.99, 0.12, -1, 5.0, 0.9, 900.0)
+
+TARGET = {  # by seed
+    "source_only": (0.50, 0.52, 0.54),
+    "mmd": (0.60, 0.50, 0.55),
+    "dann": (0.74, 0.80, 0.78),
+    "target_only": (0.98, 0.97, 0.99),
+}
+
+
+def study(target=TARGET, pair=PAIR, **changes):
+    """Results and diagnoses; a change is `dann_1={"top_share": .95}`, of either row."""
+    results, diagnoses = [], []
+    for method, accuracies in target.items():
+        for seed, accuracy in enumerate(accuracies):
+            change = changes.pop(f"{method}_{seed}", {})
+            d = HEALTHY._replace(pair=pair, method=method, seed=seed)
+            if method != "dann":
+                d = d._replace(adversarial=0, domain_accuracy=NAN, reversal=NAN)
+            mine = {k: v for k, v in change.items() if k in Diagnosis._fields}
+            theirs = {k: v for k, v in change.items() if k not in mine}
+            diagnoses.append(d._replace(**mine))
+            results.append(Result(pair, method, seed, 0.85, accuracy)._replace(**theirs))
+    assert not changes
+    return results, diagnoses
+
+
+def whole(rows, published=PUBLISHED):
+    text = report(*rows, published, facts={"Time": "94 s"}, chosen_by="the last step")
+    assert "nan" not in text
+    return text
+
+
+def row_of(text, start):
+    line = next(x for x in text.splitlines() if x.startswith(f"| {start} "))  # of the first table
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_means_and_gaps_worked_out_by_hand():
+    results, diagnoses = study()
+    random.Random(0).shuffle(results)
+    lower, dann, mmd, upper = summarize(results, diagnoses)
+    assert [x.method for x in (lower, dann, mmd, upper)] == [
+        "source_only",
+        "dann",
+        "mmd",
+        "target_only",
+    ]
+    assert dann.source_accuracy.mean == pytest.approx(0.85)
+    assert dann.target_accuracy.mean == pytest.approx((0.74 + 0.80 + 0.78) / 3)
+    assert dann.target_accuracy.se == pytest.approx(stats.sem([0.74, 0.80, 0.78]))
+    covered = [24 / 48, 28 / 45, 24 / 45]  # by seed, points
+    assert dann.gap_covered.mean == pytest.approx(np.mean(covered))
+    assert dann.gap_covered.se == pytest.approx(np.std(covered, ddof=1) / 3**0.5)
+    assert mmd.gap_covered.mean == pytest.approx(np.mean([10 / 48, -2 / 45, 1 / 45]))
+    assert (lower.gap_covered.used, upper.gap_covered.used) == (0, 0)
+    cells = row_of(whole((results, diagnoses)), "DANN")
+    assert cells == ["DANN", "85.0 ± 0.0", "77.3 ± 1.8", "55.2 ± 3.6", "3 of 3"]
+
+
+def test_published_numbers_are_those_of_the_papers():
+    rows = {(p.who, p.method, p.pair): p.target_accuracy for p in PUBLISHED}
+    assert len(rows) == len(PUBLISHED)
+    facts = """
+    ICML 2015 | .5749 .8149 .9891 | .8665 .9048 .9244 | .5919 .7107 .9951 | .7400 .8866 .9987
+    JMLR 2016 | .5225 .7666 .9596 | .8674 .9109 .9220 | .5490 .7385 .9942 | .7900 .8865 .9980
+    """
+    later = """
+    idann  | .9667 |      |      | .9800
+    vada   | .977  | .948 | .979 | .988
+    dirt_t | .989  | .961 | .994 | .995
+    """
+    pairs = (PAIR, "syn_numbers_to_svhn", "svhn_to_mnist", "syn_signs_to_gtsrb")
+    order = ("source_only", "dann", "target_only")
+    expected = {}
+    for line in facts.strip().splitlines():
+        who, *groups = (part.strip() for part in line.split("|"))
+        for pair, group in zip(pairs, groups, strict=True):
+            expected |= {
+                (who, m, pair): float(x) for m, x in zip(order, group.split(), strict=True)
+            }
+    assert {k: v for k, v in rows.items() if k[0] in ("ICML 2015", "JMLR 2016")} == expected
+    expected = {}
+    for line in later.strip().splitlines():
+        method, *values = (part.strip() for part in line.split("|"))
+        expected |= {(method, p): float(x) for p, x in zip(pairs, values, strict=True) if x}
+    assert {(p.method, p.pair): p.target_accuracy for p in DANN_LATER} == expected
+    tuned = "deeper network; tuned on 1,000 target labels"
+    assert {p.method: p.note for p in DANN_LATER} == {"idann": "", "vada": tuned, "dirt_t": tuned}
+
+
+def test_published_rows_stand_below_ours():
+    text = whole(study())
+    assert row_of(text, "ICML 2015: DANN")[2:] == ["81.5", "57.9", "published"]  # 24.00 / 41.42
+    assert row_of(text, "JMLR 2016: DANN")[2:4] == ["76.7", "55.8"]  # 24.41 / 43.71
+    assert row_of(text, "ICML 2015: source only")[2:4] == ["57.5", "–"]
+    assert row_of(text, "Gallego et al. 2020: iDANN")[2:4] == ["96.7", "–"]
+    assert row_of(text, "Shu et al. 2018: DIRT-T [1]")[2] == "98.9"
+    assert "[1] deeper network; tuned on 1,000 target labels." in text
+    marks = [
+        "| source only ",
+        "| DANN ",
+        "| MMD ",
+        "| train on target ",
+        "| ICML 2015: source only ",
+    ]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_a_pair_without_published_numbers_says_so():
+    text = whole(study(pair="mnist_to_usps"))
+    assert "# Domain adaptation: mnist → usps\n" in text
+    assert "no published numbers beside ours" in text
+    assert "published |" not in text and "ICML" not in text
+    assert "no published numbers" not in whole(study())
+
+
+def test_findings_are_those_of_t_tests():
+    dann, mmd = (
+        next(x for x in findings(*study(), PUBLISHED[:3]) if part in x)
+        for part in ("**DANN** is above source only", "**MMD** is above source only")
+    )
+    assert dann.startswith("This run shows that") and "25.3 ± 1.3 points" in dann
+    gain = np.subtract(TARGET["dann"], TARGET["source_only"])
+    low, high = 100 * np.array(stats.t.interval(0.95, 2, gain.mean(), stats.sem(gain)))
+    assert f"(95% interval +{low:.1f} to +{high:.1f}, 3 seeds)" in dann
+    assert stats.ttest_rel(TARGET["mmd"], TARGET["source_only"]).pvalue > 0.05
+    assert mmd.startswith("This run does not show that")
+    worse = TARGET | {"dann": (0.30, 0.31, 0.32)}
+    assert any(
+        x.startswith("This run shows that **DANN** is below source only")
+        for x in findings(*study(worse), ())
+    )
+
+
+def test_what_is_compared_with_what():
+    sentences = findings(*study(), [p for p in PUBLISHED if p.pair == PAIR])
+    of = {m: [x for x in sentences if f"**{m}**" in x] for m in ("source only", "train on target")}
+    assert all(len(x) == 1 and x[0].count(f"'s {m} (") == 2 for m, x in of.items())
+    assert all(x[0].count(" (") == 3 for x in of.values())
+    dann = " ".join(x for x in sentences if "**DANN**" in x)
+    assert all(x in dann for x in ("ICML 2015's DANN", "JMLR 2016's DANN", "2020's iDANN"))
+    assert "VADA" not in " ".join(sentences) and "DIRT-T" not in " ".join(sentences)
+
+
+@pytest.mark.parametrize("dann", [(0.74, 0.80, 0.78), (0.90, 0.91, 0.92), (0.70, 0.71, 0.72)])
+def test_published_numbers_are_judged_by_one_sample_t_tests(dann):
+    (sentence,) = (
+        x for x in findings(*study(TARGET | {"dann": dann}), PUBLISHED[:3]) if "N**," in x
+    )
+    low, high = 100 * np.array(stats.t.interval(0.95, 2, np.mean(dann), stats.sem(dann)))
+    assert f"in {low:.1f} to {high:.1f} % (95% interval, 3 seeds)" in sentence
+    test = stats.ttest_1samp(dann, 0.8149)
+    side = "above" if test.statistic > 0 else "below"
+    side = side if test.pvalue < 0.05 else "not shown to differ from"
+    assert sentence.endswith(f" is {side} ICML 2015's DANN (81.5 %).")
+
+
+def test_one_seed_has_values_and_no_verdict():
+    text = whole(study({method: x[:1] for method, x in TARGET.items()}))
+    assert "It cannot be judged how **DANN** compares with source only" in text
+    assert "+24.0 points in one seed" in text
+    assert row_of(text, "DANN")[1:] == ["85.0", "74.0", "50.0", "1 of 1"]
+    assert "This run" not in text
+
+
+def test_collapsed_and_diverged_networks_are_marked_and_in_no_mean():
+    gone = {"diverged_at": 310, "source_accuracy": NAN, "target_accuracy": NAN}
+    rows = study(
+        dann_1={"top_share": 0.98, "target_accuracy": 0.098, "source_accuracy": 0.112},
+        dann_2=gone | {"top_share": NAN, "domain_accuracy": NAN, "neighbourhood_density": NAN},
+        source_only_0={"neighbourhood_density": 100.0, "top_share": 0.91},
+    )
+    dann = next(s for s in summarize(*rows) if s.method == "dann")
+    assert (dann.networks, dann.collapsed, dann.diverged) == (1, (1,), (2,))
+    assert dann.target_accuracy.mean == pytest.approx(0.74)
+    assert dann.gap_covered.used == 0  # the only seed left lacks its source only
+    text = whole(rows)
+    assert row_of(text, "DANN")[4] == "1 of 3; seed 1 collapsed; seed 2 diverged"
+    assert row_of(text, "source only")[4] == "2 of 3; seed 0 collapsed"
+    assert (
+        "DANN, seed 1, collapsed: 98.0 % of its target predictions are in one class. Its "
+        "accuracies are 11.2 % (source) and 9.8 % (target)." in text
+    )
+    assert "DANN, seed 2, diverged at step 310: its loss was NaN or infinite." in text
+    assert "DANN with the collapsed networks: 41.9 % (target)." in text  # (74 + 9.8) / 2
+    assert "5.000" in text and "36.667" not in text  # density, without the collapsed one
+
+
+def test_a_method_without_any_network_left():
+    gone = {"diverged_at": 5, "source_accuracy": NAN, "target_accuracy": NAN}
+    text = whole(study(dann_0=gone, dann_1=gone, dann_2=gone))
+    assert row_of(text, "DANN")[1:] == ["–", "–", "–", "0 of 3; seeds 0, 1, 2 diverged"]
+    assert "how **DANN** compares with source only, by target accuracy: too few seeds" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.89, False), (0.9, True), (1.0, True), (0.1, False), (NAN, False)]
+)
+def test_collapse(share, expected):
+    assert collapsed(HEALTHY._replace(top_share=share)) is expected
+
+
+CASES = {
+    "The domain classifier has won": [{"domain_accuracy": 0.95}, {"domain_accuracy": 1.0}],
+    "which is the aim": [{"domain_accuracy": 0.55}, {"domain_accuracy": 0.46}],
+    "classes mismatched": [{"domain_accuracy": 0.5, "target_accuracy": 0.74}],
+    "λ never rose": [{"reversal": 0.0}, {"reversal": 0.09}, {"reversal": NAN}],
+    "collapsed": [{"top_share": 0.93}, {"top_share": 0.93, "domain_accuracy": 0.5}],
+    "diverged at step 7": [{"diverged_at": 7, "source_accuracy": NAN, "target_accuracy": NAN}],
+    "close to a collapse": [{"top_share": 0.5}, {"top_share": 0.89}],
+}
+GOOD = TARGET | {"dann": (0.80, 0.80, 0.78)}
+
+
+@pytest.mark.parametrize(("phrase", "change"), [(k, c) for k, cs in CASES.items() for c in cs])
+def test_each_diagnosis_is_told_exactly_where_it_holds(phrase, change):
+    said = diagnostics(*study(GOOD, dann_1=change))
+    assert {p for p in CASES if any(p in x for x in said)} == {phrase}
+    assert all(x.startswith(("DANN, seed 1", "DANN with")) for x in said)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"domain_accuracy": 0.94},
+        {"domain_accuracy": 0.56},
+        {"reversal": 0.1},
+        {"top_share": 0.49},
+        {"target_accuracy": 0.2},
+    ],
+)
+def test_no_diagnosis_where_all_is_well(change):
+    rows = study(GOOD, dann_1=change)
+    assert diagnostics(*rows) == []
+    assert "Nothing to report" in whole(rows)
+
+
+def test_a_classifier_that_only_watches_is_not_blamed():
+    watching = {"adversarial": 0, "domain_accuracy": 1.0, "reversal": 0.0}
+    assert diagnostics(*study(GOOD, mmd_0=watching)) == []
+
+
+def test_a_case_is_one_sentence_for_all_its_seeds():
+    won = {"domain_accuracy": 0.97}
+    (sentence,) = diagnostics(*study(GOOD, dann_0=won, dann_2={"domain_accuracy": 0.99}))
+    assert sentence.startswith("DANN, seeds 0, 2. The domain classifier has won")
+    assert "97.0, 99.0 %" in sentence
+
+
+@pytest.mark.parametrize("upper", [0.51, 0.50, 0.40])
+def test_a_gap_that_is_tiny_or_not_there_is_not_shared(upper):
+    rows = study(TARGET | {"target_only": (upper, 0.97, 0.99)})
+    assert all(s.gap_covered.used == 0 for s in summarize(*rows))
+    text = whole(rows)
+    assert "No gap covered is given: in seed 0 train on target minus source only is" in text
+    assert row_of(text, "DANN")[3] == "–"
+    assert "No gap covered" not in whole(study())
+
+
+def test_a_published_gap_that_is_tiny_is_not_shared():
+    rows = [Published("X 2020", PAIR, m, x) for m, x in (("source_only", 0.9), ("dann", 0.905))]
+    rows.append(Published("X 2020", PAIR, "target_only", 0.91))
+    assert row_of(table([], rows), "X 2020: DANN")[3] == "–"
+
+
+def test_what_each_criterion_would_choose():
+    best = {f"dann_{s}": {"neighbourhood_density": 7.0} for s in range(3)}
+    weights = {f"mmd_{s}": {"importance_weighted_accuracy": 0.95} for s in range(3)}
+    few = {"mmd_2": weights["mmd_2"] | {"effective_samples": 12.0}}
+    text = whole(study(**best, **(weights | few)))
+    # Train on target is no candidate. Density ties MMD and source only: 2 pairs are ordered.
+    assert "Neighbourhood density would choose DANN, the best of 3 by target accuracy." in text
+    assert "orders 2 of 2 pairs" in text
+    assert (
+        "Importance-weighted accuracy would choose MMD, number 2 of 3 by target accuracy, 22.3 "
+        "points below DANN. It orders 1 of 2 pairs" in text
+    )
+    assert "MMD, seed 2: the importance weights leave only 12 effective samples" in text
+    assert "effective samples (fewer" not in whole(study())
+
+
+def test_criteria_that_were_not_computed():
+    none = {"importance_weighted_accuracy": NAN, "effective_samples": NAN}
+    rows = study(**{f"{m}_{s}": none for m in TARGET for s in range(3)})
+    text = whole(rows)
+    assert "Importance-weighted accuracy would" not in text
+    assert "Importance-weighted accuracy does" not in text
+    assert "Neighbourhood density does not tell the methods apart." in text
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [("dann",), ("source_only",), ("target_only",), ("source_only", "dann"), ("own_method",), ()],
+)
+def test_report_of_part_of_a_study(methods):
+    text = whole(study({m: (0.5, 0.6) for m in methods}))
+    assert "## Results" in text
+    assert all(f"| {m} " in text for m in methods if m == "own_method")
+
+
+def test_report_reads_in_order_and_tells_how_numbers_were_chosen():
+    text = whole(study())
+    marks = ["MNIST → MNIST-M\n", "- Networks: 12\n- Time: 94 s", "## Findings", "## Results"]
+    marks += ["Our numbers are those of the last step.", "## Diagnostics", "## Criteria", "## How"]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_rows_that_do_not_belong_together_are_refused():
+    results, diagnoses = study()
+    with pytest.raises(ValueError, match="not both a result and a diagnosis of"):
+        summarize(results, diagnoses[1:])
+    with pytest.raises(ValueError, match="two rows for one network"):
+        summarize([*results, results[0]], diagnoses)
+    other = [[x._replace(pair="svhn_to_mnist") for x in rows] for rows in (results, diagnoses)]
+    with pytest.raises(ValueError, match="of one pair of domains"):
+        summarize(results + other[0], diagnoses + other[1])
+
+
+def test_tables_round_trip_in_one_order(tmp_path):
+    gone = {"diverged_at": 7, "source_accuracy": NAN, "target_accuracy": NAN, "top_share": NAN}
+    results, diagnoses = study(dann_1=gone)
+    for rows, write, read in (
+        (results, write_results, read_results),
+        (diagnoses, write_diagnoses, read_diagnoses),
+    ):
+        write(tmp_path / "a.csv", rows)
+        write(tmp_path / "b.csv", random.Random(1).sample(rows, len(rows)))
+        assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+        again = {x[:3]: x for x in read(tmp_path / "a.csv")}
+        assert len(again) == len(rows)
+        for x in rows:
+            np.testing.assert_allclose(x[3:], again[x[:3]][3:], atol=5.1e-7)
+    write_results(tmp_path / "results.csv", results)
+    text = (tmp_path / "results.csv").read_text()
+    assert text.startswith("pair,method,seed,source_accuracy,target_accuracy\n" + PAIR)
+    assert text.splitlines()[1].split(",")[1] == "source_only"
+    assert text.splitlines()[-1].split(",")[1] == "target_only"
+
+
+GOOD_LINE = "p,dann,0,1,0.7,0.99,0.1,-1,5,0.9,900"
+
+
+@pytest.mark.parametrize(
+    ("read", "lines", "message"),
+    [
+        (read_results, "p,dann,0,0.5,73.2", r"target_accuracy out of \[0, 1\]"),
+        (read_results, "p,dann,0,inf,0.5", "source_accuracy out of"),
+        (read_results, "p,dann,0,0.5", "4 of 5 cells"),
+        (read_results, "p,dann,x,0.5,0.5", "line 2"),
+        (read_results, "p,dann,0,0.5,0.5\np,dann,0,0.5,0.5", "two rows for one network"),
+        (read_diagnoses, GOOD_LINE.replace(",0.1,", ",1.1,"), "top_share out of"),
+        (read_diagnoses, GOOD_LINE.replace("0,1,", "0,2,", 1), "adversarial out of"),
+        (read_diagnoses, GOOD_LINE.replace("900", "-3"), "effective_samples out of"),
+        (read_diagnoses, GOOD_LINE.replace(",-1,", ",,"), "line 2"),
+    ],
+)
+def test_damaged_tables_are_refused_in_one_line(tmp_path, read, lines, message):
+    kind = Result if read is read_results else Diagnosis
+    path = tmp_path / "table.csv"
+    path.write_text(f"{','.join(kind._fields)}\n{lines}\n")
+    with pytest.raises(DamagedFile, match=message) as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def clouds(n=60, classes=10, apart=6.0, d=8):
+    rng = np.random.default_rng(0)
+    labels = np.arange(2 * n) % classes
+    x = 5 * rng.standard_normal((classes, d))[labels] + rng.standard_normal((2 * n, d))
+    x[n:, 0] += apart
+    return x, np.arange(2 * n) < n, labels
+
+
+def test_pca_is_that_of_the_singular_vectors():
+    x, is_source, _ = clouds()
+    points = embed({"a": (x[is_source], x[~is_source])}, "pca")["a"]
+    u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-8)
+
+
+def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
+    x, is_source, labels = clouds(apart=0.0)
+    features = {"a": (x[is_source], x[~is_source])}
+    points = embed(features, seed=1)["a"]
+    np.testing.assert_array_equal(points, embed(features, seed=1)["a"])
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    assert np.mean(labels[distances.argmin(1)] == labels) > 0.9
+
+
+def test_features_that_cannot_be_embedded():
+    with pytest.raises(ValueError, match="a: features that are not finite"):
+        embed({"a": (np.full((4, 3), NAN), np.ones((4, 3)))})
+    assert not embed({"dead": (np.ones((4, 3)), np.ones((5, 3)))})["dead"].any()
+
+
+@pytest.mark.parametrize(("classes", "panels"), [(10, 2), (43, 3)])
+def test_embedding_figure_shows_both_domains(tmp_path, classes, panels):
+    from matplotlib.image import imread
+
+    x, is_source, labels = clouds(n=300, classes=classes)
+    names = ("source only", "DANN", "CDAN")[:panels]
+    embedding_figure({n: (x[:, :2], is_source, labels) for n in names}, tmp_path / "figure.png")
+    image = imread(tmp_path / "figure.png")[..., :3]
+    assert image.shape[0] > 800 and image.shape[1] > 500 * panels
+    top = image[: len(image) // 2]
+    blue = (top[..., 2] > 1.2 * top[..., 0]) & (top[..., 2] > 0.5)
+    red = (top[..., 0] > 1.2 * top[..., 2]) & (top[..., 0] > 0.5)
+    assert 0.005 < blue.mean() < 0.5 and 0.005 < red.mean() < 0.5
+    assert np.mean(image.min(-1) > 0.99) > 0.5  # mostly white paper

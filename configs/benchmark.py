@@ -1,19 +1,20 @@
 """How fast is it beside what one would write instead? `--config configs/benchmark.py:VARIANT`.
 
 Variants: `transferability` (the grid of that study, against a Python loop over a jitted step and
-against PyTorch; and the engine on networks of another size) and `data` (images a second, resident
-and streamed, against PyTorch's DataLoader).
+against PyTorch; and the engine on networks of another size), `dann` (one network of that study and
+a population, against PyTorch, on the CPU and on an accelerator where there is one) and `data`
+(images a second, resident and streamed, against PyTorch's DataLoader).
 """
 
 from ml_collections import ConfigDict
 
-from configs import transferability
+from configs import dann, transferability
 
-VARIANTS = ("transferability", "data")
+VARIANTS = ("transferability", "dann", "data")
 
 
 def get_config(variant: str = "transferability") -> ConfigDict:
-    """The configuration of one variant; it has the settings of the other, too, unread."""
+    """The configuration of one variant; it has the settings of the others, too, unread."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     config = ConfigDict()
@@ -34,6 +35,14 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.engine.batch = 64
     config.engine.learning_rate = 0.01
 
+    config.dann = ConfigDict()
+    config.dann.members = 8  # networks of the population; a multiple of the cores fills them
+    config.dann.accelerator_members = 24  # the same on an accelerator
+    config.dann.steps = 50  # of each network in a round
+    config.dann.images = 10_000  # of each domain: noise, of MNIST-M's size
+    config.dann.study = dann.get_config("mnist_to_mnist_m")  # what is trained, but for its data
+    config.dann.study.methods = ConfigDict({"dann": {"adversarial": 1.0}})
+
     config.data = ConfigDict()
     config.data.sizes = (28, 224)  # of the images, in pixels
     config.data.images = (2000, 500)  # how many of each size
@@ -41,6 +50,6 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.data.batches = 100  # of each contender and size in a round
     config.data.workers = (0, 1, 2)  # processes that stream; 0 for threads
     config.data.loader_workers = 2  # of PyTorch's DataLoader
-    if variant == "data":
+    if variant in ("dann", "data"):
         config.rounds = 5
     return config

@@ -56,6 +56,8 @@ class Setup(NamedTuple):
     xla_flags: str = ""
     questions: Sequence[str] = ()
     """What is asked of it once, before the rounds."""
+    platform: str | None = "cpu"
+    """That JAX computes on; None for the one it chooses, an accelerator where there is one."""
 
 
 class Row(NamedTuple):
@@ -118,7 +120,8 @@ def _serve(pipe: Connection, setup: Setup, config: Any) -> None:
     # So is this, but processes that are started here must not inherit that they ignore it.
     signal.signal(signal.SIGTERM, lambda *_: None)
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setup.xla_flags}".strip()
-    jax.config.update("jax_platforms", "cpu")
+    if setup.platform is not None:
+        jax.config.update("jax_platforms", setup.platform)
     jax.config.update("jax_num_cpu_devices", setup.devices)
     with suppress(EOFError, BrokenPipeError):  # the parent is done, or dead
         try:

@@ -135,12 +135,16 @@ def _asked(argv: list[str]) -> str:
 
 
 def _keys(config: ConfigDict) -> set[str]:
-    """The names of all settings, ``optimizer.name`` and the like; options are a data set's own."""
+    """The names of all settings, ``optimizer.name`` and the like, but for sections of ``OWN``."""
     names = set()
     for key, value in config.items():
-        inner = isinstance(value, ConfigDict) and key != "options"
+        inner = isinstance(value, ConfigDict) and key not in OWN
         names |= {f"{key}.{name}" for name in _keys(value)} if inner else {key}
     return names
+
+
+OWN = ("options", "methods")
+"""Sections that each configuration fills as it likes: a data set's options, a study's methods."""
 
 
 def _is_setting(key: str, names: set[str]) -> bool:

@@ -174,7 +174,16 @@ def fastest(
     task, rule = task._replace(ids=task.ids[:steps]), rule._replace(rates=rule.rates[:steps])
     formats = (torch.contiguous_format, torch.channels_last)
     settings = [Setting(*choice) for choice in product(sorted({1, cores}), formats)]
-    runs = [one_after_the_other(model, [(variables, 0)], task, rule, one) for one in settings]
+    return fastest_of(
+        settings, lambda one: one_after_the_other(model, [(variables, 0)], task, rule, one)
+    )
+
+
+def fastest_of(
+    settings: Sequence[Setting], start: Callable[[Setting], Callable[[], object]]
+) -> Setting:
+    """The setting in which what ``start`` makes runs fastest, the best of three in turns."""
+    runs = [start(one) for one in settings]
     for run in runs:
         run()
     times = np.array([[seconds(run) for run in runs] for _ in range(3)])

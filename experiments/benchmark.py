@@ -1,11 +1,13 @@
 """How fast is jaxdl beside what one would write instead? Ratios, measured side by side in one run.
 
 python -m experiments.benchmark --config configs/benchmark.py:transferability
+python -m experiments.benchmark --config configs/benchmark.py:dann
 python -m experiments.benchmark --config configs/benchmark.py:data
 
 A variant of the configuration is a module that says which contenders there are (`setups`), what
 cannot be measured (`check`) and what the report says of the rounds (`sections`). How they are timed
-in turns is :mod:`experiments._interleave`. Everything runs on the CPU.
+in turns is :mod:`experiments._interleave`. Everything runs on the CPU, but for what ``dann`` adds
+where JAX has an accelerator.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs.benchmark import get_config
-from experiments import _benchmark_data, _benchmark_transferability, _run
+from experiments import _benchmark_dann, _benchmark_data, _benchmark_transferability, _run
 from experiments._interleave import Row, Worker, one_round
 from jaxdl.data.encoded import cores
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
 
-BENCHMARKS = {"transferability": _benchmark_transferability, "data": _benchmark_data}
+BENCHMARKS = {
+    "transferability": _benchmark_transferability,
+    "dann": _benchmark_dann,
+    "data": _benchmark_data,
+}
 
 
 def machine() -> dict[str, str | int]:

@@ -242,52 +242,56 @@ PANELS = {
 
 
 def draw(lab: Lab, rounds: Sequence[Round], place: Workplace) -> None:
-    """The figures: samples of both domains, curves, features before and after."""
-    workdir, config = place.folder, lab.config
-    sheet, titles = [], []
-    for number, domain in enumerate(DOMAINS):
+    """The figures: images of both domains, curves, and the features with and without adaptation."""
+    workdir, shown = place.folder, {}
+    for domain in DOMAINS:
         images, labels = lab.sources[domain].splits["train"]
-        chosen = np.random.default_rng(0).permutation(len(labels))[:24]
-        sheet += [images[int(i)] for i in chosen]
-        titles += [f"{domain} {lab.sources[domain].class_names[labels[i]]}" for i in chosen]
-        del number
-    figures.samples(np.stack(sheet).astype(np.float32), titles, workdir / "samples.png")
+        for i in np.random.default_rng(0).permutation(len(labels))[:24].tolist():
+            name = lab.sources[domain].class_names[labels[i]]
+            shown.setdefault(f"{domain} {name}", []).append(images[i])
+    titles = [title for title, images in shown.items() for _ in images]
+    sheet = np.concatenate(list(shown.values())).astype(np.float32)
+    figures.samples(sheet, titles, workdir / "samples.png")
+
+    curves = curves_of(place)
     panels: dict[str, dict[str, list]] = {}
-    for network, lines in curves_of(place).items():
+    for network in sorted(curves, key=lambda n: (reporting.place_of(n.method), n.seed)):
         for field, label in PANELS.items():
-            kept = [(r["step"], r[field]) for r in lines if field in r]
-            if kept:
-                steps, values = np.array(kept, dtype=float).T
-                panels.setdefault(label, {}).setdefault(network.method, []).append((steps, values))
+            if kept := [(r["step"], r[field]) for r in curves[network] if field in r]:
+                group = panels.setdefault(label, {}).setdefault(
+                    reporting.name_of(network.method), []
+                )
+                group.append(np.array(kept, dtype=float).T)
     figures.curves({p: panels[p] for p in PANELS.values() if p in panels}, workdir / "curves.png")
-    del config
-    features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    labels = {d: lab.sources[d].splits["validation"][1][:EMBEDDED] for d in DOMAINS}
+
+    features = {}
     for each in rounds:
-        wanted = [
-            n for n in each.networks if n.seed == 0 and lab.methods[n.method]["labels"] == "source"
-        ]
-        if not wanted:
-            continue
+        wanted = {n.method: i for i, n in enumerate(each.networks) if n.seed == 0}
         states, hypers = fit(lab, each, place)
-        at = {d: [lab.places[d, "validation"][:EMBEDDED]] * len(each.networks) for d in DOMAINS}
-        found = {
-            d: each.program.insides(states, of_domain(hypers, d), at[d], lab.feed.fetch)
-            for d in DOMAINS
-        }
-        for network in wanted:
-            i = each.networks.index(network)
-            features[network.method] = tuple(found[d][i]["features"] for d in DOMAINS)
-    shown = {name: features[name] for name in lab.methods if name in features}
-    points = reporting.embed(shown, seed=0)
-    is_source = np.repeat([True, False], [len(labels[d]) for d in DOMAINS])
-    classes = np.concatenate([labels[d] for d in DOMAINS])
-    reporting.embedding_figure(
-        {name: (at, is_source, classes) for name, at in points.items()}, workdir / "features.png"
+        found = [
+            each.program.insides(
+                states,
+                of_domain(hypers, domain),
+                [lab.places[domain, "validation"][:EMBEDDED]] * len(each.networks),
+                lab.feed.fetch,
+            )
+            for domain in DOMAINS
+        ]
+        for method, i in wanted.items():
+            of = tuple(inside[i]["features"] for inside in found)
+            if all(map(np.isfinite, map(np.sum, of))):
+                features[method] = of
+    ordered = sorted(features, key=reporting.place_of)
+    points = figures.embed({reporting.name_of(m): features[m] for m in ordered})
+    labels = [lab.sources[d].splits["validation"][1][:EMBEDDED] for d in DOMAINS]
+    is_source = np.repeat([True, False], list(map(len, labels)))
+    figures.embeddings(
+        {name: (at, is_source, np.concatenate(labels)) for name, at in points.items()},
+        workdir / "features.png",
     )
 
 
-EMBEDDED = 500
+EMBEDDED = 300
 """Images of each domain whose features are drawn."""
 
 

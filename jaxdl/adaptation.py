@@ -107,7 +107,8 @@ def condition(
 def certainty_weights(probabilities: Float[Array, "b k"]) -> Float[Array, " b"]:
     """``1 + exp(-H(p))``: examples of which a network is certain count up to twice (CDAN+E).
 
-    No gradient comes through them (Long et al. 2018, section 3.3).
+    They are taken as given: no gradient comes through them. (Long et al. 2018, section 3.3; the
+    authors' own code lets it through, reversed.)
     """
     p = jax.lax.stop_gradient(probabilities)
     return 1 + jnp.exp(jnp.sum(jax.scipy.special.xlogy(p, p), -1))
@@ -275,8 +276,9 @@ class Adaptable(Protocol):
 
 
 def joined(features: Float[Array, "b d"], logits: Float[Array, "b k"]) -> Float[Array, "b dk"]:
-    """What CDAN's domain classifier reads: see :func:`condition`."""
-    return condition(features, jax.nn.softmax(logits))
+    """What CDAN's domain classifier reads: :func:`condition`, with the predictions as given, so
+    that the adversary changes the features and not the label head (as in the authors' code)."""
+    return condition(features, jax.lax.stop_gradient(jax.nn.softmax(logits)))
 
 
 def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> LossFn:
@@ -308,8 +310,8 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
         params: Params, stats: Params, batch: Batch, hyper: Hyper, key: PRNGKeyArray
     ) -> tuple[Array, tuple[Params, Metrics]]:
         variables = {"params": params, "batch_stats": stats}
-        keys = dict(zip(("dropout", "vat_source", "vat_target"), jax.random.split(key, 3), strict=True))
-        rngs = {"dropout": keys.pop("dropout")}
+        key_of = dict(zip(("dropout", *TERMS), jax.random.split(key, 1 + len(TERMS)), strict=True))
+        rngs = {"dropout": key_of["dropout"]}
         source, target = batch["source"], batch.get("target")
         n = len(source["image"])
 
@@ -355,7 +357,7 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
         for term, of, grows in (("vat_source", source, 1.0), ("vat_target", target, rise)):
             if has(term):
                 divergence = virtual_adversarial_loss(
-                    predict, of["image"], keys[term], radius=hyper["radius"]
+                    predict, of["image"], key_of[term], radius=hyper["radius"]
                 )
                 found[term] = grows * jnp.mean(divergence)
         if has("consistency"):

@@ -54,10 +54,15 @@ def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
     return make_source("digits", tuple("0123456789"), coloured)
 
 
-def digits_m(seed: int = 0, *, size: int = 16) -> Source:
+def digits_m(seed: int = 0, *, size: int = 16, patches: int = 1) -> Source:
     """The same digits, each blended with a patch of one of the two photographs, a temple and a
     flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`).
+
+    Args:
+      patches: how often each training digit comes, each time on another patch.
     """
+    if patches < 1:
+        raise ValueError(f"patches={patches}: each digit needs at least one")
     from sklearn.datasets import load_sample_images
 
     from jaxdl.data.builders.mnist_m import blend  # TFDS, which it imports, is slow to come
@@ -66,6 +71,8 @@ def digits_m(seed: int = 0, *, size: int = 16) -> Source:
     photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
     blended = {}
     for place, (split, (images, labels)) in enumerate(_digits(seed, size).items()):
+        if split == "train":
+            images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
         blended[split] = (blend(images, photos, np.random.default_rng([seed, place])), labels)
     return make_source("digits_m", tuple("0123456789"), blended)
 

@@ -22,10 +22,6 @@ Padding = str | Sequence[tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-PATCHES = 2**25
-"""On the CPU, an image whose patches are no more numbers than these is convolved as a product of
-matrices, which is faster: a quarter less time a step for the networks of the DANN paper."""
-
 
 def convolution(
     x: Float[Array, "n h w c"],
@@ -111,37 +107,13 @@ def _dense(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Arr
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
 
 
-def _patches(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
-    """What each output sees: [outputs, kh kw c], in the order of the kernel's own axes."""
-    kh, kw, c, _ = kernel.shape
-    around = ((0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0))
-    x = lax.pad(x, jnp.zeros((), x.dtype), around)
-    oh, ow = x.shape[1] - kh + 1, x.shape[2] - kw + 1
-    views = [x[:, i : i + oh, j : j + ow] for i in range(kh) for j in range(kw)]
-    return jnp.concatenate(views, -1).reshape(len(x) * oh * ow, kh * kw * c)
-
-
-def _few(x: Array, kernel: Array) -> bool:
-    """Whether the patches fit into a fraction of the memory, whatever the padding."""
-    return x[..., 0].size * kernel[..., 0].size <= PATCHES
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
-    return _convolve_forward(x, kernel, padding)[0]
+    return _dense(x, kernel, padding)
 
 
 def _convolve_forward(x: Array, kernel: Array, padding: tuple) -> tuple[Array, tuple]:
-    def product(x: Array, kernel: Array) -> Array:
-        (_, h, w, _), (kh, kw, _, o) = x.shape, kernel.shape
-        oh, ow = (n + sum(pad) - k + 1 for n, k, pad in zip((h, w), (kh, kw), padding, strict=True))
-        return (_patches(x, kernel, padding) @ kernel.reshape(-1, o)).reshape(len(x), oh, ow, o)
-
-    def dense(x: Array, kernel: Array) -> Array:
-        return _dense(x, kernel, padding)
-
-    cpu = product if _few(x, kernel) else dense
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=dense), (x, kernel)
+    return _dense(x, kernel, padding), (x, kernel)
 
 
 def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> tuple:
@@ -153,11 +125,7 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
             for k, (low, high) in zip(kernel.shape[:2], padding, strict=True)
         )
         dx = _dense(g, turned, around)
-        # dL/dkernel[d] = sum_{n, p} x[n, p + d] g[n, p]
-        if _few(x, kernel):
-            dkernel = _patches(x, kernel, padding).T @ g.reshape(g[..., 0].size, -1)
-            return dx, dkernel.reshape(kernel.shape)
-        # As a convolution, in which examples play the part of channels.
+        # dL/dkernel[d] = sum_{n, p} x[n, p + d] g[n, p]: examples play the part of channels.
         dkernel = _dense(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)
         return dx, dkernel.transpose(1, 2, 0, 3)
 

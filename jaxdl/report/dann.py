@@ -5,14 +5,10 @@ or a covered gap is a value a seed. A network that diverged, or whose target pre
 into one class, is left out of the means, and told of.
 """
 
-import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
-
-import numpy as np
-from jaxtyping import Bool, Float, Int
+from typing import NamedTuple, TypeVar
 
 from jaxdl.report.tables import (
     MISSING,
@@ -23,7 +19,6 @@ from jaxdl.report.tables import (
     markdown_table,
     mean_and_standard_error,
     read_rows,
-    write_atomically,
     write_rows,
 )
 from jaxdl.types import DamagedFile
@@ -104,10 +99,19 @@ class Summary(NamedTuple):
 Row = TypeVar("Row", Result, Diagnosis)
 
 
-def _order(row: Result | Diagnosis | Summary) -> tuple:
+def place_of(method: str) -> tuple[float, str]:
+    """To sort methods by: source only first, train on target last, the unknown before it."""
     names = list(METHODS)
-    place = names.index(row.method) if row.method in METHODS else len(names) - 1.5
-    return (place, row.method, *((row.pair, row.seed) if hasattr(row, "seed") else ()))
+    return names.index(method) if method in METHODS else len(names) - 1.5, method
+
+
+def name_of(method: str) -> str:
+    """How tables and figures call a method."""
+    return METHODS.get(method, method.replace("_", " "))
+
+
+def _order(row: Result | Diagnosis | Summary) -> tuple:
+    return (*place_of(row.method), *((row.pair, row.seed) if hasattr(row, "seed") else ()))
 
 
 def _read(path: str | os.PathLike, kind: type[Row], limits: Mapping[str, float]) -> list[Row]:
@@ -247,10 +251,6 @@ def _adapted(method: str) -> bool:
 # Words.
 
 
-def _name(method: str) -> str:
-    return METHODS.get(method, method)
-
-
 def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
@@ -286,7 +286,7 @@ def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -
     for p in published:
         above, below = p.target_accuracy < low, p.target_accuracy > high
         side = "above" if above else "below" if below else "not shown to differ from"
-        places.append(f"{side} {p.who}'s {_name(p.method)} ({_percent(p.target_accuracy)})")
+        places.append(f"{side} {p.who}'s {name_of(p.method)} ({_percent(p.target_accuracy)})")
     reach = f"{format_number(low, 100)} to {_percent(high)}"
     return f"{what}, its mean in {reach} (95% interval, {x.used} seeds), is {'; '.join(places)}."
 
@@ -304,7 +304,7 @@ def findings(
     lower = _target(used, "source_only")
     sentences = []
     for method in used:
-        mine, name = _target(used, method), f"**{_name(method)}**"
+        mine, name = _target(used, method), f"**{name_of(method)}**"
         if _adapted(method):
             gain = mean_and_standard_error(list(_minus(mine, lower).values()))
             sentences.append(_compare(name, gain, "source only, by target accuracy"))
@@ -319,7 +319,7 @@ def _left_out(networks: _Networks) -> Iterator[str]:
     """The networks that no mean contains, with their accuracies."""
     for method, members in networks.items():
         for seed, (r, d) in members.items():
-            who = f"{_name(method)}, seed {seed}"
+            who = f"{name_of(method)}, seed {seed}"
             if _diverged(r, d):
                 when = f" at step {d.diverged_at}" * (d.diverged_at >= 0)
                 yield f"{who}, diverged{when}: its loss was NaN or infinite."
@@ -332,7 +332,7 @@ def _left_out(networks: _Networks) -> Iterator[str]:
         finite = [r.target_accuracy for r, d in members.values() if not _diverged(r, d)]
         if any(collapsed(d) and not _diverged(r, d) for r, d in members.values()):
             mean = mean_and_standard_error(finite).mean
-            yield f"{_name(method)} with the collapsed networks: {_percent(mean)} (target)."
+            yield f"{name_of(method)} with the collapsed networks: {_percent(mean)} (target)."
 
 
 def diagnostics(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list[str]:
@@ -389,7 +389,7 @@ def diagnostics(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> li
                 values = _percent(*found)
                 if field == "reversal":
                     values = ", ".join(format_number(x, digits=2) for x in found)
-                sentences.append(f"{_name(method)}, {_seeds(seeds)}. {sentence.format(values)}")
+                sentences.append(f"{name_of(method)}, {_seeds(seeds)}. {sentence.format(values)}")
     return sentences
 
 
@@ -414,10 +414,10 @@ def _choices(used: _Networks) -> Iterator[str]:
         right = sum(truth[a] > truth[b] for a, b in pairs)
         cost = format_number(truth[best] - truth[chosen], 100)
         yield (
-            f"{title} would choose {_name(chosen)}, "
+            f"{title} would choose {name_of(chosen)}, "
             + ("the best" if rank == 1 else f"number {rank}")
             + f" of {len(scores)} by target accuracy"
-            + f", {cost} points below {_name(best)}" * (rank > 1)
+            + f", {cost} points below {name_of(best)}" * (rank > 1)
             + f". It orders {right} of {len(pairs)} pairs of methods as target accuracy does."
         )
     for method, members in used.items():
@@ -425,7 +425,7 @@ def _choices(used: _Networks) -> Iterator[str]:
         if few:
             count = min(members[s][1].effective_samples for s in few)
             yield (
-                f"{_name(method)}, {_seeds(few)}: the importance weights leave only "
+                f"{name_of(method)}, {_seeds(few)}: the importance weights leave only "
                 f"{count:.0f} effective samples (fewer than {FEW_SAMPLES}), since the domains "
                 "hardly overlap for the classifier behind them. Choose nothing by that accuracy."
             )
@@ -459,12 +459,12 @@ def table(summary: Sequence[Summary], published: Sequence[Published]) -> str:
         ]
         estimates = (s.source_accuracy, s.target_accuracy, s.gap_covered)
         cells = (format_mean(x.mean, x.se, 100) for x in estimates)
-        rows.append((_name(s.method), *cells, "; ".join(marks)))
+        rows.append((name_of(s.method), *cells, "; ".join(marks)))
     notes = list(dict.fromkeys(p.note for p in published if p.note))
     for p in published:
         gap = format_number(_published_gap(p, published), 100)
         mark = f" [{notes.index(p.note) + 1}]" if p.note else ""
-        who = f"{p.who}: {_name(p.method)}{mark}"
+        who = f"{p.who}: {name_of(p.method)}{mark}"
         rows.append((who, MISSING, format_number(p.target_accuracy, 100), gap, "published"))
     header = ("method", "source accuracy, %", "target accuracy, %", "gap covered, %", "networks")
     footnotes = "; ".join(f"[{i}] {note}" for i, note in enumerate(notes, start=1))
@@ -481,7 +481,7 @@ def _criteria(used: _Networks) -> str:
     rows = []
     for method in used:
         means = [(_mean(used, method, f), *style) for f, (_, *style) in columns.items()]
-        rows.append((_name(method), *(format_mean(x.mean, x.se, *style) for x, *style in means)))
+        rows.append((name_of(method), *(format_mean(x.mean, x.se, *style) for x, *style in means)))
     return markdown_table(("method", *(title for title, *_ in columns.values())), rows)
 
 
@@ -547,94 +547,3 @@ def report(
 
 def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-# Figure.
-
-
-def embed(
-    features: Mapping[str, tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]],
-    method: Literal["tsne", "pca"] = "tsne",
-    seed: int = 0,
-) -> dict[str, Float[np.ndarray, "n+m 2"]]:
-    """Points in the plane for the features of source and target, the source's first.
-
-    Args:
-      features: name -> features of source images and of target images.
-      method: "pca", or "tsne" (van der Maaten & Hinton 2008) of the first 50 components.
-
-    Raises:
-      ValueError: features that are not finite, as those of a diverged network.
-    """
-    from sklearn.decomposition import PCA  # slow to import, and only needed here
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    points = {}
-    for name, domains in features.items():
-        x = np.concatenate(domains).astype(np.float64)
-        if not np.isfinite(x).all():
-            raise ValueError(f"{name}: features that are not finite cannot be embedded")
-        if not np.ptp(x, axis=0).any():  # all images are one point
-            points[name] = np.zeros((len(x), 2))
-            continue
-        if method == "tsne":
-            x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
-            perplexity = min(30.0, (len(x) - 1) / 3)
-            with threadpool_limits(1):  # its threads would wait for each other on busy cores
-                points[name] = TSNE(perplexity=perplexity, random_state=seed).fit_transform(x)
-        else:
-            points[name] = PCA(2, random_state=seed).fit_transform(x)
-    return points
-
-
-def embedding_figure(
-    panels: Mapping[
-        str, tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]
-    ],
-    path: str | os.PathLike,
-) -> None:
-    """Draw features of both domains, in the form of the paper's Figure 3, as a PNG file.
-
-    Above by domain, source blue and target red; below the same points by class, up to 10 classes
-    with their number at the median of the source's points. Target labels are for the eye only.
-
-    Args:
-      panels: title -> points, whether they are of the source, and their classes.
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
-
-    fig = Figure((0.6 + 4 * len(panels), 8.4), dpi=150, layout="constrained")
-    grid = fig.subplots(2, len(panels), squeeze=False)
-    classes = 1 + max((int(labels.max()) for _, _, labels in panels.values()), default=0)
-    hues = colormaps["tab10"].colors
-    if classes > 10:  # neighbouring classes far apart on a cycle of colours
-        hues = colormaps["hsv"](np.arange(classes) * 0.381966 % 1)[:, :3] * 0.85
-    style = {"s": 7, "lw": 0, "alpha": 0.45}
-    for (top, bottom), (title, (points, is_source, labels)) in zip(
-        grid.T, panels.items(), strict=True
-    ):
-        shuffled = np.random.default_rng(0).permutation(len(points))  # so that none covers another
-        x, y = points[shuffled].T
-        domain = np.where(is_source[shuffled, None], (0.12, 0.32, 0.85), (0.85, 0.1, 0.1))
-        top.scatter(x, y, c=domain, **style)
-        top.set_title(title, fontsize=11)
-        bottom.scatter(x, y, c=np.asarray(hues)[labels[shuffled]], **style)
-        for k in range(classes if classes <= 10 else 0):
-            if (mine := is_source & (labels == k)).any():
-                place = np.median(points[mine], axis=0)
-                text = bottom.text(*place, k, ha="center", va="center", weight="bold")
-                text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-        for axes in (top, bottom):
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color("0.8")
-    for axes, label in zip(grid[:, 0], ("by domain", "by class"), strict=True):
-        axes.set_ylabel(label, fontsize=10)
-    domains = {"source": (0.12, 0.32, 0.85), "target": (0.85, 0.1, 0.1)}
-    handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
-    fig.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)
-    image = io.BytesIO()
-    fig.savefig(image, format="png")
-    write_atomically(path, image.getvalue())

@@ -26,6 +26,8 @@ AUGMENTS = {
     "colour": augment.colour(0.2, 0.3, 0.4, 0.1),
     "posterize": augment.posterize((1, 6)),
     "solarize": augment.solarize((50, 200)),
+    "invert": augment.invert(0.5),
+    "channel_levels": augment.channel_levels(0.3, 40),
     "autocontrast": augment.autocontrast(),
     "equalize": augment.equalize(),
     "cutout": augment.cutout(3),
@@ -101,7 +103,8 @@ def test_each_example_and_each_key_has_its_own_draw():
     for name in AUGMENTS:
         both = np.concatenate([first[name], second[name]])
         distinct = len(np.unique(both.reshape(8, -1), axis=0))
-        assert distinct == 1 if name in NOT_RANDOM else distinct > 3, name
+        least = {"invert": 2}.get(name, 4)  # there is no more than this and its opposite
+        assert distinct == 1 if name in NOT_RANDOM else distinct >= least, name
 
 
 @pytest.mark.parametrize("name", ["crop_and_flip", "cutout", "augmix"])
@@ -453,6 +456,39 @@ def test_posterize_and_solarize_draw_their_ends():
 # Erasing and mixing
 
 
+def test_invert_is_255_minus_x_for_so_many_images():
+    images = noise_images(3, 2000, 2, 2, 3)
+    for probability in (0.0, 0.2, 1.0):
+        out = np.asarray(fast(augment.invert(probability))(KEY, images))
+        turned = (out == 255 - images).all((1, 2, 3))
+        assert (turned != (out == images).all((1, 2, 3))).all()
+        assert stats.binomtest(int(turned.sum()), 2000, probability).pvalue > 1e-3
+
+
+def test_channel_levels_are_a_line_for_each_channel_of_each_image():
+    """Of three levels per channel, slope and offset can be read off."""
+    levels = jnp.asarray([100.0, 127.5, 140.0])[None, :, None, None]
+    images = jnp.broadcast_to(levels, (500, 3, 1, 3))
+    out = np.asarray(fast(augment.channel_levels(0.3, 20))(KEY, images), np.float64)[:, :, 0]
+    offset = out[:, 1] - 127.5
+    slope = (out[:, 2] - out[:, 0]) / 40
+    np.testing.assert_allclose(out[:, 0], 127.5 - 27.5 * slope + offset, atol=1e-3)
+    for channel in range(3):
+        assert_uniform(slope[:, channel], 0.7, 1.3)
+        assert_uniform(offset[:, channel], -20, 20)
+    both = np.concatenate([slope, offset], 1)
+    assert np.abs(np.corrcoef(both.T) - np.eye(6)).max() < 0.2  # all six are drawn apart
+
+
+def test_channel_levels_of_no_strength_and_of_great_strength():
+    images = noise_images(4, 50, 4, 4, 3)
+    np.testing.assert_allclose(augment.channel_levels(0, 0)(KEY, images), images, atol=1e-4)
+    out = np.asarray(fast(augment.channel_levels(5, 300))(KEY, images))
+    assert out.min() == 0 and out.max() == 255
+    flat = np.ptp(out.reshape(50, -1, 3), axis=1) == 0  # a slope of less than 0 becomes 0
+    assert flat.mean() > 0.3
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 12])
 def test_cutout_is_a_clipped_square_around_any_pixel(size):
     height, width, batch = 5, 4, 2000
@@ -622,6 +658,10 @@ def test_augmix_operations_stay_in_range():
         (lambda: augment.posterize((0, 4)), "0 to 4 bits"),
         (lambda: augment.posterize((5, 4)), "5 to 4 bits"),
         (lambda: augment.solarize((9, 4)), "threshold from 9 to 4"),
+        (lambda: augment.invert(1.1), "probability is 1.1"),
+        (lambda: augment.invert(-0.1), "probability is -0.1"),
+        (lambda: augment.channel_levels(-0.1, 0), "contrast is -0.1"),
+        (lambda: augment.channel_levels(0, -1), "brightness is -1"),
         (lambda: augment.cutout(-1), "size is -1"),
         (lambda: augment.augmix([]), "needs operations"),
         (lambda: augment.augmix([plus(1)], depth=0), "3 x 0 operations"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
 
 from jaxdl.data import sources
 from jaxdl.data.builders import glyphs as builder
@@ -56,6 +57,55 @@ def test_digits_split_follows_the_seed():
     assert of[0] == of[1] != of[2]
 
 
+@pytest.mark.parametrize("size", [8, 16, 5])
+def test_digits_in_another_size_and_in_colour(size):
+    plain, ours = (parts(load("digits", seed=3, **o)) for o in ({}, {"size": size, "channels": 3}))
+    for split in SPLITS:
+        images, labels = ours[split]
+        grey, same = plain[split]
+        np.testing.assert_array_equal(labels, same)
+        assert images.shape == (len(labels), size, size, 3) and images.dtype == np.uint8
+        assert (images == images[..., :1]).all()
+        for image, small in zip(images[:20], grey[:20], strict=True):
+            picture = Image.fromarray(small[..., 0]).resize((size, size), Image.Resampling.BILINEAR)
+            np.testing.assert_array_equal(image[..., 0], picture)
+
+
+def test_blended_digits_are_the_same_digits_on_photographs():
+    """|photo - digit|: taking the digit off leaves one of the two photographs, up to its sign."""
+    digits, source = load("digits", seed=4, size=12), load("digits_m", seed=4, size=12)
+    assert source.name == "digits_m" and source.class_names == digits.class_names
+    photos = [photo[: len(photo) // 2 * 2] for photo in load_sample_images().images]
+    photos = [np.asarray(Image.fromarray(photo).reduce(2)).astype(int) for photo in photos]
+    ours, theirs = parts(source), parts(digits)
+    for split in SPLITS:
+        (images, labels), (plain, same) = ours[split], theirs[split]
+        np.testing.assert_array_equal(labels, same)
+        assert images.shape == (len(labels), 12, 12, 3) and images.dtype == np.uint8
+        shares = [
+            found_in(photos, *pair) for pair in zip(images[:4], plain[:4, ..., 0], strict=True)
+        ]
+        assert shares == [1.0] * 4, split
+    again = load("digits_m", seed=4, size=12)
+    assert again.fingerprint == source.fingerprint != load("digits_m", seed=5, size=12).fingerprint
+
+
+def found_in(photos, image, digit):
+    """The best share of pixels that a place in a photograph explains, all places tried."""
+    best = 0.0
+    for photo in photos:
+        patches = np.lib.stride_tricks.sliding_window_view(photo, (12, 12), (0, 1))
+        patches = patches.transpose(0, 1, 3, 4, 2)
+        # First by the corner, where there is no ink: few places are left.
+        ink = np.argwhere(digit == 0)
+        fits = np.ones(patches.shape[:2], bool)
+        for row, column in ink[:6]:
+            fits &= (patches[:, :, row, column] == image[row, column]).all(-1)
+        for patch in patches[fits]:
+            best = max(best, (np.abs(patch - digit[..., None].astype(int)) == image).mean())
+    return best
+
+
 def test_glyphs_are_the_builders(monkeypatch):
     def draw(split, per_class, *, seed):
         return np.full((2, 20, 20, 1), len(split) + per_class + seed, np.uint8), LABELS[:2]
@@ -73,8 +123,15 @@ def test_glyphs_are_the_builders(monkeypatch):
 @pytest.mark.parametrize(
     "name, options, says",
     [
-        ("mnist", {}, "unknown data set 'mnist'; known ones are glyphs, digits, tfds, folder, npz"),
+        (
+            "mnist",
+            {},
+            "unknown data set 'mnist'; known ones are glyphs, digits, digits_m, tfds, folder, npz",
+        ),
         ("digits", {"train": 5}, "unexpected keyword argument 'train'; its options are .*seed"),
+        ("digits", {"channels": 2}, "channels=2"),
+        ("digits", {"size": 0}, "size=0: ask for 1 to 256"),
+        ("digits_m", {"size": 257}, "size=257: ask for 1 to 256"),
         ("glyphs", {"train": 5}, "missing a required argument: 'validation'"),
         ("glyphs", {"train": 0, "validation": 1, "test": 1}, "per_class is 0 in split 'train'"),
         ("folder", {}, "which folder"),

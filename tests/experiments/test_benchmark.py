@@ -343,7 +343,7 @@ def test_without_pytorch_it_says_how_to_get_it(digits, tmp_path, monkeypatch, ca
 
 
 def test_unknown_variant():
-    with pytest.raises(ValueError, match="choose one of transferability, data"):
+    with pytest.raises(ValueError, match="choose one of transferability, dann, data"):
         configs.get_config("nonsense")
 
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from scipy import stats
 
 from jaxdl.nn.models import MODELS
-from jaxdl.nn.models.convnet import Conv, ConvNet, Start
+from jaxdl.nn.models.convnet import Conv, ConvLayer, ConvNet, Start
 from jaxdl.transfer import cut, layers
 from jaxdl.trees import count
 
@@ -252,6 +253,45 @@ def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():
         total = np.stack([squares[..., c : c + 5].sum(-1) for c in range(h.shape[-1])], -1)
         h = h / (1 + 1e-4 / 5 * total) ** 0.75
         np.testing.assert_allclose(ours, h, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("spec", [Conv(4, pool=2), Conv(4, kernel=2, pool=3, pool_stride=2)])
+def test_pooling_before_bias_and_relu_changes_neither_values_nor_gradients(spec, level):
+    layer = ConvLayer(spec, Start(level=level))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9, 9, 2)), jnp.float32)
+    variables = jax.jit(layer.init, static_argnums=2)(jax.random.key(0), x, False)
+
+    def plain(variables, x):
+        p, window = variables["params"], (1, spec.pool, spec.pool, 1)
+        strides = (1, *[spec.pool_stride or spec.pool] * 2, 1)
+        dims = ("NHWC", "HWIO", "NHWC")
+        h = lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=dims)
+        h = jnp.maximum(h + p["bias"], 0)
+        return lax.reduce_window(h, -jnp.inf, lax.max, window, strides, "VALID")
+
+    def everything(fn, variables, x):
+        y, back = jax.vjp(fn, variables, x)
+        return y, back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    ours = jax.jit(lambda *a: everything(lambda v, x: layer.apply(v, x, False), *a))(variables, x)
+    theirs = jax.jit(lambda *a: everything(plain, *a))(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+def test_glorot_is_uniform_by_fan_in_and_fan_out():
+    model = ConvNet((Conv(30, kernel=5),), (40,), 50, starts=(Start(glorot=True, level=0.1),) * 3)
+    images = jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32)
+    init = jax.jit(lambda key: model.init(key, jnp.zeros(images.shape)))
+    params = init(jax.random.key(0))["params"]
+    fans = {"conv1": 25 * (3 + 30), "fc2": 480 + 40, "fc3": 40 + 50}
+    for name, fan in fans.items():
+        layer = params[name].get("dense", params[name])
+        np.testing.assert_array_equal(layer["bias"], np.float32(0.1))
+        bound = np.sqrt(6 / fan)
+        draws = np.asarray(layer["kernel"]).ravel()
+        assert np.abs(draws).max() <= bound * (1 + 1e-6)
+        assert stats.kstest(draws, stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3, name
 
 
 def test_first_layer_in_training_is_normalized_by_the_batch(images, variables):

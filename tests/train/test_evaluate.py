@@ -1,11 +1,12 @@
-"""Accuracies against counting in NumPy: every member's own examples, each of them once."""
+"""Accuracies against counting in NumPy, outputs against the network itself: every member's own
+examples, each of them once."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl.train.evaluate import make_accuracy
+from jaxdl.train.evaluate import make_accuracy, make_outputs
 from jaxdl.train.feed import Resident, Streamed
 from jaxdl.train.parallel import make_mesh
 from jaxdl.train.population import population_of
@@ -108,3 +109,33 @@ def test_a_member_may_be_several_networks():
 def test_a_diverged_network_has_no_accuracy_and_the_others_keep_theirs(value):
     found = accuracies(Streamed, (2, 1), values=(1.0, value, 1.0))
     np.testing.assert_allclose(found, [EXPECTED[0], np.nan, EXPECTED[2]], rtol=1e-6)
+
+
+# Other outputs.
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+@pytest.mark.parametrize("feed", [Resident, Streamed])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2)], ids=str)
+def test_outputs_are_those_of_the_network_alone_in_the_order_asked_for(shape, feed, batch):
+    def outputs(state, hyper, images):
+        flat = images.reshape(len(images), -1)
+        scores = logits(state, hyper, images)
+        return {"scores": scores, "inner": (flat[:, 1:3], jnp.sum(flat, -1) + hyper["shift"])}
+
+    mesh = make_mesh(*shape, jax.devices()[: shape[0] * shape[1]])
+    values = (1.0, 0.5, 2.0)
+    states = population_of([state_of(v) for v in values], 0, mesh)
+    hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], 0, mesh)
+    examples = [*EXAMPLES[:2], np.array([30, 2, 2])]  # of unequal numbers, one of them twice
+    found = make_outputs(outputs, prepare, mesh, batch)(
+        states, hypers, examples, feed(SPLITS, mesh).fetch
+    )
+    assert len(found) == 3  # and not four, on two devices
+    for value, shift, places, one in zip(values, SHIFTS, examples, found, strict=True):
+        flat = IMAGES[places].reshape(len(places), -1).astype(np.float32)
+        guesses = (GUESSES[places] + shift) % CLASSES
+        np.testing.assert_allclose(one["scores"], value * np.eye(CLASSES)[guesses])
+        np.testing.assert_array_equal(one["inner"][0], flat[:, 1:3])
+        np.testing.assert_array_equal(one["inner"][1], flat.sum(-1) + shift)
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(one))

@@ -16,7 +16,7 @@ from jaxdl.optim import make_optimizer
 from jaxdl.train import feed as feeds
 from jaxdl.train.feed import Resident, Streamed, device_memory, make_feed
 from jaxdl.train.parallel import make_mesh
-from jaxdl.train.population import member_key, population_of
+from jaxdl.train.population import member_key, order_keys, population_of
 from jaxdl.train.state import create_state, make_step
 from jaxdl.transfer import classification_loss, loss_and_metrics
 from jaxdl.types import DamagedFile
@@ -240,6 +240,127 @@ def test_a_damaged_image_is_named_where_it_is_met_and_may_be_mended(noisy):
         train(Streamed, (2, 1), noisily, splits=files)
     files["train"][0].damaged = set()
     assert_equal(train(Streamed, (2, 1), noisily, splits=files), noisy[2, 1])
+
+
+# Several streams a member: each has its own examples and its own order.
+
+STREAMS = [(PLACES[0], PLACES[1]), (PLACES[1], PLACES[2]), (PLACES[2], PLACES[0])]
+
+
+def streams_of(i):
+    padded = [np.pad(p, (0, SIZES["train"] - len(p))) for p in STREAMS[i]]
+    return {
+        "key": key_of(i),
+        "examples": np.stack(padded).astype(np.int32),
+        "count": np.array([len(p) for p in STREAMS[i]], np.int32),
+    }
+
+
+def side_by_side(stored, hyper, key):
+    """Images of the first stream against those of the second; labels of both."""
+    del hyper, key
+    image = stored["image"].astype(jnp.float32) / 255
+    first, second = stored["label"][:, 0], stored["label"][:, 1]
+    return {"image": image[:, 0] - 0.5 * image[:, 1], "label": (first + 2 * second) % 2}
+
+
+def loss_with_step(params, batch_stats, batch, hyper, key):
+    """A loss that reports the step that it was told."""
+    del key
+    loss, metrics = loss_and_metrics(
+        MODEL.apply({"params": params}, batch["image"]), batch["label"]
+    )
+    return loss, (batch_stats, metrics | {"step": hyper["step"].astype(jnp.float32)})
+
+
+@functools.cache
+def train_side_by_side(kind, shape):
+    mesh = mesh_of(*shape)
+    feed = kind(SPLITS, mesh)
+    step = make_step(loss_with_step, rule, axis_name="data")
+    run = feed.program(step, side_by_side, steps=PER_DISPATCH, batch=BATCH)
+    states = population_of([state_of(i) for i in MEMBERS], 0, mesh)
+    hypers = population_of([streams_of(i) for i in MEMBERS], 0, mesh)
+    items = feed.dispatches(hypers, range(STEPS), steps=PER_DISPATCH, batch=BATCH)
+    seen = []
+    for _ in range(0, STEPS, PER_DISPATCH):
+        states, metrics = run(states, hypers, next(items))
+        seen.append(jax.device_get(metrics))
+    return jax.device_get(states), jax.tree.map(lambda *m: np.concatenate(m, axis=1), *seen)
+
+
+def ids_of_streams(i, t):
+    """Both streams' examples at a step: as of a member alone whose key is made of i's."""
+    for s, places in enumerate(STREAMS[i]):
+        words = np.asarray(jax.random.key_data(jax.random.fold_in(key_of(i), s)))
+        yield places[host_batch_ids(words, t, batch=BATCH, examples=len(places))]
+
+
+@pytest.fixture(scope="module")
+def alone_side_by_side():
+    """The three members trained by a plain step: states and losses."""
+
+    def loss(params, batch):
+        return loss_and_metrics(MODEL.apply({"params": params}, batch["image"]), batch["label"])[0]
+
+    step, trained = jax.jit(jax.value_and_grad(loss)), []
+    update = jax.jit(rule({}).update)
+    for i in range(3):
+        state, losses = state_of(i), []
+        params, moments = state.params, state.opt_state
+        for t in range(STEPS):
+            one, other = ids_of_streams(i, t)
+            image = IMAGES[one] / np.float32(255) - np.float32(0.5) * (
+                IMAGES[other] / np.float32(255)
+            )
+            batch = {"image": image, "label": (LABELS[one] + 2 * LABELS[other]) % 2}
+            value, gradient = step(params, batch)
+            updates, moments = update(gradient, moments, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            losses.append(float(value))
+        trained.append((jax.device_get(params), losses))
+    return trained
+
+
+@pytest.mark.parametrize("kind", FEEDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_members_of_two_streams_are_trained_as_by_a_plain_loop(kind, shape, alone_side_by_side):
+    states, metrics = train_side_by_side(kind, shape)
+    for i, (params, losses) in enumerate(alone_side_by_side):
+        assert_close(trees.member(states, i).params, params)
+        np.testing.assert_allclose(metrics["loss"][i], losses, rtol=3e-6)
+    assert_equal(trees.member(states, 3), trees.member(states, 2))
+    assert_equal((states, metrics), train_side_by_side(Resident, shape))
+
+
+def test_the_loss_is_told_the_step():
+    for kind in FEEDS:
+        _, metrics = train_side_by_side(kind, (2, 1))
+        np.testing.assert_array_equal(metrics["step"], [np.arange(STEPS)] * 4)
+
+
+def test_two_streams_come_side_by_side():
+    mesh = mesh_of(2, 2)
+    hypers = population_of([streams_of(i) for i in MEMBERS], 0, mesh)
+    items = Streamed(SPLITS, mesh).dispatches(
+        hypers, range(PER_DISPATCH, STEPS), steps=PER_DISPATCH, batch=BATCH
+    )
+    data = next(items)  # of a run that was resumed
+    assert data["image"].shape == (4, PER_DISPATCH, BATCH, 2, SIDE, SIDE, 1)
+    for i in range(3):
+        for t in range(PER_DISPATCH):
+            ids = np.stack(list(ids_of_streams(i, PER_DISPATCH + t)), -1)
+            np.testing.assert_array_equal(data["image"][i, t], IMAGES[ids])
+            np.testing.assert_array_equal(data["label"][i, t], LABELS[ids])
+
+
+def test_streams_have_keys_of_their_own():
+    alone, both = (
+        np.asarray(jax.random.key_data(order_keys(h(0)))) for h in (hyper_of, streams_of)
+    )
+    np.testing.assert_array_equal(alone, words_of(0))
+    assert both.shape == (2, *alone.shape)
+    assert len({tuple(words) for words in (alone, *both)}) == 3
 
 
 # What ``prepare`` draws from its key.

@@ -1,0 +1,298 @@
+"""The whole loss of adaptation, on a network written out here: term by term, values and gradients.
+
+Against formulas put together from the pure pieces, domain by domain, and differentiated without
+:func:`jaxdl.adaptation.reverse_gradient`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl import adaptation as ad
+from jaxdl.nn.models.adversarial import AdversarialNet
+from jaxdl.nn.models.convnet import Conv
+
+STEPS, CLASSES, FEATURES = 100, 3, 5
+WEIGHTS = dict(zip(ad.TERMS, (0.7, 0.4, 1.5, 30.0, 0.2, 0.8, 0.3, 0.9), strict=True))
+KEY = jax.random.key(5)
+_, KEY_SOURCE, KEY_TARGET = jax.random.split(KEY, 3)
+
+
+class Tiny:
+    """An encoder of one layer and two linear heads."""
+
+    @staticmethod
+    def apply(variables, x, *train, method, **options):
+        del train, options
+        p = variables["params"]
+        match method:
+            case "encode":
+                return jnp.tanh(x.reshape(len(x), -1) @ p["encoder"])
+            case "classify":
+                return x @ p["label_head"]
+            case "discriminate":
+                return x @ p["domain_head"]
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def parameters(joined=False):
+    width = FEATURES * (CLASSES if joined else 1)
+    shapes = {"encoder": (8, FEATURES), "label_head": (FEATURES, CLASSES), "domain_head": (width,)}
+    return {name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+
+
+def batch_of(terms):
+    """A batch with what these terms need and no more."""
+    source = {"image": normal(3, 6, 2, 2, 2), "label": jnp.asarray([0, 1, 2, 2, 1, 0])}
+    target = {"image": normal(4, 4, 2, 2, 2) + 0.5}
+    if "consistency" in terms:
+        target["changed"] = target["image"] + 0.1 * normal(6, 4, 2, 2, 2)
+    return {"source": source} | ({"target": target} if set(terms) & {*ad.UNLABELLED} else {})
+
+
+def hyper_of(step=50, **weights):
+    numbers = {"reversal": 0.6, "radius": 0.8, "threshold": 0.5}
+    return {"weights": WEIGHTS | weights, "step": jnp.int32(step), **numbers}
+
+
+def rise_at(step):
+    return 2 / (1 + math.exp(-10 * step / STEPS)) - 1
+
+
+def fast(fn):
+    """``jit`` for what runs a few times: most of these tests' time is compilation."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def program(terms):
+    loss = ad.adaptation_loss(Tiny, terms, STEPS)
+    return fast(jax.value_and_grad(loss, has_aux=True))
+
+
+def ours(terms, params, step=50, **weights):
+    """Value, metrics and gradients."""
+    (value, (_, metrics)), gradients = program(terms)(
+        params, {}, batch_of(terms), hyper_of(step, **weights), KEY
+    )
+    return value, metrics, gradients
+
+
+def value_and_gradients(fn, params):
+    return fast(jax.value_and_grad(fn))(params)
+
+
+def predict(params, images):
+    return Tiny.apply(
+        {"params": params},
+        Tiny.apply({"params": params}, images, method="encode"),
+        method="classify",
+    )
+
+
+def label_loss(params):
+    source = batch_of(())["source"]
+    logits = predict(params, source["image"])
+    picked = jnp.take_along_axis(logits, source["label"][:, None], 1)[:, 0]
+    return jnp.mean(jax.nn.logsumexp(logits, -1) - picked)
+
+
+def domain_loss(params, conditional):
+    """Without reversal."""
+    logits, weights = [], []
+    for images in (batch_of(("mmd",))[domain]["image"] for domain in ("source", "target")):
+        features = Tiny.apply({"params": params}, images, method="encode")
+        weight = jnp.ones(len(images))
+        if conditional:
+            p = jax.lax.stop_gradient(jax.nn.softmax(predict(params, images)))
+            weight = 1 + jnp.exp(jnp.sum(p * jnp.log(p), -1))
+            features = jnp.stack(
+                [jnp.outer(f, q).reshape(-1) for f, q in zip(features, p, strict=True)]
+            )
+        logits.append(features @ params["domain_head"])
+        weights.append(weight / jnp.sum(weight))
+    source, target = (jax.nn.sigmoid(each) for each in logits)
+    return -(weights[0] @ jnp.log(source) + weights[1] @ jnp.log(1 - target)) / 2
+
+
+def assert_close(a, b, tolerance=2e-7):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def test_without_terms_it_is_the_cross_entropy():
+    params = parameters()
+    value, metrics, gradients = ours((), params)
+    expected, slope = value_and_gradients(label_loss, params)
+    assert_close((value, gradients), (expected, slope))
+    assert set(metrics) == {"loss", "label_loss"}
+    assert_close(metrics["label_loss"], expected)
+
+
+@pytest.mark.parametrize("step", [0, 50, 100])
+@pytest.mark.parametrize("term", ["adversarial", "conditional"])
+def test_the_domain_head_descends_and_the_encoder_ascends_by_lambda(term, step):
+    """The reversed gradient is -lambda times the plain one; the label head has no part in it."""
+    conditional = term == "conditional"
+    params, weight = parameters(conditional), WEIGHTS[term]
+    value, metrics, gradients = ours((term,), params, step)
+    label, label_slope = value_and_gradients(label_loss, params)
+    domain, slope = value_and_gradients(lambda p: domain_loss(p, conditional), params)
+    scale = 0.6 * rise_at(step)
+    assert_close(value, label + weight * domain)
+    assert_close(metrics["domain_loss"], domain)
+    assert_close(metrics["reversal"], jnp.asarray(scale))
+    assert np.abs(slope["encoder"]).max() > 1e-3 and np.abs(slope["domain_head"]).max() > 1e-3
+    expected = label_slope | {
+        "domain_head": weight * slope["domain_head"],
+        "encoder": label_slope["encoder"] - scale * weight * slope["encoder"],
+    }
+    assert_close(gradients, expected)
+
+
+def test_domain_accuracy_is_counted_by_domain():
+    params = parameters()
+    _, metrics, _ = ours(("adversarial",), params)
+    right = [
+        np.mean(
+            (np.tanh(np.reshape(images, (len(images), -1)) @ params["encoder"]))
+            @ params["domain_head"]
+            * sign
+            > 0
+        )
+        for sign, images in zip(
+            (1, -1),
+            (batch_of(("mmd",))[d]["image"] for d in ("source", "target")),
+            strict=True,
+        )
+    ]
+    assert_close(metrics["domain_accuracy"], jnp.asarray(np.mean(right)))
+
+
+def piece(term, params, values):
+    """One of the other terms, put together by hand: before the rise and the weight.
+
+    Args:
+      values: those of ``params``, of which no gradient is taken.
+    """
+    batch = batch_of(("consistency",))
+    images = [batch[domain]["image"] for domain in ("source", "target")]
+    features = [jnp.tanh(x.reshape(len(x), -1) @ params["encoder"]) for x in images]
+    match term:
+        case "mmd":
+            return ad.maximum_mean_discrepancy(*features)
+        case "coral":
+            return ad.correlation_alignment(*features)
+        case "entropy":
+            p = jax.nn.softmax(features[1] @ params["label_head"])
+            return -jnp.mean(jnp.sum(p * jnp.log(p), -1))
+        case "vat_source" | "vat_target":
+            which = int(term == "vat_target")
+            of, key = images[which], (KEY_SOURCE, KEY_TARGET)[which]
+            loss = ad.virtual_adversarial_loss(lambda x: predict(params, x), of, key, radius=0.8)
+            return jnp.mean(loss)
+        case "consistency":
+            with jax.ensure_compile_time_eval():
+                target = batch_of(("consistency",))["target"]["image"]
+                p = np.asarray(jax.nn.softmax(predict(values, target)))
+            sure = p.max(-1) > 0.5
+            assert 0 < sure.sum() < len(p)
+            changed = jax.nn.log_softmax(predict(params, batch["target"]["changed"]))
+            return -jnp.sum(changed[np.arange(len(p)), p.argmax(-1)] * sure) / len(p)
+
+
+@pytest.mark.parametrize("step", [0, 50, 100])
+@pytest.mark.parametrize("term", ad.TERMS[2:])
+def test_each_term_is_its_piece_times_weight_and_rise(term, step):
+    params = parameters()
+
+    grown = WEIGHTS[term] * (1.0 if term == "vat_source" else rise_at(step))
+    plain = value_and_gradients(label_loss, params)
+    added = value_and_gradients(lambda varied: piece(term, varied, params), params)
+    value, metrics, gradients = ours((term,), params, step)
+    expected = jax.tree.map(lambda one, other: one + grown * other, plain, added)
+    assert_close((value, gradients), expected)
+    assert_close(metrics["loss"], value)
+    assert max(float(np.abs(g).max()) for g in added[1].values()) > 1e-4
+    assert not np.any(gradients["domain_head"])
+
+
+def test_all_terms_add_up():
+    """Together: the sum of what each adds alone."""
+    for adversary in ("adversarial", "conditional"):
+        params = parameters(adversary == "conditional")
+        terms = (adversary, *ad.TERMS[2:])
+        value, metrics, gradients = ours(terms, params)
+        alone = {term: ours((term,), params) for term in terms}
+        base, _, slope = ours((), params)
+        total = base + sum(v - base for v, _, _ in alone.values())
+        slopes = jax.tree.map(
+            lambda s, *g: s + sum(x - s for x in g), slope, *(g for _, _, g in alone.values())
+        )
+        assert_close((value, gradients), (total, slopes))
+        names = {"loss", "label_loss", "domain_loss", "domain_accuracy", "reversal", "confident"}
+        assert set(metrics) == names
+
+
+def test_a_term_of_weight_zero_adds_nothing():
+    params = parameters()
+    base, _, slope = ours((), params)
+    for term in set(ad.TERMS) - {"conditional"}:
+        value, _, gradients = ours((term,), params, **{term: 0.0})
+        assert_close((value, gradients), (base, slope))
+
+
+def test_dropout_is_drawn_from_the_key_and_is_one_for_all_calls_of_a_step():
+    """The virtual adversarial loss of predictions that do not depend on the image is 0: it would
+    not be, if two calls dropped other features."""
+    model = AdversarialNet((Conv(4, padding="VALID"),), (6,), (4,), CLASSES, dropout=0.5)
+    with jax.enable_x64(False):
+        batch = jax.tree.map(
+            lambda x: x.astype(jnp.float32) if x.ndim > 1 else x,
+            {"source": {"image": normal(0, 6, 4, 4, 1), "label": jnp.arange(6) % CLASSES}},
+        )
+        init = fast(model.init)
+        params = dict(init(jax.random.key(0), batch["source"]["image"])["params"])
+        (name,) = (n for n in params if n.startswith("encoder"))
+        still = params | {name: jax.tree.map(jnp.zeros_like, params[name])}
+        still[name] |= {"bias": jnp.ones(4)}
+        loss = ad.adaptation_loss(model, ("vat_source",), STEPS)
+
+        run = fast(loss)
+
+        def values(params, key):
+            total, (_, metrics) = run(params, {}, batch, hyper_of(vat_source=1.0), key)
+            return float(total), float(metrics["label_loss"])
+
+        for seed in range(3):
+            total, label = values(still, jax.random.key(seed))
+            assert total == pytest.approx(label, abs=1e-6)
+        first, again, other = (values(params, jax.random.key(i)) for i in (0, 0, 1))
+        assert first == again and first[1] != other[1]
+
+
+@pytest.mark.parametrize(
+    ("terms", "says"),
+    [
+        (("adversarial", "dann"), r"unknown terms \['dann'\]: choose from adversarial"),
+        (("adversarial", "conditional"), "one domain classifier"),
+        (("adversarial", "mmd", "conditional"), "one domain classifier"),
+    ],
+)
+def test_unknown_terms_and_two_adversaries_are_refused(terms, says):
+    with pytest.raises(ValueError, match=says):
+        ad.adaptation_loss(Tiny, terms, STEPS)

@@ -76,7 +76,11 @@ def make_lab(config: ConfigDict) -> Lab:
       ValueError: for a setting that cannot be had.
     """
     check(config)
-    methods = {name: config.base.to_dict() | own.to_dict() for name, own in config.methods.items()}
+    methods = {}
+    for name, own in config.methods.items():
+        if not isinstance(own, ConfigDict):
+            raise ValueError(f"config.methods.{name}: {own!r} is not a ConfigDict of settings")
+        methods[name] = config.base.to_dict() | own.to_dict()
     for name, settings in methods.items():
         check_method(config, name, settings)
     known = {
@@ -88,9 +92,11 @@ def make_lab(config: ConfigDict) -> Lab:
             f"images of the source are {list(shapes[0])}, of the target {list(shapes[1])}: make "
             "them alike with config.source.options and config.target.options, size and channels"
         )
-    classes = [len(source.class_names) for source in known.values()]
-    if classes[0] != classes[1]:
-        raise ValueError(f"the source has {classes[0]} classes, the target {classes[1]}")
+    ours, theirs = (source.class_names for source in known.values())
+    if len(ours) != len(theirs):
+        raise ValueError(f"the source has {len(ours)} classes, the target {len(theirs)}")
+    if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
+        raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
     mesh = make_mesh(config.parallel.member, config.parallel.data)
     splits: dict[str, Split] = {}
     places, end = {}, 0
@@ -154,11 +160,12 @@ def check_method(config: ConfigDict, name: str, settings: dict[str, Any]) -> Non
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{where}.{key}: {value!r} is not a number")
         elif key in COUNTS:
-            if not isinstance(value, int) or not (key == "size") <= value + (key == "size") < 2**31:
-                raise ValueError(f"{where}.{key} must be a whole number, not {value}")
+            least = 0 if key == "size" else 1
+            if not isinstance(value, int) or not least <= value < 2**31:
+                raise ValueError(f"{where}.{key} must be a whole number from {least}, not {value}")
         elif not 0 <= value < np.inf:
             raise ValueError(f"{where}.{key} must not be negative, got {value}")
-    for key in ("steps", "batch", "range", "rate"):
+    for key in ("range", "rate"):
         if not settings[key] > 0:
             raise ValueError(f"{where}.{key} must be above 0, got {settings[key]}")
     for key in ("dropout", "colours", "changes", "threshold"):
@@ -171,6 +178,8 @@ def check_method(config: ConfigDict, name: str, settings: dict[str, Any]) -> Non
         )
     if settings["batch"] % max(1, config.parallel.data):
         raise ValueError(f"{where}.batch does not divide over config.parallel.data devices")
+    if settings["coral"] and settings["batch"] < 2 * max(1, config.parallel.data):
+        raise ValueError(f"{where}.coral needs at least 2 images of each domain on each device")
     if settings["labels"] == "target" and terms_of(settings):
         raise ValueError(f"{where}: trained on the target's labels, there is nothing to adapt")
     if {"adversarial", "conditional"} <= set(terms_of(settings)):
@@ -358,3 +367,30 @@ def assemble_hyper(lab: Lab, program: Program, method: str, seed: int) -> Hyper:
         "weights": {term: np.float32(settings[term]) for term in program.terms},
         **{name: np.float32(settings[name]) for name in NUMBERS},
     }
+
+
+def first_images(lab: Lab, program: Program, method: str) -> tuple[np.ndarray, list[str]]:
+    """Images of each domain as a network sees them in training, with their labels' names."""
+    settings = lab.methods[method] | {"batch": 24}
+    hyper = assemble_hyper(lab, program, method, 0)
+    prepare = jax.jit(make_prepare(settings, program.terms, both=True))
+    ids = np.stack(
+        [np.random.default_rng(0).permutation(lab.places[d, "train"])[:24] for d in DOMAINS], -1
+    )
+    members = lab.mesh.shape["member"]
+    fetched = lab.feed.fetch(np.tile(ids.reshape(-1), (members, 1)))
+    stored = {
+        part: np.asarray(leaf)[0].reshape(*ids.shape, *leaf.shape[2:])
+        for part, leaf in fetched.items()
+    }
+    batch = prepare(stored, hyper, jax.random.key(0))
+    shown, titles = [], []
+    names = lab.sources["source"].class_names
+    parts = [("source", "source", "image"), ("target", "target", "image")]
+    if "changed" in batch["target"]:
+        parts.append(("changed", "target", "changed"))
+    for title, domain, part in parts:
+        shown.append(np.asarray(batch[domain][part]))
+        labels = stored["label"][:, DOMAINS.index(domain)]
+        titles += [f"{title} {names[label]}" for label in labels]
+    return np.concatenate(shown), titles

@@ -31,6 +31,7 @@ from experiments._dann_setup import (
     Lab,
     Program,
     assemble_hyper,
+    first_images,
     make_lab,
     make_program,
     signature,
@@ -79,7 +80,7 @@ def make_rounds(lab: Lab) -> list[Round]:
     for methods in sorted(groups.values(), key=lambda m: -len(terms_of(lab.methods[m[0]]))):
         program = make_program(lab, lab.methods[methods[0]])
         every = [Network(config.pair, m, s) for s, m in product(range(config.seeds), methods)]
-        size = min(config.members_per_round, len(every))
+        size = -(-len(every) // -(-len(every) // config.members_per_round))  # as even as can be
         for start in range(0, len(every), size):
             some = every[start : start + size]
             rounds.append(Round(f"networks-{len(rounds)}", program, some, size))
@@ -133,93 +134,108 @@ def fit(lab: Lab, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
     return states, hypers
 
 
-def measure(lab: Lab, rounds: Sequence[Round], place: Workplace, tests: dict[str, Split]) -> None:
-    """Write ``results.csv``, of test images, and ``diagnostics.csv``."""
+class Findings(NamedTuple):
+    """What is known of the trained networks."""
+
+    results: list[Result]
+    diagnoses: list[Diagnosis]
+    features: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Of held-out source and target images, by method, for the first seed; none of a network that
+    has diverged."""
+
+
+def examine(
+    lab: Lab, rounds: Sequence[Round], place: Workplace, tests: dict[str, Split]
+) -> Findings:
+    """Test all networks, and look into them with images that were held out."""
     feed = make_feed(lab.config.feed, tests, lab.mesh)
-    ends = np.cumsum([len(labels) for _, labels in tests.values()])
-    places = {d: np.arange(e - len(tests[d][1]), e) for d, e in zip(tests, ends, strict=True)}
-    curves = curves_of(place)
-    results, diagnoses = [], []
+    counts = [len(tests[domain][1]) for domain in DOMAINS]
+    test_places = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
+    held_out = {domain: lab.places[domain, "validation"][:HELD_OUT] for domain in DOMAINS}
+    labels = lab.sources["source"].splits["validation"][1][:HELD_OUT]
+    curves, found = curves_of(place), Findings([], [], {})
     for each in rounds:
         states, hypers = fit(lab, each, place)
-        many = len(each.networks)
-        guesses = {
-            domain: each.program.logits(
-                states, of_domain(hypers, domain), [places[domain]] * many, feed.fetch
-            )
-            for domain in DOMAINS
-        }
-        held_out = {
-            domain: [
-                each.program.logits(states, of_domain(hypers, domain), at, lab.feed.fetch),
-                each.program.insides(states, of_domain(hypers, domain), at, lab.feed.fetch),
-            ]
-            for domain in DOMAINS
-            if (at := [lab.places[domain, "validation"]] * many)
-        }
+        guesses, logits, insides = {}, {}, {}
+        for domain in DOMAINS:
+            of = states, of_domain(hypers, domain)
+            tested = [test_places[domain]] * len(each.networks)
+            kept = [held_out[domain]] * len(each.networks)
+            guesses[domain] = each.program.logits(*of, tested, feed.fetch)
+            logits[domain] = each.program.logits(*of, kept, lab.feed.fetch)
+            insides[domain] = each.program.insides(*of, kept, lab.feed.fetch)
         for i, network in enumerate(each.networks):
             lines = curves[network]
             diverged_at = min((r["diverged_at"] for r in lines if "diverged_at" in r), default=-1)
-            accuracies = [
-                math.nan
-                if diverged_at >= 0
-                else float(np.mean(guesses[domain][i].argmax(-1) == tests[domain][1]))
-                for domain in DOMAINS
-            ]
-            results.append(Result(*network, *accuracies))
-            diagnoses.append(
-                diagnose(
-                    lab,
-                    network,
-                    each.program,
-                    lines,
-                    diverged_at,
-                    guesses["target"][i],
-                    {d: (logits[i], inside[i]) for d, (logits, inside) in held_out.items()},
+            # The last update comes after the last loss.
+            if diverged_at < 0 and not all(np.isfinite(guesses[d][i]).all() for d in DOMAINS):
+                diverged_at = each.program.settings["steps"]
+            accuracies, told = [math.nan, math.nan], Diagnosis.unknown()
+            if diverged_at < 0:
+                right = [guesses[d][i].argmax(-1) == tests[d][1] for d in DOMAINS]
+                accuracies = [float(np.mean(hits)) for hits in right]
+                features, domain = (
+                    [insides[d][i][part] for d in DOMAINS] for part in ("features", "domain")
+                )
+                classes = guesses["target"][i].argmax(-1)
+                weights, rest = importance(*features)
+                hits = (logits["source"][i].argmax(-1) == labels)[rest]
+                told |= {
+                    "top_share": np.bincount(classes).max() / len(classes),
+                    "neighbourhood_density": validation.soft_neighbourhood_density(
+                        logits["target"][i]
+                    ),
+                    "importance_weighted_accuracy": validation.importance_weighted_accuracy(
+                        hits, weights
+                    ),
+                    "effective_samples": validation.effective_sample_size(weights),
+                }
+                if network.seed == 0:
+                    found.features[network.method] = tuple(f[:EMBEDDED] for f in features)
+                if is_adversarial(each.program):
+                    told["domain_accuracy"] = (np.mean(domain[0] > 0) + np.mean(domain[1] <= 0)) / 2
+            if is_adversarial(each.program):
+                height = lab.methods[network.method]["reversal"]
+                told["reversal"] = max(r["reversal"] for r in lines) / height if height else 0.0
+            found.results.append(Result(*network, *accuracies))
+            found.diagnoses.append(
+                Diagnosis(
+                    *network,
+                    adversarial=int(is_adversarial(each.program)),
+                    diverged_at=diverged_at,
+                    **{name: float(value) for name, value in told.items()},
                 )
             )
-    reporting.write_results(place.folder / "results.csv", results)
-    reporting.write_diagnoses(place.folder / "diagnostics.csv", diagnoses)
+    return found
 
 
-def diagnose(
-    lab: Lab,
-    network: Network,
-    program: Program,
-    lines: Sequence[dict],
-    diverged_at: int,
-    guesses: np.ndarray,
-    held_out: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]],
-) -> Diagnosis:
-    """What went well or ill with a network, as far as one can tell without the target's labels."""
-    adversary = {"adversarial", "conditional"} & set(program.terms)
-    told = {"domain_accuracy": math.nan, "importance_weighted_accuracy": math.nan}
-    told |= {"effective_samples": math.nan, "reversal": math.nan}
-    share = np.bincount(guesses.argmax(-1), minlength=guesses.shape[-1]).max() / len(guesses)
-    (source, inside), (target, other) = held_out["source"], held_out["target"]
-    if adversary:
-        told["domain_accuracy"] = (
-            float(np.mean(inside["domain"] > 0)) + float(np.mean(other["domain"] <= 0))
-        ) / 2
-        told["reversal"] = max(record["reversal"] for record in lines)
-    if adversary and diverged_at < 0:
-        weights = validation.importance_weights(inside["domain"])
-        labels = lab.sources["source"].splits["validation"][1]
-        told["importance_weighted_accuracy"] = float(
-            validation.importance_weighted_accuracy(source.argmax(-1) == labels, weights)
-        )
-        told["effective_samples"] = float(validation.effective_sample_size(weights))
-    density = math.nan
-    if diverged_at < 0:
-        density = float(validation.soft_neighbourhood_density(target[:2000]))
-    return Diagnosis(
-        *network,
-        adversarial=int(bool(adversary)),
-        top_share=float(share),
-        diverged_at=diverged_at,
-        neighbourhood_density=density,
-        **told,
+HELD_OUT, EMBEDDED = 1000, 300
+"""Images of each domain that networks are examined with, and whose features are drawn."""
+
+
+def is_adversarial(program: Program) -> bool:
+    """Whether a domain classifier takes part in the training."""
+    return bool({"adversarial", "conditional"} & set(program.terms))
+
+
+def importance(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, slice]:
+    """How much more probable features of source images are in the target, and of which images.
+
+    By a domain classifier of its own, fitted to half of the features of each domain: that of an
+    adversary would not do, since the features are trained to deceive it.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    n, m = len(source) // 2, len(target) // 2
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
     )
+    classifier.fit(np.concatenate([source[:n], target[:m]]), np.repeat([1, 0], [n, m]))
+    return np.asarray(
+        validation.importance_weights(classifier.decision_function(source[n:]))
+    ), slice(n, None)
 
 
 def curves_of(place: Workplace) -> dict[Network, list[dict]]:
@@ -241,58 +257,32 @@ PANELS = {
 }
 
 
-def draw(lab: Lab, rounds: Sequence[Round], place: Workplace) -> None:
+def draw(lab: Lab, rounds: Sequence[Round], place: Workplace, found: Findings) -> None:
     """The figures: images of both domains, curves, and the features with and without adaptation."""
-    workdir, shown = place.folder, {}
-    for domain in DOMAINS:
-        images, labels = lab.sources[domain].splits["train"]
-        for i in np.random.default_rng(0).permutation(len(labels))[:24].tolist():
-            name = lab.sources[domain].class_names[labels[i]]
-            shown.setdefault(f"{domain} {name}", []).append(images[i])
-    titles = [title for title, images in shown.items() for _ in images]
-    sheet = np.concatenate(list(shown.values())).astype(np.float32)
-    figures.samples(sheet, titles, workdir / "samples.png")
+    workdir = place.folder
+    first = max(rounds, key=lambda each: len(each.program.terms))
+    figures.samples(
+        *first_images(lab, first.program, first.networks[0].method), workdir / "samples.png"
+    )
 
-    curves = curves_of(place)
-    panels: dict[str, dict[str, list]] = {}
+    curves, panels = curves_of(place), {}
     for network in sorted(curves, key=lambda n: (reporting.place_of(n.method), n.seed)):
         for field, label in PANELS.items():
             if kept := [(r["step"], r[field]) for r in curves[network] if field in r]:
-                group = panels.setdefault(label, {}).setdefault(
-                    reporting.name_of(network.method), []
-                )
+                group = panels.setdefault(label, {})
+                group = group.setdefault(reporting.name_of(network.method), [])
                 group.append(np.array(kept, dtype=float).T)
     figures.curves({p: panels[p] for p in PANELS.values() if p in panels}, workdir / "curves.png")
 
-    features = {}
-    for each in rounds:
-        wanted = {n.method: i for i, n in enumerate(each.networks) if n.seed == 0}
-        states, hypers = fit(lab, each, place)
-        found = [
-            each.program.insides(
-                states,
-                of_domain(hypers, domain),
-                [lab.places[domain, "validation"][:EMBEDDED]] * len(each.networks),
-                lab.feed.fetch,
-            )
-            for domain in DOMAINS
-        ]
-        for method, i in wanted.items():
-            of = tuple(inside[i]["features"] for inside in found)
-            if all(map(np.isfinite, map(np.sum, of))):
-                features[method] = of
-    ordered = sorted(features, key=reporting.place_of)
-    points = figures.embed({reporting.name_of(m): features[m] for m in ordered})
+    ordered = sorted(found.features, key=reporting.place_of)
+    points = figures.embed({reporting.name_of(m): found.features[m] for m in ordered})
     labels = [lab.sources[d].splits["validation"][1][:EMBEDDED] for d in DOMAINS]
     is_source = np.repeat([True, False], list(map(len, labels)))
-    figures.embeddings(
-        {name: (at, is_source, np.concatenate(labels)) for name, at in points.items()},
-        workdir / "features.png",
-    )
-
-
-EMBEDDED = 300
-"""Images of each domain whose features are drawn."""
+    if points:  # not where all have diverged
+        figures.embeddings(
+            {name: (at, is_source, np.concatenate(labels)) for name, at in points.items()},
+            workdir / "features.png",
+        )
 
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
@@ -330,15 +320,17 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     quiet = dataclasses.replace(place, progress=lambda *_: None)
     # Everything is trained: here, and nowhere before, the test images are read.
     tests = {domain: source.test.open() for domain, source in lab.sources.items()}
-    measure(lab, rounds, quiet, tests)
-    draw(lab, rounds, quiet)
+    found = examine(lab, rounds, quiet, tests)
+    reporting.write_results(workdir / "results.csv", found.results)
+    reporting.write_diagnoses(workdir / "diagnostics.csv", found.diagnoses)
+    draw(lab, rounds, quiet, found)
     elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
     report = reporting.report(
         reporting.read_results(workdir / "results.csv"),
         reporting.read_diagnoses(workdir / "diagnostics.csv"),
         (*DANN_2015, *DANN_2016, *DANN_LATER),
         facts={"Time": elapsed} | facts(lab, rounds),
-        chosen_by="the last step's; no label of the target was used in training or selection",
+        chosen_by="the last step; adapted networks saw no label of the target",
     )
     write_atomically(finished, report)
     return report
@@ -352,13 +344,17 @@ def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
         f"{source.test.size:,} test images)"
         for domain, source in lab.sources.items()
     }
-    first = rounds[0].program
-    parameters = trees.count(jax.eval_shape(first.init, jax.random.key(0))["params"])
+    programs = [each.program for each in rounds]
+    parameters = {
+        trees.count(jax.eval_shape(p.init, jax.random.key(0))["params"]) for p in programs
+    }
+    lengths = {(p.settings["steps"], p.settings["batch"]) for p in programs}
     return {
         "Source": sizes["source"],
         "Target": sizes["target"],
-        "Network": f"{config.model}, {parameters:,} parameters with both heads, "
-        f"{config.base.steps:,} steps of {config.base.batch} images of each domain",
+        "Network": f"{config.model}, "
+        + " or ".join(f"{n:,} parameters" for n in sorted(parameters)),
+        "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)),
         "Device": _run.describe_devices(),
     }
 

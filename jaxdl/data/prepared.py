@@ -60,6 +60,7 @@ def prepared(
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    by_class: bool = True,
     size: int = 0,
     fit: str = "crop",
     channels: int = 0,
@@ -76,7 +77,7 @@ def prepared(
       dataset: its name, perhaps with a configuration and version (``syn_numbers/NAME:1.0.0``).
       data_dir: where TFDS keeps its data; empty for its own default, ``~/tensorflow_datasets``.
       validation, test: shares (below 1) or numbers of images to take for these splits.
-      seed: draws them.
+      seed: draws them, class by class unless ``by_class`` is False.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
       builder: for one of :data:`BUILDERS`, fields of its configuration, ``{"train": 500_000}``;
         an empty string leaves a field as it is by default.
@@ -127,7 +128,7 @@ def prepared(
     return make_source(
         name,
         class_names,
-        divide(parts, {"test": test, "validation": validation}, seed),
+        divide(parts, {"test": test, "validation": validation}, seed, by_class=by_class),
         class_groups=CLASS_GROUPS.get(name, ()),
         version=str(info.full_name.removeprefix(f"{name}/")),
         fingerprint=content,

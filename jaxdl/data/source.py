@@ -99,13 +99,16 @@ def make_source(
     )
 
 
-def divide(parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int) -> dict[str, Split]:
+def divide(
+    parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int, *, by_class: bool = True
+) -> dict[str, Split]:
     """Take the splits that are missing from the training images, class by class.
 
     Args:
       parts: "train", and those splits that are there.
       wanted: shares (below 1) of the training images, or numbers of images, by split. What the
         first gets does not depend on the others: name "test" first.
+      by_class: False takes images at random, whatever their labels.
 
     Raises:
       ValueError: for a share that is not above 0, or if a class has too few images for that.
@@ -121,7 +124,8 @@ def divide(parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int) -
         if count >= len(labels):
             raise ValueError(f"{split}={share} would take all {len(labels)} training images")
         try:
-            kept, taken = stratified(labels, count, seed + (split == "test"))
+            known = labels if by_class else np.zeros_like(labels)
+            kept, taken = stratified(known, count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training images: {error}") from None
         done["train"] = (encoded.take(images, kept), labels[kept])

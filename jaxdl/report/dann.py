@@ -26,6 +26,7 @@ from jaxdl.types import DamagedFile
 METHODS = {  # in the order of tables; others come by name before the last
     "source_only": "source only",
     "dann": "DANN",
+    "dann_consistency": "DANN + consistency",
     "cdan": "CDAN",
     "mmd": "MMD",
     "coral": "Deep CORAL",
@@ -43,7 +44,7 @@ PAIRS = {
 }
 COLLAPSED = 0.9  # of the target predictions in one class
 WON, LOST = 0.95, 0.55  # accuracy of a domain classifier
-NEVER_ROSE = 0.1  # λ
+NEVER_ROSE = 0.1  # λ, of its height
 MINIMAL_GAP = 0.02  # between source only and train on target, in which a share makes sense
 FEW_SAMPLES = 100  # of which an accuracy has a standard error of up to 5 points
 
@@ -64,14 +65,20 @@ class Diagnosis(NamedTuple):
     pair: str
     method: str
     seed: int
-    adversarial: int  # 1 if a domain classifier's reversed gradient reached the encoder
-    domain_accuracy: float  # held-out images, mean of both domains; NaN without a classifier
-    reversal: float  # the largest λ of the training; NaN if none
+    adversarial: int  # 1 if it was trained with a domain classifier
+    domain_accuracy: float  # of that, on held-out images, mean of both domains; NaN without
+    reversal: float  # the largest λ in its curves, of the height it was to rise to; NaN if none
     top_share: float  # of the target test predictions that are in the most frequent class
     diverged_at: int  # the first step whose loss was not finite; -1 never
     neighbourhood_density: float  # of target validation images; higher is better
     importance_weighted_accuracy: float  # of source validation images; NaN if none
     effective_samples: float  # of those weights; NaN if none
+
+    @staticmethod
+    def unknown() -> dict[str, float]:
+        """NaN for each number that a network may not have."""
+        kinds = Diagnosis.__annotations__
+        return {name: math.nan for name in kinds if kinds[name] is float}
 
 
 class Published(NamedTuple):
@@ -373,8 +380,8 @@ def diagnostics(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> li
             (
                 still,
                 "reversal",
-                "λ never rose above {}: the domain classifier hardly moved the encoder. p must be "
-                "counted in steps of the whole run, and λ must reach the step.",
+                "λ never rose above {} of its height: the domain classifier hardly moved the "
+                "encoder. p must be counted in steps of the whole run, and λ must reach the step.",
             ),
             (
                 [s for s, (_, d) in alive.items() if 0.5 <= d.top_share < COLLAPSED],

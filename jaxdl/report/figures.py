@@ -46,6 +46,7 @@ def curves(
     """
     from matplotlib.figure import Figure
 
+    order = list(dict.fromkeys(name for groups in panels.values() for name in groups))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
@@ -53,8 +54,8 @@ def curves(
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, (label, groups) in zip(grid, panels.items(), strict=False):
-        for number, (name, lines) in enumerate(groups.items()):
-            colour = f"C{number}"
+        for name, lines in groups.items():
+            colour = f"C{order.index(name)}"
             for steps, values in lines:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             mean = np.mean([values for _, values in lines], axis=0)

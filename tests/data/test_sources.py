@@ -312,6 +312,18 @@ def test_the_test_images_do_not_depend_on_how_many_are_for_validation():
     np.testing.assert_array_equal(few["test"][0], many["test"][0])
 
 
+def test_divide_need_not_look_at_the_labels():
+    images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
+    labels = (np.arange(60) % 3).astype(np.int32)
+    taken = [
+        divide({"train": (images, of)}, {"validation": 12}, 0, by_class=False)["validation"][0]
+        for of in (labels, np.random.default_rng(0).permutation(labels), np.eye(60, dtype="i4")[7])
+    ]
+    assert len(np.unique(taken[0])) == 12
+    np.testing.assert_array_equal(taken[1], taken[0])
+    np.testing.assert_array_equal(taken[2], taken[0])
+
+
 def test_divide_names_a_class_of_one():
     with pytest.raises(ValueError, match="class 2 has 1 example"):
         divide({"train": (np.zeros((9, 1, 1, 1)), np.array([0] * 4 + [1] * 4 + [2]))}, {"t": 3}, 0)

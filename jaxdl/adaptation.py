@@ -310,8 +310,9 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
         params: Params, stats: Params, batch: Batch, hyper: Hyper, key: PRNGKeyArray
     ) -> tuple[Array, tuple[Params, Metrics]]:
         variables = {"params": params, "batch_stats": stats}
-        key_of = dict(zip(("dropout", *TERMS), jax.random.split(key, 1 + len(TERMS)), strict=True))
-        rngs = {"dropout": key_of["dropout"]}
+        dropout, *others = jax.random.split(key, 3)
+        rngs = {"dropout": dropout}
+        key_of = dict(zip(("vat_source", "vat_target"), others, strict=True))
         source, target = batch["source"], batch.get("target")
         n = len(source["image"])
 

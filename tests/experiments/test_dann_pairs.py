@@ -147,6 +147,7 @@ def made(domain, **fields):
     return {f"{domain}.options.builder.{field}": value for field, value in fields.items()}
 
 
+@pytest.mark.slow
 def test_syn_numbers_to_svhn(run, monkeypatch):
     smaller(monkeypatch, "syn_numbers", **NUMBERS)
     report = run("syn_numbers_to_svhn", SMALL)

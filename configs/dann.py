@@ -31,7 +31,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     # How a network is trained, unless its method says otherwise.
     config.base = ConfigDict()
     config.base.labels = "source"  # "target": train on target, the bound from above
-    config.base.steps = 20_000
+    config.base.steps = 25_000
     config.base.batch = 64  # images of each domain
     # The loss: the labels' cross-entropy, plus so much of each of these.
     config.base.adversarial = 0.0  # a domain classifier on the features (DANN)

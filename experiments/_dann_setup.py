@@ -47,7 +47,7 @@ class Program(NamedTuple):
     accuracy: Accuracy
     logits: Callable
     insides: Callable
-    """Features and the domain classifier's logits."""
+    """Features, and the logits of both heads."""
     init: Callable[[jax.Array], Variables]
     start: Callable[[Variables, dict], TrainState]
 
@@ -254,12 +254,10 @@ def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
     def insides(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
         del hyper
         features = encode(state, x)
-        joined = features
-        if join:
-            classes = model.apply(state.variables, features, method="classify")
-            joined = adaptation.joined(features, classes)
-        domain = model.apply(state.variables, joined, method="discriminate")
-        return {"features": features, "domain": domain}
+        classes = model.apply(state.variables, features, method="classify")
+        read = adaptation.joined(features, classes) if join else features
+        domain = model.apply(state.variables, read, method="discriminate")
+        return {"features": features, "logits": classes, "domain": domain}
 
     loss = adaptation.adaptation_loss(model, terms, settings["steps"])
     prepare = make_prepare(settings, terms, both)

@@ -16,13 +16,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdl.data.encoded import cores
+from jaxdl.data.source import Source
 from jaxdl.report.tables import write_atomically
 from jaxdl.train.loop import Interrupted, StopFlag
 from jaxdl.types import DamagedFile
@@ -201,6 +202,18 @@ def _differences(old, new, path: str = "") -> Iterator[str]:
         return
     for key in old.keys() | new.keys():
         yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """What ``config.json`` says of the data: for another data set the folder is refused."""
+    sizes = {split: len(labels) for split, (_, labels) in source.splits.items()}
+    return {
+        "name": source.name,
+        "version": source.version,
+        "classes": source.class_names,
+        "sizes": sizes | {"test": source.test.size},
+        "fingerprint": source.fingerprint,
+    }
 
 
 def describe_devices() -> str:

@@ -9,7 +9,6 @@ and, as the bound from above, with the target's labels (``target_only``).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -153,16 +152,15 @@ def examine(
     test_places = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
     held_out = {domain: lab.places[domain, "validation"][:HELD_OUT] for domain in DOMAINS}
     labels = lab.sources["source"].splits["validation"][1][:HELD_OUT]
-    curves, found = curves_of(place), Findings([], [], {})
+    curves, found = logs.by_network(place.curves, Network), Findings([], [], {})
     for each in rounds:
         states, hypers = fit(lab, each, place)
-        guesses, logits, insides = {}, {}, {}
+        guesses, insides = {}, {}
         for domain in DOMAINS:
             of = states, of_domain(hypers, domain)
             tested = [test_places[domain]] * len(each.networks)
             kept = [held_out[domain]] * len(each.networks)
             guesses[domain] = each.program.logits(*of, tested, feed.fetch)
-            logits[domain] = each.program.logits(*of, kept, lab.feed.fetch)
             insides[domain] = each.program.insides(*of, kept, lab.feed.fetch)
         for i, network in enumerate(each.networks):
             lines = curves[network]
@@ -174,17 +172,16 @@ def examine(
             if diverged_at < 0:
                 right = [guesses[d][i].argmax(-1) == tests[d][1] for d in DOMAINS]
                 accuracies = [float(np.mean(hits)) for hits in right]
-                features, domain = (
-                    [insides[d][i][part] for d in DOMAINS] for part in ("features", "domain")
+                features, logits, domain = (
+                    [insides[d][i][part] for d in DOMAINS]
+                    for part in ("features", "logits", "domain")
                 )
                 classes = guesses["target"][i].argmax(-1)
                 weights, rest = importance(*features)
-                hits = (logits["source"][i].argmax(-1) == labels)[rest]
+                hits = (logits[0].argmax(-1) == labels)[rest]
                 told |= {
                     "top_share": np.bincount(classes).max() / len(classes),
-                    "neighbourhood_density": validation.soft_neighbourhood_density(
-                        logits["target"][i]
-                    ),
+                    "neighbourhood_density": validation.soft_neighbourhood_density(logits[1]),
                     "importance_weighted_accuracy": validation.importance_weighted_accuracy(
                         hits, weights
                     ),
@@ -238,15 +235,6 @@ def importance(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, slic
     ), slice(n, None)
 
 
-def curves_of(place: Workplace) -> dict[Network, list[dict]]:
-    """The lines of each network's curves."""
-    curves: dict[Network, list[dict]] = {}
-    for record in logs.read(place.curves):
-        network = Network(*(record[field] for field in Network._fields))
-        curves.setdefault(network, []).append(record)
-    return curves
-
-
 PANELS = {
     "label_loss": "label loss",
     "domain_loss": "domain loss",
@@ -265,7 +253,7 @@ def draw(lab: Lab, rounds: Sequence[Round], place: Workplace, found: Findings) -
         *first_images(lab, first.program, first.networks[0].method), workdir / "samples.png"
     )
 
-    curves, panels = curves_of(place), {}
+    curves, panels = logs.by_network(place.curves, Network), {}
     for network in sorted(curves, key=lambda n: (reporting.place_of(n.method), n.seed)):
         for field, label in PANELS.items():
             if kept := [(r["step"], r[field]) for r in curves[network] if field in r]:
@@ -291,17 +279,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     with _run.user_input():
         lab = make_lab(config)
         rounds = make_rounds(lab)
-        about = {
-            domain: {
-                "name": source.name,
-                "version": source.version,
-                "classes": source.class_names,
-                "sizes": {split: len(labels) for split, (_, labels) in source.splits.items()}
-                | {"test": source.test.size},
-                "fingerprint": source.fingerprint,
-            }
-            for domain, source in lab.sources.items()
-        }
+        about = {domain: _run.describe_source(of) for domain, of in lab.sources.items()}
         _run.claim(workdir, config, about | {"mesh": dict(lab.mesh.shape)})
         finished = workdir / "report.md"
         if finished.exists():
@@ -317,13 +295,12 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         place = Workplace(workdir, stop, progress, config.seconds_between_saves)
         for each in rounds:
             fit(lab, each, place)
-    quiet = dataclasses.replace(place, progress=lambda *_: None)
     # Everything is trained: here, and nowhere before, the test images are read.
     tests = {domain: source.test.open() for domain, source in lab.sources.items()}
-    found = examine(lab, rounds, quiet, tests)
+    found = examine(lab, rounds, place.quiet, tests)
     reporting.write_results(workdir / "results.csv", found.results)
     reporting.write_diagnoses(workdir / "diagnostics.csv", found.diagnoses)
-    draw(lab, rounds, quiet, found)
+    draw(lab, rounds, place.quiet, found)
     elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
     report = reporting.report(
         reporting.read_results(workdir / "results.csv"),

@@ -9,7 +9,6 @@ they share its forward pass (:func:`jaxdl.transfer.shared_prefix_loss`).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -135,14 +134,9 @@ class Run:
         found = []
         for each in self.rounds:
             if each.name.rpartition("-")[0] == name:
-                states, _ = self._fit(each, self.quiet)
+                states, _ = self._fit(each, self.place.quiet)
                 found += trees.unstack(jax.device_get(states.variables))[: len(each.members)]
         return found
-
-    @property
-    def quiet(self) -> Workplace:
-        """The same place, without a word of progress."""
-        return dataclasses.replace(self.place, progress=lambda *_: None)
 
     def _fit(self, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
         lab, config = self.lab, self.lab.config
@@ -185,7 +179,7 @@ class Run:
             return np.flatnonzero(task.label_of[test[1]] >= 0)
 
         for each in self.rounds:
-            states, hypers = self._fit(each, self.quiet)
+            states, hypers = self._fit(each, self.place.quiet)
             places = list(map(examples, each.members))
             found = each.program.accuracy(states, hypers, places, feed.fetch).reshape(-1)
             for network, accuracy in zip(each.networks, found.tolist(), strict=True):
@@ -195,12 +189,11 @@ class Run:
 
 def diverged(curves: Path) -> dict[Network, int]:
     """The networks whose loss was NaN or infinite, with the first step at which it was."""
-    steps: dict[Network, int] = {}
-    for record in logs.read(curves):
-        if "diverged_at" in record:
-            network = Network(*(record[field] for field in Network._fields))
-            steps.setdefault(network, record["diverged_at"])
-    return steps
+    steps = {
+        network: [record["diverged_at"] for record in lines if "diverged_at" in record]
+        for network, lines in logs.by_network(curves, Network).items()
+    }
+    return {network: found[0] for network, found in steps.items() if found}
 
 
 def bases(config: ConfigDict) -> list[Network]:
@@ -276,16 +269,12 @@ def draw(lab: Lab, run: Run, workdir: Path) -> None:
     task = lab.tasks[base.split, base.seed, base.direction[1]]
     batch, names = first_batch(lab, task, member_key("train", *base), 60)
     figures.samples(np.asarray(batch["image"]), names, workdir / "samples.png")
-    lines = [record for record in logs.read(run.place.curves) if record["treatment"] == "base"]
+    lines = logs.by_network(run.place.curves, Network)
     panels = {}
     for label, field in (("training loss", "loss"), ("validation accuracy", "validation_accuracy")):
         panels[label] = {}
         for split in config.splits:
-            mine = [
-                [r for r in lines if Network(*(r[f] for f in Network._fields)) == base]
-                for base in bases(config)
-                if base.split == split
-            ]
+            mine = [lines[base] for base in bases(config) if base.split == split]
             panels[label][f"bases, {split} halves"] = [
                 (np.array([r["step"] for r in m]), np.array([float(r[field]) for r in m]))
                 for m in mine
@@ -299,16 +288,8 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     with _run.user_input():
         lab = make_lab(config)
         source = lab.source
-        sizes = {split: len(labels) for split, (_, labels) in source.splits.items()}
-        about = {
-            "name": source.name,
-            "version": source.version,
-            "classes": source.class_names,
-            "sizes": sizes | {"test": source.test.size},
-            "fingerprint": source.fingerprint,
-            "mesh": dict(lab.mesh.shape),  # checkpoints are those of so many devices
-        }
-        _run.claim(workdir, config, about)
+        mesh = {"mesh": dict(lab.mesh.shape)}  # checkpoints are those of so many devices
+        _run.claim(workdir, config, _run.describe_source(source) | mesh)
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()

@@ -7,9 +7,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxdl.types import DamagedFile
+
+Name = TypeVar("Name", bound=tuple)
 
 
 def _finite(value: Any) -> Any:
@@ -45,6 +47,18 @@ def read(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}, is damaged: mend it, or delete {path.parent} to start anew"
             ) from None
     return records
+
+
+def by_network(path: Path, kind: type[Name]) -> dict[Name, list[dict[str, Any]]]:
+    """The records of each network, in their order.
+
+    Args:
+      kind: the NamedTuple that names a network; its fields are among those of a record.
+    """
+    networks: dict[Name, list[dict[str, Any]]] = {}
+    for record in read(path):
+        networks.setdefault(kind(*(record[field] for field in kind._fields)), []).append(record)
+    return networks
 
 
 def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:

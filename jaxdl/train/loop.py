@@ -67,6 +67,11 @@ class Workplace:
         """The file with a line for each network and dispatch."""
         return self.folder / "metrics.jsonl"
 
+    @property
+    def quiet(self) -> Workplace:
+        """The same place, without a word of progress."""
+        return dataclasses.replace(self, progress=lambda *_: None)
+
     def fit(
         self,
         name: str,

@@ -171,3 +171,14 @@ def serve() -> None:
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
     serve()
+
+
+def assert_refused(ended, *words):
+    """One clear line on standard error, and exit code 2."""
+    assert "Traceback" not in ended.err, ended.err[-1500:]
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    (line,) = ended.complaint.splitlines()
+    assert line.startswith("error: ") and len(line) < 600
+    for word in words:
+        assert word in line, line

@@ -316,6 +316,15 @@ def test_only_missing_rounds_are_timed(digits, tmp_path, told):
     assert [row.round for row in rows] == [0] * 16 + [1] * 16
 
 
+def assert_refused(config, folder, capsys, words):
+    """One line with these words, exit code 2, nothing written."""
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.study(config, folder, StopFlag())
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -326,11 +335,7 @@ def test_only_missing_rounds_are_timed(digits, tmp_path, told):
 )
 def test_wrong_settings_are_one_line(digits, tmp_path, told, capsys, change, words):
     digits.update_from_flattened_dict(change)
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.study(digits, tmp_path, StopFlag())
-    assert stopped.value.code == 2
-    assert words in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert_refused(digits, tmp_path, capsys, words)
 
 
 def test_without_pytorch_it_says_how_to_get_it(digits, tmp_path, monkeypatch, capsys):
@@ -504,8 +509,4 @@ def test_images_a_second_are_measured(little, tmp_path, capfd):
 def test_wrong_settings_of_data_are_one_line(little, tmp_path, capsys, change, words):
     pytest.importorskip("torch")
     little.update_from_flattened_dict(change)
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.study(little, tmp_path, StopFlag())
-    assert stopped.value.code == 2
-    assert words in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert_refused(little, tmp_path, capsys, words)

@@ -12,6 +12,7 @@ from experiments import benchmark, dann
 from experiments._interleave import Row
 from jaxdl.report.tables import read_rows
 from jaxdl.train.loop import StopFlag
+from tests.experiments.test_benchmark import assert_refused
 
 ON_CPU = (ours.SHARED, ours.WHOLE, ours.SPREAD, ours.TORCH)
 EVERYWHERE = (*ON_CPU, ours.FAST, ours.FAST_TORCH)
@@ -165,11 +166,7 @@ def test_the_goal_of_one_network_is_for_the_fastest_of_ours():
 )
 def test_wrong_settings_are_one_line(little, tmp_path, told, capsys, change, words):
     little.update_from_flattened_dict(change)
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.study(little, tmp_path, StopFlag())
-    assert stopped.value.code == 2
-    assert words in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert_refused(little, tmp_path, capsys, words)
 
 
 def test_one_method_is_timed(little):

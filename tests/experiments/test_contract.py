@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.experiments.launcher import ROOT, Launcher
+from tests.experiments.launcher import ROOT, Launcher, assert_refused
 
 CONFIG = "configs/transferability.py:digits"
 SEEDS, STEPS, CUTS = 1, 12, 4
@@ -156,17 +156,6 @@ def assert_same_run(workdir, finished):
     ours, theirs = ((at / "report.md").read_text() for at in (workdir, finished))
     assert timeless(ours) == timeless(theirs)
     assert {path.name for path in workdir.iterdir()} == FILES
-
-
-def assert_refused(ended, *words):
-    """One clear line on standard error, and exit code 2."""
-    assert "Traceback" not in ended.err, ended.err[-1500:]
-    assert ended.code == 2, ended
-    assert ended.out == ""
-    (line,) = ended.complaint.splitlines()
-    assert line.startswith("error: ") and len(line) < 600
-    for word in words:
-        assert word in line, line
 
 
 # What a finished run leaves behind.

@@ -26,7 +26,7 @@ from jaxdl import adaptation
 from jaxdl.data import sources
 from jaxdl.train.loop import StopFlag, Workplace
 from jaxdl.train.parallel import make_mesh
-from tests.experiments.launcher import ROOT, Launcher
+from tests.experiments.launcher import ROOT, Launcher, assert_refused
 
 SEEDS, STEPS, DISPATCH, BATCH = 2, 8, 2, 4
 PAIR = "tiny_to_inverted"
@@ -166,16 +166,6 @@ def assert_same_run(workdir, finished):
     for name in (*TABLES, "metrics.jsonl"):
         assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
     assert {path.name for path in workdir.iterdir()} == FILES
-
-
-def assert_refused(ended, *words):
-    assert "Traceback" not in ended.err, ended.err[-1500:]
-    assert ended.code == 2, ended
-    assert ended.out == ""
-    (line,) = ended.complaint.splitlines()
-    assert line.startswith("error: ") and len(line) < 600
-    for word in words:
-        assert word in line, line
 
 
 def test_files(finished):

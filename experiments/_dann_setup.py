@@ -168,7 +168,7 @@ def check_method(config: ConfigDict, name: str, settings: dict[str, Any]) -> Non
     for key in ("range", "rate"):
         if not settings[key] > 0:
             raise ValueError(f"{where}.{key} must be above 0, got {settings[key]}")
-    for key in ("dropout", "colours", "changes", "threshold"):
+    for key in ("dropout", "colours", "changes", "warps", "threshold"):
         if settings[key] > 1 or (key == "dropout" and settings[key] == 1):
             raise ValueError(f"{where}.{key} must be at most 1, got {settings[key]}")
     if settings["steps"] % config.steps_per_dispatch:
@@ -311,6 +311,8 @@ def make_prepare(settings: dict[str, Any], terms: tuple[str, ...], both: bool) -
     """What a step is given: never a label of the target, unless the target is what is learned."""
     colours = recolour(settings["colours"])
     changes = recolour(settings["changes"])
+    if settings["warps"]:
+        changes = augment.compose(changes, warp(settings["warps"]))
 
     def prepare(stored: Batch, hyper: Hyper, key: jax.Array) -> Batch:
         one, other = jax.random.split(key)
@@ -340,6 +342,12 @@ def recolour(strength: float) -> augment.Augment:
     return augment.compose(
         augment.invert(strength / 2), augment.channel_levels(0.6 * strength, 100 * strength)
     )
+
+
+def warp(strength: float) -> augment.Augment:
+    """Turn, scale and move an image a little: 0 not, 1 by up to 15 degrees, 15 % and 10 %."""
+    scale, shift = (1 - 0.15 * strength, 1 + 0.15 * strength), (0.1 * strength, 0.1 * strength)
+    return augment.similarity(15 * strength, scale, shift, edge="nearest")
 
 
 def assemble_hyper(lab: Lab, program: Program, method: str, seed: int) -> Hyper:

@@ -301,20 +301,21 @@ def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -
 def findings(
     results: Iterable[Result], diagnoses: Iterable[Diagnosis], published: Sequence[Published]
 ) -> list[str]:
-    """Each method against source only, by seed, and against the published numbers, in words.
+    """Each method against DANN, by seed, and against the published numbers, in words.
 
-    A method is above or below where the two-sided 95% t interval over seeds excludes zero. Source
+    DANN itself, and without it every method, is compared with source only. A method is above or
+    below where the two-sided 95% t interval over seeds excludes zero. Source
     only and train on target are compared with the published numbers of the same method, any other
     method with those of all other methods that have no note.
     """
     used = _used(_join(results, diagnoses))
-    lower = _target(used, "source_only")
     sentences = []
     for method in used:
         mine, name = _target(used, method), f"**{name_of(method)}**"
         if _adapted(method):
-            gain = mean_and_standard_error(list(_minus(mine, lower).values()))
-            sentences.append(_compare(name, gain, "source only, by target accuracy"))
+            other = "dann" if "dann" in used and method != "dann" else "source_only"
+            gain = mean_and_standard_error(list(_minus(mine, _target(used, other)).values()))
+            sentences.append(_compare(name, gain, f"{name_of(other)}, by target accuracy"))
         theirs = [p for p in published if not p.note and _match(method, p.method)]
         if theirs:
             mean = mean_and_standard_error(list(mine.values()))

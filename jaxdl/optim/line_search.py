@@ -1,0 +1,173 @@
+"""A line search around any rule that gives a direction; it writes the function once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxdl.types import Params, PyTree
+
+
+class SearchState(NamedTuple):
+    """Where the last search ended.
+
+    Attributes:
+      rule: the state of the rule that gives directions.
+      value, grad: of the function there; a value that is not finite is unknown.
+      learning_rate: how far along the direction that is.
+      evaluations: of the function and its gradient, in the last search.
+    """
+
+    rule: PyTree
+    value: Float[Array, ""]
+    grad: PyTree
+    learning_rate: Float[Array, ""]
+    evaluations: Int[Array, ""]
+
+
+class _Search(NamedTuple):
+    """The best point's step, value, slope and gradient, and the bracket's other end."""
+
+    step: Float[Array, ""]
+    value: Float[Array, ""]
+    slope: Float[Array, ""]
+    grad: PyTree
+    other_step: Float[Array, ""]
+    other_value: Float[Array, ""]
+    other_slope: Float[Array, ""]
+    bracketed: Bool[Array, ""]
+    trial: Float[Array, ""]
+    done: Bool[Array, ""]
+    evaluations: Int[Array, ""]
+
+
+def wolfe_searched(
+    rule: optax.GradientTransformation,
+    max_evaluations: int = 20,
+    decrease: float = 1e-4,
+    curvature: float = 0.9,
+    rounding: float = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """Steps along the rule's direction ``-d`` so far that the strong Wolfe conditions hold::
+
+        f(x - a d) <= f(x) - c1 a d·g(x)    and    |d·g(x - a d)| <= c2 d·g(x)
+
+    Begins with ``a = 1`` and doubles it until a bracket is found, then takes the minimum of the
+    cubic through values and slopes at the ends (Nocedal & Wright 2006, algorithms 3.5 and 3.6).
+    Where the value has changed by less than ``rounding |f|``, slopes decide, which stay exact for
+    longer: ``d·g(x - a d) >= (2 c1 - 1) d·g(x)``, the approximate condition of Hager & Zhang
+    (2006). Where nothing lower is found, or the direction does not descend, nothing moves.
+
+    ``update(grads, state, params, value_fn=f)`` searches from the value and the gradient at which
+    the last search ended; ``grads`` are not read. Without them, at the start and after
+    :func:`restart`, it does nothing but look. So ``f`` and its gradient stand once in the program;
+    ``optax.scale_by_zoom_linesearch`` with ``value_and_grad_from_state`` has them three times, and
+    compiling is what takes longest where a network's derivatives are in ``f``.
+
+    Args:
+      rule: gives ``d`` from ``g``, as ``optax.scale_by_lbfgs()`` does.
+      max_evaluations: after so many the best point is taken.
+      decrease, curvature: c1 and c2.
+    """
+
+    def init(params: Params) -> SearchState:
+        unknown = jnp.asarray(jnp.inf, jax.tree.leaves(params)[0].dtype)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        none = jnp.zeros((), jnp.int32)
+        return SearchState(rule.init(params), unknown, zeros, jnp.zeros_like(unknown), none)
+
+    def update(
+        grads: PyTree,
+        state: SearchState,
+        params: Params,
+        *,
+        value_fn: Callable[[Params], Float[Array, ""]],
+        **unused: Any,
+    ) -> tuple[PyTree, SearchState]:
+        del grads, unused
+        known = jnp.isfinite(state.value)
+        directions, kept = lax.cond(
+            known,
+            lambda: rule.update(state.grad, state.rule, params),
+            lambda: (jax.tree.map(jnp.zeros_like, params), state.rule),
+        )
+        slope = -optax.tree.vdot(directions, state.grad)
+        descends = known & (slope < 0)
+        zero = jnp.zeros_like(state.value)
+
+        def body(search: _Search) -> _Search:
+            # A zero direction is not followed where it leads out of what is finite.
+            there = jax.tree.map(
+                lambda p, d: p - jnp.where(descends, search.trial * d, 0), params, directions
+            )
+            value, grad = jax.value_and_grad(value_fn)(there)
+            here = -optax.tree.vdot(directions, grad)
+            flat = value <= state.value + rounding * jnp.abs(state.value)
+            flat &= here <= (2 * decrease - 1) * slope
+            low = value <= state.value + decrease * search.trial * slope
+            low &= (value < search.value) | (search.step == 0)
+            good = low | flat
+            done = (good & (jnp.abs(here) <= -curvature * slope)) | ~descends
+            # The bracket's other end is the trial, where it is too high, or else the best until
+            # now, where the trial is better and the function rises from it in that direction.
+            turns = jnp.where(
+                search.bracketed, here * (search.other_step - search.step) >= 0, here >= 0
+            )
+            best = (search.step, search.value, search.slope)
+            trial = (search.trial, value, here)
+            other = (search.other_step, search.other_value, search.other_slope)
+            chosen = [
+                jnp.where(good, jnp.where(turns, b, o), t)
+                for b, t, o in zip(best, trial, other, strict=True)
+            ]
+            best = [jnp.where(good | done, t, b) for b, t in zip(best, trial, strict=True)]
+            bracketed = search.bracketed | ~good | turns
+            following = jnp.where(bracketed, _between(*best, *chosen), 2 * search.trial)
+            return _Search(
+                *best,
+                jax.tree.map(lambda t, b: jnp.where(good | done, t, b), grad, search.grad),
+                *chosen,
+                bracketed,
+                following,
+                done,
+                search.evaluations + 1,
+            )
+
+        first = _Search(
+            zero,
+            state.value,
+            slope,
+            state.grad,
+            zero,
+            zero,
+            zero,
+            bracketed=jnp.asarray(False),
+            trial=zero + 1,
+            done=jnp.asarray(False),
+            evaluations=jnp.zeros((), jnp.int32),
+        )
+        found = lax.while_loop(
+            lambda search: ~search.done & (search.evaluations < max_evaluations), body, first
+        )
+        step = jnp.where(descends, found.step, 0)
+        updates = jax.tree.map(lambda d: jnp.where(step > 0, -step * d, 0), directions)
+        return updates, SearchState(kept, found.value, found.grad, step, found.evaluations)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _between(a: Array, fa: Array, da: Array, b: Array, fb: Array, db: Array) -> Float[Array, ""]:
+    """The minimum of the cubic through two points, or their middle if it is too near to one."""
+    slope = da + db - 3 * (fa - fb) / (a - b)
+    root = jnp.sqrt(slope**2 - da * db) * jnp.sign(b - a)
+    place = b - (b - a) * (db + root - slope) / (db - da + 2 * root)
+    low, high = jnp.minimum(a, b), jnp.maximum(a, b)
+    margin = 0.1 * (high - low)
+    inside = (place >= low + margin) & (place <= high - margin)
+    return jnp.where(inside, place, (a + b) / 2)  # also where the place is not a number

@@ -1,0 +1,1 @@
+"""Physics-informed networks: derivatives, residuals, problems, where to sample and how to weigh."""

@@ -1,0 +1,143 @@
+"""The loss of a network on a problem, and how its points and weights follow the residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdl.pinn import sampling, weighting
+from jaxdl.pinn.problem import Ansatz, Problem
+from jaxdl.types import Params
+
+
+class Sample(NamedTuple):
+    """Where the residuals are asked for, and how much each counts, by term."""
+
+    points: Mapping[str, Float[Array, "n d"]]
+    weights: Mapping[str, Float[Array, " n"]]
+    """Of the squared residual at each point; and so of a term, all its points' alike."""
+
+
+def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
+    """Points of every term by a rule (faces of one free coordinate evenly), weights as given.
+
+    Raises:
+      ValueError: see :func:`jaxdl.pinn.sampling.draw` and ``check_points``.
+    """
+    points, weights = {}, {}
+    for i, (name, term) in enumerate(problem.terms.items()):
+        if isinstance(term.points, sampling.Points):
+            free = len(problem.domain) - len(term.points.fixed)
+            points[name] = sampling.draw(
+                term.points, problem.domain, "grid" if free < 2 else rule, seed + i
+            )
+        else:
+            sampling.check_points(term.points, problem.domain, f"term {name!r}")
+            points[name] = np.asarray(term.points, float)
+        weights[name] = np.full(len(points[name]), float(term.weight))
+    return Sample(points, weights)
+
+
+def loss(
+    ansatz: Ansatz, params: Params, sample: Sample
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """``sum_terms mean_points w r²``, and each term's unweighted mean square.
+
+    The squares of a term with several residuals are added.
+    """
+    total, means = jnp.zeros(()), {}
+    for name, points in sample.points.items():
+        squares = jnp.sum(ansatz.residual(params, name, points) ** 2, axis=-1)
+        total = total + jnp.mean(sample.weights[name] * squares)
+        means[name] = jnp.mean(squares)
+    return total, means
+
+
+class Refresh(NamedTuple):
+    """How points and weights change every so many steps.
+
+    Attributes:
+      candidates: among so many random points those are drawn that replace a term's; 0 keeps them.
+      power, floor: of :func:`jaxdl.pinn.sampling.refine`.
+      weighting: one of ``jaxdl.pinn.weighting.WEIGHTINGS``.
+      tolerance: of causal weights.
+      decay, rate: of attention weights.
+    """
+
+    candidates: int = 0
+    power: float = 1.0
+    floor: float = 1.0
+    weighting: str = "fixed"
+    tolerance: float = 1.0
+    decay: float = 0.999
+    rate: float = 0.01
+
+
+def refresh(
+    ansatz: Ansatz, how: Refresh, params: Params, sample: Sample, key: PRNGKeyArray
+) -> Sample:
+    """New points and weights, by what the residuals are now.
+
+    Raises:
+      ValueError: for an unknown weighting, and a causal one without a coordinate ``t``.
+    """
+    problem, points = ansatz.problem, dict(sample.points)
+
+    def size(name: str, there: Array) -> Float[Array, " n"]:
+        return jnp.sqrt(jnp.sum(ansatz.residual(params, name, there) ** 2, axis=-1))
+
+    for i, (name, term) in enumerate(problem.terms.items()):
+        rule = term.points
+        if how.candidates and isinstance(rule, sampling.Points) and not rule.fixed:
+            one, other = jax.random.split(jax.random.fold_in(key, i))
+            others, inside = sampling.candidates(one, rule, problem.domain, how.candidates)
+            large = jnp.where(inside, size(name, others), -1.0)
+            options = {"power": how.power, "floor": how.floor}
+            points[name] = sampling.refine(other, points[name], large, others, **options)
+    base = {name: term.weight for name, term in problem.terms.items()}
+    weights = dict(sample.weights)
+    match how.weighting:
+        case "fixed":
+            pass
+        case "gradient_norm":
+
+            def slope(name: str) -> Float[Array, ""]:
+                def mean_square(params: Params) -> Float[Array, ""]:
+                    squares = ansatz.residual(params, name, points[name]) ** 2
+                    return jnp.mean(jnp.sum(squares, axis=-1))
+
+                return optax.tree.norm(jax.grad(mean_square)(params))
+
+            found = weighting.gradient_norm_weights({name: slope(name) for name in points})
+            weights = {n: jnp.full_like(w, base[n]) * found[n] for n, w in weights.items()}
+        case "causal":
+            if "t" not in problem.domain:
+                raise ValueError("causal weights need a coordinate named t")
+            column, (first, last) = problem.coordinates.index("t"), problem.domain["t"]
+            for name, there in points.items():
+                weights[name] = base[name] * weighting.causal_weights(
+                    size(name, there),
+                    there[:, column],
+                    first=first,
+                    last=last,
+                    tolerance=how.tolerance,
+                )
+        case "attention":
+            for name, there in points.items():
+                root = weighting.attention_weights(
+                    jnp.sqrt(weights[name] / base[name]),
+                    size(name, there),
+                    decay=how.decay,
+                    rate=how.rate,
+                )
+                weights[name] = base[name] * root**2
+        case _:
+            known = ", ".join(weighting.WEIGHTINGS)
+            raise ValueError(f"unknown weighting {how.weighting!r}: choose one of {known}")
+    return Sample(points, weights)

@@ -1,0 +1,190 @@
+"""A problem in a few lines, and what a network makes of it.
+
+::
+
+    def heat(k):
+        def equation(u, at):
+            return u.t - k * u.xx
+
+        def initial(u, at):
+            return u - jnp.exp(-((at.x / 0.1) ** 2))
+
+        return Problem(
+            domain={"t": (0, 1), "x": (-1, 1)},
+            terms={
+                "equation": Term(equation, Points(2048)),
+                "initial": Term(initial, Points(129, fixed={"t": 0})),
+            },
+            solution=lambda points: ...,
+        )
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxdl.nn.models.mlp import MLP, dense_layers
+from jaxdl.pinn.derivatives import (
+    Derive,
+    Function,
+    Request,
+    canonical,
+    combine,
+    forward_mode,
+    product,
+    propagate,
+)
+from jaxdl.pinn.residual import Residual, evaluate
+from jaxdl.pinn.sampling import Domain, Points
+from jaxdl.types import Params
+
+
+class Term(NamedTuple):
+    """A residual that is to vanish at some points.
+
+    Attributes:
+      residual: of the fields and of ``at``; see :mod:`jaxdl.pinn.residual`.
+      points: a rule for them, or the points themselves, where data are given.
+      weight: of its mean square in the loss.
+    """
+
+    residual: Residual
+    points: Points | Float[np.ndarray, "n d"]
+    weight: float = 1.0
+
+
+class Problem(NamedTuple):
+    """A differential equation with its conditions, and its solution to be judged by.
+
+    Attributes:
+      domain: each coordinate's interval.
+      terms: the equation and the conditions, by name.
+      solution: exact or a reference, at points [n, d]: [n, fields]; for judgement only.
+      fields: the names of the unknown functions.
+      physics: parameters of the equation that are trained, with the values to start from; a
+        residual finds them in ``at``.
+      found: of those, what is wanted: ``{"k": exp(log k)}``, say; by default themselves.
+      truth: what that really is.
+      features: of the points, what the network reads; periodic ones make a periodic solution.
+        By default the coordinates, scaled to [-1, 1].
+      constraint: of the points, an offset and a factor [n, fields], so that ``offset + factor *
+        network`` meets a condition wherever the factor vanishes.
+    """
+
+    domain: Domain
+    terms: Mapping[str, Term]
+    solution: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n f"]] | None = None
+    fields: tuple[str, ...] = ("u",)
+    physics: Mapping[str, float] = {}
+    found: Callable[[Mapping[str, Array]], Mapping[str, Array]] = dict
+    truth: Mapping[str, float] = {}
+    features: Function | None = None
+    constraint: Callable[[Float[Array, "n d"]], tuple[Array, Array]] | None = None
+
+    @property
+    def coordinates(self) -> str:
+        """Their names, in the order of a point's columns."""
+        return "".join(self.domain)
+
+
+def scaled(domain: Domain) -> Function:
+    """The features of a network without others: coordinates, each from -1 to 1."""
+    low, high = np.array(list(domain.values()), float).T
+    return lambda points: (2 * points - low - high) / (high - low)
+
+
+def periodic(domain: Domain, by: str, harmonics: int = 1) -> Function:
+    """Features of which every function is periodic in some coordinates: ``cos m w x, sin m w x``
+    for ``m`` up to ``harmonics``, and the other coordinates scaled to [-1, 1]."""
+
+    def features(points: Float[Array, "n d"]) -> Float[Array, "n m"]:
+        columns = []
+        for i, (name, (low, high)) in enumerate(domain.items()):
+            unit = (points[:, i] - low) / (high - low)
+            if name in by:
+                for m in range(1, harmonics + 1):
+                    angle = 2 * jnp.pi * m * unit
+                    columns += [jnp.cos(angle), jnp.sin(angle)]
+            else:
+                columns.append(2 * unit - 1)
+        return jnp.stack(columns, axis=-1)
+
+    return features
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ansatz:
+    """A network as the solution of a problem."""
+
+    problem: Problem
+    network: MLP
+
+    @property
+    def features(self) -> Function:
+        """What the network reads of a point."""
+        return self.problem.features or scaled(self.problem.domain)
+
+    def init(self, key: Array, dtype: Any = float) -> Params:
+        """Parameters: of the network, and the physical ones of the problem."""
+        domain = np.array(list(self.problem.domain.values()), float)
+        network = self.network.init(key, self.features(jnp.asarray(domain.mean(1)[None], dtype)))
+        physics = {name: jnp.asarray(x, dtype) for name, x in self.problem.physics.items()}
+        return {"network": network["params"], "physics": physics}
+
+    def derive(self, params: Params) -> Derive:
+        """Derivatives of the solution."""
+        layers = dense_layers({"params": params["network"]})
+        network = propagate(
+            layers, self.network.activation, self.features, self.problem.coordinates
+        )
+        constraint = self.problem.constraint
+        if constraint is None:
+            return network
+
+        def derive(points: Float[Array, "n d"], requests: list[Request]) -> list[Array]:
+            names = _closed(requests)
+            each = [{name: 1.0} for name in names]
+            parts = []
+            for i in range(2):
+                part = forward_mode(lambda p, i=i: constraint(p)[i], self.problem.coordinates)
+                parts.append(dict(zip(names, part(points, each), strict=True)))
+            inner = dict(zip(names, network(points, each), strict=True))
+            whole = product(parts[1], inner, names)
+            jet = {name: whole[name] + parts[0][name] for name in names}
+            return [combine(jet, request) for request in requests]
+
+        return derive
+
+    def __call__(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, "n f"]:
+        """The solution at points."""
+        (values,) = self.derive(params)(points, [{"": 1.0}])
+        return values
+
+    def residual(
+        self, params: Params, term: str, points: Float[Array, "n d"]
+    ) -> Float[Array, "n r"]:
+        """A term's residuals at points."""
+        problem = self.problem
+        return evaluate(
+            problem.terms[term].residual,
+            self.derive(params),
+            points,
+            problem.coordinates,
+            problem.fields,
+            params["physics"],
+        )
+
+
+def _closed(requests: list[Request]) -> list[str]:
+    """All derivatives that those asked for are made of by the product rule."""
+    names = {""}
+    for name in {canonical(name) for request in requests for name in request}:
+        for bits in range(2 ** len(name)):
+            names.add("".join(c for i, c in enumerate(name) if bits >> i & 1))
+    return sorted(names, key=lambda name: (len(name), name))

@@ -1,0 +1,295 @@
+"""The problems of the study: each a few lines, with a solution that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxdl.pinn import references
+from jaxdl.pinn.problem import Problem, Term, periodic
+from jaxdl.pinn.sampling import Domain, Points
+
+pi = np.pi
+
+
+def heat(k: float = 0.01, points: int = 2048) -> Problem:
+    """``u_t = k u_xx`` on [-1, 1], periodic; ``u(x, 0) = exp(-(x / .1)²)``, up to t = 1."""
+
+    def equation(u, at):
+        return u.t - k * u.xx
+
+    def initial(u, at):
+        return u - _bump(at.x)
+
+    domain = {"t": (0, 1), "x": (-1, 1)}
+    return Problem(
+        domain,
+        {
+            "equation": Term(equation, Points(points, warp=half_early)),
+            "initial": Term(initial, Points(129, fixed={"t": 0})),
+        },
+        lambda p: references.heat_images(p[:, 1], p[:, 0], k)[:, None],
+        features=periodic(domain, "x"),
+    )
+
+
+def inverse_heat(k: float = 0.01, start: float = 0.05, noise: float = 0.01, seed: int = 0):
+    """:func:`heat` with its diffusivity unknown, to be found from 500 noisy samples of u.
+
+    The noise is normal; its deviation is so many times that of the samples.
+    """
+    forward = heat(k)
+    rng = np.random.default_rng(seed)
+    places = np.stack([rng.uniform(*forward.domain[c], 500) for c in "tx"], axis=-1)
+    clean = forward.solution(places)[:, 0]
+    seen = clean + noise * clean.std() * rng.standard_normal(len(clean))
+
+    def equation(u, at):
+        return u.t - jnp.exp(at.log_k) * u.xx
+
+    def data(u, at):
+        return u - seen
+
+    return forward._replace(
+        terms={
+            "equation": forward.terms["equation"]._replace(residual=equation),
+            "data": Term(data, places),
+        },
+        physics={"log_k": float(np.log(start))},  # a diffusivity is positive
+        found=lambda physics: {"k": jnp.exp(physics["log_k"])},
+        truth={"k": k},
+    )
+
+
+def burgers(nu: float = 0.01 / pi, points: int = 8192) -> Problem:
+    """``u_t + u u_x = nu u_xx`` on [-1, 1], ``u(x, 0) = -sin(pi x)``, zero at both ends.
+
+    Up to t = 1. The network is multiplied by what makes the conditions hold.
+    """
+
+    def equation(u, at):
+        return u.t + u * u.x - nu * u.xx
+
+    def constraint(p):
+        t, x = p[:, :1], p[:, 1:]
+        return -jnp.sin(pi * x), t * (1 - x**2)
+
+    return Problem(
+        {"t": (0, 1), "x": (-1, 1)},
+        {"equation": Term(equation, Points(points))},
+        lambda p: references.burgers_cole_hopf(p[:, 1], p[:, 0], nu)[:, None],
+        constraint=constraint,
+    )
+
+
+def allen_cahn(points: int = 8192) -> Problem:
+    """``u_t = .0001 u_xx + 5 u - 5 u³`` on [-1, 1], periodic; ``u(x, 0) = x² cos(pi x)``."""
+
+    def equation(u, at):
+        return u.t - 1e-4 * u.xx - 5 * (u - u**3)
+
+    domain = {"t": (0, 1), "x": (-1, 1)}
+    return Problem(
+        domain,
+        {"equation": Term(equation, Points(points))},
+        lambda p: _on_grid(references.allen_cahn, p),
+        features=periodic(domain, "x"),
+        constraint=lambda p: (p[:, 1:] ** 2 * jnp.cos(pi * p[:, 1:]), p[:, :1]),
+    )
+
+
+def korteweg_de_vries(points: int = 8192) -> Problem:
+    """``u_t + u u_x + .022² u_xxx = 0`` on [-1, 1], periodic; ``u(x, 0) = cos(pi x)``."""
+
+    def equation(u, at):
+        return u.t + u * u.x + 0.022**2 * u.xxx
+
+    domain = {"t": (0, 1), "x": (-1, 1)}
+    return Problem(
+        domain,
+        {"equation": Term(equation, Points(points))},
+        lambda p: _on_grid(references.korteweg_de_vries, p),
+        features=periodic(domain, "x"),
+        constraint=lambda p: (jnp.cos(pi * p[:, 1:]), p[:, :1]),
+    )
+
+
+def wave(speed: float = 2.0, points: int = 4096) -> Problem:
+    """``u_tt = c² u_xx`` on [0, 1] with fixed ends, up to t = 1:
+    ``u = sin(pi x) cos(c pi t) + sin(4 pi x) cos(4 c pi t) / 2``."""
+
+    def exact(p):
+        t, x = p[:, :1], p[:, 1:]
+        return _sin(pi * x) * _cos(speed * pi * t) + _sin(4 * pi * x) * _cos(4 * speed * pi * t) / 2
+
+    def equation(u, at):
+        return u.tt - speed**2 * u.xx
+
+    def constraint(p):  # u and u_t at t = 0, u at both ends
+        t, x = p[:, :1], p[:, 1:]
+        return jnp.sin(pi * x) + jnp.sin(4 * pi * x) / 2, t**2 * x * (1 - x)
+
+    return Problem(
+        {"t": (0, 1), "x": (0, 1)},
+        {"equation": Term(equation, Points(points))},
+        exact,
+        constraint=constraint,
+    )
+
+
+def poisson(points: int = 2048) -> Problem:
+    """``-(u_xx + u_yy) = 2 pi² sin(pi x) sin(pi y)`` on the unit square, zero at its edges."""
+
+    def exact(p):
+        return _sin(pi * p[:, :1]) * _sin(pi * p[:, 1:])
+
+    def equation(u, at):
+        return u.xx + u.yy + 2 * pi**2 * jnp.sin(pi * at.x) * jnp.sin(pi * at.y)
+
+    return Problem(
+        {"x": (0, 1), "y": (0, 1)},
+        {"equation": Term(equation, Points(points))},
+        exact,
+        constraint=lambda p: (0.0, (p * (1 - p)).prod(1, keepdims=True)),
+    )
+
+
+def poisson_disc(points: int = 2048) -> Problem:
+    """``u_xx + u_yy = f`` on the unit disc, with ``f`` and the edge's values those of
+    ``exp(x) sin(2 y)``, times ``1 - x² - y²``, plus ``x y``; the edge is a term of its own."""
+
+    def exact(p):
+        x, y = p[:, :1], p[:, 1:]
+        xp = _numpy_of(p)
+        return (1 - x**2 - y**2) * xp.exp(x) * xp.sin(2 * y) + x * y
+
+    def equation(u, at):
+        x, y = at.x, at.y
+        radius = x**2 + y**2
+        laplacian = (-3 * (1 - radius) - 4 - 4 * x) * jnp.sin(2 * y) - 8 * y * jnp.cos(2 * y)
+        return u.xx + u.yy - jnp.exp(x) * laplacian
+
+    def edge(u, at):
+        return u - at.x * at.y
+
+    angle = np.linspace(0, 2 * pi, 256, endpoint=False)
+    return Problem(
+        {"x": (-1, 1), "y": (-1, 1)},
+        {
+            "equation": Term(equation, Points(points, inside=lambda p: (p**2).sum(1) <= 1)),
+            "edge": Term(edge, np.stack([np.cos(angle), np.sin(angle)], axis=-1)),
+        },
+        exact,
+    )
+
+
+def helmholtz(points: int = 4096) -> Problem:
+    """``u_xx + u_yy + u = q`` on [-1, 1]², zero at the edges; ``u = sin(pi x) sin(4 pi y)``."""
+
+    def exact(p):
+        return _sin(pi * p[:, :1]) * _sin(4 * pi * p[:, 1:])
+
+    def equation(u, at):
+        forcing = (1 - 17 * pi**2) * jnp.sin(pi * at.x) * jnp.sin(4 * pi * at.y)
+        return u.xx + u.yy + u - forcing
+
+    return Problem(
+        {"x": (-1, 1), "y": (-1, 1)},
+        {"equation": Term(equation, Points(points))},
+        exact,
+        constraint=lambda p: (0.0, (1 - p**2).prod(1, keepdims=True)),
+    )
+
+
+def kovasznay(reynolds: float = 40.0, points: int = 2048) -> Problem:
+    """Steady Navier-Stokes behind a grid (Kovasznay 1948) on [-.5, 1] x [-.5, 1.5]::
+
+        u u_x + v u_y + p_x = (u_xx + u_yy) / Re,    the same of v,    u_x + v_y = 0
+
+    Velocities are given on the edges, the pressure at one point.
+    """
+    domain = {"x": (-0.5, 1.0), "y": (-0.5, 1.5)}
+
+    def exact(points):
+        u, v, p = references.kovasznay(points[:, 0], points[:, 1], reynolds)
+        return np.stack([u, v, p], axis=-1)
+
+    def equations(u, v, p, at):
+        return (
+            u * u.x + v * u.y + p.x - (u.xx + u.yy) / reynolds,
+            u * v.x + v * v.y + p.y - (v.xx + v.yy) / reynolds,
+            u.x + v.y,
+        )
+
+    edges, corner = _edges(domain, 101), np.array([[1.0, -0.5]])
+    given, pressure = exact(edges), exact(corner)[0, 2]
+
+    return Problem(
+        domain,
+        {
+            "equations": Term(equations, Points(points)),
+            "edges": Term(lambda u, v, p, at: (u - given[:, 0], v - given[:, 1]), edges),
+            "pressure": Term(lambda u, v, p, at: p - pressure, corner),
+        },
+        exact,
+        fields=("u", "v", "p"),
+    )
+
+
+PROBLEMS: dict[str, Callable[..., Problem]] = {
+    "heat": heat,
+    "burgers": burgers,
+    "allen_cahn": allen_cahn,
+    "korteweg_de_vries": korteweg_de_vries,
+    "wave": wave,
+    "poisson": poisson,
+    "poisson_disc": poisson_disc,
+    "helmholtz": helmholtz,
+    "kovasznay": kovasznay,
+    "inverse_heat": inverse_heat,
+}
+
+
+def half_early(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Every second point's time, the first coordinate, becomes its cube: more points early on."""
+    early = np.arange(len(points)) % 2 == 0
+    xp = _numpy_of(points)
+    time = xp.where(early, points[:, 0] ** 3, points[:, 0])
+    return xp.stack([time, *points.T[1:]], axis=-1)
+
+
+def _bump(x: Float[Array, ...]) -> Float[Array, ...]:
+    return jnp.exp(-((x / 0.1) ** 2))
+
+
+def _edges(domain: Domain, count: int) -> Float[np.ndarray, "n 2"]:
+    """Evenly along the four edges of a rectangle."""
+    (left, right), (bottom, top) = domain.values()
+    x, y = np.linspace(left, right, count), np.linspace(bottom, top, count)
+    sides = [(x, bottom), (x, top), (left, y), (right, y)]
+    return np.concatenate([np.stack(np.broadcast_arrays(*s), axis=-1) for s in sides])
+
+
+def _on_grid(
+    solve: Callable[..., Float[np.ndarray, "nt nx"]], points: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, "n 1"]:
+    """A solver's values at points of a grid of times and places."""
+    t, row = np.unique(points[:, 0], return_inverse=True)
+    x, column = np.unique(points[:, 1], return_inverse=True)
+    return solve(x, t)[row, column][:, None]
+
+
+def _numpy_of(array):
+    return jnp if isinstance(array, jax.Array) else np
+
+
+def _sin(x):
+    return _numpy_of(x).sin(x)
+
+
+def _cos(x):
+    return _numpy_of(x).cos(x)

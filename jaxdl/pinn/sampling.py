@@ -1,0 +1,145 @@
+"""Where a residual is asked for: in a box, on its faces, and more often where it is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from scipy.stats import qmc
+
+RULES = ("uniform", "sobol", "latin_hypercube", "grid")
+
+Domain = Mapping[str, tuple[float, float]]
+"""The interval of each coordinate, in the order of a point's columns."""
+
+
+class Points(NamedTuple):
+    """Points of a box, or of the part of it where some coordinates are fixed.
+
+    Attributes:
+      count: how many.
+      fixed: coordinates and their values: ``{"t": 0}`` is the initial line.
+      warp: changes the points, [n, d] -> [n, d], within the box: to have more of them early, say.
+      inside: which points, [n, d] -> [n], belong to the domain, where it is not a whole box.
+    """
+
+    count: int
+    fixed: Mapping[str, float] = {}
+    warp: Callable[[Float[Array, "n d"]], Float[Array, "n d"]] | None = None
+    inside: Callable[[Float[Array, "n d"]], Bool[Array, " n"]] | None = None
+
+
+def check_domain(domain: Domain) -> None:
+    """Raise ValueError for a name that is not one letter and an interval that is none."""
+    for name, (low, high) in domain.items():
+        if len(name) != 1 or not name.isalpha():
+            raise ValueError(f"domain: {name!r} is not a name for a coordinate, which is a letter")
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise ValueError(f"domain: {name} from {low} to {high} is no interval")
+
+
+def check_points(points: Float[np.ndarray, "n d"], domain: Domain, what: str) -> None:
+    """Raise ValueError for given points of another shape, not finite, or outside the domain."""
+    if points.ndim != 2 or points.shape[1] != len(domain) or not len(points):
+        raise ValueError(f"{what}: points of shape {list(points.shape)}, not [n, {len(domain)}]")
+    for i, (name, (low, high)) in enumerate(domain.items()):
+        out = ~((points[:, i] >= low) & (points[:, i] <= high))
+        if out.any():
+            j = int(np.argmax(out))
+            raise ValueError(
+                f"{what}: point {j} has {name}={points[j, i]}, outside [{low:g}, {high:g}]"
+            )
+
+
+def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarray, "n d"]:
+    """Points by a rule, on the host.
+
+    ``sobol`` is a scrambled Sobol sequence, ``latin_hypercube`` has one point in each of n slices
+    along each coordinate (both SciPy's), ``grid`` is even and has the box's corners; of a grid in
+    several dimensions the side is the n-th root, rounded up.
+
+    Raises:
+      ValueError: for an unknown rule, a bad domain, a fixed coordinate that is unknown or outside.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
+    check_domain(domain)
+    for name, value in points.fixed.items():
+        if name not in domain or not domain[name][0] <= value <= domain[name][1]:
+            raise ValueError(f"{name}={value} is not on the domain {dict(domain)}")
+    free = [name for name in domain if name not in points.fixed]
+    kept, asked = np.empty((0, len(domain))), points.count
+    while len(kept) < points.count:  # more than once only where a part of the box counts
+        unit = _unit(rule, asked, len(free), seed)
+        placed = _place(unit, points, domain)
+        kept = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
+        asked = 2 * asked
+    return kept if rule == "grid" else kept[: points.count]
+
+
+def _unit(rule: str, count: int, dimensions: int, seed: int) -> Float[np.ndarray, "n d"]:
+    if not dimensions:
+        return np.zeros((count, 0))
+    match rule:
+        case "uniform":
+            return np.random.default_rng(seed).random((count, dimensions))
+        case "sobol":
+            power = max(0, int(np.ceil(np.log2(count))))
+            return qmc.Sobol(dimensions, rng=seed).random_base2(power)[:count]
+        case "latin_hypercube":
+            return qmc.LatinHypercube(dimensions, rng=seed).random(count)
+        case _:
+            side = int(np.ceil(count ** (1 / dimensions) - 1e-9))
+            axes = np.meshgrid(*[np.linspace(0, 1, side)] * dimensions, indexing="ij")
+            return np.stack([axis.ravel() for axis in axes], axis=-1)
+
+
+def _place(unit: Float[Array, "n f"], points: Points, domain: Domain) -> Float[Array, "n d"]:
+    xp = np if isinstance(unit, np.ndarray) else jnp
+    columns = {name: xp.full(len(unit), value) for name, value in points.fixed.items()}
+    free = [name for name in domain if name not in points.fixed]
+    for i, name in enumerate(free):
+        low, high = domain[name]
+        columns[name] = low + (high - low) * unit[:, i]
+    placed = xp.stack([columns[name] for name in domain], axis=-1)
+    return placed if points.warp is None else points.warp(placed)
+
+
+def candidates(
+    key: PRNGKeyArray, points: Points, domain: Domain, count: int
+) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
+    """Evenly random points on the device, and which of them are in the domain."""
+    free = len(domain) - len(points.fixed)
+    placed = _place(jax.random.uniform(key, (count, free)), points, domain)
+    inside = jnp.ones(count, bool) if points.inside is None else points.inside(placed)
+    return placed, inside
+
+
+def refine(
+    key: PRNGKeyArray,
+    points: Float[Array, "n d"],
+    residual: Float[Array, " m"],
+    others: Float[Array, "m d"],
+    *,
+    power: float = 1.0,
+    floor: float = 1.0,
+) -> Float[Array, "n d"]:
+    """Residual-based adaptive distribution: n of m points, without repetition, drawn with
+    probability proportional to ``|r|^k / mean(|r|^k) + c`` (Wu, Zhu, Tan, Kartha & Lu 2023).
+
+    Args:
+      points: those that are replaced; they say how many.
+      residual: at the others; -1 marks a point that must not be drawn.
+      power, floor: k and c; with c = 0 and a large k only the largest residuals are sampled, with
+        a large c all points are alike.
+    """
+    size = jnp.maximum(residual, 0) ** power
+    chances = size / jnp.maximum(jnp.mean(size), jnp.finfo(size.dtype).tiny) + floor
+    # The n largest of log p + Gumbel noise are a sample without replacement.
+    noisy = jnp.log(chances) + jax.random.gumbel(key, chances.shape, chances.dtype)
+    _, chosen = jax.lax.top_k(jnp.where(residual < 0, -jnp.inf, noisy), len(points))
+    return others[chosen]

@@ -1,0 +1,67 @@
+"""How much each residual counts: each term of the loss, or each point of a term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+WEIGHTINGS = ("fixed", "gradient_norm", "causal", "attention")
+
+
+def gradient_norm_weights(
+    norms: Mapping[str, Float[Array, ""]],
+) -> dict[str, Float[Array, ""]]:
+    """Weights of terms that make all their gradients equally long (Wang, Teng & Perdikaris 2021;
+    Wang et al. 2023)::
+
+        w_i = sum_j |g_j| / |g_i|
+    """
+    tiny = jnp.finfo(next(iter(norms.values())).dtype).tiny
+    total = sum(norms.values())
+    return {term: total / jnp.maximum(norm, tiny) for term, norm in norms.items()}
+
+
+def causal_weights(
+    residual: Float[Array, " n"],
+    time: Float[Array, " n"],
+    *,
+    first: float,
+    last: float,
+    tolerance: float = 1.0,
+    bins: int = 32,
+) -> Float[Array, " n"]:
+    """Points count once what comes before them is solved (Wang, Sankaran & Perdikaris 2024)::
+
+        w(t) = exp(-e sum_(bins before t) mean r²)
+
+    Args:
+      first, last: of the time.
+      tolerance: e; the larger, the stricter.
+    """
+    place = jnp.clip(((time - first) / (last - first) * bins).astype(int), 0, bins - 1)
+    total = jax.ops.segment_sum(residual**2, place, bins)
+    count = jax.ops.segment_sum(jnp.ones_like(residual), place, bins)
+    mean = total / jnp.maximum(count, 1)
+    before = jnp.cumsum(mean) - mean
+    return jnp.exp(-tolerance * before)[place]
+
+
+def attention_weights(
+    weights: Float[Array, " n"],
+    residual: Float[Array, " n"],
+    *,
+    decay: float = 0.999,
+    rate: float = 0.01,
+) -> Float[Array, " n"]:
+    """Residual-based attention (Anagnostopoulos et al. 2024)::
+
+        w <- g w + e |r| / max |r|
+
+    The weights stay below ``e / (1 - g)``. They multiply residuals, not their squares.
+    """
+    size = jnp.abs(residual)
+    largest = jnp.maximum(jnp.max(size), jnp.finfo(size.dtype).tiny)
+    return decay * weights + rate * size / largest

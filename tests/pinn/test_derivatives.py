@@ -1,0 +1,158 @@
+"""Derivatives carried through a network, against nested automatic differentiation and by hand."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdl.nn.models.mlp import ACTIVATIONS, MLP, dense_layers
+from jaxdl.pinn.derivatives import (
+    combine,
+    derivatives_of,
+    forward_mode,
+    partitions,
+    plan,
+    product,
+    propagate,
+)
+
+POINTS = np.random.default_rng(0).uniform(-1, 1, (7, 2))
+
+
+def features(points):
+    t, x = points.T
+    return jnp.stack([jnp.cos(jnp.pi * x), jnp.sin(jnp.pi * x), 2 * t - 1, t * x**2], axis=-1)
+
+
+def network(activation, hidden=(8, 9), outputs=2):
+    mlp = MLP(hidden, outputs, activation)
+    variables = mlp.init(jax.random.key(0), jnp.zeros((1, 4)))
+    # Biases start at zero: others, so that theirs are seen to be treated right.
+    noise = jax.random.normal(jax.random.key(1), (99,))
+    variables = jax.tree.map(lambda p: p + 0.3 * noise[: p.shape[-1]], variables)
+    return mlp, variables
+
+
+def nested(u, name):
+    """The derivative of a function of one point, by reverse mode in reverse mode."""
+
+    def along(u, i):
+        return lambda point: jax.jacrev(u)(point)[..., i]
+
+    for letter in name:
+        u = along(u, "tx".index(letter))
+    return jax.vmap(u)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_both_ways_are_nested_reverse_mode(activation):
+    mlp, variables = network(activation)
+    names = ["", "t", "x", "tt", "tx", "xx", "xxx"]
+    operators = [{"t": 1.0, "xx": -0.01}, {"tt": 1.0, "xx": -4.0, "tx": 0.5, "x": 2.0}]
+    requests = [{name: 1.0} for name in names] + operators
+
+    def one(point):
+        return mlp.apply(variables, features(point[None]))[0]
+
+    jet = {name: nested(one, name)(POINTS) for name in names}
+    expected = [combine(jet, request) for request in requests]
+    ways = {
+        "forward": forward_mode(lambda p: mlp.apply(variables, features(p)), "tx"),
+        "propagate": propagate(dense_layers(variables), activation, features, "tx"),
+    }
+    for way, derive in ways.items():
+        for request, found, wanted in zip(
+            requests, derive(POINTS, requests), expected, strict=True
+        ):
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(
+                found, wanted, atol=1e-12 * scale, err_msg=f"{way} {request}"
+            )
+
+
+def test_operators_alone_are_carried_whole():
+    mlp, variables = network(jnp.tanh)
+    heat = {"t": 1.0, "xx": -0.01}
+    assert plan([heat]) == (["", "x"], [heat])
+    assert plan([heat, {"": 1.0}, {"x": 1.0}]) == (["", "x"], [heat])
+    assert plan([heat, {"t": 1.0}, {"xx": 1.0}]) == (["", "t", "x", "xx"], [])
+    assert plan([{"xxx": 1.0, "x": 1.0}]) == (["", "x", "xx", "xxx"], [])
+    assert plan([{"t": 1.0, "x": 2.0}]) == ([""], [{"t": 1.0, "x": 2.0}])
+    (alone,) = propagate(dense_layers(variables), jnp.tanh, features, "tx")(POINTS, [heat])
+    expected = forward_mode(lambda p: mlp.apply(variables, features(p)), "tx")(POINTS, [heat])[0]
+    np.testing.assert_allclose(alone, expected, atol=1e-12)
+
+
+def test_coefficients_may_be_traced_and_gradients_pass():
+    mlp, variables = network(jnp.tanh)
+
+    def loss(variables, k, way):
+        if way == "propagate":
+            derive = propagate(dense_layers(variables), jnp.tanh, features, "tx")
+        else:
+            derive = forward_mode(lambda p: mlp.apply(variables, features(p)), "tx")
+        (residual,) = derive(POINTS, [{"t": 1.0, "xx": -k}])
+        return jnp.sum(residual**2)
+
+    gradients = [
+        jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)(variables, 0.3, way)
+        for way in ("propagate", "forward")
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), *gradients)
+
+
+def bell(n):
+    """The number of partitions of n things (Bell's triangle)."""
+    row = [1]
+    for _ in range(n - 1):
+        row = list(itertools.accumulate([row[-1], *row]))
+    return row[-1]
+
+
+@pytest.mark.parametrize("name", ["x", "xx", "tx", "xxx", "ttx", "xxxx", "ttxx", "xxxxx"])
+def test_partitions_are_all_of_them(name):
+    assert sum(count for count, _ in partitions(name)) == bell(len(name))
+    for _, blocks in partitions(name):
+        assert sorted("".join(blocks)) == sorted(name)
+
+
+def test_partitions_by_hand():
+    assert dict((blocks, count) for count, blocks in partitions("xxx")) == {
+        ("xxx",): 1,
+        ("x", "xx"): 3,
+        ("x", "x", "x"): 1,
+    }
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_derivatives_of_activations_are_difference_quotients(activation):
+    z, h = jnp.linspace(-2.5, 2.5, 41), 1e-5
+    here = derivatives_of(activation, z, 4)
+    up, down = derivatives_of(activation, z + h, 4), derivatives_of(activation, z - h, 4)
+    for n in range(4):
+        np.testing.assert_allclose(here[n + 1], (up[n] - down[n]) / (2 * h), atol=1e-8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text("tx", max_size=4))
+def test_products_by_leibniz_are_products(name):
+    def a(points):
+        return jnp.sin(points[:, :1] + 2 * points[:, 1:])
+
+    def b(points):
+        return jnp.exp(points[:, :1] * points[:, 1:])
+
+    name = "".join(sorted(name))
+    names = {
+        "".join(part)
+        for size in range(len(name) + 1)
+        for part in itertools.combinations(name, size)
+    }
+    each = [{n: 1.0} for n in names]
+    jets = [dict(zip(names, forward_mode(f, "tx")(POINTS, each), strict=True)) for f in (a, b)]
+    expected = forward_mode(lambda p: a(p) * b(p), "tx")(POINTS, [{name: 1.0}])[0]
+    np.testing.assert_allclose(product(*jets, [name])[name], expected, atol=1e-10)

@@ -144,8 +144,8 @@ def _keys(config: ConfigDict) -> set[str]:
     return names
 
 
-OWN = ("options", "methods")
-"""Sections that each configuration fills as it likes: a data set's options, a study's methods."""
+OWN = ("options", "methods", "problems")
+"""Sections that each configuration fills as it likes: options of a data set, what a study does."""
 
 
 def _is_setting(key: str, names: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Figures that studies share: the data as the network sees it, curves, features in the plane."""
+"""Figures that studies share: the data as the network sees it, curves, features, solutions."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[Float[np.ndarray, " t"], ...]]]],
     path: Path,
     xlabel: str = "step",
+    *,
+    logarithmic: bool = False,
 ) -> None:
-    """Curves of single networks (thin) and their mean (thick).
+    """Curves of single networks (thin) and their mean (thick), on a logarithmic scale their median.
 
     Args:
       panels: the y axis's label -> legend entry -> one ``(steps, values)`` a network; the
@@ -58,9 +60,10 @@ def curves(
             colour = f"C{order.index(name)}"
             for steps, values in lines:
                 axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            mean = np.mean([values for _, values in lines], axis=0)
+            middle = np.median if logarithmic else np.mean
+            mean = middle([values for _, values in lines], axis=0)
             axes.plot(lines[0][0], mean, color=colour, linewidth=2, label=name)
-        axes.set(xlabel=xlabel, ylabel=label)
+        axes.set(xlabel=xlabel, ylabel=label, yscale="log" if logarithmic else "linear")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
@@ -150,4 +153,62 @@ def embeddings(
     domains = {"source": (0.12, 0.32, 0.85), "target": (0.85, 0.1, 0.1)}
     handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
     figure.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path)
+
+
+def surfaces(
+    panels: Mapping[
+        str,
+        tuple[str, Float[np.ndarray, "n 2"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
+    ],
+    path: Path,
+) -> None:
+    """Functions of two coordinates: found, exact, and the error on a logarithmic scale.
+
+    Args:
+      panels: title -> names of the coordinates, points (of a grid, or of a part of one), the
+        function found there, and the exact one.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    figure = Figure((12, 3.2 * len(panels)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(panels), 3, squeeze=False)
+    for row, (title, (names, points, found, exact)) in zip(grid, panels.items(), strict=True):
+        axis = [np.unique(column) for column in points.T]
+        place = tuple(np.searchsorted(a, c) for a, c in zip(axis, points.T, strict=True))
+        error = np.abs(found - exact)
+        top = max(float(error.max()), 1e-300)
+        low, high = float(exact.min()), float(exact.max())
+        parts = (
+            (title, found, {"vmin": low, "vmax": high, "cmap": "viridis"}),
+            ("exact", exact, {"vmin": low, "vmax": high, "cmap": "viridis"}),
+            ("|error|", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
+        )
+        for axes, (name, values, style) in zip(row, parts, strict=True):
+            image = np.full([len(a) for a in axis], np.nan)
+            image[place] = np.maximum(values, top / 1e4) if "norm" in style else values
+            drawn = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
+            figure.colorbar(drawn, ax=axes)
+            axes.set(xlabel=names[0], ylabel=names[1], title=name)
+    figure.savefig(path)
+
+
+def scattered(
+    panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "n 2"]]]], path: Path
+) -> None:
+    """Points in the plane: title -> names of the coordinates, and points by name."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure((4.5 * columns, 3.6 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (title, (names, groups)) in zip(grid, panels.items(), strict=False):
+        for name, points in groups.items():
+            axes.scatter(*points.T[:2], s=3, lw=0, label=f"{name}: {len(points):,}")
+        axes.set(xlabel=names[0], ylabel=names[1], title=title)
+        axes.legend(loc="upper right", fontsize=8, markerscale=4, framealpha=0.9)
     figure.savefig(path)

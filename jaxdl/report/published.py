@@ -22,6 +22,7 @@ et al., "A DIRT-T Approach to Unsupervised Domain Adaptation", ICLR 2018, with o
 
 import math
 
+from jaxdl.report import pinn
 from jaxdl.report.dann import Published
 from jaxdl.report.tables import Estimate
 from jaxdl.report.transferability import Cell
@@ -134,4 +135,11 @@ DANN_LATER: tuple[Published, ...] = (
     Published("Shu et al. 2018", "svhn_to_mnist", "dirt_t", 0.994, _TUNED),
     Published("Shu et al. 2018", "syn_signs_to_gtsrb", "vada", 0.988, _TUNED),
     Published("Shu et al. 2018", "syn_signs_to_gtsrb", "dirt_t", 0.995, _TUNED),
+)
+
+PINN: tuple[pinn.Published, ...] = (
+    pinn.Published("burgers", "SOAP (Wang et al. 2025)", 4e-5),
+    pinn.Published("allen_cahn", "PirateNet (Wang et al. 2024)", 2.2e-5),
+    pinn.Published("allen_cahn", "SOAP (Wang et al. 2025)", 3.5e-6),
+    pinn.Published("korteweg_de_vries", "PirateNet (Wang et al. 2024)", 4.3e-4),
 )

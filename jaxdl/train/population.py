@@ -38,6 +38,8 @@ def over_members(
     specs: Sequence[P] = (),
     batched: bool | None = None,
     donate: bool = False,
+    check_vma: bool = True,
+    convolutions: bool = True,
 ) -> Callable[..., PyTree]:
     """Compile ``fn(*member, shared)`` for populations: ``run(*populations, shared)``.
 
@@ -46,6 +48,9 @@ def over_members(
       specs: how the first populations are divided, ``P("member")`` for the others.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
+      check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as Optax's
+        line searches, and only where a member is not divided over the mesh's "data" axis.
+      convolutions: whether ``fn`` has some, for which XLA:CPU needs options of its own.
 
     The number of members must be a multiple of the mesh's "member" axis
     (:func:`population_of`). A member's result does not depend on its neighbours, on their order or
@@ -63,19 +68,22 @@ def over_members(
     def run(first: PyTree, *rest_and_shared: PyTree) -> PyTree:
         *rest, shared = rest_and_shared
         members = (*specs, *[P("member")] * (1 + len(rest) - len(specs)))
-        sharded = jax.shard_map(local, mesh=mesh, in_specs=(members, P()), out_specs=P("member"))
+        specs_of = {"in_specs": (members, P()), "out_specs": P("member")}
+        sharded = jax.shard_map(local, mesh=mesh, **specs_of, check_vma=check_vma)
         return sharded((first, *rest), shared)
 
-    options = cpu_options() if mesh.devices.flat[0].platform == "cpu" else {}
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    options = convolution_options() if on_cpu and convolutions else {}
     return jax.jit(run, donate_argnums=(0,) if donate else (), compiler_options=options)
 
 
 @functools.cache
-def cpu_options() -> dict[str, str]:
+def convolution_options() -> dict[str, str]:
     """XLA:CPU's own convolutions instead of those of the library that jaxlib 0.10 prefers.
 
     A training step of the DANN paper's network for MNIST takes 60 ms with them in the place of 96.
-    Nothing where XLA does not know the option.
+    The library's matrix products go with them, which in float64 are three times as fast: networks
+    of dense layers alone do without these options. Nothing where XLA does not know the option.
     """
     options = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:

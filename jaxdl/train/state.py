@@ -72,3 +72,25 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = Non
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     return step
+
+
+def make_search_step(loss_fn: LossFn, optimizer: Optimizer) -> Step:
+    """The same for optimizers that search along a line (:func:`jaxdl.optim.wolfe_searched`).
+
+    The loss must be the same function at every step, or the optimizer told when it has changed
+    (:func:`jaxdl.optim.restart`). The only metric is ``loss``, after the step.
+    """
+
+    def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        def value_fn(params: Params) -> jax.Array:
+            return loss_fn(params, state.batch_stats, batch, hyper, hyper["key"])[0]
+
+        known = optax.tree.get(state.opt_state, "grad")
+        updates, opt_state = optimizer(hyper).update(
+            known, state.opt_state, state.params, value_fn=value_fn
+        )
+        params = optax.apply_updates(state.params, updates)
+        loss = optax.tree.get(opt_state, "value")
+        return TrainState(state.step + 1, params, state.batch_stats, opt_state), {"loss": loss}
+
+    return step

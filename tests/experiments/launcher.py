@@ -168,11 +168,6 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
-    serve()
-
-
 def assert_refused(ended, *words):
     """One clear line on standard error, and exit code 2."""
     assert "Traceback" not in ended.err, ended.err[-1500:]
@@ -182,3 +177,8 @@ def assert_refused(ended, *words):
     assert line.startswith("error: ") and len(line) < 600
     for word in words:
         assert word in line, line
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+    serve()

@@ -1,0 +1,79 @@
+"""What physics can be put into a loss? `--config configs/pinn.py[:PROBLEM]`.
+
+The default is the heat equation; `all` solves every problem, `optimizers` the heat equation with
+every optimizer. Solutions to compare with are computed: nothing is downloaded.
+"""
+
+from ml_collections import ConfigDict
+
+# What each problem changes in the settings below.
+PROBLEMS = {
+    "heat": {},
+    "heat_fast": {"problem": "heat", "options": {"k": 0.1}, "iterations": 3000},
+    "burgers": {"hidden": (20, 20, 20), "iterations": 10_000, "candidates": 40_000},
+    "allen_cahn": {"hidden": (30, 30, 30), "iterations": 20_000, "candidates": 40_000},
+    "korteweg_de_vries": {"hidden": (30, 30, 30), "iterations": 20_000, "candidates": 40_000},
+    "wave": {"hidden": (30, 30), "iterations": 5000},
+    "poisson": {"hidden": (24, 24), "iterations": 2000},
+    "poisson_disc": {"hidden": (24, 24), "iterations": 2000},
+    "helmholtz": {"hidden": (30, 30), "iterations": 5000},
+    "kovasznay": {"hidden": (24, 24), "iterations": 4000},
+    "inverse_heat": {"iterations": 2000},
+    "inverse_heat_exact": {
+        "problem": "inverse_heat",
+        "options": {"noise": 0.0},
+        "iterations": 3000,
+    },
+}
+VARIANTS = ("default", *PROBLEMS, "all", "optimizers")
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The configuration of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown problem {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config = ConfigDict()
+    config.variant = variant
+    config.seeds = 5
+
+    # How a problem is solved, unless it or the method says otherwise.
+    config.base = ConfigDict()
+    config.base.problem = ""  # of jaxdl.pinn.problems; empty: the one of this name
+    config.base.options = ConfigDict()  # its arguments
+    # The network: a multilayer perceptron in float64.
+    config.base.hidden = (24, 24)
+    config.base.activation = "tanh"  # sin, swish, gelu
+    # The optimizer, on all points at once.
+    config.base.optimizer = "ssbroyden"  # ssbfgs, lbfgs, adam
+    config.base.iterations = 1500
+    config.base.rate = 1e-3  # of adam, falling to 0 along a cosine
+    # The points, and what changes them and their weights every so many iterations; 0 for never.
+    config.base.points = "sobol"  # uniform, latin_hypercube, grid
+    config.base.refresh = 500
+    config.base.candidates = 0  # among so many random points the new ones are drawn; 0 keeps them
+    config.base.power = 1.0  # drawn in proportion to |r|^power / mean + floor
+    config.base.floor = 1.0
+    config.base.weighting = "fixed"  # gradient_norm, causal, attention
+    config.base.tolerance = 1.0  # of causal weights
+    config.base.decay = 0.999  # of attention weights
+    config.base.attention = 0.01  # their rate
+
+    # What is solved, and by which methods: by name, what differs from the above.
+    config.problems = ConfigDict()
+    config.methods = ConfigDict()
+    names = {"default": ("heat",), "all": tuple(PROBLEMS), "optimizers": ("heat",)}
+    for name in names.get(variant, (variant,)):
+        config.problems[name] = ConfigDict(PROBLEMS[name])
+    if variant == "optimizers":
+        for optimizer in ("adam", "lbfgs", "ssbfgs", "ssbroyden"):
+            config.methods[optimizer] = ConfigDict({"optimizer": optimizer})
+    else:
+        config.methods.ssbroyden = ConfigDict()
+
+    # How it is judged and computed.
+    config.heldout = 10_000  # points of a grid for the equation, beside those that are trained on
+    config.iterations_per_dispatch = 100  # between two looks at the curves
+    config.parallel = ConfigDict()
+    config.parallel.member = -1  # devices that share the networks; -1 for all that are left
+    config.seconds_between_saves = 30.0
+    return config

@@ -1,0 +1,288 @@
+"""What the physics study fixes before it trains: problems, networks, programs, what they are
+judged by."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from experiments import _run
+from jaxdl import optim
+from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
+from jaxdl.pinn import objective, weighting
+from jaxdl.pinn.problem import Ansatz
+from jaxdl.pinn.problems import PROBLEMS
+from jaxdl.pinn.sampling import RULES, Points
+from jaxdl.train.parallel import make_mesh
+from jaxdl.train.population import member_key, over_members
+from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
+from jaxdl.types import Batch, Hyper, Metrics, Params
+
+DIRECTIONS = {
+    "ssbroyden": optim.scale_by_ssbroyden,
+    "ssbfgs": optim.scale_by_ssbfgs,
+    "lbfgs": functools.partial(optax.scale_by_lbfgs, 50),
+}
+"""Rules for a direction, along which is searched."""
+
+OPTIMIZERS = (*DIRECTIONS, "adam")
+
+
+class Heldout(NamedTuple):
+    """What a solution is judged by."""
+
+    sample: objective.Sample
+    points: Float[np.ndarray, "n d"]
+    """A grid of the whole domain."""
+    solution: Float[np.ndarray, "n f"]
+    """The exact solution, or the reference, on it."""
+
+
+class Program(NamedTuple):
+    """How networks are trained on a problem, and judged."""
+
+    problem: str
+    method: str
+    settings: dict[str, Any]
+    ansatz: Ansatz
+    heldout: Heldout
+    start: Callable[[int], TrainState]
+    """The state of a seed before its first step."""
+    train: Callable
+    judge: Callable
+    """``judge(states, hypers, ()) -> {"train_loss", "heldout_loss", "rel_l2", …}``, a number a
+    member."""
+
+
+class Lab(NamedTuple):
+    """All that is fixed before anything is trained."""
+
+    config: ConfigDict
+    mesh: Mesh
+    programs: list[Program]
+
+
+def make_lab(config: ConfigDict) -> Lab:
+    """Problems, networks and mesh.
+
+    Raises:
+      ValueError: for a setting that cannot be had.
+    """
+    _run.check_counts(config, "seeds", "heldout", "iterations_per_dispatch")
+    if not jax.config.jax_enable_x64 or jnp.zeros(()).dtype != jnp.float64:
+        raise ValueError("this study computes in float64, which this device or JAX does not have")
+    for section in ("problems", "methods"):
+        if not config[section]:
+            raise ValueError(f"config.{section} is empty: what is to be solved?")
+    mesh = make_mesh(config.parallel.member)
+    programs = []
+    for problem, own in config.problems.items():
+        for method, changes in config.methods.items():
+            settings = config.base.to_dict()
+            for where, section in (("problems", own), ("methods", changes)):
+                name = problem if where == "problems" else method
+                if not isinstance(section, ConfigDict):
+                    raise ValueError(f"config.{where}.{name}: {section!r} is not a ConfigDict")
+                if unknown := sorted(set(section) - set(config.base)):
+                    raise ValueError(
+                        f"config.{where}.{name}: there is no setting {unknown[0]!r}: config.base "
+                        "has them all"
+                    )
+                settings |= section.to_dict()
+            settings["problem"] = settings["problem"] or problem
+            check(f"config.problems.{problem}", settings, config)
+            programs.append(make_program(config, mesh, problem, method, settings))
+    return Lab(config, mesh, programs)
+
+
+CHOICES = {
+    "problem": tuple(PROBLEMS),
+    "activation": tuple(ACTIVATIONS),
+    "optimizer": OPTIMIZERS,
+    "points": RULES,
+    "weighting": weighting.WEIGHTINGS,
+}
+COUNTS = {"iterations": 1, "refresh": 0, "candidates": 0}
+
+
+def check(where: str, settings: dict[str, Any], config: ConfigDict) -> None:
+    """Raise ValueError where a setting cannot be had."""
+    for key, known in CHOICES.items():
+        if settings[key] not in known:
+            raise ValueError(f"{where}.{key}: {settings[key]!r} is not one of {', '.join(known)}")
+    for key, value in settings.items():
+        if key in CHOICES:
+            continue
+        if key == "hidden":
+            if not value or any(type(width) is not int or width < 1 for width in value):
+                raise ValueError(f"{where}.hidden: {value!r} are not widths such as (24, 24)")
+        elif key == "options":
+            known = inspect.signature(PROBLEMS[settings["problem"]]).parameters
+            if unknown := sorted(set(value) - set(known)):
+                raise ValueError(
+                    f"{where}.options: {settings['problem']} has no option {unknown[0]!r}, only "
+                    f"{', '.join(known)}"
+                )
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{where}.{key}: {value!r} is not a number")
+        elif key in COUNTS:
+            if not isinstance(value, int) or not COUNTS[key] <= value < 2**31:
+                raise ValueError(
+                    f"{where}.{key} must be a whole number from {COUNTS[key]}, not {value}"
+                )
+        elif not 0 <= value < np.inf:
+            raise ValueError(f"{where}.{key} must not be negative, got {value}")
+    every = config.iterations_per_dispatch
+    for key in ("iterations", "refresh"):
+        if settings[key] % every:
+            raise ValueError(
+                f"{where}.{key}={settings[key]} is not a multiple of "
+                f"config.iterations_per_dispatch={every}"
+            )
+    changes = settings["candidates"] or settings["weighting"] != "fixed"
+    if changes and not settings["refresh"]:
+        raise ValueError(f"{where}.refresh is 0: then neither points nor weights ever change")
+
+
+def make_program(
+    config: ConfigDict, mesh: Mesh, name: str, method: str, settings: dict[str, Any]
+) -> Program:
+    """Compile training and judgement of one problem by one method."""
+    problem = PROBLEMS[settings["problem"]](**settings["options"])
+    network = MLP(
+        tuple(settings["hidden"]), len(problem.fields), ACTIVATIONS[settings["activation"]]
+    )
+    ansatz = Ansatz(problem, network)
+    rules = {n: t.points for n, t in problem.terms.items() if isinstance(t.points, Points)}
+    for term, rule in rules.items():
+        if not rule.fixed and 0 < settings["candidates"] <= rule.count:
+            raise ValueError(
+                f"config.problems.{name}.candidates={settings['candidates']} must be more than the "
+                f"{rule.count} points of {term!r} that are drawn among them"
+            )
+    how = objective.Refresh(
+        settings["candidates"],
+        settings["power"],
+        settings["floor"],
+        settings["weighting"],
+        settings["tolerance"],
+        settings["decay"],
+        settings["attention"],
+    )
+
+    def loss(params: Params, sample, batch: Batch, hyper: Hyper, key: jax.Array):
+        value, means = objective.loss(ansatz, params, sample)
+        return value, (sample, {"loss": value} | means)
+
+    def rule(hyper: Hyper) -> optax.GradientTransformationExtraArgs:
+        if settings["optimizer"] in DIRECTIONS:
+            return optim.wolfe_searched(DIRECTIONS[settings["optimizer"]]())
+        return optax.adam(optax.cosine_decay_schedule(settings["rate"], settings["iterations"]))
+
+    searches = settings["optimizer"] in DIRECTIONS
+    step = (make_search_step if searches else make_step)(loss, rule)
+    changes = how.candidates or how.weighting != "fixed"
+
+    def refreshed(state: TrainState, hyper: Hyper) -> TrainState:
+        key = jax.random.fold_in(hyper["key"], state.step)
+        sample = objective.refresh(ansatz, how, state.params, state.batch_stats, key)
+        return state.replace(batch_stats=sample, opt_state=optim.restart(state.opt_state))
+
+    def dispatch(state: TrainState, hyper: Hyper, _: tuple) -> tuple[TrainState, Metrics]:
+        if changes:
+            due = (state.step % settings["refresh"] == 0) & (state.step > 0)
+            state = lax.cond(due, refreshed, lambda state, hyper: state, state, hyper)
+        return lax.scan(
+            lambda state, _: step(state, {}, hyper),
+            state,
+            length=config.iterations_per_dispatch,
+        )
+
+    heldout = make_heldout(ansatz, config.heldout)
+
+    def judge(state: TrainState, hyper: Hyper, heldout: Heldout) -> dict[str, jax.Array]:
+        train, _ = objective.loss(ansatz, state.params, unweighted(state.batch_stats))
+        beside, means = objective.loss(ansatz, state.params, heldout.sample)
+        error = ansatz(state.params, heldout.points) - heldout.solution
+        return {
+            "train_loss": train,
+            "heldout_loss": beside,
+            "rel_l2": jnp.linalg.norm(error) / jnp.linalg.norm(heldout.solution),
+            **{f"heldout_{term}": mean for term, mean in means.items()},
+            **problem.found(state.params["physics"]),
+        }
+
+    @jax.jit
+    def begin(key: jax.Array, sample: objective.Sample) -> tuple[TrainState, dict[str, jax.Array]]:
+        params = ansatz.init(key)
+        found = {n: ansatz.residual(params, n, points) for n, points in sample.points.items()}
+        finite = {n: jnp.all(jnp.isfinite(residual), axis=-1) for n, residual in found.items()}
+        return create_state(params, sample, rule({})), finite
+
+    def start(seed: int) -> TrainState:
+        sample = objective.draw_sample(problem, settings["points"], 1000 * seed)
+        state, finite = begin(member_key("init", seed), sample)
+        for term, fine in finite.items():
+            if not fine.all():
+                i = int(jnp.argmin(fine))
+                place = dict(zip(problem.domain, sample.points[term][i].tolist(), strict=True))
+                raise ValueError(
+                    f"{name}: the residual {term!r} is not finite at point {i} of {len(fine)} "
+                    f"({place}) before any training: look for NaN in its data and formula"
+                )
+        return state
+
+    start(0)  # a residual that is wrong says so here, before anything else is compiled
+    return Program(
+        name,
+        method,
+        settings,
+        ansatz,
+        heldout,
+        start,
+        over_members(dispatch, mesh, donate=True, check_vma=False, convolutions=False),
+        over_members(judge, mesh, convolutions=False),
+    )
+
+
+def unweighted(sample: objective.Sample) -> objective.Sample:
+    """The sample with all its weights 1, so that losses can be compared."""
+    return sample._replace(weights=jax.tree.map(jnp.ones_like, sample.weights))
+
+
+def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
+    """A grid for each term whose points follow a rule, and the solution on a grid of the domain.
+
+    Raises:
+      ValueError: if the solution has another shape or is not finite.
+    """
+    problem = ansatz.problem
+    terms = {
+        name: term._replace(points=term.points._replace(count=count, warp=None), weight=1.0)
+        if isinstance(term.points, Points)
+        else term._replace(weight=1.0)
+        for name, term in problem.terms.items()
+    }
+    sample = objective.draw_sample(problem._replace(terms=terms), "grid", 0)
+    whole = next(
+        (n for n, t in terms.items() if isinstance(t.points, Points) and not t.points.fixed)
+    )
+    points = sample.points[whole]
+    solution = np.asarray(problem.solution(points))
+    if solution.shape != (len(points), len(problem.fields)) or not np.isfinite(solution).all():
+        raise ValueError(
+            f"the solution of {whole} at {len(points)} points has shape {list(solution.shape)} "
+            f"or is not finite; it must be [{len(points)}, {len(problem.fields)}]"
+        )
+    return Heldout(sample, points, solution)

@@ -1,0 +1,216 @@
+"""What physics can be put into a loss?
+
+``python -m experiments.pinn --config configs/pinn.py[:problem]`` solves differential equations by
+networks that are trained to make a residual vanish (Raissi, Perdikaris & Karniadakis 2019). All
+seeds of a problem are one population. Beside the loss on the points that are trained on, the loss
+on a dense grid and the distance to the exact solution are always told.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from configs.pinn import get_config
+from experiments import _run
+from experiments._pinn_setup import Lab, Program, make_lab
+from jaxdl import trees
+from jaxdl.report import figures
+from jaxdl.report import pinn as reporting
+from jaxdl.report.published import PINN
+from jaxdl.report.tables import write_atomically
+from jaxdl.train import logs
+from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.population import member_key, population_of
+from jaxdl.train.state import TrainState
+from jaxdl.types import Hyper, Metrics
+
+
+class Network(NamedTuple):
+    """Names a network; its fields are among those of the curves."""
+
+    problem: str
+    method: str
+    seed: int
+
+
+class Solved(NamedTuple):
+    """A problem's networks, trained to their end."""
+
+    program: Program
+    states: TrainState
+    hypers: Hyper
+
+
+def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
+    """Train a problem's networks; at once where they are trained already."""
+    config, took = lab.config, 0.0
+    networks = [Network(program.problem, program.method, s) for s in range(config.seeds)]
+    states = population_of([program.start(n.seed) for n in networks], 0, lab.mesh)
+    hypers = [{"key": member_key("refresh", n.seed)} for n in networks]
+    hypers = population_of(hypers, 0, lab.mesh)
+
+    def dispatches(first: int) -> Iterator[tuple]:
+        nonlocal took
+        lines = logs.by_network(place.curves, Network).get(networks[0])
+        took = lines[-1]["took"] if lines else 0.0
+        yield from itertools.repeat(())
+
+    @functools.cache
+    def compiled() -> Callable:
+        return program.train.lower(states, hypers, ()).compile()
+
+    def run(states: TrainState, hypers: Hyper, _: tuple) -> tuple[TrainState, Metrics]:
+        nonlocal took
+        train = compiled()  # not before there is something to train, and not timed
+        began = time.perf_counter()
+        trained = jax.block_until_ready(train(states, hypers, ()))
+        took += time.perf_counter() - began
+        return trained
+
+    def watch(states: TrainState) -> dict[str, np.ndarray]:
+        told = jax.device_get(program.judge(states, hypers, program.heldout))
+        return told | {"took": np.full(trees.members(states), took)}
+
+    states = place.fit(
+        f"{program.problem}-{program.method}",
+        run,
+        states,
+        hypers,
+        dispatches,
+        networks=[network._asdict() for network in networks],
+        steps=program.settings["iterations"],
+        steps_per_dispatch=config.iterations_per_dispatch,
+        watch=watch,
+    )
+    return Solved(program, states, hypers)
+
+
+def examine(
+    lab: Lab, solved: Sequence[Solved], place: Workplace
+) -> tuple[list[reporting.Result], list[reporting.Parameter]]:
+    """What each network is worth, and the physical parameters that were found."""
+    results, parameters = [], []
+    curves = logs.by_network(place.curves, Network)
+    one_after_the_other = -(-lab.config.seeds // lab.mesh.shape["member"])
+    for program, states, hypers in solved:
+        told = jax.device_get(program.judge(states, hypers, program.heldout))
+        problem = program.ansatz.problem
+        for seed in range(lab.config.seeds):
+            network = Network(program.problem, program.method, seed)
+            losses = [float(told[key][seed]) for key in ("train_loss", "heldout_loss", "rel_l2")]
+            seconds = curves[network][-1]["took"] / one_after_the_other
+            results.append(
+                reporting.Result(*network, *losses, program.settings["iterations"], seconds)
+            )
+            parameters += [
+                reporting.Parameter(*network, name, float(told[name][seed]), truth)
+                for name, truth in problem.truth.items()
+            ]
+    return results, parameters
+
+
+LOSSES = {"train_loss": "on the points", "heldout_loss": "held out"}
+
+
+def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
+    """Points, curves, and solutions of the first seed."""
+    curves = logs.by_network(place.curves, Network)
+    losses: dict[str, dict] = {}
+    errors: dict[str, dict] = {}
+    for program, *_ in solved:
+        for seed in range(lab.config.seeds):
+            lines = curves[Network(program.problem, program.method, seed)]
+            steps = np.array([line["step"] for line in lines])
+
+            def values(key: str, lines: list[dict] = lines) -> np.ndarray:
+                return np.array([float(line[key]) for line in lines])
+
+            for key, label in LOSSES.items():
+                group = losses.setdefault(program.problem, {})
+                group.setdefault(f"{label}, {program.method}", []).append((steps, values(key)))
+            group = errors.setdefault(program.problem, {})
+            group.setdefault(program.method, []).append((steps, values("rel_l2")))
+    panels = {f"loss, {problem}": lines for problem, lines in losses.items()}
+    panels |= {f"relative L2, {problem}": lines for problem, lines in errors.items()}
+    figures.curves(panels, place.folder / "curves.png", "iteration", logarithmic=True)
+
+    surfaces, points = {}, {}
+    for program, states, _ in solved:
+        name = f"{program.problem}, {program.method}"
+        problem, first = program.ansatz.problem, jax.device_get(trees.member(states, 0))
+        points[name] = problem.coordinates, first.batch_stats.points
+        solution = jax.jit(program.ansatz.__call__)
+        found = np.asarray(solution(first.params, program.heldout.points))
+        for i, field in enumerate(problem.fields):
+            surfaces[f"{field} of {name}"] = (
+                problem.coordinates,
+                program.heldout.points,
+                found[:, i],
+                program.heldout.solution[:, i],
+            )
+    figures.surfaces(surfaces, place.folder / "solution.png")
+    figures.scattered(points, place.folder / "samples.png")
+
+
+def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
+    """Run the whole study; the report."""
+    began = time.monotonic()
+    jax.config.update("jax_enable_x64", True)
+    with _run.user_input():
+        lab = make_lab(config)
+        _run.claim(workdir, config, {"mesh": dict(lab.mesh.shape)})
+        finished = workdir / "report.md"
+        if finished.exists():
+            return finished.read_text()
+        resumed = (workdir / "checkpoints").exists()
+    total = config.seeds * sum(program.settings["iterations"] for program in lab.programs)
+    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
+
+        def progress(name: str, steps: int) -> None:
+            bar.set_description(name, refresh=False)
+            bar.update(steps)
+
+        place = Workplace(workdir, stop, progress, config.seconds_between_saves)
+        solved = [fit(lab, program, place) for program in lab.programs]
+    results, parameters = examine(lab, solved, place)
+    reporting.write_results(workdir / "results.csv", results)
+    if parameters:
+        reporting.write_parameters(workdir / "parameters.csv", parameters)
+    draw(lab, solved, place)
+    elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
+    report = reporting.report(
+        reporting.read_results(workdir / "results.csv"),
+        parameters,
+        PINN,
+        {"Time": elapsed} | facts(lab),
+    )
+    write_atomically(finished, report)
+    return report
+
+
+def facts(lab: Lab) -> dict[str, str]:
+    """What a reader of the report must know of the run."""
+    lines = {"Networks": f"{len(lab.programs) * lab.config.seeds}"}
+    for program in lab.programs:
+        params = jax.eval_shape(program.ansatz.init, jax.random.key(0))
+        sizes = {n: len(p) for n, p in program.start(0).batch_stats.points.items()}
+        lines[f"{program.problem}, {program.method}"] = (
+            f"{' '.join(map(str, program.settings['hidden']))} {program.settings['activation']}, "
+            f"{trees.count(params):,} parameters; points: "
+            + ", ".join(f"{count:,} of {term}" for term, count in sizes.items())
+        )
+    return lines | {"Precision": "float64", "Device": _run.describe_devices()}
+
+
+if __name__ == "__main__":
+    _run.run(study, "pinn", get_config())

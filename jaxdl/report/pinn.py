@@ -1,0 +1,210 @@
+"""The report of the physics study: losses on trained and on held-out points, and true errors."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdl.report.tables import MISSING, markdown_table, read_rows, write_rows
+from jaxdl.types import DamagedFile
+
+FALSE = 10  # times the training loss: a held-out loss above that says that the first is false
+
+
+class Result(NamedTuple):
+    """One solved problem, a row of `results.csv`; NaN where training diverged."""
+
+    problem: str
+    method: str
+    seed: int
+    train_loss: float  # mean squares of all residuals on the points of the end, weights 1
+    heldout_loss: float  # the same on a dense grid
+    rel_l2: float  # |u - u*| / |u*| on that grid
+    iterations: int
+    seconds: float  # of training this network on its device, without compilation
+
+
+class Parameter(NamedTuple):
+    """A physical parameter that was found, a row of `parameters.csv`."""
+
+    problem: str
+    method: str
+    seed: int
+    parameter: str
+    value: float
+    truth: float
+
+
+class Published(NamedTuple):
+    """A published relative L2 error."""
+
+    problem: str
+    who: str
+    rel_l2: float
+
+
+def read_results(path: str | os.PathLike) -> list[Result]:
+    """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
+    rows, seen = read_rows(path, Result), set()
+    for row in rows:
+        if row[:3] in seen:
+            raise DamagedFile(f"{os.fspath(path)}: damaged table: two rows for one network: {row}")
+        if any(x < 0 for x in row[3:]):
+            raise DamagedFile(f"{os.fspath(path)}: damaged table: a negative number: {row}")
+        seen.add(row[:3])
+    return rows
+
+
+def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
+    """Write `results.csv` in one piece."""
+    write_rows(path, Result, results, ".6e")
+
+
+def write_parameters(path: str | os.PathLike, parameters: Iterable[Parameter]) -> None:
+    """Write `parameters.csv` in one piece."""
+    write_rows(path, Parameter, parameters, ".9e")
+
+
+def diverged(result: Result) -> bool:
+    """Whether a loss is not a number."""
+    return not math.isfinite(result.train_loss + result.heldout_loss + result.rel_l2)
+
+
+def false_loss(result: Result) -> bool:
+    """Whether the equation holds where it was trained, and not beside it."""
+    return result.heldout_loss > FALSE * result.train_loss
+
+
+def _groups(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for r in results:
+        groups.setdefault((r.problem, r.method), []).append(r)
+    return groups
+
+
+def _scientific(values: Sequence[float]) -> str:
+    """The median, and what all lie between: errors of seeds differ by factors."""
+    if not len(values):
+        return MISSING
+    middle, low, high = np.median(values), min(values), max(values)
+    return f"{middle:.1e}" + (f" ({low:.1e} to {high:.1e})" if len(values) > 1 else "")
+
+
+def table(results: Sequence[Result], published: Sequence[Published]) -> str:
+    """Markdown: a row a problem and method, and a row a published number beside them."""
+    rows, last = [], None
+    groups = _groups(results)
+    for i, ((problem, method), found) in enumerate(groups.items()):
+        alive = [r for r in found if not diverged(r)]
+        columns = (
+            _scientific([r.train_loss for r in alive]),
+            _scientific([r.heldout_loss for r in alive]),
+            _scientific([r.rel_l2 for r in alive]),
+            f"{np.median([r.iterations for r in found]):.0f}",
+            f"{np.median([r.seconds for r in found]):.1f}",
+            f"{len(alive)} of {len(found)}",
+        )
+        rows.append((problem if problem != last else "", method, *columns))
+        last = problem
+        following = [p for p, _ in list(groups)[i + 1 :]]
+        if problem not in following:
+            for p in published:
+                if p.problem == problem:
+                    rows.append(
+                        ("", p.who, *[MISSING] * 2, f"{p.rel_l2:.1e}", *[MISSING] * 2, "published")
+                    )
+    header = (
+        "problem",
+        "method",
+        "training loss",
+        "held-out loss",
+        "relative L2",
+        "iterations",
+        "seconds",
+        "seeds",
+    )
+    return markdown_table(header, rows, left=2)
+
+
+def findings(
+    results: Sequence[Result], parameters: Sequence[Parameter], published: Sequence[Published]
+) -> list[str]:
+    """What the run shows, in words."""
+    sentences = []
+    for (problem, method), found in _groups(results).items():
+        alive = [r for r in found if not diverged(r)]
+        who = f"**{problem}** by {method}"
+        for r in found:
+            if diverged(r):
+                sentences.append(f"{who}, seed {r.seed}: diverged; it is in no median.")
+            elif false_loss(r):
+                sentences.append(
+                    f"{who}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "
+                    f"on the points that were trained on and {r.heldout_loss:.1e} beside them, "
+                    f"{r.heldout_loss / r.train_loss:.0f} times as much. Take more points, draw "
+                    "them anew now and then, or train for less long."
+                )
+        if alive:
+            worst = max(r.rel_l2 for r in alive)
+            sentences.append(
+                f"{who}: relative L2 error {_scientific([r.rel_l2 for r in alive])}; with every "
+                f"seed at most {worst:.1e}."
+            )
+            for p in published:
+                if p.problem == problem:
+                    below = sum(r.rel_l2 < p.rel_l2 for r in alive)
+                    sentences.append(
+                        f"{who}: {below} of {len(alive)} seeds are below {p.who}'s {p.rel_l2:.1e}."
+                    )
+    by_name: dict[tuple[str, str, str], list[Parameter]] = {}
+    for p in parameters:
+        by_name.setdefault((p.problem, p.method, p.parameter), []).append(p)
+    for (problem, method, name), found in by_name.items():
+        values = [p.value for p in found]
+        errors = [abs(p.value / p.truth - 1) for p in found]
+        sentences.append(
+            f"**{problem}** by {method}: {name} is found as {np.median(values):.6g} "
+            f"({min(values):.6g} to {max(values):.6g}) for {found[0].truth:.6g}; relative error "
+            f"{_scientific(errors)}."
+        )
+    return sentences
+
+
+_METHOD = f"""\
+- Losses are sums over the terms of a problem of mean squared residuals, with all weights 1. The
+  training loss is on the points that the network was trained on at the end, the held-out loss on a
+  dense grid that is never trained on.
+- Relative L2 is |u - u*| / |u*| over that grid, of all fields together; u* is the exact solution or
+  a reference computed to more digits than are compared.
+- Numbers are medians over seeds, with the least and the largest. A seed sets the network's start
+  and the points.
+- A training loss is called false where the held-out loss is more than {FALSE} times as large.
+- Seconds are those of training one network on its device, without compilation."""
+
+
+def report(
+    results: Sequence[Result],
+    parameters: Sequence[Parameter],
+    published: Sequence[Published],
+    facts: Mapping[str, str],
+) -> str:
+    """The whole report in Markdown."""
+    parts = [
+        "# Physics in the loss",
+        _bullets(f"{key}: {value}" for key, value in facts.items()),
+        "## Findings",
+        _bullets(findings(results, parameters, published)),
+        "## Results",
+        table(results, published),
+        "## How the numbers are computed",
+        _METHOD,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -1,0 +1,158 @@
+"""The physics study, as a user meets it; small networks and a few iterations."""
+
+import csv
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from configs.pinn import VARIANTS, get_config
+from tests.experiments.launcher import Launcher, assert_refused
+
+SEEDS, ITERATIONS = 2, 8
+TINY = (
+    f"--config.seeds={SEEDS}",
+    "--config.base.hidden=(4,)",
+    f"--config.base.iterations={ITERATIONS}",
+    "--config.base.refresh=4",
+    "--config.iterations_per_dispatch=2",
+    "--config.heldout=25",
+    "--config.seconds_between_saves=0.0",
+)
+FIGURES = ("solution.png", "curves.png", "samples.png")
+FILES = {"config.json", "results.csv", "metrics.jsonl", "report.md", "checkpoints", *FIGURES}
+COLUMNS = "problem,method,seed,train_loss,heldout_loss,rel_l2,iterations,seconds"
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("caches")
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_NUM_CPU_DEVICES": "2",
+    }
+    with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
+        yield launcher
+
+
+def run(launcher, workdir, *arguments, config="configs/pinn.py"):
+    return launcher.start("pinn", [f"--config={config}", f"--workdir={workdir}", *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(launcher, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "heat"
+    return workdir, run(launcher, workdir, *TINY).wait()
+
+
+def rows(workdir):
+    with (workdir / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(workdir):
+    """All that does not depend on how long it took."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(workdir)]
+
+
+def test_files_and_report(finished, launcher):
+    workdir, ended = finished
+    assert ended.code == 0, ended.err[-2000:]
+    assert {path.name for path in workdir.iterdir()} == FILES
+    assert ended.out.strip() == (workdir / "report.md").read_text().strip()
+    assert (workdir / "results.csv").read_text().splitlines()[0] == COLUMNS
+    found = rows(workdir)
+    assert [(r["problem"], r["method"], r["seed"]) for r in found] == [
+        ("heat", "ssbroyden", str(seed)) for seed in range(SEEDS)
+    ]
+    assert all(r["iterations"] == str(ITERATIONS) and float(r["seconds"]) > 0 for r in found)
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == SEEDS * ITERATIONS // 2
+    for seed in range(SEEDS):
+        losses = [line["loss"] for line in lines if line["seed"] == seed]
+        assert losses == sorted(losses, reverse=True)  # a line search never goes up
+    assert run(launcher, workdir, *TINY).wait().out == ended.out  # at once
+
+
+def test_interrupted_and_killed_it_goes_on_to_the_same_end(finished, launcher, tmp_path):
+    for number in (signal.SIGINT, signal.SIGKILL):
+        workdir = tmp_path / str(number)
+        study = run(launcher, workdir, *TINY)
+        assert study.wait_until(lambda at=workdir: any(at.glob("checkpoints/*/[0-9]*")))
+        study.kill(number)
+        study.wait()
+        ended = run(launcher, workdir, *TINY).wait()
+        assert ended.code == 0, ended.err[-2000:]
+        assert timeless(workdir) == timeless(finished[0])
+
+
+def test_a_network_does_not_depend_on_its_neighbours(finished, launcher, tmp_path):
+    ended = run(launcher, tmp_path / "one", *TINY, "--config.seeds=1").wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert timeless(tmp_path / "one") == timeless(finished[0])[:1]
+
+
+def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
+    settings = {
+        "adam": ("optimizer=adam", "rate=0.01"),
+        "rad": ("candidates=4000", "points=latin_hypercube"),
+        "norms": ("weighting=gradient_norm", "optimizer=ssbfgs", "activation=sin"),
+        "causal": ("weighting=causal", "optimizer=lbfgs"),
+        "attention": ("weighting=attention", "points=uniform"),
+    }
+    for name, own in settings.items():
+        flags = [f"--config.base.{setting}" for setting in own]
+        ended = run(launcher, tmp_path / name, *TINY, "--config.seeds=1", *flags).wait()
+        assert ended.code == 0, ended.err[-2000:]
+        (row,) = rows(tmp_path / name)
+        assert 0 < float(row["train_loss"]) < 10 and np.isfinite(float(row["rel_l2"]))
+
+
+def test_an_inverse_problem_tells_its_parameter(launcher, tmp_path):
+    own = f"--config.problems.inverse_heat.iterations={ITERATIONS}"
+    ended = run(launcher, tmp_path, *TINY, own, config="configs/pinn.py:inverse_heat").wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert "k is found as" in ended.out
+    with (tmp_path / "parameters.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [r["parameter"] for r in found] == ["k"] * SEEDS
+    assert all(float(r["value"]) > 0 and float(r["truth"]) == 0.01 for r in found)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config.base.optimizer=newton"], ("optimizer", "newton", "ssbroyden")),
+        (["--config.base.activation=relu"], ("activation", "relu", "tanh")),
+        (["--config.base.problem=heart"], ("heart",)),
+        (["--config.base.points=halton"], ("points", "halton", "sobol")),
+        (["--config.base.weighting=even"], ("weighting", "even", "causal")),
+        (["--config.base.hidden=(0,)"], ("hidden", "(24, 24)")),
+        (["--config.base.iterations=7"], ("iterations=7", "iterations_per_dispatch=2")),
+        (["--config.base.iterations=0"], ("iterations", "from 1")),
+        (["--config.base.rate=-1.0"], ("rate", "negative")),
+        (["--config.base.candidates=10"], ("candidates=10", "2048")),
+        (["--config.base.weighting=causal", "--config.base.refresh=0"], ("refresh is 0",)),
+        (["--config.seeds=0"], ("config.seeds", "at least 1")),
+        (["--config.parallel.member=5"], ("mesh", "member=5", "2 device")),
+        (["--config.base.hiden=(4,)"], ("hiden",)),
+    ],
+)
+def test_wrong_input_ends_in_one_line(launcher, tmp_path, arguments, words):
+    assert_refused(run(launcher, tmp_path / "x", *TINY, *arguments).wait(), *words)
+    assert not (tmp_path / "x" / "results.csv").exists()
+
+
+def test_an_unknown_problem_is_told(launcher, tmp_path):
+    ended = run(launcher, tmp_path / "x", config="configs/pinn.py:navier").wait()
+    assert_refused(ended, "unknown problem 'navier'", "kovasznay")
+
+
+def test_every_variant_has_a_configuration():
+    for variant in VARIANTS:
+        config = get_config(variant)
+        assert config.variant == variant and config.problems and config.methods

@@ -255,8 +255,11 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
 
 
 def half_early(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Every second point's time, the first coordinate, becomes its cube: more points early on."""
-    early = np.arange(len(points)) % 2 == 0
+    """The time, the first coordinate, of the first half of the points becomes its cube.
+
+    Not of every second point: those of a Sobol sequence fill one half of the box.
+    """
+    early = np.arange(len(points)) < len(points) // 2
     xp = _numpy_of(points)
     time = xp.where(early, points[:, 0] ** 3, points[:, 0])
     return xp.stack([time, *points.T[1:]], axis=-1)

@@ -464,17 +464,18 @@ def test_a_run_that_reports_on_validation_leaves_them_closed(start, tmp_path):
 
 def test_one_line_of_the_study_leads_to_the_test_images():
     """``source.test.open()``, in ``study``, after the training and before the measurement."""
-    study, setup, source = (
+    study, setup, run, source = (
         ast.parse((ROOT / path).read_text())
         for path in (
             "experiments/transferability.py",
             "experiments/_transferability_setup.py",
+            "experiments/_run.py",
             "jaxdl/data/source.py",
         )
     )
     uses = [
         ast.unparse(node)
-        for tree in (study, setup)
+        for tree in (study, setup, run)
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("test", "open", "_split")
     ]

@@ -201,6 +201,13 @@ def test_noise_of_the_inverse_problem_is_as_much_as_was_asked_for():
     np.testing.assert_allclose(problem.found({"log_k": jnp.log(0.02)})["k"], 0.02)
 
 
+def test_early_points_are_everywhere():
+    points = objective.draw_sample(problems.heat(), "sobol", 0).points["equation"]
+    assert 0.6 < np.mean(points[:, 0] < 0.5) < 0.7  # (1/2 + the cube root of 1/2) / 2 is .65
+    for early in (points[:, 0] < 0.02, points[:, 0] >= 0.02):
+        assert abs(np.mean(points[early, 1] > 0) - 0.5) < 0.02
+
+
 def toy(**changes):
     problem = Problem(
         {"x": (0.0, 1.0)},

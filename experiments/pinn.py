@@ -192,18 +192,18 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         reporting.read_results(workdir / "results.csv"),
         parameters,
         PINN,
-        {"Time": elapsed} | facts(lab),
+        {"Time": elapsed} | facts(lab, solved),
     )
     write_atomically(finished, report)
     return report
 
 
-def facts(lab: Lab) -> dict[str, str]:
+def facts(lab: Lab, solved: Sequence[Solved]) -> dict[str, str]:
     """What a reader of the report must know of the run."""
     lines = {"Networks": f"{len(lab.programs) * lab.config.seeds}"}
-    for program in lab.programs:
+    for program, states, _ in solved:
         params = jax.eval_shape(program.ansatz.init, jax.random.key(0))
-        sizes = {n: len(p) for n, p in program.start(0).batch_stats.points.items()}
+        sizes = {term: points.shape[1] for term, points in states.batch_stats.points.items()}
         lines[f"{program.problem}, {program.method}"] = (
             f"{' '.join(map(str, program.settings['hidden']))} {program.settings['activation']}, "
             f"{trees.count(params):,} parameters; points: "

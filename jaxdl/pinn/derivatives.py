@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -140,14 +140,19 @@ def plan(requests: Sequence[Request]) -> tuple[list[str], list[Request]]:
             alone += [letter for name in request if len(name) == 2 for letter in name]
         else:
             alone += request
-    names = {
+    names = closed(alone)
+    return names, [r for r in together if not {canonical(name) for name in r} <= set(names)]
+
+
+def closed(names: Iterable[str]) -> list[str]:
+    """These derivatives and all that their chain and product rules are made of, lowest first."""
+    parts = {
         canonical(part)
-        for name in alone
+        for name in names
         for size in range(len(name) + 1)
         for part in itertools.combinations(name, size)
     }
-    operators = [r for r in together if not {canonical(name) for name in r} <= names]
-    return sorted(names, key=lambda name: (len(name), name)), operators
+    return sorted(parts, key=lambda name: (len(name), name))
 
 
 @functools.cache

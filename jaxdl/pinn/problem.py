@@ -34,7 +34,7 @@ from jaxdl.pinn.derivatives import (
     Derive,
     Function,
     Request,
-    canonical,
+    closed,
     combine,
     forward_mode,
     product,
@@ -148,7 +148,7 @@ class Ansatz:
             return network
 
         def derive(points: Float[Array, "n d"], requests: list[Request]) -> list[Array]:
-            names = _closed(requests)
+            names = closed(name for request in requests for name in request)
             each = [{name: 1.0} for name in names]
             parts = []
             for i in range(2):
@@ -179,12 +179,3 @@ class Ansatz:
             problem.fields,
             params["physics"],
         )
-
-
-def _closed(requests: list[Request]) -> list[str]:
-    """All derivatives that those asked for are made of by the product rule."""
-    names = {""}
-    for name in {canonical(name) for request in requests for name in request}:
-        for bits in range(2 ** len(name)):
-            names.add("".join(c for i, c in enumerate(name) if bits >> i & 1))
-    return sorted(names, key=lambda name: (len(name), name))

@@ -48,8 +48,8 @@ def over_members(
       specs: how the first populations are divided, ``P("member")`` for the others.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
-      check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as Optax's
-        line searches, and only where a member is not divided over the mesh's "data" axis.
+      check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as line
+        searches, and only where a member is not divided over the mesh's "data" axis.
       convolutions: whether ``fn`` has some, for which XLA:CPU needs options of its own.
 
     The number of members must be a multiple of the mesh's "member" axis

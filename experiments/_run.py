@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
+from tqdm import tqdm
 
 from jaxdl.data.encoded import cores
 from jaxdl.data.source import Source
@@ -202,6 +203,18 @@ def _differences(old, new, path: str = "") -> Iterator[str]:
         return
     for key in old.keys() | new.keys():
         yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
+    """What a workplace tells its progress; ``total`` are the steps of all networks."""
+    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
+
+        def progress(name: str, steps: int) -> None:
+            bar.set_description(name, refresh=False)
+            bar.update(steps)
+
+        yield progress
 
 
 def describe_source(source: Source) -> dict[str, Any]:

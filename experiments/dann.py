@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from configs.dann import get_config
 from experiments import _run
@@ -286,12 +285,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             return finished.read_text()
         resumed = (workdir / "checkpoints").exists()
     total = sum(len(each.networks) * each.program.settings["steps"] for each in rounds)
-    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
-
-        def progress(name: str, steps: int) -> None:
-            bar.set_description(name, refresh=False)
-            bar.update(steps)
-
+    with _run.progress_bar(total) as progress:
         place = Workplace(workdir, stop, progress, config.seconds_between_saves)
         for each in rounds:
             fit(lab, each, place)

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from configs.pinn import get_config
 from experiments import _run
@@ -174,12 +173,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             return finished.read_text()
         resumed = (workdir / "checkpoints").exists()
     total = config.seeds * sum(program.settings["iterations"] for program in lab.programs)
-    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
-
-        def progress(name: str, steps: int) -> None:
-            bar.set_description(name, refresh=False)
-            bar.update(steps)
-
+    with _run.progress_bar(total) as progress:
         place = Workplace(workdir, stop, progress, config.seconds_between_saves)
         solved = [fit(lab, program, place) for program in lab.programs]
     results, parameters = examine(lab, solved, place)

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from jaxdl.report.tables import (
     MISSING,
     Estimate,
+    bullets,
     confidence_interval,
     format_mean,
     format_number,
@@ -528,8 +529,8 @@ def report(
     published = [p for p in published if p.pair == pair]
     lines = {"Networks": str(len(results)), **facts}
     parts = [f"# Domain adaptation: {PAIRS.get(pair, pair.replace('_to_', ' → '))}"]
-    parts += [_bullets(f"{key}: {value}" for key, value in lines.items())]
-    parts += ["## Findings", _bullets(findings(results, diagnoses, published))]
+    parts += [bullets(f"{key}: {value}" for key, value in lines.items())]
+    parts += ["## Findings", bullets(findings(results, diagnoses, published))]
     parts += ["## Results", table(summarize(results, diagnoses), published)]
     parts += [f"Our numbers are those of {chosen_by.rstrip('.')}."]
     gaps = _gaps(used)
@@ -546,12 +547,8 @@ def report(
         "Nothing to report: no domain classifier has won or lost, every λ rose, and no network "
         "collapsed or diverged."
     ]
-    parts += ["## Diagnostics", _bullets(said)]
+    parts += ["## Diagnostics", bullets(said)]
     parts += ["## Criteria that need no target labels", _criteria(used)]
-    parts += [_bullets(_choices(used))]
+    parts += [bullets(_choices(used))]
     parts += ["## How the numbers are computed", _METHOD]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _bullets(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdl.report.tables import MISSING, markdown_table, read_rows, write_rows
+from jaxdl.report.tables import MISSING, bullets, markdown_table, read_rows, write_rows
 from jaxdl.types import DamagedFile
 
 FALSE = 10  # times the training loss: a held-out loss above that says that the first is false
@@ -195,16 +195,12 @@ def report(
     """The whole report in Markdown."""
     parts = [
         "# Physics in the loss",
-        _bullets(f"{key}: {value}" for key, value in facts.items()),
+        bullets(f"{key}: {value}" for key, value in facts.items()),
         "## Findings",
-        _bullets(findings(results, parameters, published)),
+        bullets(findings(results, parameters, published)),
         "## Results",
         table(results, published),
         "## How the numbers are computed",
         _METHOD,
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _bullets(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)

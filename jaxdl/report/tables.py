@@ -107,6 +107,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: i
     return "\n".join(line(cells) for cells in (grid[0], rule, *grid[1:]))
 
 
+def bullets(sentences: Iterable[str]) -> str:
+    """A Markdown list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a file so that a reader, or a kill in the middle, finds the old one or the new one."""
     path = Path(path)

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.experiments.launcher import ROOT, Launcher, assert_refused
+from tests.experiments.launcher import ROOT, Launcher, assert_refused, quick_environment
 
 CONFIG = "configs/transferability.py:digits"
 SEEDS, STEPS, CUTS = 1, 12, 4
@@ -43,14 +43,7 @@ FILES = {"config.json", "results.csv", "metrics.jsonl", "report.md", "checkpoint
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("caches")
-    return {
-        "XDG_CACHE_HOME": str(folder / "user"),
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than training here
-        "JAX_NUM_CPU_DEVICES": "2",
-    }
+    return quick_environment(folder)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from jaxdl import adaptation
 from jaxdl.data import sources
 from jaxdl.train.loop import StopFlag, Workplace
 from jaxdl.train.parallel import make_mesh
-from tests.experiments.launcher import ROOT, Launcher, assert_refused
+from tests.experiments.launcher import ROOT, Launcher, assert_refused, quick_environment
 
 SEEDS, STEPS, DISPATCH, BATCH = 2, 8, 2, 4
 PAIR = "tiny_to_inverted"
@@ -99,14 +99,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("caches")
-    environment = {
-        "XDG_CACHE_HOME": str(folder / "user"),
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_NUM_CPU_DEVICES": "2",
-    }
+    environment = quick_environment(folder)
     with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
         yield launcher
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.pinn import VARIANTS, get_config
-from tests.experiments.launcher import Launcher, assert_refused
+from tests.experiments.launcher import Launcher, assert_refused, quick_environment
 
 SEEDS, ITERATIONS = 2, 8
 TINY = (
@@ -28,13 +28,7 @@ COLUMNS = "problem,method,seed,train_loss,heldout_loss,rel_l2,iterations,seconds
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("caches")
-    environment = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_NUM_CPU_DEVICES": "2",
-    }
+    environment = quick_environment(folder)
     with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
         yield launcher
 

@@ -244,3 +244,18 @@ def product(a: Jet, b: Jet, names: Sequence[str]) -> Jet:
             terms.append(a[canonical(first)] * b[canonical(second)])
         found[name] = functools.reduce(jnp.add, terms)
     return found
+
+
+def operator_of_product(
+    operator: Request,
+    a: Jet,
+    moved_a: Float[Array, "n m"],
+    b: Jet,
+    moved_b: Float[Array, "n m"],
+) -> Float[Array, "n m"]:
+    """``L(a b) = a L b + b L a + sum_ij c_ij (a_i b_j + a_j b_i)`` for an L of :func:`plan`."""
+    moved = a[""] * moved_b + b[""] * moved_a
+    for name, c in operator.items():
+        if len(name) == 2:
+            moved += c * (a[name[0]] * b[name[1]] + a[name[1]] * b[name[0]])
+    return moved

@@ -33,10 +33,12 @@ from jaxdl.nn.models.mlp import MLP, dense_layers
 from jaxdl.pinn.derivatives import (
     Derive,
     Function,
+    Jet,
     Request,
-    closed,
     combine,
     forward_mode,
+    operator_of_product,
+    plan,
     product,
     propagate,
 )
@@ -148,16 +150,28 @@ class Ansatz:
             return network
 
         def derive(points: Float[Array, "n d"], requests: list[Request]) -> list[Array]:
-            names = closed(name for request in requests for name in request)
-            each = [{name: 1.0} for name in names]
-            parts = []
-            for i in range(2):
-                part = forward_mode(lambda p, i=i: constraint(p)[i], self.problem.coordinates)
-                parts.append(dict(zip(names, part(points, each), strict=True)))
-            inner = dict(zip(names, network(points, each), strict=True))
-            whole = product(parts[1], inner, names)
-            jet = {name: whole[name] + parts[0][name] for name in names}
-            return [combine(jet, request) for request in requests]
+            names, operators = plan(requests)
+            asked = [*({name: 1.0} for name in names), *operators]
+
+            def split(values: list[Array]) -> tuple[Jet, list[Array]]:
+                return dict(zip(names, values, strict=False)), values[len(names) :]
+
+            parts = (lambda p: constraint(p)[0]), (lambda p: constraint(p)[1])
+            offset, factor = (
+                split(forward_mode(part, self.problem.coordinates)(points, asked)) for part in parts
+            )
+            inner = split(network(points, asked))
+            whole = product(factor[0], inner[0], names)
+            jet = {name: whole[name] + offset[0][name] for name in names}
+            carried = {
+                id(operator): offset[1][i]
+                + operator_of_product(operator, factor[0], factor[1][i], inner[0], inner[1][i])
+                for i, operator in enumerate(operators)
+            }
+            return [
+                carried[id(request)] if id(request) in carried else combine(jet, request)
+                for request in requests
+            ]
 
         return derive
 

@@ -18,14 +18,14 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from experiments import _run
-from jaxdl import optim
+from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import objective, weighting
 from jaxdl.pinn.problem import Ansatz
 from jaxdl.pinn.problems import PROBLEMS
 from jaxdl.pinn.sampling import RULES, Points
 from jaxdl.train.parallel import make_mesh
-from jaxdl.train.population import member_key, over_members
+from jaxdl.train.population import member_key, over_members, population_of
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
 from jaxdl.types import Batch, Hyper, Metrics, Params
 
@@ -57,11 +57,11 @@ class Program(NamedTuple):
     settings: dict[str, Any]
     ansatz: Ansatz
     heldout: Heldout
-    start: Callable[[int], TrainState]
-    """The state of a seed before its first step."""
+    start: Callable[[], TrainState]
+    """The population of all seeds before its first step."""
     train: Callable
     judge: Callable
-    """``judge(states, hypers, ()) -> {"train_loss", "heldout_loss", "rel_l2", …}``, a number a
+    """``judge(states, heldout) -> {"train_loss", "heldout_loss", "rel_l2", …}``, a number a
     member."""
 
 
@@ -211,7 +211,7 @@ def make_program(
 
     heldout = make_heldout(ansatz, config.heldout)
 
-    def judge(state: TrainState, hyper: Hyper, heldout: Heldout) -> dict[str, jax.Array]:
+    def judge(state: TrainState, heldout: Heldout) -> dict[str, jax.Array]:
         train, _ = objective.loss(ansatz, state.params, unweighted(state.batch_stats))
         beside, means = objective.loss(ansatz, state.params, heldout.sample)
         error = ansatz(state.params, heldout.points) - heldout.solution
@@ -224,26 +224,19 @@ def make_program(
         }
 
     @jax.jit
-    def begin(key: jax.Array, sample: objective.Sample) -> tuple[TrainState, dict[str, jax.Array]]:
-        params = ansatz.init(key)
-        found = {n: ansatz.residual(params, n, points) for n, points in sample.points.items()}
-        finite = {n: jnp.all(jnp.isfinite(residual), axis=-1) for n, residual in found.items()}
-        return create_state(params, sample, rule({})), finite
+    def begin(key: jax.Array, sample: objective.Sample) -> TrainState:
+        return create_state(ansatz.init(key), sample, rule({}))
 
-    def start(seed: int) -> TrainState:
-        sample = objective.draw_sample(problem, settings["points"], 1000 * seed)
-        state, finite = begin(member_key("init", seed), sample)
-        for term, fine in finite.items():
-            if not fine.all():
-                i = int(jnp.argmin(fine))
-                place = dict(zip(problem.domain, sample.points[term][i].tolist(), strict=True))
-                raise ValueError(
-                    f"{name}: the residual {term!r} is not finite at point {i} of {len(fine)} "
-                    f"({place}) before any training: look for NaN in its data and formula"
-                )
-        return state
+    def start() -> TrainState:
+        seeds = range(config.seeds)
+        samples = [objective.draw_sample(problem, settings["points"], 1000 * s) for s in seeds]
+        states = [begin(member_key("init", s), samples[s]) for s in seeds]
+        return population_of(states, 0, mesh)
 
-    start(0)  # a residual that is wrong says so here, before anything else is compiled
+    judged = over_members(judge, mesh, convolutions=False)
+    states = start()
+    if not np.isfinite(judged(states, heldout)["train_loss"]).all():
+        raise ValueError(f"{name}: {where_not_finite(ansatz, states)}")
     return Program(
         name,
         method,
@@ -252,8 +245,23 @@ def make_program(
         heldout,
         start,
         over_members(dispatch, mesh, donate=True, check_vma=False, convolutions=False),
-        over_members(judge, mesh, convolutions=False),
+        judged,
     )
+
+
+def where_not_finite(ansatz: Ansatz, states: TrainState) -> str:
+    """The first point of the first residual that is not finite."""
+    state = trees.member(jax.device_get(states), 0)
+    for term, points in state.batch_stats.points.items():
+        finite = np.isfinite(ansatz.residual(state.params, term, points)).all(axis=-1)
+        if not finite.all():
+            i = int(np.argmin(finite))
+            place = dict(zip(ansatz.problem.domain, points[i].tolist(), strict=True))
+            return (
+                f"the residual {term!r} is not finite at point {i} of {len(finite)} ({place}) "
+                "before any training: look for NaN in its data and formula"
+            )
+    return "the loss is not finite before any training"
 
 
 def unweighted(sample: objective.Sample) -> objective.Sample:

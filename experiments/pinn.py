@@ -8,10 +8,9 @@ on a dense grid and the distance to the exact solution are always told.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +46,12 @@ class Solved(NamedTuple):
 
     program: Program
     states: TrainState
-    hypers: Hyper
 
 
 def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
     """Train a problem's networks; at once where they are trained already."""
-    config, took = lab.config, 0.0
+    config, took, train = lab.config, 0.0, None
     networks = [Network(program.problem, program.method, s) for s in range(config.seeds)]
-    states = population_of([program.start(n.seed) for n in networks], 0, lab.mesh)
     hypers = [{"key": member_key("refresh", n.seed)} for n in networks]
     hypers = population_of(hypers, 0, lab.mesh)
 
@@ -64,26 +61,23 @@ def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
         took = lines[-1]["took"] if lines else 0.0
         yield from itertools.repeat(())
 
-    @functools.cache
-    def compiled() -> Callable:
-        return program.train.lower(states, hypers, ()).compile()
-
     def run(states: TrainState, hypers: Hyper, _: tuple) -> tuple[TrainState, Metrics]:
-        nonlocal took
-        train = compiled()  # not before there is something to train, and not timed
+        nonlocal took, train
+        if train is None:  # not before there is something to train, and not timed
+            train = program.train.lower(states, hypers, ()).compile()
         began = time.perf_counter()
         trained = jax.block_until_ready(train(states, hypers, ()))
         took += time.perf_counter() - began
         return trained
 
     def watch(states: TrainState) -> dict[str, np.ndarray]:
-        told = jax.device_get(program.judge(states, hypers, program.heldout))
+        told = jax.device_get(program.judge(states, program.heldout))
         return told | {"took": np.full(trees.members(states), took)}
 
     states = place.fit(
         f"{program.problem}-{program.method}",
         run,
-        states,
+        program.start(),
         hypers,
         dispatches,
         networks=[network._asdict() for network in networks],
@@ -91,7 +85,7 @@ def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
         steps_per_dispatch=config.iterations_per_dispatch,
         watch=watch,
     )
-    return Solved(program, states, hypers)
+    return Solved(program, states)
 
 
 def examine(
@@ -101,8 +95,8 @@ def examine(
     results, parameters = [], []
     curves = logs.by_network(place.curves, Network)
     one_after_the_other = -(-lab.config.seeds // lab.mesh.shape["member"])
-    for program, states, hypers in solved:
-        told = jax.device_get(program.judge(states, hypers, program.heldout))
+    for program, states in solved:
+        told = jax.device_get(program.judge(states, program.heldout))
         problem = program.ansatz.problem
         for seed in range(lab.config.seeds):
             network = Network(program.problem, program.method, seed)
@@ -126,7 +120,7 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
     curves = logs.by_network(place.curves, Network)
     losses: dict[str, dict] = {}
     errors: dict[str, dict] = {}
-    for program, *_ in solved:
+    for program, _ in solved:
         for seed in range(lab.config.seeds):
             lines = curves[Network(program.problem, program.method, seed)]
             steps = np.array([line["step"] for line in lines])
@@ -144,7 +138,7 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
     figures.curves(panels, place.folder / "curves.png", "iteration", logarithmic=True)
 
     surfaces, points = {}, {}
-    for program, states, _ in solved:
+    for program, states in solved:
         name = f"{program.problem}, {program.method}"
         problem, first = program.ansatz.problem, jax.device_get(trees.member(states, 0))
         points[name] = problem.coordinates, first.batch_stats.points
@@ -195,7 +189,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 def facts(lab: Lab, solved: Sequence[Solved]) -> dict[str, str]:
     """What a reader of the report must know of the run."""
     lines = {"Networks": f"{len(lab.programs) * lab.config.seeds}"}
-    for program, states, _ in solved:
+    for program, states in solved:
         params = jax.eval_shape(program.ansatz.init, jax.random.key(0))
         sizes = {term: points.shape[1] for term, points in states.batch_stats.points.items()}
         lines[f"{program.problem}, {program.method}"] = (

@@ -10,19 +10,29 @@ from ml_collections import ConfigDict
 PROBLEMS = {
     "heat": {},
     "heat_fast": {"problem": "heat", "options": {"k": 0.1}, "iterations": 3000},
-    "burgers": {"hidden": (20, 20, 20), "iterations": 10_000, "candidates": 40_000},
-    "allen_cahn": {"hidden": (30, 30, 30), "iterations": 20_000, "candidates": 40_000},
-    "korteweg_de_vries": {"hidden": (30, 30, 30), "iterations": 20_000, "candidates": 40_000},
-    "wave": {"hidden": (30, 30), "iterations": 5000},
-    "poisson": {"hidden": (24, 24), "iterations": 2000},
-    "poisson_disc": {"hidden": (24, 24), "iterations": 2000},
-    "helmholtz": {"hidden": (30, 30), "iterations": 5000},
-    "kovasznay": {"hidden": (24, 24), "iterations": 4000},
-    "inverse_heat": {"iterations": 2000},
+    "burgers": {"hidden": (24, 24, 24), "iterations": 4000, "candidates": 40_000},
+    "allen_cahn": {
+        "options": {"harmonics": 4},
+        "hidden": (24, 24, 24),
+        "iterations": 8000,
+        "candidates": 40_000,
+    },
+    "korteweg_de_vries": {
+        "options": {"harmonics": 4},
+        "hidden": (24, 24, 24),
+        "iterations": 6000,
+        "candidates": 40_000,
+    },
+    "wave": {"hidden": (30, 30), "iterations": 3000},
+    "poisson": {"iterations": 1000},
+    "poisson_disc": {"iterations": 3000},
+    "helmholtz": {"hidden": (30, 30), "steepness": 3.0, "iterations": 5000},
+    "kovasznay": {"hidden": (32, 32), "iterations": 8000},
+    "inverse_heat": {"iterations": 1000},
     "inverse_heat_exact": {
         "problem": "inverse_heat",
         "options": {"noise": 0.0},
-        "iterations": 3000,
+        "iterations": 8000,
     },
 }
 VARIANTS = ("default", *PROBLEMS, "all", "optimizers")
@@ -43,6 +53,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     # The network: a multilayer perceptron in float64.
     config.base.hidden = (24, 24)
     config.base.activation = "tanh"  # sin, swish, gelu
+    config.base.steepness = 1.0  # of the first layer at the start; more for what oscillates
     # The optimizer, on all points at once.
     config.base.optimizer = "ssbroyden"  # ssbfgs, lbfgs, adam
     config.base.iterations = 1500

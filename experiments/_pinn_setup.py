@@ -160,8 +160,9 @@ def make_program(
 ) -> Program:
     """Compile training and judgement of one problem by one method."""
     problem = PROBLEMS[settings["problem"]](**settings["options"])
+    activation = ACTIVATIONS[settings["activation"]]
     network = MLP(
-        tuple(settings["hidden"]), len(problem.fields), ACTIVATIONS[settings["activation"]]
+        tuple(settings["hidden"]), len(problem.fields), activation, settings["steepness"]
     )
     ansatz = Ansatz(problem, network)
     rules = {n: t.points for n, t in problem.terms.items() if isinstance(t.points, Points)}

@@ -116,42 +116,38 @@ LOSSES = {"train_loss": "on the points", "heldout_loss": "held out"}
 
 
 def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
-    """Points, curves, and solutions of the first seed."""
-    curves = logs.by_network(place.curves, Network)
+    """Points; and of each problem curves, and solutions of the first seed."""
+    lines = logs.by_network(place.curves, Network)
     losses: dict[str, dict] = {}
     errors: dict[str, dict] = {}
-    for program, _ in solved:
-        for seed in range(lab.config.seeds):
-            lines = curves[Network(program.problem, program.method, seed)]
-            steps = np.array([line["step"] for line in lines])
-
-            def values(key: str, lines: list[dict] = lines) -> np.ndarray:
-                return np.array([float(line[key]) for line in lines])
-
-            for key, label in LOSSES.items():
-                group = losses.setdefault(program.problem, {})
-                group.setdefault(f"{label}, {program.method}", []).append((steps, values(key)))
-            group = errors.setdefault(program.problem, {})
-            group.setdefault(program.method, []).append((steps, values("rel_l2")))
-    panels = {f"loss, {problem}": lines for problem, lines in losses.items()}
-    panels |= {f"relative L2, {problem}": lines for problem, lines in errors.items()}
-    figures.curves(panels, place.folder / "curves.png", "iteration", logarithmic=True)
-
-    surfaces, points = {}, {}
+    surfaces: dict[str, dict] = {}
+    points = {}
     for program, states in solved:
-        name = f"{program.problem}, {program.method}"
-        problem, first = program.ansatz.problem, jax.device_get(trees.member(states, 0))
-        points[name] = problem.coordinates, first.batch_stats.points
-        solution = jax.jit(program.ansatz.__call__)
-        found = np.asarray(solution(first.params, program.heldout.points))
-        for i, field in enumerate(problem.fields):
-            surfaces[f"{field} of {name}"] = (
-                problem.coordinates,
-                program.heldout.points,
-                found[:, i],
-                program.heldout.solution[:, i],
+        name, method, problem = program.problem, program.method, program.ansatz.problem
+        for seed in range(lab.config.seeds):
+            mine = lines[Network(name, method, seed)]
+            told = {
+                key: np.array([float(line[key]) for line in mine])
+                for key in ("step", "rel_l2", *LOSSES)
+            }
+            for key, label in LOSSES.items():
+                group = losses.setdefault(name, {})
+                group.setdefault(f"{label}, {method}", []).append((told["step"], told[key]))
+            errors.setdefault(name, {}).setdefault(method, []).append(
+                (told["step"], told["rel_l2"])
             )
-    figures.surfaces(surfaces, place.folder / "solution.png")
+        first = jax.device_get(trees.member(states, 0))
+        points[f"{name}, {method}"] = problem.coordinates, first.batch_stats.points
+        grid, exact = program.heldout.points, program.heldout.solution
+        found = np.asarray(jax.jit(program.ansatz.__call__)(first.params, grid))
+        for i, field in enumerate(problem.fields):
+            panel = (problem.coordinates, grid, found[:, i], exact[:, i])
+            surfaces.setdefault(name, {})[f"{field} of {name}, {method}"] = panel
+    for name in surfaces:
+        of = f"-{name}" if len(surfaces) > 1 else ""
+        panels = {f"loss, {name}": losses[name], f"relative L2, {name}": errors[name]}
+        figures.curves(panels, place.folder / f"curves{of}.png", "iteration", logarithmic=True)
+        figures.surfaces(surfaces[name], place.folder / f"solution{of}.png")
     figures.scattered(points, place.folder / "samples.png")
 
 

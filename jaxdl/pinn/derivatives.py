@@ -64,7 +64,7 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
     return derive
 
 
-def canonical(name: str) -> str:
+def canonical(name: Iterable[str]) -> str:
     """``"tx"`` and ``"xt"`` are the same derivative."""
     return "".join(sorted(name))
 
@@ -92,10 +92,11 @@ def propagate(
 
         a(z)_x = a' z_x,    a(z)_xx = a' z_xx + a'' z_x z_x,    a(z)_S = sum_P a^(|P|) prod_B z_B
 
-    A linear operator L of first and second order is carried as one function beside the values and
-    the first derivatives of its second-order part, ``L a(z) = a' L z + a'' sum_ij c_ij z_i z_j``:
-    for the heat equation three functions (h, h_x, L h) where nested derivatives take more (as in
-    the forward Laplacian, Li et al. 2023).
+    A linear operator L is carried as one function beside the values and the derivatives of which
+    its own are taken, ``L a(z) = a' L z`` plus, for each of its derivatives, the partitions into
+    two blocks and more: of second order ``L a(z) = a' L z + a'' sum_ij c_ij z_i z_j``, for the heat
+    equation three functions (h, h_x, L h) where nested derivatives take more (as in the forward
+    Laplacian, Li et al. 2023).
 
     Args:
       layers: of the perceptron, the last without activation.
@@ -129,15 +130,14 @@ def propagate(
 def plan(requests: Sequence[Request]) -> tuple[list[str], list[Request]]:
     """The derivatives to carry by name, each after those it needs; the operators to carry whole.
 
-    An operator is carried whole where all its derivatives are of first or second order and at least
-    one of them is not needed for anything else.
+    An operator is carried whole where at least one of its derivatives is not needed for anything
+    else.
     """
     alone, together = [""], []
     for request in requests:
-        whole = len(request) > 1 and all(1 <= len(name) <= 2 for name in request)
-        if whole:
+        if len(request) > 1 and "" not in request:
             together.append(request)
-            alone += [letter for name in request if len(name) == 2 for letter in name]
+            alone += [part for name in request for part, rest in splits(name) if rest]
         else:
             alone += request
     names = closed(alone)
@@ -146,13 +146,15 @@ def plan(requests: Sequence[Request]) -> tuple[list[str], list[Request]]:
 
 def closed(names: Iterable[str]) -> list[str]:
     """These derivatives and all that their chain and product rules are made of, lowest first."""
-    parts = {
-        canonical(part)
-        for name in names
-        for size in range(len(name) + 1)
-        for part in itertools.combinations(name, size)
-    }
+    parts = {part for name in names for part, _ in splits(name)}
     return sorted(parts, key=lambda name: (len(name), name))
+
+
+def splits(name: str) -> list[tuple[str, str]]:
+    """A derivative's coordinates in two parts, in each way, as Leibniz's rule has them."""
+    ways = itertools.product((True, False), repeat=len(name))
+    chosen = [(way, [not here for here in way]) for way in ways]
+    return [tuple(canonical(itertools.compress(name, side)) for side in both) for both in chosen]
 
 
 @functools.cache
@@ -183,24 +185,24 @@ def _activate(
     carried: Sequence[Float[Array, "n m"]],
     operators: Sequence[Request],
 ) -> tuple[Jet, list[Float[Array, "n m"]]]:
-    order = max(map(len, jet))
-    if any(len(name) == 2 for operator in operators for name in operator):
-        order = max(order, 2)
-    slopes = derivatives_of(activation, jet[""], max(order, len(operators) > 0))
+    order = max(map(len, itertools.chain(jet, *operators)))
+    slopes = derivatives_of(activation, jet[""], order)
+
+    def chained(count: int, found: Sequence[str]) -> Float[Array, "n m"]:
+        return slopes[len(found)] * count * functools.reduce(jnp.multiply, map(jet.get, found))
+
     new = {"": slopes[0]}
     for name in list(jet)[1:]:
-        new[name] = functools.reduce(
-            jnp.add,
-            (
-                slopes[len(found)] * count * functools.reduce(jnp.multiply, map(jet.get, found))
-                for count, found in partitions(name)
-            ),
-        )
+        new[name] = functools.reduce(jnp.add, itertools.starmap(chained, partitions(name)))
     moved = []
     for operator, values in zip(operators, carried, strict=True):
-        squares = [c * jet[n[0]] * jet[n[1]] for n, c in operator.items() if len(n) == 2]
-        value = slopes[1] * values
-        moved.append(value + slopes[2] * functools.reduce(jnp.add, squares) if squares else value)
+        lower = [
+            c * chained(count, found)
+            for name, c in operator.items()
+            for count, found in partitions(name)
+            if len(found) > 1
+        ]
+        moved.append(functools.reduce(jnp.add, lower, slopes[1] * values))
     return new, moved
 
 
@@ -235,15 +237,10 @@ def _nth(activation: Callable[[Array], Array], n: int, z: Array) -> Array:
 
 def product(a: Jet, b: Jet, names: Sequence[str]) -> Jet:
     """Derivatives of a product by Leibniz's rule, ``(a b)_S = sum_{T in S} a_T b_(S - T)``."""
-    found = {}
-    for name in names:
-        terms = []
-        for chosen in itertools.product((True, False), repeat=len(name)):
-            first = "".join(itertools.compress(name, chosen))
-            second = "".join(itertools.compress(name, (not c for c in chosen)))
-            terms.append(a[canonical(first)] * b[canonical(second)])
-        found[name] = functools.reduce(jnp.add, terms)
-    return found
+    return {
+        name: functools.reduce(jnp.add, (a[first] * b[rest] for first, rest in splits(name)))
+        for name in names
+    }
 
 
 def operator_of_product(
@@ -253,9 +250,11 @@ def operator_of_product(
     b: Jet,
     moved_b: Float[Array, "n m"],
 ) -> Float[Array, "n m"]:
-    """``L(a b) = a L b + b L a + sum_ij c_ij (a_i b_j + a_j b_i)`` for an L of :func:`plan`."""
+    """``L(a b) = a L b + b L a`` plus, for each derivative of L, what of Leibniz's rule has
+    derivatives of both."""
     moved = a[""] * moved_b + b[""] * moved_a
     for name, c in operator.items():
-        if len(name) == 2:
-            moved += c * (a[name[0]] * b[name[1]] + a[name[1]] * b[name[0]])
+        for first, rest in splits(name):
+            if first and rest:
+                moved += c * a[first] * b[rest]
     return moved

@@ -80,11 +80,14 @@ def test_operators_alone_are_carried_whole():
     assert plan([heat]) == (["", "x"], [heat])
     assert plan([heat, {"": 1.0}, {"x": 1.0}]) == (["", "x"], [heat])
     assert plan([heat, {"t": 1.0}, {"xx": 1.0}]) == (["", "t", "x", "xx"], [])
-    assert plan([{"xxx": 1.0, "x": 1.0}]) == (["", "x", "xx", "xxx"], [])
+    third = {"t": 1.0, "xxx": 0.5}
+    assert plan([third]) == (["", "x", "xx"], [third])
     assert plan([{"t": 1.0, "x": 2.0}]) == ([""], [{"t": 1.0, "x": 2.0}])
-    (alone,) = propagate(dense_layers(variables), jnp.tanh, features, "tx")(POINTS, [heat])
-    expected = forward_mode(lambda p: mlp.apply(variables, features(p)), "tx")(POINTS, [heat])[0]
-    np.testing.assert_allclose(alone, expected, atol=1e-12)
+    forward = forward_mode(lambda p: mlp.apply(variables, features(p)), "tx")
+    for request in (heat, third, {"tx": 2.0, "xxtt": 0.1, "x": 1.0}):
+        (alone,) = propagate(dense_layers(variables), jnp.tanh, features, "tx")(POINTS, [request])
+        (expected,) = forward(POINTS, [request])
+        np.testing.assert_allclose(alone, expected, atol=1e-12 * np.abs(expected).max())
 
 
 def test_coefficients_may_be_traced_and_gradients_pass():

@@ -91,6 +91,8 @@ def test_residuals_vanish_on_the_solution(name):
     sample = objective.draw_sample(problem, "uniform", 0)
     derive = forward_mode(EXACT[name], problem.coordinates)
     for term, points in sample.points.items():
+        if name == "allen_cahn" and term == "initial":
+            continue  # of the front, which solves the equation, it is not the start
         points = points[:300]
         if term == "data":
             points = sample.points[term]
@@ -121,7 +123,7 @@ def test_solutions_are_the_same_by_another_formula(name):
 
 CONDITIONS = {  # points where the network can be whatever it likes, and the solution's values
     "burgers": [({"t": 0}, lambda p: -np.sin(PI * p[:, 1])), ({"x": -1}, 0), ({"x": 1}, 0)],
-    "allen_cahn": [({"t": 0}, lambda p: p[:, 1] ** 2 * np.cos(PI * p[:, 1]))],
+    "allen_cahn": [({"t": 0, "x": 0}, 0)],  # near the ends the start is a term of the loss
     "korteweg_de_vries": [({"t": 0}, lambda p: np.cos(PI * p[:, 1]))],
     "wave": [
         ({"t": 0}, lambda p: np.sin(PI * p[:, 1]) + np.sin(4 * PI * p[:, 1]) / 2),
@@ -159,8 +161,6 @@ def test_periodic_solutions_are_periodic_with_all_derivatives(name):
     derive = ansatz.derive(ansatz.init(jax.random.key(0)))
     left = np.stack([np.linspace(0, 1, 7), -np.ones(7)], -1)
     requests = [{"": 1.0}, {"x": 1.0}, {"xx": 1.0}]
-    if name != "heat":  # its x² cos(pi x), say, is not smooth where the period closes
-        requests = requests[:1]
     for a, b in zip(derive(left, requests), derive(left * [1, -1], requests), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-10)
 

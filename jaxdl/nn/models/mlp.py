@@ -17,24 +17,36 @@ ACTIVATIONS = {"tanh": jnp.tanh, "sin": jnp.sin, "swish": jax.nn.swish, "gelu": 
 class MLP(nn.Module):
     """Dense layers with an activation between them: ``h <- a(h W + b)``, the last without ``a``.
 
-    Kernels are Glorot's normal ones, biases begin at zero. Parameters have the dtype that JAX
-    computes in: float64 where ``jax_enable_x64`` is set.
+    Kernels are Glorot's normal ones, biases begin at zero. Parameters have the dtype of the input.
 
     Attributes:
       hidden: the widths of the hidden layers.
       outputs: the width of the last.
       activation: acts on each number alone.
+      steepness: of the first layer, whose kernel begins that many times as large and whose biases
+        begin evenly random up to ``steepness - 1``: its units then turn at places all over the
+        domain, as functions that oscillate need.
     """
 
     hidden: tuple[int, ...]
     outputs: int = 1
     activation: Callable[[Array], Array] = jnp.tanh
+    steepness: float = 1.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b outputs"]:
         for i, width in enumerate((*self.hidden, self.outputs)):
-            start = nn.initializers.glorot_normal()
-            x = nn.Dense(width, kernel_init=start, param_dtype=x.dtype, name=f"layer_{i}")(x)
+            # The variance of a Glorot start is 1 / (mean of the numbers of inputs and outputs).
+            steepness = self.steepness if i == 0 else 1.0
+            kernel = nn.initializers.variance_scaling(steepness**2, "fan_avg", "truncated_normal")
+
+            def bias(key, shape, dtype, limit=steepness - 1):
+                return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+            name = f"layer_{i}"
+            x = nn.Dense(width, kernel_init=kernel, bias_init=bias, param_dtype=x.dtype, name=name)(
+                x
+            )
             x = self.activation(x) if i < len(self.hidden) else x
         return x
 

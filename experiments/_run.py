@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 from tqdm import tqdm
 
+from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.data.source import Source
 from jaxdl.report.tables import write_atomically
@@ -98,6 +99,7 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
     def main(_: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)  # JAX's messages, too, come through absl
         use_all_cores()
+        keep_programs()
         config = flags.FLAGS.config
         workdir = Path(flags.FLAGS.workdir or f"runs/{name}-{config.variant}")
         try:
@@ -167,6 +169,18 @@ def use_all_cores() -> None:
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", cores())
+
+
+def keep_programs() -> None:
+    """Keep what took a second or more to compile for later runs, in the folder that JAX was told
+    (`JAX_COMPILATION_CACHE_DIR`) or among this project's cached files, where these can be."""
+    import jax
+
+    programs = cache.folder() / "programs"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with suppress(OSError):
+            programs.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(programs))
 
 
 def claim(workdir: Path, config: ConfigDict, data: dict) -> None:

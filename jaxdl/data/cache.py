@@ -41,8 +41,13 @@ def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
 def file(name: str, recipe: object) -> Path:
     """Where :func:`cached` keeps the arrays of that recipe."""
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
+    return folder() / f"{name}-{key}.npz"
+
+
+def folder() -> Path:
+    """``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root, "jaxdl", f"{name}-{key}.npz")
+    return Path(root, "jaxdl")
 
 
 def _write(path: Path, arrays: Arrays) -> None:

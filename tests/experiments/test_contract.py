@@ -11,6 +11,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -1097,3 +1099,30 @@ def test_full_disk(start, unreported):
     (unreported / "metrics.jsonl.tmp").symlink_to("/dev/full")
     ended = start(unreported).wait()
     assert_refused(ended, "space")
+
+
+# Compiled programs are kept for the next run.
+
+
+@pytest.mark.parametrize("where", ["default", "named", "nowhere"])
+def test_programs_are_kept(where, tmp_path):
+    user, named = tmp_path / "user", tmp_path / "named"
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(user if where != "nowhere" else tmp_path / "file" / "user"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if where == "named":
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(named)
+    (tmp_path / "file").write_text("no folder can be made in here")
+    code = (
+        "from experiments import _run; _run.keep_programs(); import jax; jax.jit(jax.lax.sin)(1.)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    kept = {path.parent for path in tmp_path.rglob("jit_sin*")}
+    expected = {"default": {user / "jaxdl" / "programs"}, "named": {named}, "nowhere": set()}
+    assert kept == expected[where]

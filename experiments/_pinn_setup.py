@@ -4,6 +4,7 @@ judged by."""
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,9 +22,9 @@ from experiments import _run
 from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import objective, weighting
-from jaxdl.pinn.problem import Ansatz
+from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.problems import PROBLEMS
-from jaxdl.pinn.sampling import RULES, Points
+from jaxdl.pinn.sampling import RULES, Points, draw
 from jaxdl.train.parallel import make_mesh
 from jaxdl.train.population import member_key, over_members, population_of
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
@@ -73,20 +74,19 @@ class Lab(NamedTuple):
     programs: list[Program]
 
 
-def make_lab(config: ConfigDict) -> Lab:
-    """Problems, networks and mesh.
+def plan(config: ConfigDict) -> list[tuple[str, str, dict[str, Any]]]:
+    """Problem, method and settings of all that is trained.
 
     Raises:
       ValueError: for a setting that cannot be had.
     """
     _run.check_counts(config, "seeds", "heldout", "iterations_per_dispatch")
-    if not jax.config.jax_enable_x64 or jnp.zeros(()).dtype != jnp.float64:
+    if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
         raise ValueError("this study computes in float64, which this device or JAX does not have")
     for section in ("problems", "methods"):
         if not config[section]:
             raise ValueError(f"config.{section} is empty: what is to be solved?")
-    mesh = make_mesh(config.parallel.member)
-    programs = []
+    planned = []
     for problem, own in config.problems.items():
         for method, changes in config.methods.items():
             settings = config.base.to_dict()
@@ -101,13 +101,23 @@ def make_lab(config: ConfigDict) -> Lab:
                     )
                 settings |= section.to_dict()
             settings["problem"] = settings["problem"] or problem
-            check(f"config.problems.{problem}", settings, config)
-            programs.append(make_program(config, mesh, problem, method, settings))
+            check(f"{problem} by {method}", settings, config)
+            planned.append((problem, method, settings))
+    return planned
+
+
+def make_lab(config: ConfigDict) -> Lab:
+    """Problems, networks and their programs.
+
+    Raises:
+      ValueError: for a setting that cannot be had.
+    """
+    mesh = make_mesh(config.parallel.member)
+    programs = [make_program(config, mesh, *planned) for planned in plan(config)]
     return Lab(config, mesh, programs)
 
 
 CHOICES = {
-    "problem": tuple(PROBLEMS),
     "activation": tuple(ACTIVATIONS),
     "optimizer": OPTIMIZERS,
     "points": RULES,
@@ -124,11 +134,13 @@ def check(where: str, settings: dict[str, Any], config: ConfigDict) -> None:
     for key, value in settings.items():
         if key in CHOICES:
             continue
-        if key == "hidden":
+        if key == "problem":
+            problem_named(value)
+        elif key == "hidden":
             if not value or any(type(width) is not int or width < 1 for width in value):
                 raise ValueError(f"{where}.hidden: {value!r} are not widths such as (24, 24)")
         elif key == "options":
-            known = inspect.signature(PROBLEMS[settings["problem"]]).parameters
+            known = inspect.signature(problem_named(settings["problem"])).parameters
             if unknown := sorted(set(value) - set(known)):
                 raise ValueError(
                     f"{where}.options: {settings['problem']} has no option {unknown[0]!r}, only "
@@ -141,8 +153,8 @@ def check(where: str, settings: dict[str, Any], config: ConfigDict) -> None:
                 raise ValueError(
                     f"{where}.{key} must be a whole number from {COUNTS[key]}, not {value}"
                 )
-        elif not 0 <= value < np.inf:
-            raise ValueError(f"{where}.{key} must not be negative, got {value}")
+        elif not (least := 1 if key == "steepness" else 0) <= value < np.inf:
+            raise ValueError(f"{where}.{key} must be at least {least}, got {value}")
     every = config.iterations_per_dispatch
     for key in ("iterations", "refresh"):
         if settings[key] % every:
@@ -153,17 +165,36 @@ def check(where: str, settings: dict[str, Any], config: ConfigDict) -> None:
     changes = settings["candidates"] or settings["weighting"] != "fixed"
     if changes and not settings["refresh"]:
         raise ValueError(f"{where}.refresh is 0: then neither points nor weights ever change")
+    if settings["candidates"] and settings["weighting"] == "attention":
+        raise ValueError(
+            f"{where}: attention weights belong to points, and candidates={settings['candidates']} "
+            "replaces these: one of the two"
+        )
+
+
+def problem_named(name: str) -> Callable[..., Problem]:
+    """One of :mod:`jaxdl.pinn.problems`, or the user's own, ``module:function``."""
+    if name in PROBLEMS:
+        return PROBLEMS[name]
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(
+            f"there is no problem {name!r}: name one of {', '.join(PROBLEMS)}, or your own, "
+            "module:function"
+        ) from None
 
 
 def make_program(
     config: ConfigDict, mesh: Mesh, name: str, method: str, settings: dict[str, Any]
 ) -> Program:
     """Compile training and judgement of one problem by one method."""
-    problem = PROBLEMS[settings["problem"]](**settings["options"])
+    problem = problem_named(settings["problem"])(**settings["options"])
+    if problem.solution is None:
+        raise ValueError(f"{name} has no solution to be judged by: give an exact or another's one")
     activation = ACTIVATIONS[settings["activation"]]
-    network = MLP(
-        tuple(settings["hidden"]), len(problem.fields), activation, settings["steepness"]
-    )
+    network = MLP(tuple(settings["hidden"]), len(problem.fields), activation, settings["steepness"])
     ansatz = Ansatz(problem, network)
     rules = {n: t.points for n, t in problem.terms.items() if isinstance(t.points, Points)}
     for term, rule in rules.items():
@@ -221,7 +252,7 @@ def make_program(
             "heldout_loss": beside,
             "rel_l2": jnp.linalg.norm(error) / jnp.linalg.norm(heldout.solution),
             **{f"heldout_{term}": mean for term, mean in means.items()},
-            **problem.found(state.params["physics"]),
+            "parameters": dict(problem.found(state.params["physics"])),
         }
 
     @jax.jit
@@ -271,27 +302,30 @@ def unweighted(sample: objective.Sample) -> objective.Sample:
 
 
 def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
-    """A grid for each term whose points follow a rule, and the solution on a grid of the domain.
+    """A grid for each term whose points follow a rule, data where they are, and the solution on a
+    grid of the domain.
 
     Raises:
       ValueError: if the solution has another shape or is not finite.
     """
     problem = ansatz.problem
-    terms = {
-        name: term._replace(points=term.points._replace(count=count, warp=None), weight=1.0)
-        if isinstance(term.points, Points)
-        else term._replace(weight=1.0)
-        for name, term in problem.terms.items()
-    }
+
+    def judged(term: Term) -> Term:
+        rule = term.points
+        if isinstance(rule, Points) and len(rule.fixed) < len(problem.domain):
+            # What warps the whole domain is for training; on a face it says where the face is.
+            rule = rule._replace(count=count, warp=rule.warp if rule.fixed else None)
+        return term._replace(points=rule, weight=1.0)
+
+    terms = {name: judged(term) for name, term in problem.terms.items()}
     sample = objective.draw_sample(problem._replace(terms=terms), "grid", 0)
-    whole = next(
-        (n for n, t in terms.items() if isinstance(t.points, Points) and not t.points.fixed)
-    )
-    points = sample.points[whole]
+    rules = [t.points for t in terms.values() if isinstance(t.points, Points)]
+    whole = next((rule for rule in rules if not rule.fixed), Points(count))
+    points = draw(whole, problem.domain, "grid", 0)
     solution = np.asarray(problem.solution(points))
     if solution.shape != (len(points), len(problem.fields)) or not np.isfinite(solution).all():
         raise ValueError(
-            f"the solution of {whole} at {len(points)} points has shape {list(solution.shape)} "
-            f"or is not finite; it must be [{len(points)}, {len(problem.fields)}]"
+            f"the solution at {len(points)} points has shape {list(solution.shape)} or is not "
+            f"finite; it must be [{len(points)}, {len(problem.fields)}]"
         )
     return Heldout(sample, points, solution)

@@ -28,6 +28,7 @@ from jaxdl.report.published import PINN
 from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.parallel import make_mesh
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper, Metrics
@@ -72,7 +73,8 @@ def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
 
     def watch(states: TrainState) -> dict[str, np.ndarray]:
         told = jax.device_get(program.judge(states, program.heldout))
-        return told | {"took": np.full(trees.members(states), took)}
+        parameters = told.pop("parameters")
+        return told | parameters | {"took": np.full(trees.members(states), took)}
 
     states = place.fit(
         f"{program.problem}-{program.method}",
@@ -94,7 +96,9 @@ def examine(
     """What each network is worth, and the physical parameters that were found."""
     results, parameters = [], []
     curves = logs.by_network(place.curves, Network)
-    one_after_the_other = -(-lab.config.seeds // lab.mesh.shape["member"])
+    # On a CPU the networks of a device are trained one after the other, elsewhere side by side.
+    on_cpu = lab.mesh.devices.flat[0].platform == "cpu"
+    one_after_the_other = -(-lab.config.seeds // lab.mesh.shape["member"]) if on_cpu else 1
     for program, states in solved:
         told = jax.device_get(program.judge(states, program.heldout))
         problem = program.ansatz.problem
@@ -106,8 +110,10 @@ def examine(
                 reporting.Result(*network, *losses, program.settings["iterations"], seconds)
             )
             parameters += [
-                reporting.Parameter(*network, name, float(told[name][seed]), truth)
-                for name, truth in problem.truth.items()
+                reporting.Parameter(
+                    *network, name, float(found[seed]), problem.truth.get(name, np.nan)
+                )
+                for name, found in told["parameters"].items()
             ]
     return results, parameters
 
@@ -156,10 +162,11 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     began = time.monotonic()
     jax.config.update("jax_enable_x64", True)
     with _run.user_input():
-        lab = make_lab(config)
-        _run.claim(workdir, config, {"mesh": dict(lab.mesh.shape)})
-        finished = workdir / "report.md"
-        if finished.exists():
+        lab, finished = None, workdir / "report.md"
+        if not finished.exists():
+            lab = make_lab(config)
+        _run.claim(workdir, config, {"mesh": dict(make_mesh(config.parallel.member).shape)})
+        if lab is None:
             return finished.read_text()
         resumed = (workdir / "checkpoints").exists()
     total = config.seeds * sum(program.settings["iterations"] for program in lab.programs)

@@ -62,7 +62,8 @@ def wolfe_searched(
     cubic through values and slopes at the ends (Nocedal & Wright 2006, algorithms 3.5 and 3.6).
     Where the value has changed by less than ``rounding |f|``, slopes decide, which stay exact for
     longer: ``d·g(x - a d) >= (2 c1 - 1) d·g(x)``, the approximate condition of Hager & Zhang
-    (2006). Where nothing lower is found, or the direction does not descend, nothing moves.
+    (2006); the value may then rise by as much. Where nothing such is found, or the direction does
+    not descend, nothing moves.
 
     ``update(grads, state, params, value_fn=f)`` searches from the value and the gradient at which
     the last search ended; ``grads`` are not read. Without them, at the start and after
@@ -74,6 +75,7 @@ def wolfe_searched(
       rule: gives ``d`` from ``g``, as ``optax.scale_by_lbfgs()`` does.
       max_evaluations: after so many the best point is taken.
       decrease, curvature: c1 and c2.
+      rounding: relative changes of the value below this are not trusted.
     """
 
     def init(params: Params) -> SearchState:

@@ -187,9 +187,9 @@ def restart(state: PyTree) -> PyTree:
     """The optimizer's state for an objective that has changed: new points, new weights.
 
     Of a line search's state the value becomes unknown, and a :class:`SelfScaledState` becomes
-    ``fresh``, so that H is kept and the pair that would mix two objectives is left out. Any other
-    state (Adam's, also L-BFGS's memory) is left as it is. Shapes and types stay, so it may be
-    jitted and mapped.
+    ``fresh``, so that H is kept and the pair that would mix two objectives is left out. L-BFGS,
+    which cannot leave out a pair, begins anew. Any other state (Adam's) is left as it is. Shapes
+    and types stay, so it may be jitted and mapped.
     """
 
     def renew(node: Any) -> Any:
@@ -199,13 +199,15 @@ def restart(state: PyTree) -> PyTree:
                 return node._replace(rule=restart(node.rule), value=unknown)
             case SelfScaledState():
                 return node._replace(fresh=jnp.ones_like(node.fresh))
+            case optax.ScaleByLBFGSState():
+                return jax.tree.map(jnp.zeros_like, node)
             case optax.ScaleByZoomLinesearchState() | optax.ScaleByBacktrackingLinesearchState():
                 return node._replace(value=jnp.full_like(node.value, jnp.inf))
             case _:
                 return node
 
     known = (
-        *(SearchState, SelfScaledState),
+        *(SearchState, SelfScaledState, optax.ScaleByLBFGSState),
         *(optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState),
     )
     return jax.tree.map(renew, state, is_leaf=lambda node: isinstance(node, known))

@@ -101,18 +101,16 @@ def scaled(domain: Domain) -> Function:
     return lambda points: (2 * points - low - high) / (high - low)
 
 
-def periodic(domain: Domain, by: str, harmonics: int = 1) -> Function:
-    """Features of which every function is periodic in some coordinates: ``cos m w x, sin m w x``
-    for ``m`` up to ``harmonics``, and the other coordinates scaled to [-1, 1]."""
+def periodic(domain: Domain, by: str) -> Function:
+    """Features of which every function is periodic in some coordinates: ``cos w x, sin w x``, and
+    the other coordinates scaled to [-1, 1]."""
 
     def features(points: Float[Array, "n d"]) -> Float[Array, "n m"]:
         columns = []
         for i, (name, (low, high)) in enumerate(domain.items()):
             unit = (points[:, i] - low) / (high - low)
             if name in by:
-                for m in range(1, harmonics + 1):
-                    angle = 2 * jnp.pi * m * unit
-                    columns += [jnp.cos(angle), jnp.sin(angle)]
+                columns += [jnp.cos(2 * jnp.pi * unit), jnp.sin(2 * jnp.pi * unit)]
             else:
                 columns.append(2 * unit - 1)
         return jnp.stack(columns, axis=-1)

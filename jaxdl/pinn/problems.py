@@ -190,8 +190,8 @@ def poisson(points: int = 2048) -> Problem:
 
 
 def poisson_disc(points: int = 2048) -> Problem:
-    """``u_xx + u_yy = f`` on the unit disc, with ``f`` and the edge's values those of
-    ``exp(x) sin(2 y)``, times ``1 - x² - y²``, plus ``x y``; the edge is a term of its own."""
+    """``u_xx + u_yy = f`` on the unit disc, ``u = x y`` on its edge, with the ``f`` of
+    ``u = (1 - x² - y²) exp(x) sin(2 y) + x y``. The edge is a term of its own."""
 
     def exact(p):
         x, y = p[:, :1], p[:, 1:]
@@ -207,12 +207,14 @@ def poisson_disc(points: int = 2048) -> Problem:
     def edge(u, at):
         return u - at.x * at.y
 
-    angle = np.linspace(0, 2 * pi, 256, endpoint=False)
+    def circle(p):  # the axis y = 0, once around
+        return _numpy_of(p).stack([_cos(pi * p[:, 0]), _sin(pi * p[:, 0])], axis=-1)
+
     return Problem(
         {"x": (-1, 1), "y": (-1, 1)},
         {
             "equation": Term(equation, Points(points, inside=lambda p: (p**2).sum(1) <= 1)),
-            "edge": Term(edge, np.stack([np.cos(angle), np.sin(angle)], axis=-1)),
+            "edge": Term(edge, Points(256, fixed={"y": 0}, warp=circle)),
         },
         exact,
     )
@@ -244,6 +246,7 @@ def kovasznay(reynolds: float = 40.0, points: int = 2048) -> Problem:
     Velocities are given on the edges, the pressure at one point.
     """
     domain = {"x": (-0.5, 1.0), "y": (-0.5, 1.5)}
+    rate = references.kovasznay_rate(reynolds)
 
     def exact(points):
         u, v, p = references.kovasznay(points[:, 0], points[:, 1], reynolds)
@@ -256,15 +259,19 @@ def kovasznay(reynolds: float = 40.0, points: int = 2048) -> Problem:
             u.x + v.y,
         )
 
-    edges, corner = _edges(domain, 101), np.array([[1.0, -0.5]])
-    given, pressure = exact(edges), exact(corner)[0, 2]
+    def velocities(u, v, p, at):
+        decay, angle = jnp.exp(rate * at.x), 2 * pi * at.y
+        return u - 1 + decay * jnp.cos(angle), v - rate / (2 * pi) * decay * jnp.sin(angle)
+
+    def pressure(u, v, p, at):
+        return p - (1 - jnp.exp(2 * rate * at.x)) / 2
 
     return Problem(
         domain,
         {
             "equations": Term(equations, Points(points)),
-            "edges": Term(lambda u, v, p, at: (u - given[:, 0], v - given[:, 1]), edges),
-            "pressure": Term(lambda u, v, p, at: p - pressure, corner),
+            "edges": Term(velocities, Points(404, fixed={"y": -0.5}, warp=_around(domain))),
+            "pressure": Term(pressure, Points(1, fixed={"x": 1, "y": -0.5})),
         },
         exact,
         fields=("u", "v", "p"),
@@ -300,12 +307,21 @@ def _bump(x: Float[Array, ...]) -> Float[Array, ...]:
     return jnp.exp(-((x / 0.1) ** 2))
 
 
-def _edges(domain: Domain, count: int) -> Float[np.ndarray, "n 2"]:
-    """Evenly along the four edges of a rectangle."""
+def _around(domain: Domain) -> Callable[[Float[Array, "n 2"]], Float[Array, "n 2"]]:
+    """Wraps the lower edge of a rectangle around all four, as many points to each."""
     (left, right), (bottom, top) = domain.values()
-    x, y = np.linspace(left, right, count), np.linspace(bottom, top, count)
-    sides = [(x, bottom), (x, top), (left, y), (right, y)]
-    return np.concatenate([np.stack(np.broadcast_arrays(*s), axis=-1) for s in sides])
+
+    def warp(points: Float[Array, "n 2"]) -> Float[Array, "n 2"]:
+        xp = _numpy_of(points)
+        way = 4 * (points[:, 0] - left) / (right - left)  # of each edge 1
+
+        def along(first: int) -> Float[Array, " n"]:  # from 0 to 1 on an edge, and back opposite
+            return xp.clip(way - first, 0, 1) - xp.clip(way - first - 2, 0, 1)
+
+        x, y = left + (right - left) * along(0), bottom + (top - bottom) * along(1)
+        return xp.stack([x, y], axis=-1)
+
+    return warp
 
 
 def _on_grid(

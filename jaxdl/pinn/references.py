@@ -1,7 +1,7 @@
 """What physics-informed networks are judged by: exact solutions and high-accuracy numerical ones.
 
 All are computed when asked for, in NumPy with 64 bits, from arrays to arrays; nothing is read from
-files. Where there is a formula it is evaluated (heat, Burgers, Kovasznay, Taylor–Green); the
+files. Where there is a formula it is evaluated (heat, Burgers, Kovasznay); the
 Korteweg–de Vries and Allen–Cahn equations are solved by a Fourier series in space and exponential
 time differencing in time. Quantities are dimensionless, domains those of the benchmarks.
 """
@@ -128,42 +128,16 @@ def kovasznay(
     """
     _require(reynolds > 0, f"the Reynolds number must be positive, got {reynolds}")
     x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
-    # The same number as above, without a difference of nearly equal ones.
-    rate = -4 * np.pi**2 / (reynolds / 2 + math.sqrt(reynolds**2 / 4 + 4 * np.pi**2))
+    rate = kovasznay_rate(reynolds)
     decay = np.exp(rate * x)
     u = 1 - decay * np.cos(2 * np.pi * y)
     v = rate / (2 * np.pi) * decay * np.sin(2 * np.pi * y)
     return u, v, (1 - decay**2) / 2
 
 
-def taylor_green(
-    x: Float[np.ndarray, "*#n"],
-    y: Float[np.ndarray, "*#n"],
-    t: Float[np.ndarray, "*#n"],
-    nu: float,
-) -> tuple[Float[np.ndarray, "*n"], Float[np.ndarray, "*n"], Float[np.ndarray, "*n"]]:
-    """Decaying vortices on a torus of side ``2 pi``: velocities ``u, v`` and pressure ``p``.
-
-    Of ``u_t + u u_x + v u_y + p_x = nu (u_xx + u_yy)``, the same for ``v`` with ``p_y``, and
-    ``u_x + v_y = 0``, at density 1 (Taylor & Green 1937; in the plane, Taylor 1923)::
-
-        u = cos x sin y F     v = -sin x cos y F     p = -(cos 2x + cos 2y) / 4 F^2
-        F = exp(-2 nu t)
-
-    Raises:
-      ValueError: for negative ``t`` or ``nu``.
-    """
-    x, y, t = np.broadcast_arrays(*(np.asarray(a, float) for a in (x, y, t)))
-    _require(np.all(t >= 0), "t must not be negative")
-    _require(nu >= 0, f"nu must not be negative, got {nu}")
-    decay = np.exp(-2 * nu * t)
-    u = np.cos(x) * np.sin(y) * decay
-    v = -np.sin(x) * np.cos(y) * decay
-    return u, v, -(np.cos(2 * x) + np.cos(2 * y)) / 4 * decay**2
-
-
-# Fourier series in space, exponential time differencing in time. A real function of period 2 is
-# its coefficients c_0 … c_(m-1) in u(x) = c_0 + 2 Re sum_k c_k exp(i pi k x), m of them "modes".
+def kovasznay_rate(reynolds: float) -> float:
+    """``l`` of :func:`kovasznay`, without its difference of nearly equal numbers."""
+    return -4 * np.pi**2 / (reynolds / 2 + math.sqrt(reynolds**2 / 4 + 4 * np.pi**2))
 
 
 def etdrk4(

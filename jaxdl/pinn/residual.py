@@ -172,9 +172,14 @@ def evaluate(
     try:
         call(note)
     except TypeError as error:
+        text = str(error)
+        wrapped = "Field" in text or "Expression" in text
+        if not wrapped and "argument" not in text:
+            raise
+        hint = " (functions of jax.numpy take u.value, not u)" if wrapped else ""
         raise ValueError(
             f"the residual {name!r}, called with ({', '.join(fields)}, at): "
-            f"{str(error).splitlines()[0]} (functions of jax.numpy take u.value, not u)"
+            f"{text.splitlines()[0]}{hint}"
         ) from error
     values: dict[int, Array] = {}
     for where in dict.fromkeys(where for _, where, _ in needs):
@@ -188,7 +193,17 @@ def evaluate(
         found = dict(zip(asked, derive(there, list(asked.values())), strict=True))
         values |= {i: found[_key(request)][:, field] for i, (field, _, request) in mine.items()}
     order = iter(range(len(needs)))
-    return call(lambda need: values[next(order)])
+
+    def look_up(need: Need) -> Float[Array, " n"]:
+        i = next(order, None)
+        if i is None or (need[:2], set(need[2])) != (needs[i][:2], set(needs[i][2])):
+            raise ValueError(
+                f"the residual {name!r} does not ask for the same derivatives each time it is "
+                "called: it must be a pure function"
+            )
+        return values[i]
+
+    return call(look_up)
 
 
 def _value(of: Any) -> Any:

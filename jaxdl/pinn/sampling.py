@@ -68,14 +68,19 @@ def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarr
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
     check_domain(domain)
+    if points.count < 1:
+        raise ValueError(f"{points.count} points: at least one is needed")
     for name, value in points.fixed.items():
         if name not in domain or not domain[name][0] <= value <= domain[name][1]:
             raise ValueError(f"{name}={value} is not on the domain {dict(domain)}")
     free = [name for name in domain if name not in points.fixed]
     kept, asked = np.empty((0, len(domain))), points.count
     while len(kept) < points.count:  # more than once only where a part of the box counts
+        if asked > 1000 * points.count:
+            raise ValueError("of 1,000 points of the box hardly one is inside of the domain")
         unit = _unit(rule, asked, len(free), seed)
         placed = _place(unit, points, domain)
+        check_points(placed, domain, "drawn points, warped")
         kept = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
         asked = 2 * asked
     return kept if rule == "grid" else kept[: points.count]
@@ -124,6 +129,7 @@ def refine(
     points: Float[Array, "n d"],
     residual: Float[Array, " m"],
     others: Float[Array, "m d"],
+    inside: Bool[Array, " m"],
     *,
     power: float = 1.0,
     floor: float = 1.0,
@@ -132,14 +138,18 @@ def refine(
     probability proportional to ``|r|^k / mean(|r|^k) + c`` (Wu, Zhu, Tan, Kartha & Lu 2023).
 
     Args:
-      points: those that are replaced; they say how many.
-      residual: at the others; -1 marks a point that must not be drawn.
+      points: those that are replaced, or stay where there are not as many others inside.
+      residual: at the others, not negative.
+      inside: which of the others belong to the domain; only those are drawn and averaged.
       power, floor: k and c; with c = 0 and a large k only the largest residuals are sampled, with
         a large c all points are alike.
     """
-    size = jnp.maximum(residual, 0) ** power
-    chances = size / jnp.maximum(jnp.mean(size), jnp.finfo(size.dtype).tiny) + floor
+    size = jnp.where(inside, residual, 0) ** power
+    mean = jnp.sum(size) / jnp.maximum(jnp.sum(inside), 1)
+    chances = size / jnp.maximum(mean, jnp.finfo(size.dtype).tiny) + floor
     # The n largest of log p + Gumbel noise are a sample without replacement.
     noisy = jnp.log(chances) + jax.random.gumbel(key, chances.shape, chances.dtype)
-    _, chosen = jax.lax.top_k(jnp.where(residual < 0, -jnp.inf, noisy), len(points))
-    return others[chosen]
+    # No chance at all, log 0, is still better than being outside.
+    lowest = jnp.finfo(noisy.dtype).min
+    _, chosen = jax.lax.top_k(jnp.where(inside, jnp.maximum(noisy, lowest), -jnp.inf), len(points))
+    return jnp.where(jnp.sum(inside) >= len(points), others[chosen], points)

@@ -18,10 +18,15 @@ def gradient_norm_weights(
     Wang et al. 2023)::
 
         w_i = sum_j |g_j| / |g_i|
+
+    Of the gradients as they are now: the papers average such weights over time. A term whose
+    gradient is 0 gets 1.
     """
-    tiny = jnp.finfo(next(iter(norms.values())).dtype).tiny
     total = sum(norms.values())
-    return {term: total / jnp.maximum(norm, tiny) for term, norm in norms.items()}
+    return {
+        term: jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1), 1.0)
+        for term, norm in norms.items()
+    }
 
 
 def causal_weights(

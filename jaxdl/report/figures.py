@@ -178,7 +178,7 @@ def surfaces(
         axis = [np.unique(column) for column in points.T]
         place = tuple(np.searchsorted(a, c) for a, c in zip(axis, points.T, strict=True))
         error = np.abs(found - exact)
-        top = max(float(error.max()), 1e-300)
+        top = max(float(np.nanmax(error, initial=0.0)), 1e-300)
         low, high = float(exact.min()), float(exact.max())
         parts = (
             (title, found, {"vmin": low, "vmax": high, "cmap": "viridis"}),

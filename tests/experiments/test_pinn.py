@@ -107,8 +107,7 @@ def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
 
 
 def test_an_inverse_problem_tells_its_parameter(launcher, tmp_path):
-    own = f"--config.problems.inverse_heat.iterations={ITERATIONS}"
-    ended = run(launcher, tmp_path, *TINY, own, config="configs/pinn.py:inverse_heat").wait()
+    ended = run(launcher, tmp_path, *TINY, config="configs/pinn.py:inverse_heat").wait()
     assert ended.code == 0, ended.err[-2000:]
     assert "k is found as" in ended.out
     with (tmp_path / "parameters.csv").open() as file:
@@ -128,7 +127,13 @@ def test_an_inverse_problem_tells_its_parameter(launcher, tmp_path):
         (["--config.base.hidden=(0,)"], ("hidden", "(24, 24)")),
         (["--config.base.iterations=7"], ("iterations=7", "iterations_per_dispatch=2")),
         (["--config.base.iterations=0"], ("iterations", "from 1")),
-        (["--config.base.rate=-1.0"], ("rate", "negative")),
+        (["--config.base.rate=-1.0"], ("rate", "at least 0")),
+        (["--config.base.steepness=0.5"], ("steepness", "at least 1")),
+        (["--config.base.problem=no_module:heat"], ("no_module:heat", "module:function")),
+        (
+            ["--config.base.weighting=attention", "--config.base.candidates=4000"],
+            ("attention", "candidates=4000"),
+        ),
         (["--config.base.candidates=10"], ("candidates=10", "2048")),
         (["--config.base.weighting=causal", "--config.base.refresh=0"], ("refresh is 0",)),
         (["--config.seeds=0"], ("config.seeds", "at least 1")),

@@ -98,17 +98,23 @@ def test_candidates_are_even_and_say_which_are_inside():
 def test_refined_points_follow_the_residual():
     others = jnp.arange(4000.0)[:, None]
     residual = jnp.where(others[:, 0] < 1000, 3.0, 1.0)
-    residual = jnp.where(others[:, 0] >= 3000, -1.0, residual)  # outside of the domain
-    drawn = refine(jax.random.key(0), jnp.zeros((600, 1)), residual, others, power=2.0, floor=0.5)
+    inside = others[:, 0] < 3000
+    old, key = jnp.full((600, 1), -7.0), jax.random.key(0)
+    drawn = refine(key, old, residual, others, inside, power=2.0, floor=0.5)
     drawn = np.asarray(drawn)[:, 0]
     assert len(set(drawn)) == 600 and drawn.max() < 3000
-    # Chances: r² / mean(r²) + .5, where those outside count as r = 0 in the mean.
-    size = np.where(np.arange(4000) < 1000, 9.0, 1.0) * (np.arange(4000) < 3000)
-    chances = (size / size.mean() + 0.5) * (np.arange(4000) < 3000)
+    size = np.where(np.arange(3000) < 1000, 9.0, 1.0)
+    chances = size / size.mean() + 0.5
     share = chances[:1000].sum() / chances.sum()
     assert abs((drawn < 1000).mean() - share) < 0.06  # without replacement a little less
-    largest = refine(jax.random.key(1), jnp.zeros((5, 1)), others[:, 0], others, power=60, floor=0)
+    every = jnp.ones(4000, bool)
+    largest = refine(key, old[:5], others[:, 0], others, every, power=60, floor=0)
     assert np.asarray(largest).min() > 3500
+    # As many as there are inside, be their residuals 0 or not; too few of them replace nothing.
+    few = others[:, 0] < 600
+    drawn = refine(key, old, 0 * residual, others, few, floor=0.0)
+    assert sorted(np.asarray(drawn)[:, 0]) == list(range(600))
+    np.testing.assert_array_equal(refine(key, old, residual, others, others[:, 0] < 599), old)
 
 
 def test_gradient_norm_weights_make_all_gradients_equally_long():

@@ -23,8 +23,8 @@ class MLP(nn.Module):
       hidden: the widths of the hidden layers.
       outputs: the width of the last.
       activation: acts on each number alone.
-      steepness: of the first layer, whose kernel begins that many times as large and whose biases
-        begin evenly random up to ``steepness - 1``: its units then turn at places all over the
+      steepness: of the first layer, at least 1: its kernel begins that many times as large, its
+        biases evenly random up to ``steepness - 1``. Its units then turn at places all over the
         domain, as functions that oscillate need.
     """
 

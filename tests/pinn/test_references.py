@@ -163,6 +163,18 @@ def test_kovasznay_by_hand():
     close(p, [[0, (1 - math.exp(2 * rate)) / 2]] * 2, atol=1e-13)
 
 
+# Exponential time differencing.
+
+RATES = np.array([-300, -5, -1e-6, 0, 0.5, 2j, -1 + 40j])
+
+
+def bernoulli(t):
+    """``u' = c u + 2 u^2``, ``u(0) = 0.3``: ``1 / u`` obeys a linear equation."""
+    c = np.where(RATES == 0, 1.0, RATES)
+    grown = np.where(RATES == 0, t, np.expm1(c * t) / c)
+    return 0.3 * np.exp(RATES * t) / (1 - 0.6 * grown)
+
+
 def test_etdrk4_is_of_fourth_order_for_linear_parts_of_any_size():
     times = np.array([0.5, 0.8, 1.5])
     errors = []

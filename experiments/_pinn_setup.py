@@ -31,11 +31,13 @@ from jaxdl.train.state import TrainState, create_state, make_search_step, make_s
 from jaxdl.types import Batch, Hyper, Metrics, Params
 
 DIRECTIONS = {
-    "ssbroyden": optim.scale_by_ssbroyden,
-    "ssbfgs": optim.scale_by_ssbfgs,
-    "lbfgs": functools.partial(optax.scale_by_lbfgs, 50),
+    "ssbroyden": (optim.scale_by_ssbroyden, 0.6),
+    "ssbfgs": (optim.scale_by_ssbfgs, 0.6),
+    "lbfgs": (functools.partial(optax.scale_by_lbfgs, 50), 1.0),
 }
-"""Rules for a direction, along which is searched."""
+"""Rules for a direction, and the step along it that is tried first. The dense methods' directions
+are mostly too long: from .6 the heat equation takes 1.1 evaluations an iteration where it takes 1.6
+from 1, and after as many evaluations its loss is 10 to 30 times lower."""
 
 OPTIMIZERS = (*DIRECTIONS, "adam")
 
@@ -219,7 +221,8 @@ def make_program(
 
     def rule(hyper: Hyper) -> optax.GradientTransformationExtraArgs:
         if settings["optimizer"] in DIRECTIONS:
-            return optim.wolfe_searched(DIRECTIONS[settings["optimizer"]]())
+            make, initial_step = DIRECTIONS[settings["optimizer"]]
+            return optim.wolfe_searched(make(), initial_step=initial_step)
         return optax.adam(optax.cosine_decay_schedule(settings["rate"], settings["iterations"]))
 
     searches = settings["optimizer"] in DIRECTIONS

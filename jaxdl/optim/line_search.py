@@ -53,15 +53,16 @@ def wolfe_searched(
     decrease: float = 1e-4,
     curvature: float = 0.9,
     rounding: float = 1e-6,
+    initial_step: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Steps along the rule's direction ``-d`` so far that the strong Wolfe conditions hold::
 
         f(x - a d) <= f(x) - c1 a d·g(x)    and    |d·g(x - a d)| <= c2 d·g(x)
 
-    Begins with ``a = 1`` and doubles it until a bracket is found, then takes the minimum of the
-    cubic through values and slopes at the ends (Nocedal & Wright 2006, algorithms 3.5 and 3.6).
-    Where the value has changed by less than ``rounding |f|``, slopes decide, which stay exact for
-    longer: ``d·g(x - a d) >= (2 c1 - 1) d·g(x)``, the approximate condition of Hager & Zhang
+    Begins with ``a = initial_step`` and doubles it until a bracket is found, then takes the minimum
+    of the cubic through values and slopes at the ends (Nocedal & Wright 2006, algorithms 3.5 and
+    3.6). Where the value has changed by less than ``rounding |f|``, slopes decide, which stay exact
+    for longer: ``d·g(x - a d) >= (2 c1 - 1) d·g(x)``, the approximate condition of Hager & Zhang
     (2006); the value may then rise by as much. Where nothing such is found, or the direction does
     not descend, nothing moves.
 
@@ -76,6 +77,8 @@ def wolfe_searched(
       max_evaluations: after so many the best point is taken.
       decrease, curvature: c1 and c2.
       rounding: relative changes of the value below this are not trusted.
+      initial_step: 1 where the rule is to converge faster than linearly; if its directions are
+        mostly too long, less saves a second evaluation.
     """
 
     def init(params: Params) -> SearchState:
@@ -150,7 +153,7 @@ def wolfe_searched(
             zero,
             zero,
             bracketed=jnp.asarray(False),
-            trial=zero + 1,
+            trial=zero + initial_step,
             done=jnp.asarray(False),
             evaluations=jnp.zeros((), jnp.int32),
         )

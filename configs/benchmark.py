@@ -2,15 +2,16 @@
 
 Variants: `transferability` (the grid of that study, against a Python loop over a jitted step and
 against PyTorch; and the engine on networks of another size), `dann` (one network of that study and
-a population, against PyTorch, on the CPU and on an accelerator where there is one) and `data`
-(images a second, resident and streamed, against PyTorch's DataLoader).
+a population, against PyTorch, on the CPU and on an accelerator where there is one), `data` (images
+a second, resident and streamed, against PyTorch's DataLoader) and `pinn` (seconds to solve the heat
+equation, against DeepXDE and jinns).
 """
 
 from ml_collections import ConfigDict
 
-from configs import dann, transferability
+from configs import dann, pinn, transferability
 
-VARIANTS = ("transferability", "dann", "data")
+VARIANTS = ("transferability", "dann", "data", "pinn")
 
 
 def get_config(variant: str = "transferability") -> ConfigDict:
@@ -50,6 +51,20 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.data.batches = 100  # of each contender and size in a round
     config.data.workers = (0, 1, 2)  # processes that stream; 0 for threads
     config.data.loader_workers = 2  # of PyTorch's DataLoader
+
+    config.pinn = ConfigDict()
+    config.pinn.seconds = 60.0  # that each contender trains in a round, from a seed of its own
+    config.pinn.target = 1e-6  # of the loss on the study's held-out grid
+    config.pinn.chunk = 25  # iterations between two looks at what has been reached
+    config.pinn.jinns_chunk = 5  # the same of jinns' SSBroyden, whose iterations take longer
+    config.pinn.natural_chunk = 2  # and of its natural gradient
+    config.pinn.lbfgs_chunk = 50  # and of DeepXDE's L-BFGS, where each look costs an evaluation
+    config.pinn.adam_iterations = 500  # of DeepXDE before L-BFGS; with 2000 it takes longer
+    config.pinn.adam_rate = 1e-3
+    config.pinn.adam_hidden = (64, 64, 64, 64)  # the network of which iterations of Adam are timed
+    config.pinn.adam_chunks = 4  # of them in a round
+    config.pinn.study = pinn.get_config("heat")  # what is solved
+    config.pinn.study.problems.heat.options = ConfigDict({"k": 0.01, "points": 2048})
     if variant in ("dann", "data"):
         config.rounds = 5
     return config

@@ -3,17 +3,20 @@
 python -m experiments.benchmark --config configs/benchmark.py:transferability
 python -m experiments.benchmark --config configs/benchmark.py:dann
 python -m experiments.benchmark --config configs/benchmark.py:data
+python -m experiments.benchmark --config configs/benchmark.py:pinn
 
 A variant of the configuration is a module that says which contenders there are (`setups`), what
 cannot be measured (`check`) and what the report says of the rounds (`sections`). How they are timed
-in turns is :mod:`experiments._interleave`. Everything runs on the CPU, but for what ``dann`` adds
-where JAX has an accelerator.
+in turns is :mod:`experiments._interleave`; where a module has a `one_round` and a `Row` of its own,
+that is what is measured. Everything runs on the CPU, but for what ``dann`` adds where JAX has an
+accelerator.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,8 +27,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs.benchmark import get_config
-from experiments import _benchmark_dann, _benchmark_data, _benchmark_transferability, _run
-from experiments._interleave import Row, Worker, one_round
+from experiments import (
+    _benchmark_dann,
+    _benchmark_data,
+    _benchmark_pinn,
+    _benchmark_transferability,
+    _run,
+)
+from experiments._interleave import Worker, one_round
 from jaxdl.data.encoded import cores
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
@@ -34,15 +43,20 @@ BENCHMARKS = {
     "transferability": _benchmark_transferability,
     "dann": _benchmark_dann,
     "data": _benchmark_data,
+    "pinn": _benchmark_pinn,
 }
+PEERS = {"torch": "PyTorch"}
+"""What is compared with, by package."""
+MORE_PEERS = {"pinn": {"deepxde": "DeepXDE", "jinns": "jinns"}}
+"""And in some variants."""
 
 
-def machine() -> dict[str, str | int]:
+def machine(peers: Iterable[str] = PEERS) -> dict[str, str | int]:
     """What ratios depend on."""
     return {
         "cores": cores(),
         "processor": processor(),
-        **{name: version(name) for name in ("jax", "jaxlib", "torch")},
+        **{name: version(name) for name in ("jax", "jaxlib", *peers)},
     }
 
 
@@ -57,18 +71,21 @@ def processor() -> str:
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the benchmark; the report. Rounds that are in ``results.csv`` are not timed again."""
     with _run.user_input():
-        if find_spec("torch") is None:
-            _run.fail("the benchmark compares with PyTorch: pip install -e '.[bench]'")
+        peers = PEERS | MORE_PEERS.get(config.variant, {})
+        if missing := [name for package, name in peers.items() if find_spec(package) is None]:
+            _run.fail(
+                f"the benchmark compares with {' and '.join(missing)}: pip install -e '.[bench]'"
+            )
         benchmark = BENCHMARKS[config.variant]
         if min(config.rounds, config.steps) < 1:
             raise ValueError("config.rounds and config.steps must be at least 1")
         benchmark.check(config)
-        here = machine()
+        here = machine(peers)
         _run.claim(workdir, config, here)
         finished, table = workdir / "report.md", workdir / "results.csv"
         if finished.exists():
             return finished.read_text()
-        rows = read_rows(table, Row) if table.exists() else []
+        rows = read_rows(table, benchmark.Row) if table.exists() else []
     load, _, _ = os.getloadavg()
 
     def go_on() -> None:
@@ -85,20 +102,24 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             answers[what] = {question: worker.ask(question) for question in setup.questions}
             go_on()
         done = max((row.round for row in rows), default=-1) + 1
-        bar.total = (config.rounds - done) * sum(len(w.sizes) for w in workers.values())
+        pieces = sum(len(w.sizes) for w in workers.values()) + getattr(benchmark, "RUNS", 0)
+        bar.total = (config.rounds - done) * pieces
+        measure = getattr(benchmark, "one_round", one_round)
         for number in range(done, config.rounds):
             bar.set_description(f"round {number + 1} of {config.rounds}")
-            for row in one_round(workers, number):
+            for row in measure(workers, number):
+                # One piece of work may have many rows.
+                bar.update(not rows or row[:2] != rows[-1][:2] or row.round != rows[-1].round)
                 rows.append(row)
-                bar.update()
                 go_on()
-            write_rows(table, Row, rows)
+            write_rows(table, benchmark.Row, rows, ".9g")
         first = {what: worker.first_seconds for what, worker in workers.items()}
     doubt = "" if load < 0.5 else ", so others were at work: measure again on an idle machine"
+    versions = ", ".join(f"{name} {here[package]}" for package, name in peers.items())
     report = f"""\
 # Benchmark: {config.variant}
 
-{here["cores"]} cores of {here["processor"]}; jax {here["jax"]}, PyTorch {here["torch"]}.
+{here["cores"]} cores of {here["processor"]}; jax {here["jax"]}, {versions}.
 {config.rounds} rounds in turns, each contender alone at work. Load before: {load:.1f}{doubt}.
 
 {benchmark.sections(config, rows, answers, first)}

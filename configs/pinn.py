@@ -10,14 +10,14 @@ from ml_collections import ConfigDict
 PROBLEMS = {
     "heat": {"iterations": 10_000},
     "heat_fast": {"problem": "heat", "options": {"k": 0.1}, "iterations": 3000},
-    "inverse_heat": {},
+    "inverse_heat": {"iterations": 1000},
     "inverse_heat_exact": {
         "problem": "inverse_heat",
         "options": {"noise": 0.0},
         "iterations": 8000,
     },
     "wave": {"hidden": (30, 30), "iterations": 3000},
-    "poisson": {},
+    "poisson": {"iterations": 1000},
     "poisson_disc": {"iterations": 3000},
     "helmholtz": {"hidden": (30, 30), "steepness": 3.0, "iterations": 5000},
     "kovasznay": {"hidden": (32, 32), "iterations": 8000},
@@ -47,7 +47,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.steepness = 1.0  # of the first layer at the start; more for what oscillates
     # The optimizer, on all points at once.
     config.base.optimizer = "ssbroyden"  # ssbfgs, lbfgs, adam
-    config.base.iterations = 1000
+    config.base.iterations = 600
     config.base.rate = 1e-3  # of adam, falling to 0 along a cosine
     # The points, and what changes them and their weights every so many iterations; 0 for never.
     config.base.points = "sobol"  # uniform, latin_hypercube, grid

@@ -83,8 +83,6 @@ def plan(config: ConfigDict) -> list[tuple[str, str, dict[str, Any]]]:
       ValueError: for a setting that cannot be had.
     """
     _run.check_counts(config, "seeds", "heldout", "iterations_per_dispatch")
-    if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
-        raise ValueError("this study computes in float64, which this device or JAX does not have")
     for section in ("problems", "methods"):
         if not config[section]:
             raise ValueError(f"config.{section} is empty: what is to be solved?")
@@ -114,6 +112,8 @@ def make_lab(config: ConfigDict) -> Lab:
     Raises:
       ValueError: for a setting that cannot be had.
     """
+    if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
+        raise ValueError("this study computes in float64, which this device or JAX does not have")
     mesh = make_mesh(config.parallel.member)
     programs = [make_program(config, mesh, *planned) for planned in plan(config)]
     return Lab(config, mesh, programs)

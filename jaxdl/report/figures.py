@@ -163,7 +163,8 @@ def surfaces(
     ],
     path: Path,
 ) -> None:
-    """Functions of two coordinates: found, exact, and the error on a logarithmic scale.
+    """Functions found and exact, and the error on a logarithmic scale: of two coordinates as
+    colours, of one as lines, of more where the first ones are largest.
 
     Args:
       panels: title -> names of the coordinates, points (of a grid, or of a part of one), the
@@ -175,6 +176,18 @@ def surfaces(
     figure = Figure((12, 3.2 * len(panels)), dpi=150, layout="constrained")
     grid = figure.subplots(len(panels), 3, squeeze=False)
     for row, (title, (names, points, found, exact)) in zip(grid, panels.items(), strict=True):
+        if points.shape[1] == 1:
+            x = points[:, 0]
+            for axes, name, values in zip(
+                row, (title, "exact", "|error|"), (found, exact, np.abs(found - exact)), strict=True
+            ):
+                axes.plot(x, values)
+                axes.set(xlabel=names[0], title=name)
+            row[2].set_yscale("log")
+            continue
+        earlier, plane = points[:, :-2], points[:, -2:]
+        last = (earlier == earlier.max(axis=0)).all(axis=1)
+        points, found, exact, names = plane[last], found[last], exact[last], names[-2:]
         axis = [np.unique(column) for column in points.T]
         place = tuple(np.searchsorted(a, c) for a, c in zip(axis, points.T, strict=True))
         error = np.abs(found - exact)
@@ -197,7 +210,7 @@ def surfaces(
 def scattered(
     panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "n 2"]]]], path: Path
 ) -> None:
-    """Points in the plane: title -> names of the coordinates, and points by name."""
+    """Points, by their first two coordinates: title -> the coordinates' names, points by name."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(panels))
@@ -207,8 +220,9 @@ def scattered(
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, (names, groups)) in zip(grid, panels.items(), strict=False):
-        for name, points in groups.items():
-            axes.scatter(*points.T[:2], s=3, lw=0, label=f"{name}: {len(points):,}")
-        axes.set(xlabel=names[0], ylabel=names[1], title=title)
+        for height, (name, points) in enumerate(groups.items()):
+            x, y = points.T[:2] if points.shape[1] > 1 else (points[:, 0], [height] * len(points))
+            axes.scatter(x, y, s=3, lw=0, label=f"{name}: {len(points):,}")
+        axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else "", title=title)
         axes.legend(loc="upper right", fontsize=8, markerscale=4, framealpha=0.9)
     figure.savefig(path)

@@ -1,6 +1,7 @@
 """The physics study, as a user meets it; small networks and a few iterations."""
 
 import csv
+import itertools
 import json
 import signal
 
@@ -71,7 +72,8 @@ def test_files_and_report(finished, launcher):
     assert len(lines) == SEEDS * ITERATIONS // 2
     for seed in range(SEEDS):
         losses = [line["loss"] for line in lines if line["seed"] == seed]
-        assert losses == sorted(losses, reverse=True)  # a line search never goes up
+        # A line search never goes up, but by what is no more than rounding.
+        assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(losses))
     assert run(launcher, workdir, *TINY).wait().out == ended.out  # at once
 
 
@@ -135,8 +137,9 @@ def decay() -> Problem:
 
 
 def test_a_problem_of_ones_own(launcher, tmp_path):
-    own = ("--config.base.problem=tests.experiments.test_pinn:decay", "--config.base.iterations=200")
-    ended = run(launcher, tmp_path, *TINY, *own, "--config.base.refresh=0").wait()
+    own = "--config.base.problem=tests.experiments.test_pinn:decay"
+    more = "--config.base.iterations=200", "--config.base.refresh=0"
+    ended = run(launcher, tmp_path, *TINY, own, *more).wait()
     assert ended.code == 0, ended.err[-2000:]
     assert all(float(row["rel_l2"]) < 1e-3 for row in rows(tmp_path))
     assert "rate is found as" in ended.out and "relative error" not in ended.out.split("Results")[0]

@@ -172,15 +172,16 @@ def jaxdl(config: ConfigDict) -> Contender:
     arguments = assembled(wide, start_of(other, 0))
     train, _ = compiled(other.train, *arguments)
     run = going_on(train, [arguments[:2]], ())
-    slices = {ADAM: Slice(1, config.pinn.adam_chunks * config.pinn.chunk, repeated(run, config))}
+    chunks = config.pinn.adam_chunks
+    slices = {ADAM: Slice(1, chunks * config.pinn.chunk, times(run, chunks))}
     return Contender(slices, questions(config, program, begin, loss))
 
 
-def repeated(run: Callable[[], object], config: ConfigDict) -> Callable[[], None]:
-    """So many chunks of Adam."""
+def times(run: Callable[[], object], count: int) -> Callable[[], None]:
+    """So many calls, one after the other."""
 
     def runs() -> None:
-        for _ in range(config.pinn.adam_chunks):
+        for _ in range(count):
             run()
 
     return runs

@@ -11,7 +11,6 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from experiments._pinn_contenders import (
     make_lab,
     pin,
     questions,
-    repeated,
+    times,
     wide_start,
 )
 from jaxdl.nn.models.mlp import dense_layers
@@ -134,23 +133,14 @@ def deepxde(config: ConfigDict) -> Contender:
         return float(losses.detach().sum())
 
     _, step = model_of(wide_start(config, program))
-    slices = {ADAM: Slice(1, of.adam_chunks * of.chunk, repeated(times(step, of.chunk), config))}
+    count = of.adam_chunks * of.chunk
+    slices = {ADAM: Slice(1, count, times(step, count))}
     return Contender(slices, questions(config, program, begin, loss))
 
 
 def lbfgs_iterations(optimizer) -> int:
     """So many it has made; where :meth:`deepxde.Model.train` reads them, too."""
     return optimizer.state_dict()["state"].get(0, {}).get("n_iter", 0)
-
-
-def times(step: Callable[[], object], count: int) -> Callable[[], None]:
-    """So many steps."""
-
-    def steps() -> None:
-        for _ in range(count):
-            step()
-
-    return steps
 
 
 # --- jinns -------------------------------------------------------------------------------------

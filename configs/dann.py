@@ -109,10 +109,12 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.source, config.target = _data("tfds", **mnist), _data("tfds", **mnist_m)
         case "mnist_to_usps":
             config.source, config.target = _data("tfds", **mnist), _data("tfds", **usps)
+            config.base.steps = 3000  # USPS has 7,291 training images
         case "syn_numbers_to_mnist_m":
             config.source, config.target = _data("tfds", **syn_numbers), _data("tfds", **mnist_m)
         case "syn_numbers_to_usps":
             config.source, config.target = _data("tfds", **syn_numbers), _data("tfds", **usps)
+            config.base.steps = 3000
         case "syn_numbers_to_svhn":
             config.source, config.target = (
                 _data("tfds", **syn_numbers | {"size": 32}),
@@ -146,11 +148,11 @@ def get_config(variant: str = "default") -> ConfigDict:
     if variant == "ablation":
         # The paper's recipe with one factor changed at a time.
         config.seeds = 2
-        config.base.steps = 3000
+        config.base.steps = 2000
         config.base.adversarial = 1.0
         config.methods = ConfigDict({"dann": {}, "source_only": {"adversarial": 0.0}})
         changed = {
-            "twice_the_steps": {"steps": 6000},
+            "twice_the_steps": {"steps": 4000},
             "padded": {"padding": "SAME"},
             "32_pixels": {"size": 32},
             "own_means": {"subtract": "own"},

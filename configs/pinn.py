@@ -80,4 +80,5 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.parallel = ConfigDict()
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.seconds_between_saves = 30.0
+    config.checkpoints = 2  # kept of each population, the latest; and the best
     return config

@@ -22,7 +22,7 @@ from jaxdl.nn.models.convnet import Start
 from jaxdl.optim import make_optimizer
 from jaxdl.train.evaluate import Accuracy, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, make_feed
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_mesh, to_host
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState, create_state, make_step
 from jaxdl.types import Batch, Hyper, Variables
@@ -386,8 +386,8 @@ def first_images(lab: Lab, program: Program, method: str) -> tuple[np.ndarray, l
     members = lab.mesh.shape["member"]
     fetched = lab.feed.fetch(np.tile(ids.reshape(-1), (members, 1)))
     stored = {
-        part: np.asarray(leaf)[0].reshape(*ids.shape, *leaf.shape[2:])
-        for part, leaf in fetched.items()
+        part: leaf[0].reshape(*ids.shape, *leaf.shape[2:])
+        for part, leaf in to_host(fetched).items()
     }
     batch = prepare(stored, hyper, jax.random.key(0))
     shown, titles = [], []

@@ -25,7 +25,7 @@ from jaxdl.pinn import objective, weighting
 from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.problems import PROBLEMS
 from jaxdl.pinn.sampling import RULES, Points, draw
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_mesh, to_host
 from jaxdl.train.population import member_key, over_members, population_of
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
 from jaxdl.types import Batch, Hyper, Metrics, Params
@@ -270,7 +270,7 @@ def make_program(
 
     judged = over_members(judge, mesh, convolutions=False)
     states = start()
-    if not np.isfinite(judged(states, heldout)["train_loss"]).all():
+    if not np.isfinite(to_host(judged(states, heldout))["train_loss"]).all():
         raise ValueError(f"{name}: {where_not_finite(ansatz, states)}")
     return Program(
         name,
@@ -286,7 +286,7 @@ def make_program(
 
 def where_not_finite(ansatz: Ansatz, states: TrainState) -> str:
     """The first point of the first residual that is not finite."""
-    state = trees.member(jax.device_get(states), 0)
+    state = trees.member(to_host(states), 0)
     for term, points in state.batch_stats.points.items():
         finite = np.isfinite(ansatz.residual(state.params, term, points)).all(axis=-1)
         if not finite.all():

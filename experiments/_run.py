@@ -7,12 +7,16 @@ code 128 + signal.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import re
+import resource
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +31,7 @@ from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.data.source import Source
 from jaxdl.report.tables import write_atomically
-from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.loop import Interrupted, StopFlag, Workplace
 from jaxdl.types import DamagedFile
 
 Study = Callable[[ConfigDict, Path, StopFlag], str]
@@ -63,6 +67,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             )
             print("  --config.KEY=VALUE       another value of one setting")
             print(f"  --workdir FOLDER         default runs/{name}-VARIANT")
+            for option, (_, what) in OPTIONS.items():
+                print(f"  --{option:<23}{what}")
             sys.exit(0)
         for argument in argv:
             key = argument.split("=")[0].removeprefix("--config.")
@@ -70,6 +76,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
                 fail(f"there is no setting config.{key}: configs/{name}.py has them all")
         try:
             flags.DEFINE_string("workdir", None, "Where everything is written.")
+            for option, (define, what) in OPTIONS.items():
+                define(option, None, what)
             config_flags.DEFINE_config_file("config", f"configs/{name}.py", "FILE[:variant].")
             rest = flags.FLAGS(argv)
             if flags.FLAGS.config is None:
@@ -100,6 +108,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)  # JAX's messages, too, come through absl
         use_all_cores()
         keep_programs()
+        with user_input():
+            connect()
         config = flags.FLAGS.config
         workdir = Path(flags.FLAGS.workdir or f"runs/{name}-{config.variant}")
         try:
@@ -109,7 +119,7 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         except OSError as error:
             fail(f"cannot write to {workdir} ({error.strerror}): choose another with --workdir")
         try:
-            report = study(config, workdir, StopFlag().install())
+            report = study(config, own_folder(workdir), StopFlag().install())
         except DamagedFile as error:
             try:
                 fail(error)
@@ -120,12 +130,133 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             reason = f"{error.strerror or error} ({error.filename or workdir})"
             fail(f"{reason}: when that is mended, the same command goes on where it stopped")
         except Interrupted as stopped:
-            print(f"\nstopped; to go on, run the same command again ({workdir})", file=sys.stderr)
+            say(f"\nsaved and stopped; to go on, run the same command again ({workdir})")
             sys.exit(128 + stopped.signal)
-        print(report)
-        print(f"everything is in {workdir}", file=sys.stderr)
+        except FloatingPointError as error:  # of --debug
+            fail(f"{error}: an operation that --debug watches")
+        except Exception as error:
+            if alone() or not isinstance(error, RuntimeError):
+                raise
+            try:
+                reason = next(iter(str(error).splitlines()), "")
+                fail(
+                    f"another process of this run has ended, or cannot be reached ({reason[:200]}):"
+                    " start all of them again, and they go on from the last checkpoint"
+                )
+            finally:  # at once: JAX would wait for the other process
+                sys.stderr.flush()
+                os._exit(2)
+        if first_process():
+            print(report)
+        say(f"everything is in {workdir}")
 
     app.run(main, flags_parser=parse)
+
+
+OPTIONS: dict[str, tuple[Callable, str]] = {
+    "distributed": (flags.DEFINE_bool, "many processes, as SLURM, Open MPI or TPUs start them"),
+    "coordinator": (flags.DEFINE_string, "HOST:PORT of the first of many processes"),
+    "processes": (flags.DEFINE_integer, "how many these are"),
+    "process": (flags.DEFINE_integer, "which of these this is, from 0"),
+    "debug": (flags.DEFINE_bool, "stop at the first NaN and name the operation"),
+    "tensorboard": (flags.DEFINE_bool, "write the curves for TensorBoard, too"),
+    "profile": (flags.DEFINE_string, "FIRST:LAST steps for the profiler"),
+}
+"""Of the command line, beside the configuration: what they define, what they mean."""
+
+
+def connect() -> None:
+    """Join the other processes of the run, if it has some; watch for NaN, if that was asked for.
+
+    Raises:
+      ValueError: if they cannot be joined.
+    """
+    import jax
+
+    asked = flags.FLAGS
+    if asked.debug:
+        jax.config.update("jax_debug_nans", True)
+    explicit = (asked.coordinator, asked.processes, asked.process)
+    if not asked.distributed and explicit == (None, None, None):
+        return
+    if not asked.distributed and None in explicit:
+        raise ValueError("--coordinator, --processes and --process go together")
+    try:
+        # A process that dies ends the others within a minute.
+        jax.distributed.initialize(*explicit, heartbeat_timeout_seconds=30)
+    except (RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"cannot join the other processes ({reason}): outside of SLURM, Open MPI and TPUs, set "
+            "--coordinator=HOST:PORT --processes=NUMBER --process=WHICH"
+        ) from None
+
+
+def alone() -> bool:
+    """Whether the run is this process."""
+    import jax
+
+    return jax.process_count() == 1
+
+
+def first_process() -> bool:
+    """Whether this process is the one that reports."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """A line for the user, who needs it once."""
+    if first_process():
+        tqdm.write(line, file=sys.stderr)
+
+
+def own_folder(workdir: Path) -> Path:
+    """The work folder; to processes other than the first, a copy that is thrown away.
+
+    All processes compute alike what is written, from what they exchange, so none needs to be told
+    to keep quiet. Checkpoints alone have one folder, to which all write.
+    """
+    if alone():
+        return workdir
+    from jax.experimental import multihost_utils
+
+    workdir, checkpoints = workdir.resolve(), workdir.resolve() / "checkpoints"
+    if not first_process():
+        copy = Path(tempfile.mkdtemp(prefix="jaxdl-"))
+        atexit.register(shutil.rmtree, copy, ignore_errors=True)
+        for path in workdir.iterdir():
+            if path.is_file():
+                shutil.copy(path, copy)
+        (copy / "checkpoints").symlink_to(checkpoints)
+        workdir = copy
+    multihost_utils.sync_global_devices("copies are made")
+    return workdir
+
+
+def workplace(
+    config: ConfigDict, workdir: Path, stop: StopFlag, progress: Callable[[str, int], None]
+) -> Workplace:
+    """Where a study trains, with what configuration and command line say of it."""
+    first, _, last = (flags.FLAGS.profile or "0:0").partition(":")
+    if not (first.isdigit() and last.isdigit()):
+        fail(f"--profile={flags.FLAGS.profile}: give two steps, FIRST:LAST")
+    if flags.FLAGS.tensorboard:
+        try:
+            import tensorboardX  # noqa: F401
+        except ImportError:
+            fail("--tensorboard needs tensorboardX: pip install -e '.[tensorboard]'")
+    return Workplace(
+        workdir,
+        stop,
+        progress,
+        config.seconds_between_saves,
+        checkpoints=config.checkpoints,
+        events=bool(flags.FLAGS.tensorboard),
+        profiled=range(int(first), int(last)),
+        say=say,
+    )
 
 
 def _asked(argv: list[str]) -> str:
@@ -191,6 +322,7 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
     """
     path = workdir / "config.json"
     new = json.loads(json.dumps({"config": config.to_dict(), "data": data}))
+    restart = {key: new["config"][key] for key in COMPUTED if key in new["config"]}
     if path.exists():
         try:
             old = json.loads(path.read_text())
@@ -200,6 +332,7 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
             raise ValueError(
                 f"{path} is damaged ({error}): delete {workdir} to start anew"
             ) from None
+        old["config"] |= restart
         if old != new:
             differ = sorted(_differences(old, new))
             raise ValueError(
@@ -208,6 +341,10 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
             )
     else:
         write_atomically(path, json.dumps(new, indent=2) + "\n")
+
+
+COMPUTED = ("parallel", "workers", "checkpoints", "seconds_between_saves")
+"""Settings that say how, and not what, is computed: a restart may have others."""
 
 
 def _differences(old, new, path: str = "") -> Iterator[str]:
@@ -222,10 +359,15 @@ def _differences(old, new, path: str = "") -> Iterator[str]:
 @contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
     """What a workplace tells its progress; ``total`` are the steps of all networks."""
-    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
+    bar = {"unit": "step", "unit_scale": True, "mininterval": 0.5, "disable": not first_process()}
+    with tqdm(total=total, **bar) as bar:
+        known = set()
 
         def progress(name: str, steps: int) -> None:
             bar.set_description(name, refresh=False)
+            if name not in known:  # what a run before this one did, and says nothing of the rate
+                known.add(name)
+                bar.initial += steps
             bar.update(steps)
 
         yield progress
@@ -243,10 +385,31 @@ def describe_source(source: Source) -> dict[str, Any]:
     }
 
 
-def describe_devices() -> str:
-    """What the run computes on, for its report."""
+def describe_run(place: Workplace) -> dict[str, str]:
+    """What the run computed on and how long it took, for its report."""
     import jax
 
-    devices = jax.devices()
+    devices, clock = jax.devices(), place.clock
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
-    return f"{len(devices)} x {kind}, jax {jax.__version__}"
+    processes = "" if alone() else f" of {jax.process_count()} processes"
+    told = {
+        "Device": f"{len(devices)} x {kind}{processes}, jax {jax.__version__}",
+        "Time": f"{time.time() - BEGAN:.0f} s, {clock.compilation:.0f} s of them compilation, "
+        f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
+        f"{clock.saving:.1f} s waiting for checkpoints",
+    }
+    if clock.steps:
+        rate = clock.steps / clock.training
+        told["Speed"] = f"{rate:,.0f} steps of networks a second"
+    before = sum(place.clock.of.values()) - clock.training
+    if before > 1:
+        told["Time"] += f"; before it was resumed, {before:.0f} s training"
+    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.local_devices()]
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    told["Memory at most"] = f"{host / 1e9:.1f} GB of the host" + (
+        f", {max(peaks) / 1e9:.1f} GB of a device" if max(peaks) else ""
+    )
+    return told
+
+
+BEGAN = time.time()

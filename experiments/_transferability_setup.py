@@ -22,7 +22,7 @@ from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.evaluate import Accuracy, make_accuracy
 from jaxdl.train.feed import FEEDS, Feed, Resident, Streamed, device_memory, make_feed
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_mesh, to_host
 from jaxdl.train.population import Prepare
 from jaxdl.train.state import TrainState, create_state, make_step
 from jaxdl.types import Batch, Hyper, LossFn, Variables
@@ -43,7 +43,7 @@ class Lab(NamedTuple):
     feed: Feed  # of the training and validation images
     prepare: Prepare  # how the network sees them
     init: Callable[[jax.Array], Variables]  # a fresh network
-    start: Callable[[Variables], TrainState]  # the state before its first step
+    start: Callable[..., TrainState]  # of variables, and whether they are several networks'
 
 
 class Program(NamedTuple):
@@ -97,7 +97,10 @@ def make_lab(config: ConfigDict) -> Lab:
         feed=feed,
         prepare=prepare,
         init=init,
-        start=jax.jit(lambda v: create_state(v["params"], v["batch_stats"], rule)),
+        start=jax.jit(
+            lambda v, several: create_state(v["params"], v["batch_stats"], rule, several=several),
+            static_argnums=1,
+        ),
     )
 
 
@@ -275,7 +278,7 @@ def first_batch(lab: Lab, task: splits.Task, key: jax.Array, count: int) -> tupl
     words = np.asarray(jax.random.key_data(key))
     ids = examples[batches.host_batch_ids(words, 0, batch=count, examples=len(examples))]
     stored = jax.tree.map(
-        lambda leaf: leaf[0], lab.feed.fetch(np.tile(ids, (lab.mesh.shape["member"], 1)))
+        lambda leaf: leaf[0], to_host(lab.feed.fetch(np.tile(ids, (lab.mesh.shape["member"], 1))))
     )
     distortion = jax.random.fold_in(key, 0)
     seen = jax.jit(lab.prepare)(stored, {"label_of": jnp.asarray(task.label_of)}, distortion)

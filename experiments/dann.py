@@ -10,7 +10,6 @@ and, as the bound from above, with the target's labels (``target_only``).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -128,6 +127,7 @@ def fit(lab: Lab, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
         steps_per_dispatch=config.steps_per_dispatch,
         dispatches_per_evaluation=config.dispatches_per_evaluation,
         watch=watch,
+        score="source_accuracy",
     )
     return states, hypers
 
@@ -151,7 +151,8 @@ def examine(
     test_places = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
     held_out = {domain: lab.places[domain, "validation"][:HELD_OUT] for domain in DOMAINS}
     labels = lab.sources["source"].splits["validation"][1][:HELD_OUT]
-    curves, found = logs.by_network(place.curves, Network), Findings([], [], {})
+    curves, faults = (of(place.curves, Network) for of in (logs.by_network, logs.faults))
+    found = Findings([], [], {})
     for each in rounds:
         states, hypers = fit(lab, each, place)
         guesses, insides = {}, {}
@@ -162,13 +163,9 @@ def examine(
             guesses[domain] = each.program.logits(*of, tested, feed.fetch)
             insides[domain] = each.program.insides(*of, kept, lab.feed.fetch)
         for i, network in enumerate(each.networks):
-            lines = curves[network]
-            diverged_at = min((r["diverged_at"] for r in lines if "diverged_at" in r), default=-1)
-            # The last update comes after the last loss.
-            if diverged_at < 0 and not all(np.isfinite(guesses[d][i]).all() for d in DOMAINS):
-                diverged_at = each.program.settings["steps"]
+            lines, fault = curves[network], faults.get(network, logs.Fault(-1, ""))
             accuracies, told = [math.nan, math.nan], Diagnosis.unknown()
-            if diverged_at < 0:
+            if fault.step < 0:
                 right = [guesses[d][i].argmax(-1) == tests[d][1] for d in DOMAINS]
                 accuracies = [float(np.mean(hits)) for hits in right]
                 features, logits, domain = (
@@ -198,7 +195,8 @@ def examine(
                 Diagnosis(
                     *network,
                     adversarial=int(is_adversarial(each.program)),
-                    diverged_at=diverged_at,
+                    diverged_at=fault.step,
+                    diverged_in=fault.array,
                     **{name: float(value) for name, value in told.items()},
                 )
             )
@@ -274,19 +272,17 @@ def draw(lab: Lab, rounds: Sequence[Round], place: Workplace, found: Findings) -
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the whole study; the report."""
-    began = time.monotonic()
     with _run.user_input():
         lab = make_lab(config)
         rounds = make_rounds(lab)
         about = {domain: _run.describe_source(of) for domain, of in lab.sources.items()}
-        _run.claim(workdir, config, about | {"mesh": dict(lab.mesh.shape)})
+        _run.claim(workdir, config, about)
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()
-        resumed = (workdir / "checkpoints").exists()
     total = sum(len(each.networks) * each.program.settings["steps"] for each in rounds)
     with _run.progress_bar(total) as progress:
-        place = Workplace(workdir, stop, progress, config.seconds_between_saves)
+        place = _run.workplace(config, workdir, stop, progress)
         for each in rounds:
             fit(lab, each, place)
     # Everything is trained: here, and nowhere before, the test images are read.
@@ -295,12 +291,11 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     reporting.write_results(workdir / "results.csv", found.results)
     reporting.write_diagnoses(workdir / "diagnostics.csv", found.diagnoses)
     draw(lab, rounds, place.quiet, found)
-    elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
     report = reporting.report(
         reporting.read_results(workdir / "results.csv"),
         reporting.read_diagnoses(workdir / "diagnostics.csv"),
         (*DANN_2015, *DANN_2016, *DANN_LATER),
-        facts={"Time": elapsed} | facts(lab, rounds),
+        facts=facts(lab, rounds) | _run.describe_run(place),
         chosen_by="the last step; adapted networks saw no label of the target",
     )
     write_atomically(finished, report)
@@ -326,7 +321,6 @@ def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
         "Network": f"{config.model}, "
         + " or ".join(f"{n:,} parameters" for n in sorted(parameters)),
         "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)),
-        "Device": _run.describe_devices(),
     }
 
 

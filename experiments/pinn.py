@@ -9,8 +9,8 @@ on a dense grid and the distance to the exact solution are always told.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +28,9 @@ from jaxdl.report.published import PINN
 from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import to_host
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
-from jaxdl.types import Hyper, Metrics
 
 
 class Network(NamedTuple):
@@ -49,43 +48,33 @@ class Solved(NamedTuple):
     states: TrainState
 
 
+def name_of(program: Program) -> str:
+    """Of the population."""
+    return f"{program.problem}-{program.method}"
+
+
 def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
     """Train a problem's networks; at once where they are trained already."""
-    config, took, train = lab.config, 0.0, None
+    config = lab.config
     networks = [Network(program.problem, program.method, s) for s in range(config.seeds)]
     hypers = [{"key": member_key("refresh", n.seed)} for n in networks]
     hypers = population_of(hypers, 0, lab.mesh)
 
-    def dispatches(first: int) -> Iterator[tuple]:
-        nonlocal took
-        lines = logs.by_network(place.curves, Network).get(networks[0])
-        took = lines[-1]["took"] if lines else 0.0
-        yield from itertools.repeat(())
-
-    def run(states: TrainState, hypers: Hyper, _: tuple) -> tuple[TrainState, Metrics]:
-        nonlocal took, train
-        if train is None:  # not before there is something to train, and not timed
-            train = program.train.lower(states, hypers, ()).compile()
-        began = time.perf_counter()
-        trained = jax.block_until_ready(train(states, hypers, ()))
-        took += time.perf_counter() - began
-        return trained
-
     def watch(states: TrainState) -> dict[str, np.ndarray]:
-        told = jax.device_get(program.judge(states, program.heldout))
-        parameters = told.pop("parameters")
-        return told | parameters | {"took": np.full(trees.members(states), took)}
+        told = to_host(program.judge(states, program.heldout))
+        return told | told.pop("parameters") | {"minus_heldout_loss": -told["heldout_loss"]}
 
     states = place.fit(
-        f"{program.problem}-{program.method}",
-        run,
+        name_of(program),
+        program.train,
         program.start(),
         hypers,
-        dispatches,
+        lambda first: (() for _ in itertools.count()),
         networks=[network._asdict() for network in networks],
         steps=program.settings["iterations"],
         steps_per_dispatch=config.iterations_per_dispatch,
         watch=watch,
+        score="minus_heldout_loss",
     )
     return Solved(program, states)
 
@@ -95,17 +84,20 @@ def examine(
 ) -> tuple[list[reporting.Result], list[reporting.Parameter]]:
     """What each network is worth, and the physical parameters that were found."""
     results, parameters = [], []
-    curves = logs.by_network(place.curves, Network)
+    faults = logs.faults(place.curves, Network)
     # On a CPU the networks of a device are trained one after the other, elsewhere side by side.
     on_cpu = lab.mesh.devices.flat[0].platform == "cpu"
     one_after_the_other = -(-lab.config.seeds // lab.mesh.shape["member"]) if on_cpu else 1
     for program, states in solved:
-        told = jax.device_get(program.judge(states, program.heldout))
+        told = to_host(program.judge(states, program.heldout))
         problem = program.ansatz.problem
         for seed in range(lab.config.seeds):
             network = Network(program.problem, program.method, seed)
-            losses = [float(told[key][seed]) for key in ("train_loss", "heldout_loss", "rel_l2")]
-            seconds = curves[network][-1]["took"] / one_after_the_other
+            losses = [
+                math.nan if network in faults else float(told[key][seed])
+                for key in ("train_loss", "heldout_loss", "rel_l2")
+            ]
+            seconds = place.clock.of[name_of(program)] / one_after_the_other
             results.append(
                 reporting.Result(*network, *losses, program.settings["iterations"], seconds)
             )
@@ -142,7 +134,7 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
             errors.setdefault(name, {}).setdefault(method, []).append(
                 (told["step"], told["rel_l2"])
             )
-        first = jax.device_get(trees.member(states, 0))
+        first = trees.member(to_host(states), 0)
         points[f"{name}, {method}"] = problem.coordinates, first.batch_stats.points
         grid, exact = program.heldout.points, program.heldout.solution
         found = np.asarray(jax.jit(program.ansatz.__call__)(first.params, grid))
@@ -159,31 +151,28 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the whole study; the report."""
-    began = time.monotonic()
     jax.config.update("jax_enable_x64", True)
     with _run.user_input():
         lab, finished = None, workdir / "report.md"
         if not finished.exists():
             lab = make_lab(config)
-        _run.claim(workdir, config, {"mesh": dict(make_mesh(config.parallel.member).shape)})
+        _run.claim(workdir, config, {})
         if lab is None:
             return finished.read_text()
-        resumed = (workdir / "checkpoints").exists()
     total = config.seeds * sum(program.settings["iterations"] for program in lab.programs)
     with _run.progress_bar(total) as progress:
-        place = Workplace(workdir, stop, progress, config.seconds_between_saves)
+        place = _run.workplace(config, workdir, stop, progress)
         solved = [fit(lab, program, place) for program in lab.programs]
     results, parameters = examine(lab, solved, place)
     reporting.write_results(workdir / "results.csv", results)
     if parameters:
         reporting.write_parameters(workdir / "parameters.csv", parameters)
     draw(lab, solved, place)
-    elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
     report = reporting.report(
         reporting.read_results(workdir / "results.csv"),
         parameters,
         PINN,
-        {"Time": elapsed} | facts(lab, solved),
+        facts(lab, solved) | _run.describe_run(place),
     )
     write_atomically(finished, report)
     return report
@@ -200,7 +189,7 @@ def facts(lab: Lab, solved: Sequence[Solved]) -> dict[str, str]:
             f"{trees.count(params):,} parameters; points: "
             + ", ".join(f"{count:,} of {term}" for term, count in sizes.items())
         )
-    return lines | {"Precision": "float64", "Device": _run.describe_devices()}
+    return lines | {"Precision": "float64"}
 
 
 if __name__ == "__main__":

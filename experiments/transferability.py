@@ -10,7 +10,6 @@ they share its forward pass (:func:`jaxdl.transfer.shared_prefix_loss`).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -20,7 +19,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from configs.transferability import get_config
 from experiments import _run
@@ -45,6 +43,7 @@ from jaxdl.report.transferability import Result
 from jaxdl.train import logs
 from jaxdl.train.feed import Resident, make_feed
 from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.parallel import to_host
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper, Variables
@@ -104,20 +103,15 @@ def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState
             "label_of": task.label_of,
         }
         hypers.append(hyper if member.base is None else hyper | {"base": member.base})
-    states = [lab.start(member.start()) for member in members]
+    states = [lab.start(member.start(), member.base is not None) for member in members]
     return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
 
 
 class Run:
     """A run of the study: what is done so far, and how to do more."""
 
-    def __init__(self, lab: Lab, workdir: Path, stop: StopFlag, bar: tqdm):
-        def progress(name: str, steps: int) -> None:
-            bar.set_description(name, refresh=False)
-            bar.update(steps)
-
-        self.lab, self.csv = lab, workdir / "results.csv"
-        self.place = Workplace(workdir, stop, progress, lab.config.seconds_between_saves)
+    def __init__(self, lab: Lab, place: Workplace):
+        self.lab, self.place, self.csv = lab, place, place.folder / "results.csv"
         self.rounds: list[Round] = []
 
     def train(self, name: str, program: Program, members: Sequence[Member]) -> None:
@@ -135,7 +129,7 @@ class Run:
         for each in self.rounds:
             if each.name.rpartition("-")[0] == name:
                 states, _ = self._fit(each, self.place.quiet)
-                found += trees.unstack(jax.device_get(states.variables))[: len(each.members)]
+                found += trees.unstack(to_host(states.variables))[: len(each.members)]
         return found
 
     def _fit(self, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
@@ -161,13 +155,14 @@ class Run:
             steps_per_dispatch=config.steps_per_dispatch,
             dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=lambda states: {"validation_accuracy": accuracy(states)},
+            score="validation_accuracy",
         )
         return states, hypers
 
     def measure(self, test: Split | None) -> None:
         """Write ``results.csv``: accuracies on the test images, or, with None, on those for
         validation; NaN for a diverged network."""
-        lab, rows, lost = self.lab, [], diverged(self.place.curves)
+        lab, rows, lost = self.lab, [], logs.faults(self.place.curves, Network)
         feed = lab.feed
         if test is not None:
             feed = make_feed(lab.config.data.feed, {"test": test}, lab.mesh)
@@ -185,15 +180,6 @@ class Run:
             for network, accuracy in zip(each.networks, found.tolist(), strict=True):
                 rows.append(Result(*network, math.nan if network in lost else accuracy))
         reporting.write_results(self.csv, rows)
-
-
-def diverged(curves: Path) -> dict[Network, int]:
-    """The networks whose loss was NaN or infinite, with the first step at which it was."""
-    steps = {
-        network: [record["diverged_at"] for record in lines if "diverged_at" in record]
-        for network, lines in logs.by_network(curves, Network).items()
-    }
-    return {network: found[0] for network, found in steps.items() if found}
 
 
 def bases(config: ConfigDict) -> list[Network]:
@@ -284,26 +270,22 @@ def draw(lab: Lab, run: Run, workdir: Path) -> None:
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the whole study; the report."""
-    began = time.monotonic()
     with _run.user_input():
         lab = make_lab(config)
         source = lab.source
-        mesh = {"mesh": dict(lab.mesh.shape)}  # checkpoints are those of so many devices
-        _run.claim(workdir, config, _run.describe_source(source) | mesh)
+        _run.claim(workdir, config, _run.describe_source(source))
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()
-        resumed = (workdir / "checkpoints").exists()
     total = count_networks(config, len(lab.cuts)) * config.steps
-    with tqdm(total=total, unit="step", unit_scale=True, mininterval=0.5) as bar:
-        run = Run(lab, workdir, stop, bar)
+    with _run.progress_bar(total) as progress:
+        run = Run(lab, _run.workplace(config, workdir, stop, progress))
         train_all(lab, run)
     # Everything is trained and chosen: here, and nowhere before, the test images are read.
     test = source.test.open() if config.report_on == "test" else None
     run.measure(test)
     draw(lab, run, workdir)
-    elapsed = f"{time.monotonic() - began:.0f} s" + (" since it was resumed" if resumed else "")
-    told = {"Time": elapsed} | facts(lab, run, test)
+    told = facts(lab, run, test) | _run.describe_run(run.place)
     report = reporting.report(reporting.read_results(run.csv), YOSINSKI_2014, facts=told)
     write_atomically(finished, report)
     return report
@@ -320,7 +302,6 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
         f"accuracy on the {config.report_on} split",
         "Network": f"{config.model}, {parameters:,} parameters, {config.steps} steps of "
         f"{config.batch} images",
-        "Device": _run.describe_devices(),
     }
     others = {"validation": source.splits["validation"]}
     if test is not None:
@@ -332,8 +313,11 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
             for split, (images, _) in others.items()
         ]
         told["Exact copies of training images"] = ", ".join(twins)
-    if lost := diverged(run.place.curves):
-        steps = [f"{'/'.join(map(str, network))} at step {at}" for network, at in lost.items()]
+    if lost := logs.faults(run.place.curves, Network):
+        steps = [
+            f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
+            for network, fault in lost.items()
+        ]
         told["Diverged"] = "; ".join(steps)
     return told
 

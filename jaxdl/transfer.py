@@ -200,10 +200,10 @@ def activations(
 def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
     """The losses of all networks with frozen layers from one base, at one cut each, summed.
 
-    ``params[f"cut{n}"]`` are the layers above cut ``n`` and ``hyper["base"]`` the base's variables.
-    One forward pass of the base serves every cut. No parameter is in two of the summands, so the
-    gradient of the sum is each network's own and an optimizer that works array by array trains
-    each as if alone. Metrics are vectors over ``cuts``.
+    ``params[f"cut{n:02}"]`` are the layers above cut ``n`` and ``hyper["base"]`` are the base's
+    variables. One forward pass of the base serves every cut. No parameter is in two of the
+    summands, so the gradient of the sum is each network's own and an optimizer that works array by
+    array trains each as if alone. Metrics are vectors over ``cuts``.
     """
 
     def loss_fn(params, batch_stats, batch: Batch, hyper: Hyper, key):
@@ -211,7 +211,9 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
         losses, stats, metrics = [], {}, []
         for n, h in zip(cuts, hidden, strict=True):
             above = _of_cut({"params": params, "batch_stats": batch_stats}, n)
-            logits, stats[f"cut{n}"] = apply_above(model, above, h, n, jax.random.fold_in(key, n))
+            logits, stats[f"cut{n:02}"] = apply_above(
+                model, above, h, n, jax.random.fold_in(key, n)
+            )
             loss, each = loss_and_metrics(logits, batch["label"])
             losses.append(loss)
             metrics.append(each)
@@ -230,7 +232,7 @@ def shared_prefix_logits(
     """Evaluation logits of the networks that :func:`shared_prefix_loss` trains.
 
     Args:
-      above: collections of ``{f"cut{n}": the layers above cut n}``.
+      above: collections of ``{f"cut{n:02}": the layers above cut n}``.
     """
     hidden = activations(model, base, x, cuts)
     return jnp.stack(
@@ -242,7 +244,7 @@ def shared_prefix_logits(
 
 
 def _of_cut(above: Variables, n: int) -> Variables:
-    return {kind: collection[f"cut{n}"] for kind, collection in above.items()}
+    return {kind: collection[f"cut{n:02}"] for kind, collection in above.items()}
 
 
 def stack_cuts(
@@ -252,5 +254,5 @@ def stack_cuts(
     fresh network a cut."""
     above = {n: cut(network, n, order)[1] for n, network in zip(cuts, fresh, strict=True)}
     return {
-        kind: {f"cut{n}": variables[kind] for n, variables in above.items()} for kind in fresh[0]
+        kind: {f"cut{n:02}": variables[kind] for n, variables in above.items()} for kind in fresh[0]
     }

@@ -70,10 +70,11 @@ def normed():
     return setting(batch_norm=True)
 
 
-def train(at, loss_fn, variables, rule, hyper=None, key=7):
+def train(at, loss_fn, variables, rule, hyper=None, key=7, several=False):
     """All steps of a network's training, in one compiled loop."""
     step = make_step(loss_fn, lambda _: rule)
-    state = create_state(variables["params"], variables["batch_stats"], rule)
+    params, stats = variables["params"], variables["batch_stats"]
+    state = create_state(params, stats, rule, several=several)
     hyper = {"key": jax.random.key(key), **(hyper or {})}
 
     @jax.jit
@@ -208,6 +209,7 @@ def test_sharing_a_prefix_trains_every_cut_as_if_alone(batch_norm, request):
         transfer.stack_cuts(fresh, cuts),
         rule,
         {"base": base},
+        several=True,
     )
     assert metrics["loss"].shape == metrics["accuracy"].shape == (STEPS, 2)
     logits = transfer.shared_prefix_logits(at.model, cuts, base, together, at.images[0])
@@ -221,7 +223,7 @@ def test_sharing_a_prefix_trains_every_cut_as_if_alone(batch_norm, request):
             trainable=transfer.trainable(start, n)["params"],
         )
         alone, of_one = train(at, transfer.classification_loss(at.model, frozen=n), start, frozen)
-        above = {kind: together[kind][f"cut{n}"] for kind in together}
+        above = {kind: together[kind][f"cut{n:02}"] for kind in together}
         assert_close(above, transfer.cut(alone, n)[1])
         np.testing.assert_allclose(metrics["loss"][:, i], of_one["loss"], atol=1e-5)
         np.testing.assert_allclose(metrics["accuracy"][:, i], of_one["accuracy"], atol=1e-6)
@@ -303,9 +305,9 @@ def test_nothing_is_differentiated_below_the_cut(n):
 
     if n:
         model = Watched(4)
-        above = {f"cut{n}": {k: v for k, v in params.items() if int(k[-1]) > n}}
+        above = {f"cut{n:02}": {k: v for k, v in params.items() if int(k[-1]) > n}}
 
-        stats = {f"cut{n}": {}}
+        stats = {f"cut{n:02}": {}}
 
         def loss(above, base):
             hyper = {"base": base}
@@ -314,4 +316,4 @@ def test_nothing_is_differentiated_below_the_cut(n):
         own, of_base = jax.grad(loss, (0, 1), has_aux=True)(above, {"params": params})[0]
         assert model.differentiated == set(range(n + 1, 5))
         assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(of_base))
-        assert_close(own[f"cut{n}"], {k: grads[k] for k in own[f"cut{n}"]}, 1e-6)
+        assert_close(own[f"cut{n:02}"], {k: grads[k] for k in own[f"cut{n:02}"]}, 1e-6)

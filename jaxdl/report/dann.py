@@ -70,7 +70,8 @@ class Diagnosis(NamedTuple):
     domain_accuracy: float  # of that, on held-out images, mean of both domains; NaN without
     reversal: float  # the largest λ in its curves, of the height it was to rise to; NaN if none
     top_share: float  # of the target test predictions that are in the most frequent class
-    diverged_at: int  # the first step whose loss was not finite; -1 never
+    diverged_at: int  # the first step whose update was not finite; -1 never
+    diverged_in: str  # the first array that was not
     neighbourhood_density: float  # of target validation images; higher is better
     importance_weighted_accuracy: float  # of source validation images; NaN if none
     effective_samples: float  # of those weights; NaN if none
@@ -331,7 +332,8 @@ def _left_out(networks: _Networks) -> Iterator[str]:
             who = f"{name_of(method)}, seed {seed}"
             if _diverged(r, d):
                 when = f" at step {d.diverged_at}" * (d.diverged_at >= 0)
-                yield f"{who}, diverged{when}: its loss was NaN or infinite."
+                where = f" in {d.diverged_in}" * bool(d.diverged_in)
+                yield f"{who}, diverged{when}: NaN or infinity{where}. It stayed as it was before."
             elif collapsed(d):
                 yield (
                     f"{who}, collapsed: {_percent(d.top_share)} of its target predictions are in "

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxdl import trees
 from jaxdl.nn.losses import correct
-from jaxdl.train.parallel import shard_members
+from jaxdl.train.parallel import shard_members, to_host
 from jaxdl.train.population import Prepare, over_members
 from jaxdl.train.state import TrainState
 from jaxdl.types import Batch, Hyper, PyTree
@@ -53,7 +53,7 @@ def make_accuracy(logits: Logits, prepare: Prepare, mesh: Mesh, batch: int) -> A
 
     def accuracy(states, hypers, examples, fetch):
         right = sum(
-            np.asarray(hits_of(states, hypers, stored, shard_members(mask, mesh), ()))
+            to_host(hits_of(states, hypers, stored, shard_members(mask, mesh), ()))
             for stored, mask in _batches(trees.members(states), examples, batch, fetch)
         )[: len(examples)]
         sizes = np.array([len(places) for places in examples])
@@ -78,7 +78,7 @@ def make_outputs(
 
     def run(states, hypers, examples, fetch):
         parts = [
-            jax.device_get(outputs_of(states, hypers, stored, ()))
+            to_host(outputs_of(states, hypers, stored, ()))
             for stored, _ in _batches(trees.members(states), examples, batch, fetch)
         ]
         return [

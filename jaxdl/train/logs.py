@@ -1,13 +1,14 @@
-"""Curves on disk: one JSON object a line, and able to go back to where a checkpoint is."""
+"""Curves on disk: one JSON object a line, able to go back to where a checkpoint is; TensorBoard's
+files beside them."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from jaxdl.types import DamagedFile
 
@@ -61,6 +62,24 @@ def by_network(path: Path, kind: type[Name]) -> dict[Name, list[dict[str, Any]]]
     return networks
 
 
+class Fault(NamedTuple):
+    """Where a network ceased to be finite."""
+
+    step: int
+    array: str
+    """Its path, the first that was not finite."""
+
+
+def faults(path: Path, kind: type[Name]) -> dict[Name, Fault]:
+    """The networks that ceased to be finite, as :meth:`jaxdl.train.loop.Workplace.fit` has it."""
+    return {
+        network: Fault(record["diverged_at"], record["diverged_in"])
+        for network, records in by_network(path, kind).items()
+        for record in records
+        if "diverged_at" in record
+    }
+
+
 def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
     """Drop the records that training from a checkpoint will write again; those that stay."""
     kept = [record for record in read(path) if keep(record)]
@@ -71,3 +90,32 @@ def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[s
     append(new, kept)
     os.replace(new, path)
     return kept
+
+
+class Events:
+    """The curves for TensorBoard: a run a network, named by what tells it from the others.
+
+    Raises:
+      ImportError: without tensorboardX.
+    """
+
+    def __init__(self, folder: Path, networks: Sequence[Mapping[str, Any]], first: int):
+        from tensorboardX import SummaryWriter
+
+        # What was written after the checkpoint at step ``first`` will be written again.
+        self._writers = [
+            SummaryWriter(str(folder / "-".join(map(str, network.values()))), purge_step=first + 1)
+            for network in networks
+        ]
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """A record a network, in their order, as they are given to :func:`append`."""
+        for writer, record in zip(self._writers, records, strict=True):
+            for key, value in record.items():
+                if isinstance(value, float):
+                    writer.add_scalar(key, value, record["step"])
+
+    def close(self) -> None:
+        """Write what is not yet on disk."""
+        for writer in self._writers:
+            writer.close()

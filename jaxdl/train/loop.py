@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import Checkpoints
-from jaxdl.train.population import first_non_finite
-from jaxdl.train.state import TrainState
+from jaxdl.train.parallel import to_host
+from jaxdl.train.state import TrainState, fault_names
 from jaxdl.types import DamagedFile, Hyper, Metrics, PyTree
 
 
@@ -51,16 +53,43 @@ class StopFlag:
             signal.signal(each, signal.SIG_DFL)
 
 
+@dataclasses.dataclass
+class Clock:
+    """What became of the time, in seconds."""
+
+    compilation: float = 0.0
+    training: float = 0.0
+    """Of the compiled steps alone."""
+    steps: int = 0
+    """Of networks, in that time."""
+    evaluation: float = 0.0
+    saving: float = 0.0
+    """That training waited for checkpoints."""
+    of: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Training by population, with what was done before a restart."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Workplace:
     """Where populations are trained, one after the other."""
 
     folder: Path
-    """Gets ``metrics.jsonl`` and ``checkpoints/``."""
+    """Gets ``metrics.jsonl`` and ``checkpoints/``; where several processes train, the latter is
+    the same for all."""
     stop: StopFlag
     progress: Callable[[str, int], None]
     """Told the population's name and the steps of networks done since it was last called."""
     seconds_between_saves: float
+    checkpoints: int = 2
+    """So many of the latest are kept of each population, beside the best."""
+    events: bool = False
+    """Whether the curves are also written for TensorBoard."""
+    profiled: range = range(0)
+    """Steps to be traced by the profiler."""
+    say: Callable[[str], None] = print
+    """Told, in a line, what the user should know."""
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict)
 
     @property
     def curves(self) -> Path:
@@ -84,26 +113,31 @@ class Workplace:
         steps: int,
         steps_per_dispatch: int,
         watch: Callable[[TrainState], Mapping[str, Float[np.ndarray, "m ..."]]],
+        score: str | None = None,
         dispatches_per_evaluation: int = 1,
     ) -> TrainState:
         """Train a population to step ``steps``, from its latest checkpoint if it has one.
 
         After every dispatch a line for each network goes to the curves: its name, the step, the
-        metrics' means since the line before, and ``diverged_at``, the step, if its loss was NaN or
-        infinite; after every so many dispatches and at the end also what ``watch`` says.
+        metrics' means since the line before, and, for one that ceased to be finite, the step,
+        ``diverged_at``, and the first array that was not, ``diverged_in``; after every so many
+        dispatches and at the end also what ``watch`` says.
 
         Args:
           name: of the population: its checkpoints' folder, and its mark in the curves.
-          run: ``run(states, hypers, data) -> (states, metrics)``, which consumes ``states``; the
-            ``program`` of a :class:`jaxdl.train.feed.Feed`.
+          run: ``run(states, hypers, data) -> (states, metrics)``, jitted, which consumes
+            ``states``; the ``program`` of a :class:`jaxdl.train.feed.Feed`.
           feed: from the step to begin with to the ``data`` of each dispatch, one after the other.
           networks: how each network is named in the curves, in the order of members (and,
             where a member is several networks, of those within it); the members that only
             fill up the population come after them and are not named.
+          score: what of ``watch`` says how good a network is, the higher the better: the
+            checkpoint with the highest mean is kept.
 
         Raises:
           ValueError: if the dispatches do not divide the steps.
-          DamagedFile: if a checkpoint cannot be read, or the curves do not reach up to it.
+          DamagedFile: if a checkpoint is another program's, or the curves do not reach up to it.
+          OSError: if something cannot be written; what was written before is intact.
           Interrupted: after saving, when the stop flag was set.
         """
         if steps % steps_per_dispatch:
@@ -112,8 +146,11 @@ class Workplace:
         def by_network(values: Float[np.ndarray, "m ..."]) -> list[float]:
             return np.asarray(values).reshape(-1)[: len(networks)].tolist()
 
-        with Checkpoints(self.folder / "checkpoints" / name) as checkpoints, ExitStack() as open_:
-            states, first = checkpoints.restore(states)
+        arrays = fault_names(states)
+        folder = self.folder / "checkpoints" / name
+        with Checkpoints(folder, self.checkpoints, self.say) as checkpoints, ExitStack() as open_:
+            states, first, notes = checkpoints.restore(states)
+            self.clock.of[name] = notes.get("seconds", 0.0)
             # The log may be ahead of the checkpoint, never behind it: it is written first.
             kept = logs.rewind(
                 self.curves, lambda r: r.get("population") != name or r["step"] <= first
@@ -122,38 +159,95 @@ class Workplace:
             if lines != first // steps_per_dispatch * len(networks):
                 raise DamagedFile(
                     f"{self.curves} lacks lines of {name} before its checkpoint at step {first}: "
-                    f"delete {self.folder / 'checkpoints' / name} to train these networks again"
+                    f"delete {folder} to train these networks again"
                 )
             self.progress(name, first * len(networks))
-            if self.stop.received is not None:  # while something else was computed
-                raise Interrupted(self.stop.received)
+            stopped, _ = self._agreed(False)  # asked for while something else was computed
+            if stopped:
+                raise Interrupted(stopped)
+            if first == steps:
+                return states
+            if self.events:
+                kept_events = logs.Events(self.folder / "tensorboard" / name, networks, first)
+                open_.enter_context(closing(kept_events))
             saved, items = time.monotonic(), open_.enter_context(closing(feed(first)))
-            data = next(items) if first < steps else None
+            data = next(items)
+            train = self._compile(run, states, hypers, data)
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
-                states, metrics = run(states, hypers, data)
-                if step < steps:
-                    data = next(items)  # read while the devices are at work
-                metrics = jax.device_get(metrics)
+                with self._traced(range(step - steps_per_dispatch, step)):
+                    began = time.monotonic()
+                    states, metrics = train(states, hypers, data)
+                    if step < steps:
+                        data = next(items)  # read while the devices are at work
+                    metrics = dict(to_host(metrics))
+                    took = time.monotonic() - began
+                self.clock.training += took
+                self.clock.of[name] += took
+                self.clock.steps += steps_per_dispatch * len(networks)
+                faults = metrics.pop("fault")
                 columns = {key: np.mean(value, axis=1) for key, value in metrics.items()}
                 if step // steps_per_dispatch % dispatches_per_evaluation == 0 or step == steps:
+                    began = time.monotonic()
                     columns |= watch(states)
+                    self.clock.evaluation += time.monotonic() - began
                 columns = {key: by_network(value) for key, value in columns.items()}
-                diverged = by_network(first_non_finite(metrics, step - steps_per_dispatch))
-                logs.append(
-                    self.curves,
-                    [
-                        {"population": name, **network, "step": step}
-                        | {key: values[i] for key, values in columns.items()}
-                        | ({"diverged_at": diverged[i]} if diverged[i] >= 0 else {})
-                        for i, network in enumerate(networks)
-                    ],
-                )
+                records = [
+                    {"population": name, **network, "step": step}
+                    | {key: values[i] for key, values in columns.items()}
+                    for i, network in enumerate(networks)
+                ]
+                at, which = np.argmax(faults >= 0, axis=1), np.max(faults, axis=1)
+                each = zip(records, by_network(at), by_network(which), strict=True)
+                for i, (record, at, which) in enumerate(each):
+                    if which >= 0:
+                        record["diverged_at"] = step - steps_per_dispatch + at
+                        record["diverged_in"] = arrays[i % len(arrays)][which]
+                logs.append(self.curves, records)
+                if self.events:
+                    kept_events.write(records)
                 self.progress(name, steps_per_dispatch * len(networks))
                 due = time.monotonic() - saved > self.seconds_between_saves
-                if step == steps or due or self.stop.received is not None:
-                    checkpoints.save(step, states)
+                stopped, due = self._agreed(due)
+                if step == steps or due or stopped:
+                    began = time.monotonic()
+                    mean = np.mean(columns[score]) if score in columns else math.nan
+                    checkpoints.save(
+                        step,
+                        states,
+                        {"seconds": self.clock.of[name]},
+                        float(mean) if np.isfinite(mean) else None,
+                    )
                     saved = time.monotonic()
-                if self.stop.received is not None:
+                    self.clock.saving += saved - began
+                if stopped:
                     checkpoints.wait()
-                    raise Interrupted(self.stop.received)
+                    raise Interrupted(stopped)
+            began = time.monotonic()
+            checkpoints.wait()
+            self.clock.saving += time.monotonic() - began
         return states
+
+    def _compile(self, run: Callable, *args: PyTree) -> Callable:
+        """The program for arguments of these shapes, compiled once."""
+        if jax.config.jax_debug_nans:  # which then goes on without compilation
+            return run
+        leaves, structure = jax.tree.flatten(args)
+        key = run, structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in self.compiled:
+            began = time.monotonic()
+            self.compiled[key] = run.lower(*args).compile()
+            self.clock.compilation += time.monotonic() - began
+        return self.compiled[key]
+
+    def _agreed(self, due: bool) -> tuple[int | None, bool]:
+        """The signal that any process received, and whether the first one would save."""
+        if jax.process_count() == 1:
+            return self.stop.received, due
+        told = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
+        return int(told[:, 0].max()) or None, bool(told[0, 1])
+
+    def _traced(self, steps: range) -> AbstractContextManager:
+        """A context that is traced where some of these steps are to be."""
+        if range(max(steps.start, self.profiled.start), min(steps.stop, self.profiled.stop)):
+            return jax.profiler.trace(self.folder / "profile")
+        return nullcontext()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -40,12 +43,35 @@ def make_mesh(member: int = -1, data: int = 1, devices: Sequence[jax.Device] | N
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """A copy of every leaf on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    return place(tree, NamedSharding(mesh, P()))
 
 
 def shard_members(tree: PyTree, mesh: Mesh) -> PyTree:
     """Members divided over the mesh's member axis, by the leading axis of each leaf."""
-    return jax.device_put(tree, NamedSharding(mesh, P("member")))
+    return place(tree, NamedSharding(mesh, P("member")))
+
+
+def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Arrays of the host, the same on every process, divided over the devices of all."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Array | np.ndarray) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = one(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(one, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Arrays of the host, whole on every process, of what is divided over the devices of all."""
+    leaves = jax.tree.leaves(tree)
+    if all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, Array)):
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def jit_step(step: Step, mesh: Mesh) -> Step:

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
-from jaxdl.train.parallel import shard_members
+from jaxdl.train.parallel import shard_members, to_host
 from jaxdl.train.state import Step, TrainState
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
@@ -35,7 +35,7 @@ def over_members(
     fn: Callable[..., PyTree],
     mesh: Mesh,
     *,
-    specs: Sequence[P] = (),
+    specs: Sequence[P] | None = None,
     batched: bool | None = None,
     donate: bool = False,
     check_vma: bool = True,
@@ -45,7 +45,8 @@ def over_members(
 
     Args:
       fn: a pure function of one member's trees and, last, of what all members share.
-      specs: how the first populations are divided, ``P("member")`` for the others.
+      specs: how each argument is divided over the mesh; those whose first axis is "member" are
+        populations. Default: all but the last are, and that is on every device.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
       check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as line
@@ -59,18 +60,22 @@ def over_members(
     if batched is None:
         batched = mesh.devices.flat[0].platform != "cpu"
 
-    def local(populations: tuple[PyTree, ...], shared: PyTree) -> PyTree:
-        def one(member: tuple[PyTree, ...]) -> PyTree:
-            return fn(*member, shared)
+    def run(*args: PyTree) -> PyTree:
+        divided = specs or (*[P("member")] * (len(args) - 1), P())
+        populations = [len(spec) > 0 and spec[0] == "member" for spec in divided]
 
-        return jax.vmap(one)(populations) if batched else lax.map(one, populations)
+        def local(*args: PyTree) -> PyTree:
+            def one(mine: tuple[PyTree, ...]) -> PyTree:
+                mine = iter(mine)
+                whose = zip(args, populations, strict=True)
+                return fn(*(next(mine) if of else arg for arg, of in whose))
 
-    def run(first: PyTree, *rest_and_shared: PyTree) -> PyTree:
-        *rest, shared = rest_and_shared
-        members = (*specs, *[P("member")] * (1 + len(rest) - len(specs)))
-        specs_of = {"in_specs": (members, P()), "out_specs": P("member")}
-        sharded = jax.shard_map(local, mesh=mesh, **specs_of, check_vma=check_vma)
-        return sharded((first, *rest), shared)
+            members = tuple(arg for arg, of in zip(args, populations, strict=True) if of)
+            return jax.vmap(one)(members) if batched else lax.map(one, members)
+
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=divided, out_specs=P("member"), check_vma=check_vma
+        )(*args)
 
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     options = convolution_options() if on_cpu and convolutions else {}
@@ -154,15 +159,14 @@ def train_streamed(
     divided over the devices as ``P("member", None, "data")``.
     """
 
-    def member(state: TrainState, batches: Batch, hyper: Hyper, _) -> tuple[TrainState, Metrics]:
+    def member(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, stored: Batch) -> tuple[TrainState, Metrics]:
             return _prepared_step(step, prepare, state, stored, hyper)
 
         return lax.scan(body, state, batches)
 
-    specs = (P("member"), P("member", None, "data"))
-    compiled = over_members(member, mesh, specs=specs, batched=batched, donate=True)
-    return lambda states, hypers, batches: compiled(states, batches, hypers, ())
+    specs = (P("member"), P("member"), P("member", None, "data"))
+    return over_members(member, mesh, specs=specs, batched=batched, donate=True)
 
 
 def _prepared_step(
@@ -204,16 +208,5 @@ def population_of(members: Sequence[PyTree], size: int, mesh: Mesh) -> PyTree:
             return jnp.stack(leaves)
         return np.stack(leaves)  # on the host: on a device each new shape would be compiled
 
-    filled = [*jax.device_get(list(members)), *[jax.device_get(members[-1])] * missing]
+    filled = [*to_host(list(members)), *[to_host(members[-1])] * missing]
     return shard_members(jax.tree.map(stack, *filled), mesh)
-
-
-def first_non_finite(metrics: Metrics, first_step: int) -> PyTree:
-    """The step at which each network's loss first was NaN or infinite, -1 where it never was.
-
-    Args:
-      metrics: with ``loss`` of shape [members, steps, ...].
-      first_step: the step that ``metrics`` begin with.
-    """
-    bad = ~np.isfinite(metrics["loss"])
-    return np.where(bad.any(1), first_step + np.argmax(bad, axis=1), -1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, PyTree, Variables
 
@@ -27,6 +27,9 @@ class TrainState:
     params: Params
     batch_stats: Params
     opt_state: PyTree
+    alive: Bool[Array, ""] | dict[str, Bool[Array, ""]]
+    """False once an update was not finite: parameters and statistics stay what they were before.
+    Where a member is several networks, of each, by its name in ``params``."""
 
     @property
     def variables(self) -> Variables:
@@ -35,17 +38,28 @@ class TrainState:
 
 
 def create_state(
-    params: Params, batch_stats: Params, rule: optax.GradientTransformation
+    params: Params,
+    batch_stats: Params,
+    rule: optax.GradientTransformation,
+    *,
+    several: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, rule.init(params))
+    """The state before the first step.
+
+    Args:
+      several: whether the first level of ``params`` and ``batch_stats`` are networks of their own,
+        whose metrics are vectors in the order of their names.
+    """
+    alive = dict.fromkeys(params, jnp.bool_(True)) if several else jnp.bool_(True)
+    return TrainState(jnp.int32(0), params, batch_stats, rule.init(params), alive)
 
 
 def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = None) -> Step:
     """The pure step ``(state, batch, hyper) -> (state, metrics)`` of gradient descent.
 
     ``hyper["key"]`` is the member's random key; the loss receives a key made of it and the step,
-    and finds the step itself in ``hyper["step"]``.
+    and finds the step itself in ``hyper["step"]``. A network whose update is not finite keeps the
+    parameters it had, for good: see :func:`advance` for how it is told.
 
     Args:
       axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients
@@ -69,7 +83,7 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = Non
             grads, metrics = lax.pmean((grads, metrics), axis_name)
         updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, stats, opt_state), metrics
+        return advance(state, params, stats, opt_state, metrics)
 
     return step
 
@@ -91,6 +105,73 @@ def make_search_step(loss_fn: LossFn, optimizer: Optimizer) -> Step:
         )
         params = optax.apply_updates(state.params, updates)
         loss = optax.tree.get(opt_state, "value")
-        return TrainState(state.step + 1, params, state.batch_stats, opt_state), {"loss": loss}
+        return advance(state, params, state.batch_stats, opt_state, {"loss": loss})
 
     return step
+
+
+def advance(
+    state: TrainState, params: Params, batch_stats: Params, opt_state: PyTree, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """The next state, but for networks that are no longer finite, which stay as they were.
+
+    A network's ``loss`` is NaN from then on, and to the metrics comes ``fault``: at the step that
+    was its last, which of :func:`fault_names` was the first that was not finite; else -1. There
+    is no way back, since the optimizer's state may hold what was not finite.
+    """
+    losses, faults, kept, alive = [], [], [], []
+    parts = zip(
+        jax.tree.leaves(state.alive),
+        _networks(state.alive, state.variables),
+        _networks(state.alive, {"params": params, "batch_stats": batch_stats}),
+        jnp.reshape(metrics["loss"], -1),
+        strict=True,
+    )
+    for lived, old, new, loss in parts:
+        finite = jax.tree.leaves(jax.tree.map(_finite, new, old))
+        finite = jnp.stack([*finite, jnp.isfinite(loss)])
+        lives = lived & finite.all()
+        alive.append(lives)
+        faults.append(jnp.where(lived & ~lives, jnp.argmin(finite), -1))
+        losses.append(jnp.where(lives, loss, jnp.nan))
+        kept.append(jax.tree.map(lambda n, o, lives=lives: jnp.where(lives, n, o), new, old))
+    variables = kept[0]
+    if isinstance(state.alive, dict):
+        names = sorted(state.alive)
+        variables = {
+            kind: {n: k[kind] for n, k in zip(names, kept, strict=True)} for kind in state.variables
+        }
+    told = {"loss": jnp.stack(losses), "fault": jnp.stack(faults)}
+    told = {key: value.reshape(jnp.shape(metrics["loss"])) for key, value in told.items()}
+    alive = jax.tree.unflatten(jax.tree.structure(state.alive), alive)
+    state = TrainState(state.step + 1, **variables, opt_state=opt_state, alive=alive)
+    return state, {**metrics, **told}
+
+
+def fault_names(state: TrainState) -> list[list[str]]:
+    """By network, the paths of its arrays in the order of :func:`advance`, then ``loss``."""
+    return [
+        [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, _ in jax.tree.leaves_with_path(variables)
+        ]
+        + ["loss"]
+        for variables in _networks(state.alive, state.variables)
+    ]
+
+
+def _networks(alive: PyTree, variables: Variables) -> list[Variables]:
+    """The part of each network."""
+    if not isinstance(alive, dict):
+        return [variables]
+    return [
+        {kind: collection[network] for kind, collection in variables.items()}
+        for network in sorted(alive)
+    ]
+
+
+def _finite(new: Array, old: Array) -> Bool[Array, ""]:
+    # What a step hands on unchanged, such as the points of a PINN, need not be looked at again.
+    if new is old or not jnp.issubdtype(new.dtype, jnp.inexact):
+        return jnp.bool_(True)
+    return jnp.isfinite(new).all()

@@ -1,6 +1,7 @@
 """Checkpoints: what comes back is what was saved, or one line says what is wrong."""
 
 import gc
+import resource
 import shutil
 import sys
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdl
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.parallel import make_mesh, shard_members
 from jaxdl.train.state import TrainState
+from jaxdl.types import DamagedFile
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
@@ -38,6 +41,7 @@ def population(seed, mesh):
         {"fc1": {"kernel": kernel, "mask": kernel > 0}},
         {"fc1": {}},
         ({"trace": kernel + 1}, jnp.arange(8, dtype=jnp.int32)),
+        jnp.ones(8, bool),
     )
     return shard_members(state, mesh)
 
@@ -52,33 +56,33 @@ def test_the_latest_comes_back_on_any_mesh(tmp_path):
     two = mesh_of(2)
     with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
         blank = population(0, two)
-        assert checkpoints.restore(blank) == (blank, 0)
+        assert checkpoints.restore(blank) == (blank, 0, {})
         for step in (10, 20, 30):
-            checkpoints.save(step, population(step, two))
+            checkpoints.save(step, population(step, two), {"seconds": step / 8})
         checkpoints.save(30, population(99, two))  # is there already
         checkpoints.wait()
     assert {int(p.name) for p in (tmp_path / "a").iterdir() if p.name.isdigit()} == {20, 30}
     for members in (1, 2, 8):
         like = population(0, mesh_of(members))
         with Checkpoints(tmp_path / "a") as checkpoints:
-            restored, step = checkpoints.restore(like)
-        assert step == 30
+            restored, step, notes = checkpoints.restore(like)
+        assert (step, notes) == (30, {"seconds": 3.75})
         assert_equal(restored, population(30, two))
         for ours, target in zip(jax.tree.leaves(restored), jax.tree.leaves(like), strict=True):
             assert ours.sharding.is_equivalent_to(target.sharding, ours.ndim)
 
 
-def saved(folder):
+def saved(folder, *steps):
     mesh = mesh_of(2)
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(5, population(5, mesh))
+        for step in steps or (5,):
+            checkpoints.save(step, population(step, mesh))
         checkpoints.wait()
     return mesh
 
 
 def truncate(step):
-    files = [f for f in step.rglob("*") if f.is_file()]
-    largest = max(files, key=lambda f: f.stat().st_size)
+    largest = max(step.rglob("d/*"), key=lambda f: f.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
 
 
@@ -107,14 +111,74 @@ def flip(step):
 
 
 @pytest.mark.parametrize("damage", [truncate, scramble, hollow, lose_arrays, flip])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    mesh = saved(tmp_path / "a")
+def test_for_a_damaged_checkpoint_the_one_before_is_used(tmp_path, damage):
+    mesh, said = saved(tmp_path / "a", 3, 5), []
     damage(tmp_path / "a" / "5")
-    with Checkpoints(tmp_path / "a") as checkpoints, pytest.raises(ValueError) as error:
+    for step, lost, then in ((3, 5, "that at step 3 is used"), (0, 3, "training begins anew")):
+        with Checkpoints(tmp_path / "a", say=said.append) as checkpoints:
+            restored = checkpoints.restore(population(0, mesh))
+            assert restored.step == step
+            assert_equal(restored.states, population(step, mesh))
+        assert str(tmp_path / "a" / str(lost)) in said[-1] and then in said[-1]
+        assert "\n" not in said[-1]
+        if step:
+            damage(tmp_path / "a" / "3")
+    assert len(said) == 2
+    assert not [p for p in (tmp_path / "a").iterdir() if p.name.isdigit()]
+
+
+def test_the_best_stays_beside_the_latest(tmp_path):
+    mesh, scores = mesh_of(2), {1: 0.3, 2: 0.9, 3: None, 4: 0.5, 5: 0.4, 6: None}
+    with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
+        for step, score in scores.items():
+            checkpoints.save(step, population(step, mesh), score=score)
+        checkpoints.wait()
+    assert {int(p.name) for p in (tmp_path / "a").iterdir() if p.name.isdigit()} == {2, 5, 6}
+
+
+@pytest.mark.parametrize("members", [8, 16])
+def test_other_numbers_of_members_are_restored(tmp_path, members):
+    """What fills up the population are copies of its last member, as many as the devices need."""
+    mesh = mesh_of(4)
+    ten = jax.tree.map(lambda leaf: np.asarray(leaf)[np.arange(12) % 8], population(7, mesh))
+    with Checkpoints(tmp_path / "a") as checkpoints:
+        checkpoints.save(1, shard_members(ten, mesh))
+        checkpoints.wait()
+        other = jax.tree.map(lambda leaf: np.zeros((members, *leaf.shape[1:]), leaf.dtype), ten)
+        restored = checkpoints.restore(shard_members(other, mesh)).states
+    places = np.minimum(np.arange(members), 11)
+    assert_equal(jax.device_get(restored), jax.tree.map(lambda leaf: leaf[places], ten))
+
+
+def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
+    mesh = saved(tmp_path / "a")
+    monkeypatch.setattr(jaxdl, "__version__", "9.9")
+    with (
+        Checkpoints(tmp_path / "a") as checkpoints,
+        pytest.raises(DamagedFile, match=r"written by jaxdl \d\S*, this is 9\.9"),
+    ):
         checkpoints.restore(population(0, mesh))
-    message = str(error.value)
-    assert str(tmp_path / "a" / "5") in message and "delete that folder" in message
-    assert "\n" not in message
+    assert (tmp_path / "a" / "5").exists()
+
+
+def test_what_cannot_be_written_is_an_os_error(tmp_path):
+    """And the checkpoint before stays."""
+    mesh = saved(tmp_path / "a")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (
+        pytest.raises(OSError, match=f"cannot save to {tmp_path / 'a'}"),
+        Checkpoints(tmp_path / "a") as checkpoints,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+        try:
+            checkpoints.save(6, population(6, mesh))
+            checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with Checkpoints(tmp_path / "a") as checkpoints:
+        restored = checkpoints.restore(population(0, mesh))
+    assert restored.step == 5
+    assert_equal(restored.states, population(5, mesh))
 
 
 @pytest.mark.parametrize("change", ["another shape", "an array less", "an array more"])
@@ -130,7 +194,7 @@ def test_a_checkpoint_of_another_tree_is_refused(tmp_path, change):
         layer["bias"] = layer["mask"]
     with (
         Checkpoints(tmp_path / "a") as checkpoints,
-        pytest.raises(ValueError, match="cannot be read"),
+        pytest.raises(DamagedFile, match=r"of another program: its \S+ is .*, now it is "),
     ):
         checkpoints.restore(like.replace(params={"fc1": layer}))
 
@@ -150,5 +214,5 @@ def test_memory_may_be_reused_while_a_save_is_under_way(tmp_path):
             tree = overwrite(tree)
         jax.block_until_ready(tree)
         checkpoints.wait()
-        restored, _ = checkpoints.restore(ones())
+        restored, *_ = checkpoints.restore(ones())
     assert float(restored["w"].min()) == float(restored["w"].max()) == 1

@@ -30,7 +30,7 @@ EXAMPLES = [RNG.permutation(31)[:n] for n in (13, 5, 1)]  # not a batch, a whole
 def state_of(value):
     """A network of one parameter."""
     params = {"fc1": {"value": jnp.asarray(value, jnp.float32)}}
-    return TrainState(jnp.int32(0), params, {}, ())
+    return TrainState(jnp.int32(0), params, {}, (), jnp.bool_(True))
 
 
 def prepare(stored, hyper, key):

@@ -16,7 +16,7 @@ from jaxdl.train import logs
 from jaxdl.train.loop import Interrupted, StopFlag, Workplace
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
-from jaxdl.train.state import create_state, make_step
+from jaxdl.train.state import create_state, fault_names, make_step
 from jaxdl.transfer import classification_loss
 
 PER_DISPATCH, STEPS, MEMBERS = 3, 12, 3
@@ -136,6 +136,7 @@ def test_curves_have_a_line_for_each_network_and_dispatch(lab, undisturbed):
     assert all(r["population"] == "bases-0" and r["treatment"] == "base" for r in records)
     # The same dispatches by hand: means of the metrics, and the watch at the end of each.
     by_hand = lab.states()
+    names = fault_names(by_hand) * MEMBERS
     for step in (3, 6, 9, 12):
         by_hand, metrics = lab.run(by_hand, lab.hypers, lab.data)
         bias = np.asarray(by_hand.params["fc2"]["dense"]["bias"]).mean(1)
@@ -146,10 +147,15 @@ def test_curves_have_a_line_for_each_network_and_dispatch(lab, undisturbed):
                     mean = np.asarray(metrics[key])[i].mean()
                     np.testing.assert_allclose(float(record[key]), mean, rtol=1e-6)
                 np.testing.assert_allclose(float(record["bias"]), bias[i], rtol=1e-6)
-                losses = np.asarray(metrics["loss"])[i]
-                bad = [step - 3 + t for t, loss in enumerate(losses) if not np.isfinite(loss)]
-                assert record.get("diverged_at") == (bad[0] if bad else None)
+                faults = [int(f) for f in np.asarray(metrics["fault"])[i]]
+                told = [(step - 3 + t, names[i][f]) for t, f in enumerate(faults) if f >= 0] or [
+                    (None, None)
+                ]
+                assert (record.get("diverged_at"), record.get("diverged_in")) == told[0]
     assert {r["seed"] for r in records if "diverged_at" in r} == {1}
+    (line,) = (r for r in records if "diverged_at" in r)
+    first = min(r["step"] for r in records if r["seed"] == 1 and r["loss"] == "nan")
+    assert first - 3 <= line["diverged_at"] < first == line["step"]
     assert_equal(by_hand, states)
 
 

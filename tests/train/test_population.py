@@ -5,6 +5,7 @@ import hashlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdl import trees
@@ -13,12 +14,11 @@ from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import (
-    first_non_finite,
     member_key,
     population_of,
     train_resident,
 )
-from jaxdl.train.state import create_state, make_step
+from jaxdl.train.state import create_state, fault_names, make_step
 from jaxdl.transfer import classification_loss
 
 EXAMPLES, BATCH, STEPS, DISPATCHES = 20, 8, 4, 2
@@ -185,21 +185,60 @@ def test_a_diverging_member_is_named_and_takes_no_other_down(two):
     for i in (0, 2, 3):
         assert_equal(others[i], states[i])
         assert_equal(their_metrics[i], metrics[i])
-    assert not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(others[1].params))
-    stacked = trees.stack(their_metrics)
-    losses = np.asarray(their_metrics[1]["loss"])
-    named = np.asarray(first_non_finite(stacked, 100))
-    assert not np.isfinite(losses).all() and np.isfinite(losses[0])
-    expected = 100 + next(t for t, loss in enumerate(losses) if not np.isfinite(loss))
-    np.testing.assert_array_equal(named, [-1, expected, -1, -1])
+    losses, faults = (np.asarray(their_metrics[1][key]) for key in ("loss", "fault"))
+    assert not others[1].alive and np.isfinite(losses[0]) and np.isnan(losses[-1])
+    at = int(np.argmax(np.isnan(losses)))
+    assert fault_names(others[1])[0][faults[at]].startswith("params/")
+    np.testing.assert_array_equal(np.delete(faults, at), -1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(others[1].params))
 
 
-def test_first_non_finite_of_members_that_are_several_networks():
-    loss = np.ones((2, 3, 2))
-    loss[0, 2, 1], loss[1, 1, 0], loss[1, 2, 0] = np.inf, np.nan, np.inf
-    np.testing.assert_array_equal(
-        first_non_finite({"loss": jnp.asarray(loss)}, 50), [[-1, 52], [51, -1]]
-    )
+@pytest.mark.parametrize("several", [False, True])
+def test_a_network_that_is_not_finite_stays_as_it_was(several):
+    """Descent on log w, whose loss alone is not finite below 0, and on sqrt w, whose gradient is
+    not finite there either; beside one that comes to no harm. Against NumPy."""
+    functions = {"log": jnp.log, "root": jnp.sqrt, "square": jnp.square}
+    slopes = {"log": lambda w: 1 / w, "root": lambda w: 0.5 / np.sqrt(w), "square": lambda w: 2 * w}
+
+    def make(names):
+        def loss_fn(params, batch_stats, batch, hyper, key):
+            of = params if several else {names[0]: params}
+            losses = jnp.stack([functions[name](of[name]["w"]) for name in names])
+            metrics = {"loss": losses if several else losses[0]}
+            return losses.sum(), (batch_stats, metrics)
+
+        return jax.jit(make_step(loss_fn, lambda hyper: optax.sgd(0.25)))
+
+    def by_hand(name):
+        w, at = np.float32(1), []
+        for step in range(12):
+            with np.errstate(invalid="ignore"):
+                new = w - np.float32(0.25) * np.float32(slopes[name](w))
+                if w <= 0 or not np.isfinite(new):
+                    at.append(step)
+                    break
+            w = new
+        return w, at[0] if at else None
+
+    for names in [tuple(functions)] if several else [(name,) for name in functions]:
+        params = {name: {"w": jnp.float32(1)} for name in names}
+        stats = {name: {} for name in names} if several else {}
+        params = params if several else params[names[0]]
+        state = create_state(params, stats, optax.sgd(0.25), several=several)
+        step, seen = make(names), []
+        for _ in range(12):
+            state, metrics = step(state, {}, {"key": jax.random.key(0)})
+            seen.append(jax.tree.map(lambda m: np.asarray(m).reshape(-1), metrics))
+        for i, name in enumerate(names):
+            w, at = by_hand(name)
+            assert (at is None) == (name == "square")
+            ours = state.params[name] if several else state.params
+            np.testing.assert_allclose(ours["w"], w, rtol=1e-6)
+            faults = [int(m["fault"][i]) for m in seen]
+            told = {t: fault_names(state)[i][f] for t, f in enumerate(faults) if f >= 0}
+            assert told == ({} if at is None else {at: {"log": "loss", "root": "params/w"}[name]})
+            gone = [bool(np.isnan(m["loss"][i])) for m in seen]
+            assert gone == [at is not None and t >= at for t in range(12)]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.parallel = ConfigDict()
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.parallel.data = 1  # devices that share each batch
+    config.parallel.mode = "shard_map"  # who divides the work: "jit", the compiler; "pmap"
     config.members_per_round = 16  # networks (frozen ones: bases) trained at a time
     config.steps_per_dispatch = 200  # between two looks at the curves; divides steps
     config.dispatches_per_evaluation = 1  # on the validation images, for the curves

@@ -132,6 +132,14 @@ def check(config: ConfigDict) -> None:
         *("seeds", "members_per_round", "steps_per_dispatch", "evaluation_batch"),
         "dispatches_per_evaluation",
     )
+    # Both are made of the same digits, divided by the seed.
+    both = [config[domain] for domain in DOMAINS]
+    seeds = [of.options.get("seed", 0) for of in both]
+    if all(of.name in ("digits", "digits_m") for of in both) and seeds[0] != seeds[1]:
+        raise ValueError(
+            f"config.source.options.seed={seeds[0]}, config.target.options.seed={seeds[1]}: digits "
+            "and digits_m need the same seed, or test digits of the one train the other"
+        )
     if not config.methods:
         raise ValueError("config.methods is empty: what is to be trained?")
 
@@ -182,7 +190,7 @@ def check_method(config: ConfigDict, name: str, settings: dict[str, Any]) -> Non
         raise ValueError(f"{where}.coral needs at least 2 images of each domain on each device")
     if settings["labels"] == "target" and terms_of(settings):
         raise ValueError(f"{where}: trained on the target's labels, there is nothing to adapt")
-    if {"adversarial", "conditional"} <= set(terms_of(settings)):
+    if set(adaptation.ADVERSARIES) <= set(terms_of(settings)):
         raise ValueError(f"{where}: adversarial or conditional, one domain classifier at most")
 
 
@@ -319,6 +327,8 @@ def make_prepare(settings: dict[str, Any], terms: tuple[str, ...], both: bool) -
         images = stored["image"].astype(jnp.float32)
         labelled = images[:, 0] if both else images
         if settings["colours"]:
+            # Of "target_only" these are images of the target: with as much recolouring as the
+            # others it is the fairer bound, since nothing but whose labels it has sets it apart.
             labelled = colours(one, labelled)
         domain = 0 if both else hyper["domain"]
         batch = {

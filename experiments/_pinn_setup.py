@@ -6,7 +6,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -76,7 +80,21 @@ class Lab(NamedTuple):
     programs: list[Program]
 
 
-def plan(config: ConfigDict) -> list[tuple[str, str, dict[str, Any]]]:
+class Planned(NamedTuple):
+    """What is trained: a problem, a method, the settings of both."""
+
+    problem: str
+    method: str
+    settings: dict[str, Any]
+    sections: dict[str, str]
+    """Where each setting has its value from: ``config.base``, say."""
+
+    def place(self, key: str) -> str:
+        """A setting as the user would write it, for messages."""
+        return f"{self.sections[key]}.{key}"
+
+
+def plan(config: ConfigDict) -> list[Planned]:
     """Problem, method and settings of all that is trained.
 
     Raises:
@@ -86,24 +104,46 @@ def plan(config: ConfigDict) -> list[tuple[str, str, dict[str, Any]]]:
     for section in ("problems", "methods"):
         if not config[section]:
             raise ValueError(f"config.{section} is empty: what is to be solved?")
-    planned = []
+    planned: dict[tuple[str, str], Planned] = {}
     for problem, own in config.problems.items():
         for method, changes in config.methods.items():
             settings = config.base.to_dict()
-            for where, section in (("problems", own), ("methods", changes)):
-                name = problem if where == "problems" else method
+            sections = dict.fromkeys(settings, "config.base")
+            for where, section in (
+                (f"config.problems.{problem}", own),
+                (f"config.methods.{method}", changes),
+            ):
                 if not isinstance(section, ConfigDict):
-                    raise ValueError(f"config.{where}.{name}: {section!r} is not a ConfigDict")
+                    raise ValueError(f"{where}: {section!r} is not a ConfigDict")
                 if unknown := sorted(set(section) - set(config.base)):
                     raise ValueError(
-                        f"config.{where}.{name}: there is no setting {unknown[0]!r}: config.base "
-                        "has them all"
+                        f"{where}: there is no setting {unknown[0]!r}: config.base has them all"
                     )
                 settings |= section.to_dict()
-            settings["problem"] = settings["problem"] or problem
-            check(f"{problem} by {method}", settings, config)
-            planned.append((problem, method, settings))
-    return planned
+                sections |= dict.fromkeys(section, where)
+            if not settings["problem"]:
+                settings["problem"], sections["problem"] = problem, f"config.problems.{problem}"
+            names = (
+                called(problem, settings["problem"].rpartition(":")[2], PROBLEMS),
+                called(method, settings["optimizer"], OPTIMIZERS),
+            )
+            each = Planned(*names, settings, sections)
+            check(each, config)
+            if names in planned:
+                raise ValueError(
+                    f"config.problems.{problem} by config.methods.{method} is {names[0]} by "
+                    f"{names[1]} once more: set {each.place('problem')} where there is one "
+                    "problem, as in the default variant, or give sections names of their own"
+                )
+            planned[names] = each
+    return list(planned.values())
+
+
+def called(key: str, meant: str, known: Iterable[str]) -> str:
+    """The name of a problem or method: its key in the configuration, unless that is named after a
+    known one and another is meant, as by ``config.base.problem`` of the command line."""
+    after = [name for name in known if key == name or key.startswith(f"{name}_")]
+    return meant if after and meant not in after else key
 
 
 def make_lab(config: ConfigDict) -> Lab:
@@ -115,7 +155,10 @@ def make_lab(config: ConfigDict) -> Lab:
     if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
         raise ValueError("this study computes in float64, which this device or JAX does not have")
     mesh = make_mesh(config.parallel.member)
-    programs = [make_program(config, mesh, *planned) for planned in plan(config)]
+    programs = []
+    for planned in plan(config):
+        with blame(planned.settings["problem"]):
+            programs.append(make_program(config, mesh, planned))
     return Lab(config, mesh, programs)
 
 
@@ -128,73 +171,136 @@ CHOICES = {
 COUNTS = {"iterations": 1, "refresh": 0, "candidates": 0}
 
 
-def check(where: str, settings: dict[str, Any], config: ConfigDict) -> None:
+def check(planned: Planned, config: ConfigDict) -> None:
     """Raise ValueError where a setting cannot be had."""
+    settings, place = planned.settings, planned.place
     for key, known in CHOICES.items():
         if settings[key] not in known:
-            raise ValueError(f"{where}.{key}: {settings[key]!r} is not one of {', '.join(known)}")
+            raise ValueError(f"{place(key)}: {settings[key]!r} is not one of {', '.join(known)}")
     for key, value in settings.items():
         if key in CHOICES:
             continue
         if key == "problem":
-            problem_named(value)
+            problem_named(value, place(key))
         elif key == "hidden":
-            if not value or any(type(width) is not int or width < 1 for width in value):
-                raise ValueError(f"{where}.hidden: {value!r} are not widths such as (24, 24)")
+            widths = value if isinstance(value, tuple | list) else ()
+            if not widths or any(type(width) is not int or width < 1 for width in widths):
+                raise ValueError(f"{place(key)}: {value!r} are not widths such as (24, 24)")
         elif key == "options":
-            known = inspect.signature(problem_named(settings["problem"])).parameters
-            if unknown := sorted(set(value) - set(known)):
-                raise ValueError(
-                    f"{where}.options: {settings['problem']} has no option {unknown[0]!r}, only "
-                    f"{', '.join(known)}"
-                )
+            function = problem_named(settings["problem"], place("problem"))
+            check_options(f"{place(key)}: {settings['problem']}", function, value)
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{where}.{key}: {value!r} is not a number")
+            raise ValueError(f"{place(key)}: {value!r} is not a number")
         elif key in COUNTS:
             if not isinstance(value, int) or not COUNTS[key] <= value < 2**31:
                 raise ValueError(
-                    f"{where}.{key} must be a whole number from {COUNTS[key]}, not {value}"
+                    f"{place(key)} must be a whole number from {COUNTS[key]}, not {value}"
                 )
         elif not (least := 1 if key == "steepness" else 0) <= value < np.inf:
-            raise ValueError(f"{where}.{key} must be at least {least}, got {value}")
+            raise ValueError(f"{place(key)} must be at least {least}, got {value}")
     every = config.iterations_per_dispatch
     for key in ("iterations", "refresh"):
         if settings[key] % every:
             raise ValueError(
-                f"{where}.{key}={settings[key]} is not a multiple of "
+                f"{place(key)}={settings[key]} is not a multiple of "
                 f"config.iterations_per_dispatch={every}"
             )
     changes = settings["candidates"] or settings["weighting"] != "fixed"
     if changes and not settings["refresh"]:
-        raise ValueError(f"{where}.refresh is 0: then neither points nor weights ever change")
+        raise ValueError(f"{place('refresh')} is 0: then neither points nor weights ever change")
     if settings["candidates"] and settings["weighting"] == "attention":
         raise ValueError(
-            f"{where}: attention weights belong to points, and candidates={settings['candidates']} "
-            "replaces these: one of the two"
+            f"{place('weighting')}: attention weights belong to points, and "
+            f"{place('candidates')}={settings['candidates']} replaces these: one of the two"
         )
 
 
-def problem_named(name: str) -> Callable[..., Problem]:
-    """One of :mod:`jaxdl.pinn.problems`, or the user's own, ``module:function``."""
+def check_options(what: str, function: Callable, options: Mapping[str, Any]) -> None:
+    """Raise ValueError where a problem's function cannot be called with these arguments."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = f"only {', '.join(signature.parameters)}" if signature.parameters else "none at all"
+        raise ValueError(f"{what}: {error}; it takes {known}") from None
+
+
+def problem_named(name: str, place: str) -> Callable[..., Problem]:
+    """One of :mod:`jaxdl.pinn.problems`, or the user's own, ``module:function``.
+
+    Raises:
+      ValueError: if there is none, with the ``place`` of the setting; if its module has errors.
+    """
     if name in PROBLEMS:
         return PROBLEMS[name]
-    module, _, function = name.partition(":")
+    module, colon, function = name.partition(":")
+    missing = f"{place}: there is no problem {name!r}"
+    own = "or your own, module:function"
+    if not colon:
+        raise ValueError(f"{missing}: name one of {', '.join(PROBLEMS)}, {own}")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"there is no problem {name!r}: name one of {', '.join(PROBLEMS)}, or your own, "
-            "module:function"
-        ) from None
+        found = getattr(importlib.import_module(module), function, None)
+    except Exception as error:
+        through = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        entered = [f for f in through if f not in (__file__, importlib.__file__) and f[0] != "<"]
+        # Where the module was found, its own lines or its syntax were what failed.
+        if entered or isinstance(error, SyntaxError):
+            raise ValueError(f"{name}: {told(error, *entered[:1])}") from error
+        raise ValueError(f"{missing} ({error}): name one of ours, as heat, {own}") from None
+    if not callable(found):
+        what = "not there" if found is None else f"no function but {type(found).__name__}"
+        raise ValueError(f"{missing}: in the module {module!r}, {function!r} is {what}")
+    return found
 
 
-def make_program(
-    config: ConfigDict, mesh: Mesh, name: str, method: str, settings: dict[str, Any]
-) -> Program:
+def told(error: BaseException, file: str = "") -> str:
+    """An exception in one line: its type, its text, and the last line of a file that led to it."""
+    text, at = (str(error).splitlines() or [""])[0], last_line(error, file)
+    if isinstance(error, SyntaxError) and error.filename:
+        text, at = error.msg, f"{Path(error.filename).name}, line {error.lineno}"
+    return f"{type(error).__name__}: {text}" + (f" ({at})" if at else "")
+
+
+def last_line(error: BaseException | None, file: str) -> str:
+    """The last line of a file that led to an exception, or to its cause; empty if none did."""
+    while error is not None:
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if frame.filename == file:
+                return f"{Path(file).name}, line {frame.lineno}, in {frame.name}"
+        error = error.__cause__
+    return ""
+
+
+@contextmanager
+def blame(name: str) -> Iterator[None]:
+    """Within, what goes wrong is told of a problem, as a ValueError; with the line of its module
+    where one led to it."""
+    try:
+        yield
+    except Exception as error:
+        module = getattr(problem_named(name, ""), "__module__", None)
+        file = getattr(sys.modules.get(module), "__file__", None) or ""
+        if last_line(error, file):
+            raise ValueError(f"{name}: {told(error, file)}") from error
+        if isinstance(error, ValueError):  # what this project found wrong, and says so
+            raise ValueError(f"{name}: {error}") from error
+        if name in PROBLEMS:  # not the user's error
+            raise
+        raise ValueError(f"{name}: {told(error)}") from error
+
+
+def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
     """Compile training and judgement of one problem by one method."""
-    problem = problem_named(settings["problem"])(**settings["options"])
+    name, method, settings = planned.problem, planned.method, planned.settings
+    function = problem_named(settings["problem"], planned.place("problem"))
+    problem = function(**settings["options"])
+    if not isinstance(problem, Problem):
+        raise ValueError(
+            f"its function returns {type(problem).__name__}, and must return a "
+            "jaxdl.pinn.problem.Problem: is there a `return`?"
+        )
     if problem.solution is None:
-        raise ValueError(f"{name} has no solution to be judged by: give an exact or another's one")
+        raise ValueError("there is no solution to be judged by: give an exact or another's one")
     activation = ACTIVATIONS[settings["activation"]]
     network = MLP(tuple(settings["hidden"]), len(problem.fields), activation, settings["steepness"])
     ansatz = Ansatz(problem, network)
@@ -202,7 +308,7 @@ def make_program(
     for term, rule in rules.items():
         if not rule.fixed and 0 < settings["candidates"] <= rule.count:
             raise ValueError(
-                f"config.problems.{name}.candidates={settings['candidates']} must be more than the "
+                f"{planned.place('candidates')}={settings['candidates']} must be more than the "
                 f"{rule.count} points of {term!r} that are drawn among them"
             )
     how = objective.Refresh(
@@ -270,8 +376,14 @@ def make_program(
 
     judged = over_members(judge, mesh, convolutions=False)
     states = start()
+    if changes:  # for its errors: points and weights are not changed before training
+        jax.eval_shape(
+            lambda states, hyper: refreshed(trees.member(states, 0), hyper),
+            states,
+            {"key": member_key("refresh", 0)},
+        )
     if not np.isfinite(to_host(judged(states, heldout))["train_loss"]).all():
-        raise ValueError(f"{name}: {where_not_finite(ansatz, states)}")
+        raise ValueError(where_not_finite(ansatz, states))
     return Program(
         name,
         method,

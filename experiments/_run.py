@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -135,13 +136,15 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         except FloatingPointError as error:  # of --debug
             fail(f"{error}: an operation that --debug watches")
         except Exception as error:
-            if alone() or not isinstance(error, RuntimeError):
+            if alone():
                 raise
             try:
+                if not isinstance(error, RuntimeError):
+                    traceback.print_exc()
                 reason = next(iter(str(error).splitlines()), "")
                 fail(
-                    f"another process of this run has ended, or cannot be reached ({reason[:200]}):"
-                    " start all of them again, and they go on from the last checkpoint"
+                    f"this process or another of the run has ended ({reason[:200]}): start all of "
+                    "them again, and they go on from the last checkpoint"
                 )
             finally:  # at once: JAX would wait for the other process
                 sys.stderr.flush()
@@ -183,7 +186,8 @@ def connect() -> None:
         raise ValueError("--coordinator, --processes and --process go together")
     try:
         # A process that dies ends the others within a minute.
-        jax.distributed.initialize(*explicit, heartbeat_timeout_seconds=30)
+        limits = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 20}
+        jax.distributed.initialize(*explicit, **limits)
     except (RuntimeError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
@@ -365,9 +369,9 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
 
         def progress(name: str, steps: int) -> None:
             bar.set_description(name, refresh=False)
-            if name not in known:  # what a run before this one did, and says nothing of the rate
+            if name not in known and not bar.disable:
                 known.add(name)
-                bar.initial += steps
+                bar.initial += steps  # what a run before this one did says nothing of the rate
             bar.update(steps)
 
         yield progress

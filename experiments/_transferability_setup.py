@@ -22,7 +22,7 @@ from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.evaluate import Accuracy, make_accuracy
 from jaxdl.train.feed import FEEDS, Feed, Resident, Streamed, device_memory, make_feed
-from jaxdl.train.parallel import make_mesh, to_host
+from jaxdl.train.parallel import axis_of, make_mesh, to_host
 from jaxdl.train.population import Prepare
 from jaxdl.train.state import TrainState, create_state, make_step
 from jaxdl.types import Batch, Hyper, LossFn, Variables
@@ -71,7 +71,7 @@ def make_lab(config: ConfigDict) -> Lab:
         )
     tasks = make_tasks(config, source)
     classes = max(int(task.label_of.max()) + 1 for task in tasks.values())
-    model = MODELS[config.model](classes, axis_name="data")
+    model = MODELS[config.model](classes, axis_name=axis_of(config.parallel.mode, mesh))
     *shape, channels = source.splits["train"][0].shape[1:]
     check_image(config, shape)
     one = jnp.zeros((1, *([config.image.crop] * 2 if config.image.crop else shape), channels))
@@ -245,10 +245,17 @@ def make_rule(config: ConfigDict) -> optax.GradientTransformation:
 def make_program(lab: Lab, loss_fn: LossFn, logits: Callable) -> Program:
     """Compile the training with a loss and the evaluation with logits."""
     config = lab.config
-    step = make_step(loss_fn, lambda _: make_rule(config), axis_name="data")
+    mode = config.parallel.mode
+    step = make_step(loss_fn, lambda _: make_rule(config), axis_of(mode, lab.mesh))
     return Program(
-        lab.feed.program(step, lab.prepare, steps=config.steps_per_dispatch, batch=config.batch),
-        make_accuracy(logits, lab.prepare, lab.mesh, config.evaluation_batch),
+        lab.feed.program(
+            step,
+            lab.prepare,
+            steps=config.steps_per_dispatch,
+            batch=config.batch,
+            mode=mode,
+        ),
+        make_accuracy(logits, lab.prepare, lab.mesh, config.evaluation_batch, mode),
     )
 
 

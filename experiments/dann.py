@@ -34,7 +34,7 @@ from experiments._dann_setup import (
     signature,
     terms_of,
 )
-from jaxdl import trees, validation
+from jaxdl import adaptation, trees, validation
 from jaxdl.data.source import Split
 from jaxdl.report import dann as reporting
 from jaxdl.report import figures
@@ -149,8 +149,7 @@ def examine(
     feed = make_feed(lab.config.feed, tests, lab.mesh)
     counts = [len(tests[domain][1]) for domain in DOMAINS]
     test_places = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
-    held_out = {domain: lab.places[domain, "validation"][:HELD_OUT] for domain in DOMAINS}
-    labels = lab.sources["source"].splits["validation"][1][:HELD_OUT]
+    known = held_out(lab)
     curves, faults = (of(place.curves, Network) for of in (logs.by_network, logs.faults))
     found = Findings([], [], {})
     for each in rounds:
@@ -159,7 +158,7 @@ def examine(
         for domain in DOMAINS:
             of = states, of_domain(hypers, domain)
             tested = [test_places[domain]] * len(each.networks)
-            kept = [held_out[domain]] * len(each.networks)
+            kept = [known[domain].places] * len(each.networks)
             guesses[domain] = each.program.logits(*of, tested, feed.fetch)
             insides[domain] = each.program.insides(*of, kept, lab.feed.fetch)
         for i, network in enumerate(each.networks):
@@ -168,25 +167,17 @@ def examine(
             if fault.step < 0:
                 right = [guesses[d][i].argmax(-1) == tests[d][1] for d in DOMAINS]
                 accuracies = [float(np.mean(hits)) for hits in right]
-                features, logits, domain = (
-                    [insides[d][i][part] for d in DOMAINS]
-                    for part in ("features", "logits", "domain")
+                inside = [insides[d][i] for d in DOMAINS]
+                told |= diagnose(
+                    *inside,
+                    labels=known["source"].labels,
+                    tested=guesses["target"][i],
+                    adversarial=is_adversarial(each.program),
                 )
-                classes = guesses["target"][i].argmax(-1)
-                weights, rest = importance(*features)
-                hits = (logits[0].argmax(-1) == labels)[rest]
-                told |= {
-                    "top_share": np.bincount(classes).max() / len(classes),
-                    "neighbourhood_density": validation.soft_neighbourhood_density(logits[1]),
-                    "importance_weighted_accuracy": validation.importance_weighted_accuracy(
-                        hits, weights
-                    ),
-                    "effective_samples": validation.effective_sample_size(weights),
-                }
                 if network.seed == 0:
-                    found.features[network.method] = tuple(f[:EMBEDDED] for f in features)
-                if is_adversarial(each.program):
-                    told["domain_accuracy"] = (np.mean(domain[0] > 0) + np.mean(domain[1] <= 0)) / 2
+                    found.features[network.method] = tuple(
+                        of["features"][:EMBEDDED] for of in inside
+                    )
             if is_adversarial(each.program):
                 height = lab.methods[network.method]["reversal"]
                 told["reversal"] = max(r["reversal"] for r in lines) / height if height else 0.0
@@ -209,14 +200,67 @@ HELD_OUT, EMBEDDED = 1000, 300
 
 def is_adversarial(program: Program) -> bool:
     """Whether a domain classifier takes part in the training."""
-    return bool({"adversarial", "conditional"} & set(program.terms))
+    return bool(set(adaptation.ADVERSARIES) & set(program.terms))
+
+
+class HeldOut(NamedTuple):
+    """Validation images of a domain."""
+
+    places: np.ndarray
+    """In the lab's feed."""
+    labels: np.ndarray
+
+
+def held_out(lab: Lab) -> dict[str, HeldOut]:
+    """What networks are examined with, by domain.
+
+    In a random order, since many data sets list their images by class; in the same one for domains
+    of the same size, so that a digit and its blended twin are in the same half of them.
+    """
+    found = {}
+    for domain in DOMAINS:
+        labels = lab.sources[domain].splits["validation"][1]
+        chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
+        found[domain] = HeldOut(lab.places[domain, "validation"][chosen], labels[chosen])
+    return found
+
+
+def diagnose(
+    source: dict[str, np.ndarray],
+    target: dict[str, np.ndarray],
+    *,
+    labels: np.ndarray,
+    tested: np.ndarray,
+    adversarial: bool,
+) -> dict[str, float]:
+    """What can be told of a network without the target's labels, as in :class:`Diagnosis`.
+
+    Args:
+      source, target: "features", "logits" and "domain" (logits of "this is a source image") of
+        held-out images.
+      labels: of the source's.
+      tested: logits of the target's test images.
+      adversarial: whether the domain classifier was trained.
+    """
+    weights, rest = importance(source["features"], target["features"])
+    hits = (source["logits"].argmax(-1) == labels)[rest]
+    told = {
+        "top_share": np.bincount(tested.argmax(-1)).max() / len(tested),
+        "neighbourhood_density": validation.soft_neighbourhood_density(target["logits"]),
+        "importance_weighted_accuracy": validation.importance_weighted_accuracy(hits, weights),
+        "effective_samples": validation.effective_sample_size(weights),
+    }
+    if adversarial:
+        told["domain_accuracy"] = adaptation.domain_accuracy(source["domain"], target["domain"])
+    return told
 
 
 def importance(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, slice]:
     """How much more probable features of source images are in the target, and of which images.
 
-    By a domain classifier of its own, fitted to half of the features of each domain: that of an
-    adversary would not do, since the features are trained to deceive it.
+    By a domain classifier of its own, fitted to the first half of the features of each domain, for
+    the source images of the second: that of an adversary would not do, since the features are
+    trained to deceive it.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -257,11 +301,20 @@ def draw(lab: Lab, rounds: Sequence[Round], place: Workplace, found: Findings) -
                 group = panels.setdefault(label, {})
                 group = group.setdefault(reporting.name_of(network.method), [])
                 group.append(np.array(kept, dtype=float).T)
+    # λ is the same for many, and one curve would hide the others.
+    shared = {}
+    for name, curves_of in panels.get(PANELS["reversal"], {}).items():
+        shared.setdefault(np.round(curves_of, 6).tobytes(), []).append(name)
+    if shared:
+        group = panels[PANELS["reversal"]]
+        panels[PANELS["reversal"]] = {", ".join(n): group[n[0]] for n in shared.values()}
     figures.curves({p: panels[p] for p in PANELS.values() if p in panels}, workdir / "curves.png")
 
+    known = held_out(lab)
+    labels = [known[d].labels[:EMBEDDED] for d in DOMAINS]
+    what = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
     ordered = sorted(found.features, key=reporting.place_of)
-    points = figures.embed({reporting.name_of(m): found.features[m] for m in ordered})
-    labels = [lab.sources[d].splits["validation"][1][:EMBEDDED] for d in DOMAINS]
+    points = figures.embed({f"{reporting.name_of(m)}\n{what}": found.features[m] for m in ordered})
     is_source = np.repeat([True, False], list(map(len, labels)))
     if points:  # not where all have diverged
         figures.embeddings(
@@ -294,7 +347,8 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     report = reporting.report(
         reporting.read_results(workdir / "results.csv"),
         reporting.read_diagnoses(workdir / "diagnostics.csv"),
-        (*DANN_2015, *DANN_2016, *DANN_LATER),
+        (*DANN_2015, *DANN_2016, *DANN_LATER) if config.beside_published else (),
+        colours={method: settings["colours"] for method, settings in lab.methods.items()},
         facts=facts(lab, rounds) | _run.describe_run(place),
         chosen_by="the last step; adapted networks saw no label of the target",
     )
@@ -314,13 +368,27 @@ def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
     parameters = {
         trees.count(jax.eval_shape(p.init, jax.random.key(0))["params"]) for p in programs
     }
+    # The one base that no variant has changed: in others, settings of all methods may be changed.
+    recipe = get_config("mnist_to_mnist_m").base.to_dict()
     lengths = {(p.settings["steps"], p.settings["batch"]) for p in programs}
+    absent = {"Published numbers": "not beside these runs, which are shorter"}
     return {
         "Source": sizes["source"],
         "Target": sizes["target"],
         "Network": f"{config.model}, "
         + " or ".join(f"{n:,} parameters" for n in sorted(parameters)),
         "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)),
+        **({} if config.beside_published else absent),
+        "Settings come from": config.settings_from,
+        **{
+            f"Settings of {reporting.name_of(method)}": ", ".join(
+                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in lab.methods[method].items()
+                if value != recipe.get(key)
+            )
+            or "the paper's recipe for MNIST → MNIST-M"
+            for method in sorted(lab.methods, key=reporting.place_of)
+        },
     }
 
 

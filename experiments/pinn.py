@@ -54,13 +54,21 @@ def name_of(program: Program) -> str:
 
 
 def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
-    """Train a problem's networks; at once where they are trained already."""
+    """Train a problem's networks; at once where they are trained already.
+
+    Of the losses in `metrics.jsonl`, ``loss`` is what the optimizer sees, with the weights of terms
+    and points, as the mean of all iterations since the line before. What ``watch`` adds is of the
+    network at the line's own iteration, with all weights 1: ``train_loss`` on the points that it is
+    trained on, ``heldout_loss`` on the grid. So ``train_loss`` is the smaller one while a loss
+    falls, and the one to compare with ``heldout_loss``.
+    """
     config = lab.config
     networks = [Network(program.problem, program.method, s) for s in range(config.seeds)]
     hypers = [{"key": member_key("refresh", n.seed)} for n in networks]
     hypers = population_of(hypers, 0, lab.mesh)
 
     def watch(states: TrainState) -> dict[str, np.ndarray]:
+        """Unweighted losses and the error of the networks as they are now; see :func:`fit`."""
         told = to_host(program.judge(states, program.heldout))
         return told | told.pop("parameters") | {"minus_heldout_loss": -told["heldout_loss"]}
 
@@ -135,18 +143,18 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
                 (told["step"], told["rel_l2"])
             )
         first = trees.member(to_host(states), 0)
-        points[f"{name}, {method}"] = problem.coordinates, first.batch_stats.points
+        points[f"{name} by {method}"] = problem.coordinates, first.batch_stats.points
         grid, exact = program.heldout.points, program.heldout.solution
         found = np.asarray(jax.jit(program.ansatz.__call__)(first.params, grid))
         for i, field in enumerate(problem.fields):
             panel = (problem.coordinates, grid, found[:, i], exact[:, i])
-            surfaces.setdefault(name, {})[f"{field} of {name}, {method}"] = panel
+            surfaces.setdefault(name, {})[f"{field} by {method}"] = panel
     for name in surfaces:
         of = f"-{name}" if len(surfaces) > 1 else ""
         panels = {f"loss, {name}": losses[name], f"relative L2, {name}": errors[name]}
         figures.curves(panels, place.folder / f"curves{of}.png", "iteration", logarithmic=True)
-        figures.surfaces(surfaces[name], place.folder / f"solution{of}.png")
-    figures.scattered(points, place.folder / "samples.png")
+        figures.surfaces(surfaces[name], place.folder / f"solution{of}.png", f"{name}, seed 0")
+    figures.scattered(points, place.folder / "samples.png", "points of seed 0 at the end")
 
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:

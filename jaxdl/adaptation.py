@@ -264,6 +264,9 @@ TERMS = (
 """What can be added to the source images' cross-entropy: by an adversary on the features (DANN), or
 on features and predictions (CDAN+E); discrepancies of the features; and the cluster assumption."""
 
+ADVERSARIES = ("adversarial", "conditional")
+"""The terms of which each has the network's one domain classifier to itself."""
+
 UNLABELLED = tuple(term for term in TERMS if term != "vat_source")
 """The terms that need target images."""
 
@@ -293,7 +296,7 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
     terms' weights rise with :func:`reversal_schedule`, as lambda does, but for "vat_source".
 
     Args:
-      terms: a choice of :data:`TERMS`, one adversary at most.
+      terms: a choice of :data:`TERMS`, one of the :data:`ADVERSARIES` at most.
       steps: of the whole training: what ``p`` of the schedules is counted in.
 
     Raises:
@@ -301,7 +304,7 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
     """
     if unknown := set(terms) - set(TERMS):
         raise ValueError(f"unknown terms {sorted(unknown)}: choose from {', '.join(TERMS)}")
-    if {"adversarial", "conditional"} <= set(terms):
+    if set(ADVERSARIES) <= set(terms):
         raise ValueError("one domain classifier: adversarial (DANN) or conditional (CDAN)")
     has = frozenset(terms).__contains__
     labels_target = any(map(has, ("conditional", "entropy", "consistency")))
@@ -319,7 +322,10 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
         def classify(features: Array) -> Array:
             return model.apply(variables, features, True, method="classify", rngs=rngs)
 
-        def predict(images: Array) -> Array:  # the same dropout whenever it is called
+        # Dropout is the same in all calls with as many images, as virtual adversarial perturbations
+        # need it. The two views of "consistency" come in calls of different sizes, so that each has
+        # a dropout of its own; the guesses, too, are made under it.
+        def predict(images: Array) -> Array:
             return classify(model.apply(variables, images, method="encode"))
 
         images = source["image"]

@@ -132,7 +132,7 @@ def deep_embedded_validation(
     to be 1: of all ``eta`` this one has the least variance. (You, Wang, Long & Jordan, "Towards
     Accurate Model Selection in Deep Unsupervised Domain Adaptation", ICML 2019.) The paper puts in
     the errors and gets a risk, lower is better; ``1 - correct`` gives exactly 1 minus the value
-    for ``correct``. Where all weights are equal, ``eta = 0``.
+    for ``correct``. Where all weights are equal, but for rounding, ``eta = 0``.
 
     Unlike :func:`importance_weighted_accuracy` it can leave 0 … 1, and it does when the mean of the
     weights is far from 1 for the number of examples: then the weights are wrong in scale, and it
@@ -147,10 +147,16 @@ def deep_embedded_validation(
     """
     _check(correct, weights)
     weighted, mean = weights * correct, jnp.mean(weights)
-    deviation = weights - mean
-    variance = jnp.sum(deviation**2)
-    covariance = jnp.sum(deviation * (weighted - jnp.mean(weighted)))
-    eta = jnp.where(variance > 0, -covariance / jnp.where(variance > 0, variance, 1.0), 0.0)
+    largest = jnp.max(jnp.abs(weights))
+    # eta does not depend on the unit of the weights. Seen from the first of them, equal ones are at
+    # a distance of exactly 0; their own mean is rounded, and would leave a variance to divide by.
+    unit = weights / largest
+    away = unit - unit[0]
+    deviation = away - jnp.mean(away)
+    variance = jnp.mean(deviation**2)
+    covariance = jnp.mean(deviation * (unit * correct - jnp.mean(unit * correct)))
+    differ = variance > (4 * jnp.finfo(unit.dtype).eps) ** 2
+    eta = jnp.where(differ, -covariance / jnp.where(differ, variance, 1.0), 0.0)
     return jnp.mean(weighted) + eta * (mean - 1)
 
 

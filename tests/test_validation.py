@@ -156,6 +156,17 @@ def test_control_variate_turns_errors_into_accuracies():
     assert float(equal) == pytest.approx(float(jnp.mean(correct)))
 
 
+@settings(max_examples=20)
+@given(seed=SEEDS, weight=st.sampled_from([0.3, 0.7, 3.3, 1e-6, 1e6]), n=st.integers(1, 3000))
+def test_equal_weights_leave_nothing_to_control(seed, weight, n):
+    correct = np.random.default_rng(seed).random(n) < 0.7
+    equal = np.full(n, weight, np.float32)
+    rounded = np.where(np.arange(n) % 3, equal, np.nextafter(equal, np.float32(0)))
+    for weights in (equal, rounded):
+        value = va.deep_embedded_validation(jnp.asarray(correct), jnp.asarray(weights))
+        assert float(value) == pytest.approx(weight * np.mean(correct), rel=1e-4)
+
+
 @pytest.mark.parametrize("f", [va.importance_weighted_accuracy, va.deep_embedded_validation])
 @pytest.mark.parametrize("shapes", [((3,), (4,)), ((3, 1), (3,)), ((0,), (0,)), ((2, 2), (2, 2))])
 def test_one_weight_for_each_example(f, shapes):

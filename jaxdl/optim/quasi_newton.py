@@ -104,7 +104,8 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
       ``τ ≤ 1`` never makes an H smaller that was chosen too large.
     - A pair without safely positive curvature, or not finite, leaves H as it is.
     - Should rounding have cost H its positive definiteness so that ``H g`` is no descent, or should
-      the last update have led nowhere, all of it is forgotten and the method starts anew.
+      the last update have led nowhere, all of it is forgotten and the method starts anew, in the
+      latter case with a hundredth of the step that H took along g.
 
     Raises:
       ValueError: on update, if no parameters are given.
@@ -146,10 +147,14 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         unit = jnp.where(jnp.isfinite(length), 1.0 / jnp.maximum(length, 1.0), 1.0)
         # Both selects join the loop of the update; vmap would make the same of a `cond`.
         H = jnp.where(known, inverse_update(H, Hy, s, y, tau, phi), H)
+        d = H @ g
         stuck = ~state.fresh & (s @ s == 0) & (y @ y == 0)  # nothing lower was found along H g
         anew = stuck | (state.fresh & first)
+        # A unit step would be too long by far where H has become small; and the next time shorter.
+        short = 0.01 * (g @ d) / (g @ g)
+        unit = jnp.where(stuck & (short > 0) & jnp.isfinite(short), short, unit)
         H = jnp.where(anew, unit * jnp.eye(g.size, dtype=g.dtype), H)
-        d = H @ g
+        d = jnp.where(anew, unit * g, d)
         lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
         d = jnp.where(lost, unit * g, d)
         # Fresh without pairs: the next update writes H anew.

@@ -26,9 +26,10 @@ from jaxdl.types import DamagedFile
 
 METHODS = {  # in the order of tables; others come by name before the last
     "source_only": "source only",
+    "source_recoloured": "source only, recoloured",
     "dann": "DANN",
     "dann_consistency": "DANN + consistency",
-    "cdan": "CDAN",
+    "cdan": "CDAN+E",
     "mmd": "MMD",
     "coral": "Deep CORAL",
     "entropy": "entropy minimisation",
@@ -43,10 +44,12 @@ PAIRS = {
     "svhn_to_mnist": "SVHN → MNIST",
     "syn_signs_to_gtsrb": "SYN SIGNS → GTSRB",
 }
+UNADAPTED = ("source_only", "source_recoloured")  # trained on the source alone
 COLLAPSED = 0.9  # of the target predictions in one class
 WON, LOST = 0.95, 0.55  # accuracy of a domain classifier
 NEVER_ROSE = 0.1  # λ, of its height
 MINIMAL_GAP = 0.02  # between source only and train on target, in which a share makes sense
+ALIKE = 1e-9  # a standard error that is only rounding
 FEW_SAMPLES = 100  # of which an accuracy has a standard error of up to 5 points
 
 
@@ -235,7 +238,7 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     summary = []
     for method, members in networks.items():
         kept = [r for r, _ in used[method].values()]
-        gains = _minus(_target(used, method), lower) if wide and _adapted(method) else {}
+        gains = _minus(_target(used, method), lower) if wide and not _bound(method) else {}
         lost = tuple(s for s, pair in members.items() if _diverged(*pair))
         summary.append(
             Summary(
@@ -253,8 +256,26 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     return summary
 
 
+def _bound(method: str) -> bool:
+    return method in ("source_only", "target_only")
+
+
 def _adapted(method: str) -> bool:
-    return method not in ("source_only", "target_only")
+    return method not in (*UNADAPTED, "target_only")
+
+
+def _control(method: str, used: _Networks, colours: Mapping[str, float]) -> str | None:
+    """What a method is compared with, if there is anything.
+
+    DANN, or else no adaptation, with images recoloured alike if there is such a one: what
+    recolouring does alone is not the method's.
+    """
+    if method == "target_only":
+        return None
+    known = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
+    known = [m for m in known if m in used and m != method]
+    alike = [m for m in known if colours.get(m, 0) == colours.get(method, 0)]
+    return next(iter(alike or known), None)
 
 
 # Words.
@@ -268,11 +289,18 @@ def _percent(*values: float) -> str:
     return ", ".join(format_number(x, 100) for x in values) + " %"
 
 
+def _judged(x: Estimate) -> bool:
+    """Whether there is an interval: not for one value, nor for several that are all alike."""
+    return x.used > 1 and x.se > ALIKE
+
+
 def _compare(what: str, x: Estimate, place: str) -> str:
     """Where the mean of these differences to a place lies, as far as 95% t intervals tell."""
-    if x.used < 2 or not x.se > 0:
-        value = f": {format_number(x.mean, 100, signed=True)} points in one seed" * (x.used == 1)
-        return f"It cannot be judged how {what} compares with {place}{value or ': too few seeds'}."
+    if not _judged(x):
+        value = f"{format_number(x.mean, 100, signed=True)} points in "
+        value += "one seed" if x.used == 1 else f"each of {x.used} seeds, which gives no interval"
+        value = value if x.used else "too few seeds"
+        return f"It cannot be judged how {what} compares with {place}: {value}."
     low, high = confidence_interval(x)
     side = "above" if x.mean > 0 else "below"
     opening = "This run shows that" if low > 0 or high < 0 else "This run does not show that"
@@ -288,8 +316,10 @@ def _match(method: str, published: str) -> bool:
 
 
 def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -> str:
-    if x.used < 2 or not x.se > 0:
-        return f"It cannot be judged how {what} compares with published numbers: too few seeds."
+    if not _judged(x):
+        value = f"{_percent(x.mean)} in each of {x.used} seeds, which gives no interval"
+        value = value if x.used > 1 else "too few seeds"
+        return f"It cannot be judged how {what} compares with published numbers: {value}."
     low, high = confidence_interval(x)
     places = []
     for p in published:
@@ -301,27 +331,50 @@ def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -
 
 
 def findings(
-    results: Iterable[Result], diagnoses: Iterable[Diagnosis], published: Sequence[Published]
+    results: Iterable[Result],
+    diagnoses: Iterable[Diagnosis],
+    published: Sequence[Published],
+    colours: Mapping[str, float],
 ) -> list[str]:
     """Each method against DANN, by seed, and against the published numbers, in words.
 
-    DANN itself, and without it every method, is compared with source only. A method is above or
-    below where the two-sided 95% t interval over seeds excludes zero. Source
-    only and train on target are compared with the published numbers of the same method, any other
-    method with those of all other methods that have no note.
+    DANN itself, without it every method, and any method whose images are recoloured as DANN's are
+    not, is compared with source only, with images recoloured alike if there is such a one. A method
+    is above or below where the two-sided 95% t interval over seeds excludes zero. Source only and
+    train on target are compared with the published numbers of the same method, but for those on
+    recoloured images, which none of the papers had; any other method with those of all other
+    methods that have no note.
+
+    Args:
+      colours: how far the labelled images were recoloured, by method; 0 for others.
     """
     used = _used(_join(results, diagnoses))
-    sentences = []
+    sentences, judged = [], 0
     for method in used:
         mine, name = _target(used, method), f"**{name_of(method)}**"
-        if _adapted(method):
-            other = "dann" if "dann" in used and method != "dann" else "source_only"
+        if other := _control(method, used, colours):
             gain = mean_and_standard_error(list(_minus(mine, _target(used, other)).values()))
-            sentences.append(_compare(name, gain, f"{name_of(other)}, by target accuracy"))
+            strengths = [colours.get(m, 0) for m in (method, other)]
+            differ = f" (recolouring {strengths[0]:g} against {strengths[1]:g})"
+            differ *= strengths[0] != strengths[1]
+            sentences.append(_compare(name, gain, f"{name_of(other)}{differ}, by target accuracy"))
+            judged += _judged(gain)
         theirs = [p for p in published if not p.note and _match(method, p.method)]
-        if theirs:
+        if theirs and _bound(method) and colours.get(method):
+            sentences.append(
+                f"{name} was trained on recoloured images, which no published number of it was: "
+                "they are not compared."
+            )
+        elif theirs:
             mean = mean_and_standard_error(list(mine.values()))
             sentences.append(_compare_published(name, mean, theirs))
+            judged += len(theirs) * _judged(mean)
+    if judged > 1:
+        sentences.append(
+            f"These are {judged} comparisons, each by its own 95% interval and none corrected for "
+            f"their number: if nothing differed, {0.05 * judged:.1f} of them would be expected to "
+            "show a difference."
+        )
     return sentences
 
 
@@ -410,8 +463,14 @@ def _choices(used: _Networks) -> Iterator[str]:
         "neighbourhood_density": "Neighbourhood density",
         "importance_weighted_accuracy": "Importance-weighted accuracy",
     }
+    few = {
+        method: [s for s, (_, d) in members.items() if d.effective_samples < FEW_SAMPLES]
+        for method, members in used.items()
+    }
     for field, title in titles.items():
         scores = {m: _mean(used, m, field).mean for m in used if m != "target_only"}
+        if field == "importance_weighted_accuracy":
+            scores = {m: x for m, x in scores.items() if not few[m]}
         scores = {m: x for m, x in scores.items() if not math.isnan(x)}
         if len(scores) < 2:
             continue
@@ -431,14 +490,13 @@ def _choices(used: _Networks) -> Iterator[str]:
             + f", {cost} points below {name_of(best)}" * (rank > 1)
             + f". It orders {right} of {len(pairs)} pairs of methods as target accuracy does."
         )
-    for method, members in used.items():
-        few = [s for s, (_, d) in members.items() if d.effective_samples < FEW_SAMPLES]
-        if few:
-            count = min(members[s][1].effective_samples for s in few)
+    for method, seeds in few.items():
+        if seeds:
+            count = min(used[method][s][1].effective_samples for s in seeds)
             yield (
-                f"{name_of(method)}, {_seeds(few)}: the importance weights leave only "
+                f"{name_of(method)}, {_seeds(seeds)}: the importance weights leave only "
                 f"{count:.0f} effective samples (fewer than {FEW_SAMPLES}), since the domains "
-                "hardly overlap for the classifier behind them. Choose nothing by that accuracy."
+                "hardly overlap for the classifier behind them. By that accuracy it is not ranked."
             )
 
 
@@ -454,7 +512,7 @@ def _published_gap(row: Published, published: Sequence[Published]) -> float:
         p.method: p.target_accuracy for p in published if (p.who, p.pair) == (row.who, row.pair)
     }
     low, high = (same.get(m, math.nan) for m in ("source_only", "target_only"))
-    wide = high - low >= MINIMAL_GAP and _adapted(row.method)
+    wide = high - low >= MINIMAL_GAP and not _bound(row.method)
     return (row.target_accuracy - low) / (high - low) if wide else math.nan
 
 
@@ -514,6 +572,7 @@ def report(
     diagnoses: Sequence[Diagnosis],
     published: Sequence[Published],
     *,
+    colours: Mapping[str, float],
     facts: Mapping[str, str],
     chosen_by: str,
 ) -> str:
@@ -522,6 +581,7 @@ def report(
     Args:
       results, diagnoses: of all networks of the study, of one pair.
       published: published numbers, of any pairs.
+      colours: how far the labelled images were recoloured, by method.
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
       chosen_by: how the reported numbers were selected.
     """
@@ -532,9 +592,15 @@ def report(
     lines = {"Networks": str(len(results)), **facts}
     parts = [f"# Domain adaptation: {PAIRS.get(pair, pair.replace('_to_', ' → '))}"]
     parts += [bullets(f"{key}: {value}" for key, value in lines.items())]
-    parts += ["## Findings", bullets(findings(results, diagnoses, published))]
+    parts += ["## Findings", bullets(findings(results, diagnoses, published, colours))]
     parts += ["## Results", table(summarize(results, diagnoses), published)]
     parts += [f"Our numbers are those of {chosen_by.rstrip('.')}."]
+    if changed := [m for m in networks if colours.get(m)]:
+        left = " The gap covered is the one that recolouring leaves."
+        parts += [
+            f"Trained on recoloured images: {', '.join(map(name_of, changed))}."
+            + left * ("source_only" in changed)
+        ]
     gaps = _gaps(used)
     if gaps and min(gaps.values()) < MINIMAL_GAP:
         seed = min(gaps, key=gaps.get)
@@ -544,7 +610,7 @@ def report(
             f"{100 * MINIMAL_GAP:g} points means nothing."
         ]
     if not published:
-        parts += ["There are no published numbers beside ours for this pair."]
+        parts += ["There are no published numbers beside ours."]
     said = diagnostics(results, diagnoses) or [
         "Nothing to report: no domain classifier has won or lost, every λ rose, and no network "
         "collapsed or diverged."

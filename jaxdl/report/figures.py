@@ -159,70 +159,92 @@ def embeddings(
 def surfaces(
     panels: Mapping[
         str,
-        tuple[str, Float[np.ndarray, "n 2"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
+        tuple[str, Float[np.ndarray, "n d"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
     ],
     path: Path,
+    title: str,
 ) -> None:
     """Functions found and exact, and the error on a logarithmic scale: of two coordinates as
-    colours, of one as lines, of more where the first ones are largest.
+    colours, of one as lines, of more on the slice where the first ones are largest.
 
     Args:
       panels: title -> names of the coordinates, points (of a grid, or of a part of one), the
         function found there, and the exact one.
+      title: of the whole figure: which network this is.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    figure = Figure((12, 3.2 * len(panels)), dpi=150, layout="constrained")
-    grid = figure.subplots(len(panels), 3, squeeze=False)
-    for row, (title, (names, points, found, exact)) in zip(grid, panels.items(), strict=True):
+    figure = Figure((12, 3.2 * len(panels) + 0.4), dpi=150, layout="constrained")
+    figure.suptitle(title)
+    rows = np.atleast_1d(figure.subfigures(len(panels), 1))
+    for row, (name, (names, points, found, exact)) in zip(rows, panels.items(), strict=True):
+        error = np.abs(found - exact)
         if points.shape[1] == 1:
-            x = points[:, 0]
-            for axes, name, values in zip(
-                row, (title, "exact", "|error|"), (found, exact, np.abs(found - exact)), strict=True
-            ):
-                axes.plot(x, values)
-                axes.set(xlabel=names[0], title=name)
-            row[2].set_yscale("log")
+            values, errors = row.subplots(1, 2)
+            values.plot(points[:, 0], exact, color="0.7", linewidth=4, label="exact")
+            values.plot(points[:, 0], found, color="C0", linewidth=1.2, label="found")
+            values.set(xlabel=names[0], title=name)
+            values.legend(frameon=False)
+            errors.plot(points[:, 0], error, color="C3")
+            errors.set(xlabel=names[0], title="|error|", yscale="log")
             continue
         earlier, plane = points[:, :-2], points[:, -2:]
         last = (earlier == earlier.max(axis=0)).all(axis=1)
-        points, found, exact, names = plane[last], found[last], exact[last], names[-2:]
-        axis = [np.unique(column) for column in points.T]
-        place = tuple(np.searchsorted(a, c) for a, c in zip(axis, points.T, strict=True))
-        error = np.abs(found - exact)
-        top = max(float(np.nanmax(error, initial=0.0)), 1e-300)
-        low, high = float(exact.min()), float(exact.max())
-        parts = (
-            (title, found, {"vmin": low, "vmax": high, "cmap": "viridis"}),
-            ("exact", exact, {"vmin": low, "vmax": high, "cmap": "viridis"}),
-            ("|error|", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
+        slice_ = ", ".join(
+            f"{c} = {x:g}" for c, x in zip(names[:-2], earlier.max(axis=0), strict=True)
         )
-        for axes, (name, values, style) in zip(row, parts, strict=True):
+        where = f" at {slice_}" if slice_ else ""
+        axis = [np.unique(column) for column in plane[last].T]
+        place = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
+        top = max(float(np.nanmax(error[last], initial=0.0)), 1e-30)  # of a slice that is exact
+        colours = {"vmin": exact[last].min(), "vmax": exact[last].max(), "cmap": "viridis"}
+        parts = (
+            (f"{name}{where}", found, colours),
+            (f"exact{where}", exact, colours),
+            (f"|error|{where}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
+        )
+        for axes, (label, values, style) in zip(row.subplots(1, 3), parts, strict=True):
             image = np.full([len(a) for a in axis], np.nan)
-            image[place] = np.maximum(values, top / 1e4) if "norm" in style else values
+            image[place] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
             drawn = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
-            figure.colorbar(drawn, ax=axes)
-            axes.set(xlabel=names[0], ylabel=names[1], title=name)
+            row.colorbar(drawn, ax=axes)
+            axes.set(xlabel=names[-2], ylabel=names[-1], title=label)
     figure.savefig(path)
 
 
 def scattered(
-    panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "n 2"]]]], path: Path
+    panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "n d"]]]],
+    path: Path,
+    title: str,
 ) -> None:
-    """Points, by their first two coordinates: title -> the coordinates' names, points by name."""
+    """Points, by their first two coordinates; those of one coordinate in a line for each name.
+
+    Args:
+      panels: title -> the coordinates' names, points by name.
+      title: of the whole figure: which network's points these are.
+    """
     from matplotlib.figure import Figure
 
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure((4.5 * columns, 3.6 * rows), dpi=150, layout="constrained")
+    figure = Figure((5.2 * columns, 4 * rows), dpi=150, layout="constrained")
+    figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    for axes, (title, (names, groups)) in zip(grid, panels.items(), strict=False):
-        for height, (name, points) in enumerate(groups.items()):
-            x, y = points.T[:2] if points.shape[1] > 1 else (points[:, 0], [height] * len(points))
-            axes.scatter(x, y, s=3, lw=0, label=f"{name}: {len(points):,}")
-        axes.set(xlabel=names[0], ylabel=names[1] if len(names) > 1 else "", title=title)
-        axes.legend(loc="upper right", fontsize=8, markerscale=4, framealpha=0.9)
+    for axes, (name, (names, groups)) in zip(grid, panels.items(), strict=False):
+        for height, (group, points) in enumerate(groups.items()):
+            x, y = points.T[:2] if len(names) > 1 else (points[:, 0], [height] * len(points))
+            axes.scatter(x, y, s=3, lw=0, label=f"{group}: {len(points):,}")
+        along = f", seen along {', '.join(names[2:])}" if len(names) > 2 else ""
+        axes.set(xlabel=names[0], title=f"{name}{along}")
+        if len(names) > 1:
+            axes.set_ylabel(names[1])
+        else:
+            axes.set_yticks(range(len(groups)), groups)
+            axes.set_ylim(-0.5, len(groups) - 0.5)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, markerscale=4
+        )
     figure.savefig(path)

@@ -31,7 +31,9 @@ Accuracy = Callable[
 ]
 
 
-def make_accuracy(logits: Logits, prepare: Prepare, mesh: Mesh, batch: int) -> Accuracy:
+def make_accuracy(
+    logits: Logits, prepare: Prepare, mesh: Mesh, batch: int, mode: str = "shard_map"
+) -> Accuracy:
     """Compile ``accuracy(states, hypers, examples, fetch)``: the fraction each network gets right.
 
     ``examples`` are each member's own places in the data that ``fetch`` reads, of any length; what
@@ -49,7 +51,7 @@ def make_accuracy(logits: Logits, prepare: Prepare, mesh: Mesh, batch: int) -> A
         hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
         return jnp.sum(jnp.where(counts, hits, 0), axis=-1)
 
-    hits_of = over_members(count, mesh)
+    hits_of = over_members(count, mesh, mode=mode)
 
     def accuracy(states, hypers, examples, fetch):
         right = sum(
@@ -63,7 +65,7 @@ def make_accuracy(logits: Logits, prepare: Prepare, mesh: Mesh, batch: int) -> A
 
 
 def make_outputs(
-    outputs: Outputs, prepare: Prepare, mesh: Mesh, batch: int
+    outputs: Outputs, prepare: Prepare, mesh: Mesh, batch: int, mode: str = "shard_map"
 ) -> Callable[..., list[PyTree]]:
     """Compile ``run(states, hypers, examples, fetch)``: what each member makes of its examples.
 
@@ -74,7 +76,7 @@ def make_outputs(
     def one(state: TrainState, hyper: Hyper, stored: Batch, _: tuple) -> PyTree:
         return outputs(state, hyper, prepare(stored, hyper, None)["image"])
 
-    outputs_of = over_members(one, mesh)
+    outputs_of = over_members(one, mesh, mode=mode)
 
     def run(states, hypers, examples, fetch):
         parts = [

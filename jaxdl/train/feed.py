@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from math import prod
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from jaxtyping import Int
 from jaxdl.data import streams
 from jaxdl.data.encoded import cores, in_memory
 from jaxdl.data.source import Split
-from jaxdl.train.parallel import replicate, shard_members
+from jaxdl.train.parallel import part_of_process, replicate, shard_members, to_host
 from jaxdl.train.population import Prepare, order_keys, train_resident, train_streamed
 from jaxdl.train.state import Step
 from jaxdl.types import Batch, Hyper, PyTree
@@ -30,7 +31,9 @@ from jaxdl.types import Batch, Hyper, PyTree
 class Feed(Protocol):
     """Splits laid end to end, and the way from there to the devices."""
 
-    def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
+    def program(
+        self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
+    ) -> Callable:
         """``run(states, hypers, data)``: train a population ``steps`` steps a dispatch."""
 
     def dispatches(
@@ -56,9 +59,11 @@ class Resident:
             lambda data, ids: jax.tree.map(lambda leaf: leaf[ids], data), out_shardings=members
         )
 
-    def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
+    def program(
+        self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
+    ) -> Callable:
         """See :class:`Feed`."""
-        return train_resident(step, prepare, self._mesh, steps=steps, batch=batch)
+        return train_resident(step, prepare, self._mesh, steps=steps, batch=batch, mode=mode)
 
     def dispatches(
         self, hypers: Hyper, span: range, *, steps: int, batch: int
@@ -73,27 +78,37 @@ class Resident:
 
 
 class Streamed:
-    """Images in files or in the host's memory; a batch comes to the devices when it is its turn."""
+    """Images in files or in the host's memory; a batch comes to the devices when it is its turn.
+
+    Each process reads what its own devices need.
+    """
 
     def __init__(self, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0):
         self._images = streams.Joined(tuple(splits.values()))
         self._labels, self._mesh, self._workers = self._images.labels, mesh, workers
         self._threads = ThreadPoolExecutor(cores())
 
-    def program(self, step: Step, prepare: Prepare, *, steps: int, batch: int) -> Callable:
+    def program(
+        self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
+    ) -> Callable:
         """See :class:`Feed`."""
-        return train_streamed(step, prepare, self._mesh)
+        return train_streamed(step, prepare, self._mesh, mode=mode)
 
     def dispatches(
         self, hypers: Hyper, span: range, *, steps: int, batch: int
     ) -> Generator[PyTree]:
         """The batches of each dispatch, [members, steps, batch, *streams, …]."""
         divided = NamedSharding(self._mesh, P("member", None, "data"))
-        words = np.asarray(jax.random.key_data(jax.vmap(order_keys)(hypers)))
-        examples, counts = np.asarray(hypers["examples"]), np.asarray(hypers["count"])
+        words = to_host(jax.vmap(lambda h: jax.random.key_data(order_keys(h)))(hypers))
+        members, columns = part_of_process(self._mesh)
+        mine = self._members(members, len(words))
+        words, examples, counts = (
+            whole[mine] for whole in (words, to_host(hypers["examples"]), to_host(hypers["count"]))
+        )
         orders = [
             streams.Order(words[i], examples[i][: counts[i]]) for i in np.ndindex(counts.shape)
         ]
+        width = columns.stop - columns.start
 
         def by_member(leaf: np.ndarray) -> np.ndarray:
             leaf = leaf.reshape(*counts.shape, *leaf.shape[1:])
@@ -106,19 +121,27 @@ class Streamed:
             batch=batch,
             steps=span,
             workers=self._workers,
+            host=columns.start // width,
+            hosts=self._mesh.shape["data"] // width,
         )
         with closing(reading):
             for _ in span[::steps]:
                 chunk = [jax.tree.map(by_member, next(reading)) for _ in range(steps)]
-                yield jax.device_put(
-                    jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chunk), divided
-                )
+                chunk = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *chunk)
+                yield jax.tree.map(partial(jax.make_array_from_process_local_data, divided), chunk)
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
         """See :class:`Feed`."""
+        ids = ids[self._members(part_of_process(self._mesh)[0], len(ids))]
         images = streams.read(self._images, ids.reshape(-1), self._threads)
         batch = {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self._labels[ids]}
-        return shard_members(batch, self._mesh)
+        members = NamedSharding(self._mesh, P("member"))
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, members), batch)
+
+    def _members(self, places: slice, members: int) -> slice:
+        """Those of so many members that are on the devices at these places."""
+        each = members // self._mesh.shape["member"]
+        return slice(places.start * each, places.stop * each)
 
 
 FEEDS = ("auto", "resident", "streamed")

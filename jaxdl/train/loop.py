@@ -229,7 +229,8 @@ class Workplace:
 
     def _compile(self, run: Callable, *args: PyTree) -> Callable:
         """The program for arguments of these shapes, compiled once."""
-        if jax.config.jax_debug_nans:  # which then goes on without compilation
+        # Under --debug JAX goes back to what it compiled; pmap compiles when it is called.
+        if jax.config.jax_debug_nans or not hasattr(run, "lower"):
             return run
         leaves, structure = jax.tree.flatten(args)
         key = run, structure, *((leaf.shape, leaf.dtype) for leaf in leaves)

@@ -41,6 +41,29 @@ def make_mesh(member: int = -1, data: int = 1, devices: Sequence[jax.Device] | N
     )
 
 
+MODES = ("shard_map", "jit", "pmap")
+
+
+def axis_of(mode: str, mesh: Mesh) -> str | None:
+    """The axis over which a step itself must average, for ``make_step`` and normalization.
+
+    None where it sees whole batches: under jit, whose compiler adds what communication is needed,
+    and under pmap where the members, and not their batches, are divided.
+
+    Raises:
+      ValueError: for an unknown mode, or pmap on a mesh of two axes.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+    if mode == "pmap" and min(mesh.shape.values()) > 1:
+        raise ValueError(
+            f"pmap divides members or batches, not both: this mesh is {dict(mesh.shape)}"
+        )
+    if mode == "jit" or (mode == "pmap" and mesh.shape["data"] == 1):
+        return None
+    return "data"
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """A copy of every leaf on every device."""
     return place(tree, NamedSharding(mesh, P()))
@@ -66,6 +89,13 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+def part_of_process(mesh: Mesh) -> tuple[slice, slice]:
+    """Which of the mesh's places along "member", and along "data", are devices of this process."""
+    here = [[d.process_index == jax.process_index() for d in row] for row in mesh.devices]
+    places = [np.unique(axis) for axis in np.nonzero(here)]
+    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in places)
+
+
 def to_host(tree: PyTree) -> PyTree:
     """Arrays of the host, whole on every process, of what is divided over the devices of all."""
     leaves = jax.tree.leaves(tree)
@@ -81,12 +111,11 @@ def jit_step(step: Step, mesh: Mesh) -> Step:
     return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=(whole, whole))
 
 
-def shard_map_step(step: Step, mesh: Mesh) -> Step:
+def shard_map_step(step: Step, mesh: Mesh, check_vma: bool = True) -> Step:
     """The same, with the program of one device written out; build ``step`` with
-    ``axis_name="data"``."""
-    return jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data"), P()), out_specs=(P(), P()))
-    )
+    ``axis_name="data"``. ``check_vma``: see `jax.shard_map`."""
+    specs = {"in_specs": (P(), P("data"), P()), "out_specs": (P(), P())}
+    return jax.jit(jax.shard_map(step, mesh=mesh, **specs, check_vma=check_vma))
 
 
 def pmap_step(step: Step, devices: Sequence[jax.Device] | None = None) -> Step:

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
-from jaxdl.train.parallel import shard_members, to_host
+from jaxdl.train.parallel import axis_of, shard_members, to_host
 from jaxdl.train.state import Step, TrainState
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
@@ -36,6 +36,7 @@ def over_members(
     mesh: Mesh,
     *,
     specs: Sequence[P] | None = None,
+    mode: str = "shard_map",
     batched: bool | None = None,
     donate: bool = False,
     check_vma: bool = True,
@@ -47,6 +48,9 @@ def over_members(
       fn: a pure function of one member's trees and, last, of what all members share.
       specs: how each argument is divided over the mesh; those whose first axis is "member" are
         populations. Default: all but the last are, and that is on every device.
+      mode: who divides the work: ``shard_map``, which runs ``fn`` on each device with its share;
+        ``jit``, the compiler, by the arrays' shardings, for which ``fn`` sees all of a member's
+        data; ``pmap``, as shard_map, along one axis of the mesh. See :func:`axis_of`.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
       check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as line
@@ -56,30 +60,93 @@ def over_members(
     The number of members must be a multiple of the mesh's "member" axis
     (:func:`population_of`). A member's result does not depend on its neighbours, on their order or
     on the number of devices along "member".
+
+    Raises:
+      ValueError: for an unknown mode, or pmap on a mesh of two axes.
     """
-    if batched is None:
-        batched = mesh.devices.flat[0].platform != "cpu"
+    axis_of(mode, mesh)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    batched = not on_cpu if batched is None else batched
+    places = mesh.shape["member"]
 
-    def run(*args: PyTree) -> PyTree:
-        divided = specs or (*[P("member")] * (len(args) - 1), P())
-        populations = [len(spec) > 0 and spec[0] == "member" for spec in divided]
+    def specs_of(args: tuple) -> tuple[P, ...]:
+        return tuple(specs or (*[P("member")] * (len(args) - 1), P()))
 
-        def local(*args: PyTree) -> PyTree:
-            def one(mine: tuple[PyTree, ...]) -> PyTree:
-                mine = iter(mine)
-                whose = zip(args, populations, strict=True)
-                return fn(*(next(mine) if of else arg for arg, of in whose))
+    def split(args: tuple) -> tuple[tuple, Callable[[tuple], tuple]]:
+        """The populations among the arguments, and from a member's back to all arguments."""
+        are = [len(spec) > 0 and spec[0] == "member" for spec in specs_of(args)]
 
-            members = tuple(arg for arg, of in zip(args, populations, strict=True) if of)
-            return jax.vmap(one)(members) if batched else lax.map(one, members)
+        def join(mine: tuple) -> tuple:
+            mine = iter(mine)
+            return tuple(next(mine) if it else arg for arg, it in zip(args, are, strict=True))
 
+        return tuple(arg for arg, it in zip(args, are, strict=True) if it), join
+
+    def local(*args: PyTree) -> PyTree:
+        members, join = split(args)
+
+        def one(mine: tuple) -> PyTree:
+            return fn(*join(mine))
+
+        return jax.vmap(one)(members) if batched else lax.map(one, members)
+
+    def with_shard_map(*args: PyTree) -> PyTree:
         return jax.shard_map(
-            local, mesh=mesh, in_specs=divided, out_specs=P("member"), check_vma=check_vma
+            local, mesh=mesh, in_specs=specs_of(args), out_specs=P("member"), check_vma=check_vma
         )(*args)
 
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    def with_shardings(*args: PyTree) -> PyTree:
+        members, join = split(args)
+        by_place = jax.tree.map(lambda x: x.reshape(places, -1, *x.shape[1:]), members)
+
+        def at_place(mine: tuple) -> PyTree:
+            def one(mine: tuple) -> PyTree:
+                return fn(*join(mine))
+
+            return jax.vmap(one)(mine) if batched else lax.map(one, mine)
+
+        found = jax.vmap(at_place, spmd_axis_name="member")(by_place)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+    if mode == "pmap":
+        return _with_pmap(local, specs_of, mesh)
     options = convolution_options() if on_cpu and convolutions else {}
-    return jax.jit(run, donate_argnums=(0,) if donate else (), compiler_options=options)
+    return jax.jit(
+        with_shard_map if mode == "shard_map" else with_shardings,
+        donate_argnums=(0,) if donate else (),
+        compiler_options=options,
+    )
+
+
+def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[..., PyTree]:
+    """``local`` on each device, which has its share of the members or of each batch."""
+    axis = "data" if mesh.shape["data"] > 1 else "member"
+    devices = list(mesh.devices.flat)
+
+    def run(*args: PyTree) -> PyTree:
+        # Where an argument is divided over the axis, if it is: pmap wants the devices there.
+        where = [next((i for i, a in enumerate(s) if a == axis), None) for s in specs_of(args)]
+
+        def divide(leaf: Array, at: int) -> Array:
+            return leaf.reshape(*leaf.shape[:at], len(devices), -1, *leaf.shape[at + 1 :])
+
+        divided = [
+            arg if at is None else jax.tree.map(functools.partial(divide, at=at), arg)
+            for arg, at in zip(args, where, strict=True)
+        ]
+        out = 0 if axis == "member" else None  # devices that share a batch end with the same
+        # pmap wants an argument that it divides, also where all that differs is the place.
+        mapped = jax.pmap(
+            lambda _, *args: local(*args),
+            axis,
+            in_axes=(0, *where),
+            out_axes=out,
+            devices=devices,
+        )
+        found = mapped(np.arange(len(devices)), *divided)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found) if out == 0 else found
+
+    return run
 
 
 @functools.cache
@@ -105,6 +172,7 @@ def train_resident(
     *,
     steps: int,
     batch: int,
+    mode: str = "shard_map",
     batched: bool | None = None,
 ) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
     """``run(states, hypers, data)`` trains every member for ``steps`` steps in one dispatch.
@@ -116,9 +184,10 @@ def train_resident(
     [batch, s, h, w, c].
 
     Args:
-      step: from :func:`jaxdl.train.state.make_step` with ``axis_name="data"``.
+      step: from :func:`jaxdl.train.state.make_step` with ``axis_name=axis_of(mode, mesh)``.
       prepare: makes of a stored batch one for the network.
       batch: the size of a whole batch; a multiple of the mesh's "data" axis.
+      mode, batched: see :func:`over_members`.
 
     Returns:
       the function; its metrics have a leading [members, steps]. The states given to it are
@@ -130,12 +199,13 @@ def train_resident(
     shards = mesh.shape["data"]
     if batch % shards:
         raise ValueError(f"a batch of {batch} does not divide over {shards} devices")
-    share = batch // shards
+    axis, share = axis_of(mode, mesh), batch // shards
 
     def member(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
         def order(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
             ids = batch_ids(key, state.step, steps=steps, batch=batch, examples=count)
-            ids = lax.dynamic_slice_in_dim(ids, lax.axis_index("data") * share, share, axis=1)
+            if axis is not None:
+                ids = lax.dynamic_slice_in_dim(ids, lax.axis_index(axis) * share, share, axis=1)
             return examples[ids]
 
         of = order_keys(hyper), hyper["examples"], hyper["count"]
@@ -143,15 +213,22 @@ def train_resident(
 
         def body(state: TrainState, ids: Int[Array, " b *s"]) -> tuple[TrainState, Metrics]:
             stored = jax.tree.map(lambda leaf: leaf[ids], data)
-            return _prepared_step(step, prepare, state, stored, hyper)
+            if axis is None:
+                stored = lax.with_sharding_constraint(stored, NamedSharding(mesh, P("data")))
+            return _prepared_step(step, prepare, state, stored, hyper, axis)
 
         return lax.scan(body, state, ids)
 
-    return over_members(member, mesh, batched=batched, donate=True)
+    return over_members(member, mesh, mode=mode, batched=batched, donate=True)
 
 
 def train_streamed(
-    step: Step, prepare: Prepare, mesh: Mesh, *, batched: bool | None = None
+    step: Step,
+    prepare: Prepare,
+    mesh: Mesh,
+    *,
+    mode: str = "shard_map",
+    batched: bool | None = None,
 ) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
     """The same where the batches themselves are given: ``run(states, hypers, batches)``.
 
@@ -161,20 +238,26 @@ def train_streamed(
 
     def member(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, stored: Batch) -> tuple[TrainState, Metrics]:
-            return _prepared_step(step, prepare, state, stored, hyper)
+            return _prepared_step(step, prepare, state, stored, hyper, axis_of(mode, mesh))
 
         return lax.scan(body, state, batches)
 
     specs = (P("member"), P("member"), P("member", None, "data"))
-    return over_members(member, mesh, specs=specs, batched=batched, donate=True)
+    return over_members(member, mesh, specs=specs, mode=mode, batched=batched, donate=True)
 
 
 def _prepared_step(
-    step: Step, prepare: Prepare, state: TrainState, stored: Batch, hyper: Hyper
+    step: Step,
+    prepare: Prepare,
+    state: TrainState,
+    stored: Batch,
+    hyper: Hyper,
+    axis: str | None,
 ) -> tuple[TrainState, Metrics]:
     # The step makes its own key of the member's and the step number: this must be another.
     key = jax.random.fold_in(jax.random.fold_in(hyper["key"], 2**32 - 1), state.step)
-    key = jax.random.fold_in(key, lax.axis_index("data"))
+    if axis is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis))
     return step(state, prepare(stored, hyper, key), hyper)
 
 

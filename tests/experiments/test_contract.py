@@ -142,7 +142,8 @@ def logged(workdir, lines):
 
 def timeless(report):
     """A report without the line that says how long it took."""
-    return [line for line in report.splitlines() if not line.startswith("- Time:")]
+    measured = ("- Time:", "- Speed:", "- Memory at most:")
+    return [line for line in report.splitlines() if not line.startswith(measured)]
 
 
 def assert_same_run(workdir, finished):
@@ -608,7 +609,6 @@ def test_images_in_an_archive(archived):
         "version": "",
         "classes": list(CLASSES),
         "sizes": {"train": 36, "validation": 12, "test": 20},
-        "mesh": {"member": 2, "data": 1},
     }
     assert len(rows(archived)) == BASES
 
@@ -1018,10 +1018,6 @@ def test_damaged_results_are_made_again(finished, start, unreported):
     assert_same_run(unreported, finished[0])
 
 
-# Not strict: how many reads are in flight when the first one fails is a race.
-TENSORSTORE = pytest.mark.xfail(reason="TensorStore's tracebacks beside our line")
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -1036,28 +1032,21 @@ def flip(path):
     "pattern, damage",
     [
         pytest.param("**/*", cut, id="all cut"),
-        pytest.param("**/d/*", flip, id="a bit flipped", marks=TENSORSTORE),
+        pytest.param("**/d/*", flip, id="a bit flipped", marks=pytest.mark.slow),
         pytest.param(
-            "*/*/default/manifest.ocdbt", Path.unlink, id="a file lost", marks=TENSORSTORE
+            "*/*/state/manifest.ocdbt", Path.unlink, id="a file lost", marks=pytest.mark.slow
         ),
     ],
 )
-def test_damaged_checkpoint(pattern, damage, finished, start, unreported):
+def test_damaged_checkpoints_are_named_and_not_used(pattern, damage, finished, start, unreported):
     checkpoints = unreported / "checkpoints"
     for path in [path for path in checkpoints.glob(pattern) if path.is_file()]:
         damage(path)
-    keep = {name: text for name, text in contents(unreported).items() if "/" not in name}
-    assert_refused(start(unreported).wait(), str(checkpoints), "delete")
-    assert keep.items() <= contents(unreported).items()
-
-
-@pytest.mark.slow
-def test_lost_checkpoint_is_trained_again(finished, start, unreported):
-    """As the message about a damaged one advises: the same results, curves in another order."""
-    first = min((unreported / "checkpoints").iterdir())
-    shutil.rmtree(first / str(STEPS))
     ended = start(unreported).wait()
     assert ended.code == 0, ended.err[-2000:]
+    for population in checkpoints.iterdir():
+        assert f"{population / str(STEPS)} was damaged" in ended.err
+    # What was trained again comes last in the curves.
     assert (unreported / "results.csv").read_bytes() == (finished[0] / "results.csv").read_bytes()
     ours, theirs = (sorted(map(str, curves(at))) for at in (unreported, finished[0]))
     assert ours == theirs

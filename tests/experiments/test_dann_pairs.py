@@ -40,6 +40,8 @@ archive = official_archive  # a fixture: a folder GTSRB as the official archives
 def test_every_variant_can_be_run_if_its_data_are_there(variant):
     config = get_config(variant)
     setup.check(config)
+    assert config.settings_from
+    assert config.beside_published == (variant != "ablation")
     sides = [config[domain].options.size for domain in setup.DOMAINS]
     assert sides[0] == sides[1]
     base = config.base.to_dict()

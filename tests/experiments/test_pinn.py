@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from configs.pinn import VARIANTS, get_config
+from configs.pinn import PROBLEMS, VARIANTS, get_config
 from experiments._pinn_setup import plan
 from jaxdl.pinn.problem import Problem, Term
 from jaxdl.pinn.sampling import Points
@@ -112,8 +112,7 @@ def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
 
 
 def test_an_inverse_problem_tells_its_parameter(launcher, tmp_path):
-    own = f"--config.problems.inverse_heat.iterations={ITERATIONS}"
-    ended = run(launcher, tmp_path, *TINY, own, config="configs/pinn.py:inverse_heat").wait()
+    ended = run(launcher, tmp_path, *TINY, config="configs/pinn.py:inverse_heat").wait()
     assert ended.code == 0, ended.err[-2000:]
     assert "k is found as" in ended.out
     with (tmp_path / "parameters.csv").open() as file:
@@ -122,26 +121,32 @@ def test_an_inverse_problem_tells_its_parameter(launcher, tmp_path):
     assert all(float(r["value"]) > 0 and float(r["truth"]) == 0.01 for r in found)
 
 
-def decay() -> Problem:
-    """A user's own problem, of one coordinate and with a rate to be found: ``u = exp(-2 t)``."""
+def decay(speed: float = 1.0) -> Problem:
+    """A user's own problem, of one coordinate and with a rate to be found: ``u = exp(-c t)``."""
     times = np.linspace(0, 1, 9)[:, None]
     return Problem(
         {"t": (0.0, 1.0)},
         {
             "equation": Term(lambda u, at: u.t + at.rate * u, Points(16)),
-            "data": Term(lambda u, at: u - np.exp(-2 * times[:, 0]), times),
+            "data": Term(lambda u, at: u - np.exp(-speed * times[:, 0]), times),
         },
-        lambda points: np.exp(-2 * points),
+        lambda points: np.exp(-speed * points),
         physics={"rate": 1.0},
     )
 
 
 def test_a_problem_of_ones_own(launcher, tmp_path):
     own = "--config.base.problem=tests.experiments.test_pinn:decay"
+    options = "--config.base.options={'speed': 2.0}"
     more = "--config.base.iterations=200", "--config.base.refresh=0"
-    ended = run(launcher, tmp_path, *TINY, own, *more).wait()
+    ended = run(launcher, tmp_path, *TINY, own, options, *more).wait()
     assert ended.code == 0, ended.err[-2000:]
     assert all(float(row["rel_l2"]) < 1e-3 for row in rows(tmp_path))
+    with (tmp_path / "parameters.csv").open() as file:
+        assert all(abs(float(row["value"]) - 2) < 1e-2 for row in csv.DictReader(file))
+    assert {row["problem"] for row in rows(tmp_path)} == {"decay"}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["decay-ssbroyden"]
+    assert "heat" not in ended.out + ended.err
     assert "rate is found as" in ended.out and "relative error" not in ended.out.split("Results")[0]
     assert {path.name for path in tmp_path.glob("*.png")} == set(FIGURES)
 
@@ -157,14 +162,17 @@ def test_a_problem_of_ones_own(launcher, tmp_path):
         (["--config.base.hidden=(0,)"], ("hidden", "(24, 24)")),
         (["--config.base.iterations=7"], ("iterations=7", "iterations_per_dispatch=2")),
         (["--config.base.iterations=0"], ("iterations", "from 1")),
-        (["--config.base.rate=-1.0"], ("rate", "at least 0")),
-        (["--config.base.steepness=0.5"], ("steepness", "at least 1")),
+        (["--config.base.rate=-1.0"], ("config.base.rate", "at least 0")),
+        (["--config.base.steepness=0.5"], ("config.base.steepness", "at least 1")),
+        (["--config.methods={'adam': {'rate': -1.0}}"], ("config.methods.adam.rate", "least 0")),
+        (["--config.problems={'heat': {'power': -1.0}}"], ("config.problems.heat.power",)),
+        (["--config.base.options={'q': 1.0}"], ("config.base.options", "'q'", "only k, points")),
         (["--config.base.problem=no_module:heat"], ("no_module:heat", "module:function")),
         (
             ["--config.base.weighting=attention", "--config.base.candidates=4000"],
             ("attention", "candidates=4000"),
         ),
-        (["--config.base.candidates=10"], ("candidates=10", "2048")),
+        (["--config.base.candidates=10"], ("config.base.candidates=10", "2048")),
         (["--config.base.weighting=causal", "--config.base.refresh=0"], ("refresh is 0",)),
         (["--config.seeds=0"], ("config.seeds", "at least 1")),
         (["--config.parallel.member=5"], ("mesh", "member=5", "2 device")),
@@ -174,6 +182,83 @@ def test_a_problem_of_ones_own(launcher, tmp_path):
 def test_wrong_input_ends_in_one_line(launcher, tmp_path, arguments, words):
     assert_refused(run(launcher, tmp_path / "x", *TINY, *arguments).wait(), *words)
     assert not (tmp_path / "x" / "results.csv").exists()
+
+
+SOURCE = """\
+from jaxdl.pinn.problem import Problem, Term
+from jaxdl.pinn.sampling import Points
+
+
+def equation(u, at):
+    return {residual}
+
+
+def f():
+    return Problem({{"t": (0, 1)}}, {{"equation": Term(equation, Points(16))}}, lambda p: p)
+"""
+BROKEN = {
+    "imports": ("import no_such_thing\n", ("'no_such_thing'", "imports.py, line 1")),
+    "syntax": ("\ndef f(:\n", ("SyntaxError", "syntax.py, line 2")),
+    "names": ("\n\nx = y\n", ("NameError", "'y'", "names.py, line 3")),
+    "calls": ("def f():\n    return 1 / 0\n", ("ZeroDivisionError", "calls.py, line 2, in f")),
+    "forgets": ("def f():\n    pass\n", ("NoneType", "`return`")),
+    "lacks": ("def g():\n    pass\n", ("'f' is not there",)),
+    "holds": ("f = 3\n", ("no function but int",)),
+    "needs": ("def f(r):\n    pass\n", ("config.base.options", "'r'")),
+    "attribute": (SOURCE.format(residual="u.t - at.kk"), ("'kk'", "line 6, in equation")),
+    "derivative": (SOURCE.format(residual="u.z"), ("'z'", "derivative.py, line 6")),
+    "returns_none": (SOURCE.format(residual="None"), ("'equation'", "shape []")),
+    "text": (SOURCE.format(residual="u.t + 'x'"), ("equation", "text.py, line 6, in equation")),
+}
+
+
+@pytest.mark.parametrize("module", BROKEN)
+def test_an_error_in_ones_own_problem_is_told_in_one_line(launcher, tmp_path, module):
+    source, words = BROKEN[module]
+    name = f"problem_that_{module}"
+    (tmp_path / f"{name}.py").write_text(source)
+    found_there = tmp_path / "prelude.py"
+    found_there.write_text(f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    flags = [f"--workdir={tmp_path / 'x'}", *TINY, f"--config.base.problem={name}:f"]
+    ended = launcher.start("pinn", flags, prelude=found_there).wait()
+    assert_refused(ended, f"{name}:f", *words)
+
+
+def test_what_refreshing_asks_for_is_told_before_training(launcher, tmp_path):
+    own = "--config.base.problem=poisson", "--config.base.weighting=causal"
+    ended = run(launcher, tmp_path / "x", *TINY, *own).wait()
+    assert_refused(ended, "causal weights", "t")
+
+
+def planned(config):
+    return [(each.problem, each.method) for each in plan(config)]
+
+
+def test_names_are_those_of_what_is_solved_and_how():
+    config = get_config()
+    assert planned(config) == [("heat", "ssbroyden")]
+    config.base.update({"problem": "wave", "optimizer": "adam"})
+    assert planned(config) == [("wave", "adam")]
+    config.base.problem = "tests.experiments.test_pinn:decay"
+    assert planned(config) == [("decay", "adam")]
+    config.problems = {"slow": {}, "fast": {"options": {"speed": 9.0}}}
+    assert planned(config) == [("fast", "adam"), ("slow", "adam")]
+    assert planned(get_config("heat_fast")) == [("heat_fast", "ssbroyden")]
+    several = get_config("all")
+    several.base.problem = "tests.experiments.test_pinn:decay"
+    with pytest.raises(ValueError, match=r"set config\.base\.problem"):
+        plan(several)
+
+
+def test_settings_of_one_problem_are_those_of_the_base():
+    together = {each.problem: each for each in plan(get_config("all"))}
+    for variant in PROBLEMS:
+        config = get_config(variant)
+        (alone,) = plan(config)
+        assert alone.settings == together[variant].settings
+        config.base.iterations = 100
+        (alone,) = plan(config)
+        assert alone.settings["iterations"] == 100
 
 
 def test_an_unknown_problem_is_told(launcher, tmp_path):

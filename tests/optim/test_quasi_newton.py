@@ -405,12 +405,18 @@ def test_a_search_that_found_nothing_makes_it_start_anew(method):
     points = WALK[[0, 1, 2, 2]]
     states, direction = stepped(tx, points, points @ A)
     assert [int(state.pairs) for state in states] == [0, 1, 2, 0]
-    g = A @ WALK[2]
-    np.testing.assert_allclose(direction, g / max(1, np.linalg.norm(g)), rtol=1e-14)
+    g, H = A @ WALK[2], states[-2].inverse_hessian
+    short = 0.01 * (g @ H @ g) / (g @ g)
+    np.testing.assert_allclose(direction, short * g, rtol=1e-12)
+    np.testing.assert_allclose(states[-1].inverse_hessian, short * np.eye(len(g)), rtol=1e-12)
+    # Again, and it is shorter still.
+    (again,), shorter = stepped(tx, points[-1:], points[-1:] @ A, states[-1])
+    np.testing.assert_allclose(shorter, 0.01 * direction, rtol=1e-12)
+    assert int(again.pairs) == 0
     # Its pair with the next point is the first.
     (after,), _ = stepped(tx, [WALK[2] - 0.1 * direction], [A @ WALK[2] / 2], states[-1])
     (_, anew), _ = stepped(tx, [WALK[2], WALK[2] - 0.1 * direction], [g, g / 2])
-    np.testing.assert_array_equal(after.inverse_hessian, anew.inverse_hessian)
+    np.testing.assert_allclose(after.inverse_hessian, anew.inverse_hessian, atol=1e-15)
 
 
 def test_it_goes_into_a_chain_with_a_line_search_of_optax():

@@ -55,8 +55,9 @@ def study(target=TARGET, pair=PAIR, **changes):
     return results, diagnoses
 
 
-def whole(rows, published=PUBLISHED):
-    text = report(*rows, published, facts={"Time": "94 s"}, chosen_by="the last step")
+def whole(rows, published=PUBLISHED, **colours):
+    facts = {"Time": "94 s"}
+    text = report(*rows, published, colours=colours, facts=facts, chosen_by="the last step")
     assert "nan" not in text
     return text
 
@@ -148,7 +149,7 @@ def test_a_pair_without_published_numbers_says_so():
 
 def test_findings_are_those_of_t_tests():
     dann, mmd = (
-        next(x for x in findings(*study(), PUBLISHED[:3]) if part in x)
+        next(x for x in findings(*study(), PUBLISHED[:3], {}) if part in x)
         for part in ("**DANN** is above source only", "**MMD** is below DANN")
     )
     assert dann.startswith("This run shows that") and "25.3 ± 1.3 points" in dann
@@ -161,17 +162,17 @@ def test_findings_are_those_of_t_tests():
     assert stats.ttest_rel(TARGET["mmd"], TARGET["source_only"]).pvalue > 0.05
     assert any(
         x.startswith("This run does not show that **MMD** is above source only")
-        for x in findings(*alone, ())
+        for x in findings(*alone, (), {})
     )
     worse = TARGET | {"dann": (0.30, 0.31, 0.32)}
     assert any(
         x.startswith("This run shows that **DANN** is below source only")
-        for x in findings(*study(worse), ())
+        for x in findings(*study(worse), (), {})
     )
 
 
 def test_what_is_compared_with_what():
-    sentences = findings(*study(), [p for p in PUBLISHED if p.pair == PAIR])
+    sentences = findings(*study(), [p for p in PUBLISHED if p.pair == PAIR], {})
     of = {m: [x for x in sentences if f"**{m}**" in x] for m in ("source only", "train on target")}
     assert all(len(x) == 1 and x[0].count(f"'s {m} (") == 2 for m, x in of.items())
     assert all(x[0].count(" (") == 3 for x in of.values())
@@ -183,7 +184,7 @@ def test_what_is_compared_with_what():
 @pytest.mark.parametrize("dann", [(0.74, 0.80, 0.78), (0.90, 0.91, 0.92), (0.70, 0.71, 0.72)])
 def test_published_numbers_are_judged_by_one_sample_t_tests(dann):
     (sentence,) = (
-        x for x in findings(*study(TARGET | {"dann": dann}), PUBLISHED[:3]) if "N**," in x
+        x for x in findings(*study(TARGET | {"dann": dann}), PUBLISHED[:3], {}) if "N**," in x
     )
     low, high = 100 * np.array(stats.t.interval(0.95, 2, np.mean(dann), stats.sem(dann)))
     assert f"in {low:.1f} to {high:.1f} % (95% interval, 3 seeds)" in sentence
@@ -191,6 +192,78 @@ def test_published_numbers_are_judged_by_one_sample_t_tests(dann):
     side = "above" if test.statistic > 0 else "below"
     side = side if test.pvalue < 0.05 else "not shown to differ from"
     assert sentence.endswith(f" is {side} ICML 2015's DANN (81.5 %).")
+
+
+RECOLOURED = TARGET | {
+    "source_recoloured": (0.70, 0.72, 0.71),
+    "dann_consistency": (0.85, 0.86, 0.88),
+}
+
+
+def test_methods_are_compared_with_what_is_recoloured_alike():
+    colours = {"source_recoloured": 1.0, "dann_consistency": 1.0, "dann": 0.0}
+    rows = study(RECOLOURED)
+    text = " ".join(findings(*rows, (), colours))
+    recoloured = "source only (recolouring 1 against 0), by target accuracy: +19.0 ± 1.0 points"
+    assert f"**source only, recoloured** is above {recoloured}" in text
+    gain = np.subtract(RECOLOURED["dann_consistency"], RECOLOURED["source_recoloured"])
+    low, high = 100 * np.array(stats.t.interval(0.95, 2, gain.mean(), stats.sem(gain)))
+    assert (
+        "**DANN + consistency** is above source only, recoloured, by target accuracy: +15.3 ± 0.9 "
+        f"points (95% interval +{low:.1f} to +{high:.1f}, 3 seeds)" in text
+    )
+    assert "**DANN** is above source only, by" in text and "**MMD** is below DANN, by" in text
+    # Where all are recoloured, source only is the control; where none is alike, it is said.
+    text = " ".join(findings(*study(), (), dict.fromkeys(TARGET, 0.5)))
+    assert "**DANN** is above source only, by" in text and "(recolouring" not in text
+    text = " ".join(findings(*study(), (), {"mmd": 0.5}))
+    assert "**MMD** is below DANN (recolouring 0.5 against 0), by target accuracy" in text
+
+
+def test_recoloured_bounds_are_marked_and_not_compared_with_published_ones():
+    colours = {"source_only": 1.0, "dann": 1.0, "target_only": 0.5}
+    text = whole(study(), **colours)
+    for name in ("source only", "train on target"):
+        assert f"- **{name}** was trained on recoloured images" in text
+        assert f"**{name}**, its mean" not in text
+    assert "**DANN**, its mean" in text
+    assert (
+        "Trained on recoloured images: source only, DANN, train on target. The gap covered is the "
+        "one that recolouring leaves." in text
+    )
+    only = whole(study(RECOLOURED), source_recoloured=1.0)
+    assert "Trained on recoloured images: source only, recoloured.\n" in only
+    assert "recoloured images" not in whole(study())
+
+
+def test_recolouring_alone_covers_a_part_of_the_gap():
+    found = {s.method: s for s in summarize(*study(RECOLOURED))}
+    covered = [20 / 48, 20 / 45, 17 / 45]
+    assert found["source_recoloured"].gap_covered.mean == pytest.approx(np.mean(covered))
+
+
+def test_the_number_of_comparisons_is_told():
+    published = [p for p in PUBLISHED if p.pair == PAIR]
+    *others, last = findings(*study(), published, {})
+    # DANN and MMD with a method, and with three published numbers each; each bound with two.
+    assert last.startswith("These are 12 comparisons, each by its own 95% interval and none")
+    assert "0.6 of them would be expected" in last
+    assert not any("comparisons" in x for x in others)
+    assert "comparisons" not in " ".join(findings(*study({"dann": TARGET["dann"]}), (), {}))
+
+
+def test_seeds_that_are_all_alike_are_not_few():
+    rows = study({"source_only": (0.5, 0.7, 0.6), "dann": (0.6, 0.8, 0.7), "mmd": (0.7, 0.7, 0.7)})
+    text = whole(rows)
+    assert (
+        "how **DANN** compares with source only, by target accuracy: +10.0 points in each of 3 "
+        "seeds, which gives no interval." in text
+    )
+    assert (
+        "how **MMD** compares with published numbers: 70.0 % in each of 3 seeds, which gives no "
+        "interval." in text
+    )
+    assert "too few seeds" not in text
 
 
 def test_one_seed_has_values_and_no_verdict():
@@ -306,8 +379,7 @@ def test_a_published_gap_that_is_tiny_is_not_shared():
 def test_what_each_criterion_would_choose():
     best = {f"dann_{s}": {"neighbourhood_density": 7.0} for s in range(3)}
     weights = {f"mmd_{s}": {"importance_weighted_accuracy": 0.95} for s in range(3)}
-    few = {"mmd_2": weights["mmd_2"] | {"effective_samples": 12.0}}
-    text = whole(study(**best, **(weights | few)))
+    text = whole(study(**best, **weights))
     # Train on target is no candidate. Density ties MMD and source only: 2 pairs are ordered.
     assert "Neighbourhood density would choose DANN, the best of 3 by target accuracy." in text
     assert "orders 2 of 2 pairs" in text
@@ -315,8 +387,20 @@ def test_what_each_criterion_would_choose():
         "Importance-weighted accuracy would choose MMD, number 2 of 3 by target accuracy, 22.3 "
         "points below DANN. It orders 1 of 2 pairs" in text
     )
+    assert "effective samples (fewer" not in text
+
+
+def test_a_method_with_too_few_effective_samples_is_not_ranked_by_them():
+    weights = {f"mmd_{s}": {"importance_weighted_accuracy": 0.95} for s in range(3)}
+    weights["mmd_2"]["effective_samples"] = 12.0
+    good = {f"dann_{s}": {"importance_weighted_accuracy": 0.92} for s in range(3)}
+    text = whole(study(**weights, **good))
+    assert (
+        "Importance-weighted accuracy would choose DANN, the best of 2 by target accuracy. It "
+        "orders 1 of 1 pairs" in text
+    )
     assert "MMD, seed 2: the importance weights leave only 12 effective samples" in text
-    assert "effective samples (fewer" not in whole(study())
+    assert "By that accuracy it is not ranked." in text
 
 
 def test_criteria_that_were_not_computed():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdl.nn.models.convnet import Conv, ConvNet
-from jaxdl.optim import make_optimizer
+from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.parallel import (
     jit_step,
     make_mesh,
@@ -18,7 +18,7 @@ from jaxdl.train.parallel import (
 from jaxdl.train.state import create_state, make_step
 from jaxdl.transfer import classification_loss
 
-BATCH, STEPS = 16, 10
+BATCH, STEPS = 16, 20
 HYPER = {"key": jax.random.key(0)}
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,8 @@ LABELS = RNG.integers(0, 3, (STEPS, BATCH)).astype(np.int32)
 
 
 def rule(_):
-    return make_optimizer("momentum", 0.1, weight_decay=0.01, clip_norm=0.5, max_norm=1.0)
+    rate = make_schedule("constant", 0.1, steps=STEPS, warmup=5)
+    return make_optimizer("momentum", rate, weight_decay=0.01, clip_norm=0.5, max_norm=1.0)
 
 
 def step_of(axis_name=None):
@@ -80,13 +81,14 @@ def by_device(devices):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("wrapper", ["jit", "shard_map", "pmap"])
+@pytest.mark.parametrize("wrapper", ["jit", "shard_map", "shard_map unchecked", "pmap"])
 def test_wrappers_agree_with_one_device(start, expected, wrapper, devices):
     mesh = make_mesh(1, devices, jax.devices()[:devices])
     if wrapper == "jit":
         ours = train(jit_step(step_of(), mesh), replicate(start, mesh))
-    elif wrapper == "shard_map":
-        ours = train(shard_map_step(step_of("data"), mesh), replicate(start, mesh))
+    elif wrapper.startswith("shard_map"):
+        step = shard_map_step(step_of("data"), mesh, check_vma=wrapper == "shard_map")
+        ours = train(step, replicate(start, mesh))
     else:
         divide, repeat = by_device(devices)
         step = pmap_step(step_of("data"), jax.devices()[:devices])
@@ -96,6 +98,21 @@ def test_wrappers_agree_with_one_device(start, expected, wrapper, devices):
         ours = jax.tree.map(lambda x: x[0], state), jax.tree.map(lambda x: x[:, 0], metrics)
     assert_close(ours, expected)
     assert int(ours[0].step) == STEPS
+
+
+def test_dropout_is_the_same_under_jit_on_any_number_of_devices():
+    model = ConvNet((), (32,), 3, dropout=0.5)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[0])["params"]
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
+    step = make_step(classification_loss(model), rule)
+    state = create_state(params, {}, rule(HYPER))
+    alone = train(jax.jit(step), state)
+    mesh = make_mesh(1, 8)
+    assert_close(train(jit_step(step, mesh), replicate(state, mesh)), alone)
+    without = make_step(classification_loss(ConvNet((), (32,), 3)), rule)
+    gap = train(jax.jit(without), state)[1]["loss"] - alone[1]["loss"]
+    assert np.abs(gap).max() > 0.01  # it was on
 
 
 @pytest.mark.parametrize("wrapper", ["jit", "shard_map", "pmap"])

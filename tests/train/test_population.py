@@ -12,7 +12,7 @@ from jaxdl import trees
 from jaxdl.data.batches import batch_ids
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
-from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.parallel import axis_of, make_mesh, replicate
 from jaxdl.train.population import (
     member_key,
     population_of,
@@ -79,10 +79,10 @@ def as_stored(stored, hyper, key):
     return stored
 
 
-def program(mesh, batch_norm=False, **options):
-    loss_fn = classification_loss(network(batch_norm, "data"))
-    step = make_step(loss_fn, rule, axis_name="data")
-    return train_resident(step, as_stored, mesh, steps=STEPS, batch=BATCH, **options)
+def program(mesh, batch_norm=False, mode="shard_map", **options):
+    axis = axis_of(mode, mesh)
+    step = make_step(classification_loss(network(batch_norm, axis)), rule, axis_name=axis)
+    return train_resident(step, as_stored, mesh, steps=STEPS, batch=BATCH, mode=mode, **options)
 
 
 def mesh_of(member, data=1):
@@ -254,10 +254,22 @@ def test_meshes_of_every_shape_agree(alone, member, data, batched):
         assert_close(metrics[i], alone[False][i][1], 2e-6)
 
 
-@pytest.mark.parametrize(("member", "data", "batched"), [(4, 2, False), (2, 4, True)])
-def test_meshes_agree_with_batch_normalization(alone, member, data, batched):
+@pytest.mark.parametrize(
+    ("mode", "member", "data", "batched"),
+    [
+        ("shard_map", 4, 2, False),
+        ("shard_map", 2, 4, True),
+        ("jit", 4, 2, False),
+        ("jit", 2, 4, True),
+        ("jit", 1, 1, False),
+        ("pmap", 1, 8, False),
+        ("pmap", 4, 1, True),
+        ("pmap", 1, 1, False),
+    ],
+)
+def test_meshes_and_modes_agree_with_batch_normalization(alone, mode, member, data, batched):
     mesh = mesh_of(member, data)
-    run = program(mesh, batch_norm=True, batched=batched)
+    run = program(mesh, batch_norm=True, mode=mode, batched=batched)
     states, metrics = train(run, mesh, (0, 1, 2), batch_norm=True)
     for i in range(3):
         assert_close(states[i], alone[True][i][0], 1e-5)
@@ -273,6 +285,13 @@ def test_frozen_statistics_keep_every_bit_over_the_data_axis():
     start = state_of(0, batch_norm=True)
     states, _ = train(run, mesh, (0,), batch_norm=True)
     assert_equal(states[0].batch_stats, start.batch_stats)
+
+
+def test_modes_that_cannot_be_had_are_refused():
+    with pytest.raises(ValueError, match="unknown mode 'xmap': choose one of shard_map, jit, pmap"):
+        program(mesh_of(2), mode="xmap")
+    with pytest.raises(ValueError, match="pmap divides members or batches, not both"):
+        program(mesh_of(2, 2), mode="pmap")
 
 
 def test_a_batch_that_does_not_divide_is_refused():

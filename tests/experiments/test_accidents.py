@@ -1,0 +1,283 @@
+"""Any accident, any number of devices and processes: the same study ends with the same numbers.
+
+The bases of the transferability study on scikit-learn's digits, which train for a few steps, stand
+for all. Most of a run is its start, so one cache of compiled programs serves all of them.
+"""
+
+import csv
+import json
+import random
+import shutil
+import signal
+import socket
+import struct
+import textwrap
+import time
+import warnings
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.experiments.launcher import Launcher, assert_refused, quick_environment
+
+STEPS, BASES = 12, 2
+STUDY = (
+    "--config=configs/transferability.py:digits",
+    "--config.seeds=1",
+    f"--config.steps={STEPS}",
+    "--config.steps_per_dispatch=2",
+    "--config.schedule.warmup=0",
+    "--config.seconds_between_saves=0.0",
+    "--config.treatments=()",
+)
+LINES = BASES * STEPS // 2
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return quick_environment(tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture(scope="module")
+def launcher(environment, tmp_path_factory):
+    with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def start(launcher, tmp_path_factory):
+    """Start the study; ``prelude`` is code that its process runs first."""
+
+    def start(workdir, *arguments, prelude=""):
+        file = None
+        if prelude:
+            file = tmp_path_factory.mktemp("prelude") / "prelude.py"
+            file.write_text(textwrap.dedent(prelude))
+        arguments = [*STUDY, f"--workdir={workdir}", *arguments]
+        return launcher.start("transferability", arguments, prelude=file)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+    """The workdir of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    ended = start(workdir).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    return workdir
+
+
+def curves(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def parameters(workdir):
+    """Of the last checkpoint, as NumPy arrays."""
+    (step,) = (workdir / "checkpoints" / "bases-0").glob(f"{STEPS}")
+    with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sharding info not provided")
+        return jax.tree.map(np.asarray, checkpointer.restore(step / "state"))
+
+
+def assert_same(workdir, expected):
+    for name in ("results.csv", "metrics.jsonl"):
+        assert (workdir / name).read_bytes() == (expected / name).read_bytes(), name
+    ours, theirs = parameters(workdir), parameters(expected)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Killed when it has touched so many files of the work folder: also in the midst of a save, and
+# between a checkpoint and the curves. Opening, renaming, making folders and removing count.
+DEADLY = """
+    import os, signal, sys
+    left = {touches}
+
+    def hook(event, arguments):
+        global left
+        if event.startswith(("open", "os.", "shutil.")) and {workdir!r} in str(arguments[:2]):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+"""
+
+
+def test_killed_twenty_times_it_ends_as_if_it_had_not_been(finished, start, tmp_path):
+    moments, kills, seen = random.Random(0), 0, set()
+    for _ in range(20):
+        touches = moments.randrange(1, 160)
+        prelude = DEADLY.format(touches=touches, workdir=str(tmp_path))
+        ended = start(tmp_path, prelude=prelude).wait()
+        assert ended.code in (0, -signal.SIGKILL), ended.err[-2000:]
+        kills += ended.code != 0
+        seen.add(len(curves(tmp_path)))
+        if ended.code == 0:  # it came to its end before that moment: begin anew
+            assert_same(tmp_path, finished)
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
+    assert kills >= 15 and len(seen) > 3  # at different places of the training
+    assert start(tmp_path).wait().code == 0
+    assert_same(tmp_path, finished)
+
+
+def test_the_same_seeds_give_the_same_results_bit_for_bit(finished, start, tmp_path):
+    assert start(tmp_path).wait().code == 0
+    assert_same(tmp_path, finished)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first_says_so_and_ends_it_within_seconds(number, start, tmp_path):
+    study = start(tmp_path)
+    assert study.wait_until(lambda: len(curves(tmp_path)) >= BASES)
+    study.kill(number)
+    asked = time.monotonic()
+    ended = study.wait()
+    assert time.monotonic() - asked < 10
+    assert ended.code == 128 + number
+    assert "saved and stopped" in ended.complaint and str(tmp_path) in ended.complaint
+    step = json.loads(curves(tmp_path)[-1])["step"]
+    assert (tmp_path / "checkpoints" / "bases-0" / str(step)).exists()
+
+
+# From then on no file may be larger: what the file system says is that of a full disk, but for the
+# error's number.
+FULL = """
+    import resource
+    from jaxdl.train import logs
+    whole, calls = logs.append, 0
+
+    def append(path, records):
+        global calls
+        calls += 1
+        if calls == {calls}:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
+        whole(path, records)
+
+    logs.append = append
+"""
+
+
+@pytest.mark.parametrize("size", [100, 3000], ids=["curves", "checkpoint"])
+def test_a_full_disk_ends_it_in_a_line_and_it_goes_on_after(size, finished, start, tmp_path):
+    ended = start(tmp_path, prelude=FULL.format(calls=4, size=size)).wait()
+    assert_refused(ended, str(tmp_path), "File too large", "the same command goes on")
+    assert (tmp_path / "checkpoints" / "bases-0").exists()
+    assert not (tmp_path / "results.csv").exists()
+    assert start(tmp_path).wait().code == 0
+    assert_same(tmp_path, finished)
+
+
+def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(finished, start, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    for name in ("report.md", "results.csv"):
+        (workdir / name).unlink()
+    for file in (workdir / "checkpoints" / "bases-0" / str(STEPS)).rglob("d/*"):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    ended = start(workdir).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert f"{STEPS} was damaged" in ended.complaint and "is used" in ended.complaint
+    assert_same(workdir, finished)
+
+
+def test_debug_names_the_operation_that_makes_a_nan(start, tmp_path):
+    ended = start(tmp_path, "--debug", "--config.optimizer.learning_rate=1e30").wait()
+    assert_refused(ended, "invalid value", "encountered in")
+
+
+def test_events_and_traces_are_written_where_asked_for(finished, start, tmp_path):
+    ended = start(tmp_path, "--tensorboard", "--profile=4:6").wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert_same(tmp_path, finished)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    for line in map(json.loads, curves(tmp_path)):
+        name = "-".join(str(line[key]) for key in ("split", "seed", "direction", "treatment", "n"))
+        (file,) = (tmp_path / "tensorboard" / "bases-0" / name).iterdir()
+        assert (line["step"], np.float32(line["loss"])) in scalars(file, "loss")
+
+
+def scalars(path, tag):
+    """The steps and values in a file of TensorBoard, whose records are a length, its checksum, a
+    message and its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        found += [(event.step, v.simple_value) for v in event.summary.value if v.tag == tag]
+    return found
+
+
+# Several processes.
+
+
+@pytest.fixture(scope="module")
+def processes(environment, tmp_path_factory):
+    """Start the study as two processes of two devices each."""
+
+    def start(workdir, *arguments):
+        with socket.socket() as one:
+            one.bind(("localhost", 0))
+            port = one.getsockname()[1]
+        together = [f"--coordinator=localhost:{port}", "--processes=2"]
+        return [
+            launcher.start(
+                "transferability",
+                [*STUDY, f"--workdir={workdir}", *arguments, *together, f"--process={i}"],
+            )
+            for i in range(2)
+        ]
+
+    with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
+        yield start
+
+
+def accuracies(workdir):
+    with open(workdir / "results.csv", newline="") as file:
+        return np.array([float(row["accuracy"]) for row in csv.DictReader(file)])
+
+
+def losses(workdir):
+    return np.array([json.loads(line)["loss"] for line in curves(workdir)])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--config.parallel.data=4", "--config.parallel.member=1", "--config.data.feed=streamed")],
+    ids=["members over processes", "batches over processes"],
+)
+def test_two_processes_find_what_one_does(arguments, finished, processes, tmp_path):
+    both = processes(tmp_path, *arguments)
+    first, second = (study.wait() for study in both)
+    assert (first.code, second.code) == (0, 0), (first.err[-1500:], second.err[-1500:])
+    assert "# " in first.out and "# " not in second.out  # the report
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in finished.iterdir()}
+    np.testing.assert_allclose(accuracies(tmp_path), accuracies(finished), atol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-4)
+
+
+def test_one_goes_on_where_one_of_two_died(finished, processes, start, tmp_path):
+    both = processes(tmp_path)
+    assert both[0].wait_until(lambda: len(curves(tmp_path)) >= 2 * BASES)
+    both[1].kill(signal.SIGKILL)
+    died = time.monotonic()
+    ended = both[0].wait()
+    assert time.monotonic() - died < 60
+    assert ended.code == 2 and "start all of them again" in ended.complaint, ended.err[-2000:]
+    assert both[1].wait().code == -signal.SIGKILL
+    before = len(curves(tmp_path))
+    assert before < LINES
+    ended = start(tmp_path).wait()  # alone, on half as many devices
+    assert ended.code == 0, ended.err[-2000:]
+    np.testing.assert_allclose(accuracies(tmp_path), accuracies(finished), atol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-4)

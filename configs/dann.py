@@ -89,6 +89,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.parallel = ConfigDict()
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.parallel.data = 1  # devices that share each batch
+    config.parallel.mode = "shard_map"  # who divides the work: "jit", "fsdp", "pmap"
     config.members_per_round = 24  # networks trained at a time
     # Between two looks at the curves, and at whether a signal has come: few enough for an answer in
     # about 10 seconds on two cores. It divides all steps.
@@ -126,12 +127,12 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.source, config.target = _data("tfds", **mnist), _data("tfds", **mnist_m)
         case "mnist_to_usps":
             config.source, config.target = _data("tfds", **mnist), _data("tfds", **usps)
-            config.base.steps = 3000  # USPS has 7,291 training images
+            config.base.steps = 1500  # USPS has 7,291 training images
         case "syn_numbers_to_mnist_m":
             config.source, config.target = _data("tfds", **syn_numbers), _data("tfds", **mnist_m)
         case "syn_numbers_to_usps":
             config.source, config.target = _data("tfds", **syn_numbers), _data("tfds", **usps)
-            config.base.steps = 3000
+            config.base.steps = 1500
         case "syn_numbers_to_svhn":
             config.source, config.target = (
                 _data("tfds", **syn_numbers | {"size": 32}),

@@ -22,7 +22,7 @@ from jaxdl.nn.models.convnet import Start
 from jaxdl.optim import make_optimizer
 from jaxdl.train.evaluate import Accuracy, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, make_feed
-from jaxdl.train.parallel import make_mesh, to_host
+from jaxdl.train.parallel import axis_of, make_mesh, to_host
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState, create_state, make_step
 from jaxdl.types import Batch, Hyper, Variables
@@ -98,6 +98,7 @@ def make_lab(config: ConfigDict) -> Lab:
     if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
         raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
     mesh = make_mesh(config.parallel.member, config.parallel.data)
+    axis_of(config.parallel.mode, mesh)
     splits: dict[str, Split] = {}
     places, end = {}, 0
     for domain, source in known.items():
@@ -213,7 +214,7 @@ def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
     Raises:
       ValueError: if the network does not fit the images.
     """
-    config, terms = lab.config, terms_of(settings)
+    config, terms, mode = lab.config, terms_of(settings), lab.config.parallel.mode
     both = any(term in adaptation.UNLABELLED for term in terms)
     channels = lab.means.shape[-1]
     side = settings["size"] or lab.sources["source"].splits["train"][0].shape[1]
@@ -275,14 +276,15 @@ def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
         terms=terms,
         domains=DOMAINS if both else DOMAINS[:1],
         train=lab.feed.program(
-            make_step(loss, rule, axis_name="data"),
+            make_step(loss, rule, axis_of(mode, lab.mesh)),
             prepare,
             steps=config.steps_per_dispatch,
             batch=settings["batch"],
+            mode=mode,
         ),
-        accuracy=make_accuracy(logits, seen, lab.mesh, config.evaluation_batch),
-        logits=make_outputs(logits, seen, lab.mesh, config.evaluation_batch),
-        insides=make_outputs(insides, seen, lab.mesh, config.evaluation_batch),
+        accuracy=make_accuracy(logits, seen, lab.mesh, config.evaluation_batch, mode),
+        logits=make_outputs(logits, seen, lab.mesh, config.evaluation_batch, mode),
+        insides=make_outputs(insides, seen, lab.mesh, config.evaluation_batch, mode),
         init=init,
         start=start,
     )

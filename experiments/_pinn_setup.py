@@ -29,7 +29,7 @@ from jaxdl.pinn import objective, weighting
 from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.problems import PROBLEMS
 from jaxdl.pinn.sampling import RULES, Points, draw
-from jaxdl.train.parallel import make_mesh, to_host
+from jaxdl.train.parallel import axis_of, make_mesh, to_host
 from jaxdl.train.population import member_key, over_members, population_of
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
 from jaxdl.types import Batch, Hyper, Metrics, Params
@@ -155,6 +155,7 @@ def make_lab(config: ConfigDict) -> Lab:
     if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
         raise ValueError("this study computes in float64, which this device or JAX does not have")
     mesh = make_mesh(config.parallel.member)
+    axis_of(config.parallel.mode, mesh)
     programs = []
     for planned in plan(config):
         with blame(planned.settings["problem"]):
@@ -374,7 +375,8 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         states = [begin(member_key("init", s), samples[s]) for s in seeds]
         return population_of(states, 0, mesh)
 
-    judged = over_members(judge, mesh, convolutions=False)
+    plain = {"mode": config.parallel.mode, "convolutions": False}
+    judged = over_members(judge, mesh, **plain)
     states = start()
     if changes:  # for its errors: points and weights are not changed before training
         jax.eval_shape(
@@ -391,7 +393,7 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         ansatz,
         heldout,
         start,
-        over_members(dispatch, mesh, donate=True, check_vma=False, convolutions=False),
+        over_members(dispatch, mesh, donate=True, check_vma=False, **plain),
         judged,
     )
 

@@ -44,6 +44,7 @@ from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.feed import make_feed
 from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.parallel import place_states
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper
@@ -89,7 +90,8 @@ def assemble(lab: Lab, each: Round) -> tuple[TrainState, Hyper]:
     hypers = [assemble_hyper(lab, each.program, n.method, n.seed) for n in each.networks]
     starts = [each.program.init(member_key("init", n.seed)) for n in each.networks]
     states = [each.program.start(*both) for both in zip(starts, hypers, strict=True)]
-    return population_of(states, each.size, lab.mesh), population_of(hypers, each.size, lab.mesh)
+    states, hypers = (population_of(of, each.size, lab.mesh) for of in (states, hypers))
+    return place_states(states, lab.mesh, lab.config.parallel.mode), hypers
 
 
 def of_domain(hypers: Hyper, domain: str) -> Hyper:

@@ -43,7 +43,7 @@ from jaxdl.report.transferability import Result
 from jaxdl.train import logs
 from jaxdl.train.feed import Resident, make_feed
 from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.parallel import to_host
+from jaxdl.train.parallel import place_states, to_host
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper, Variables
@@ -104,7 +104,8 @@ def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState
         }
         hypers.append(hyper if member.base is None else hyper | {"base": member.base})
     states = [lab.start(member.start(), member.base is not None) for member in members]
-    return population_of(states, size, lab.mesh), population_of(hypers, size, lab.mesh)
+    states, hypers = (population_of(of, size, lab.mesh) for of in (states, hypers))
+    return place_states(states, lab.mesh, lab.config.parallel.mode), hypers
 
 
 class Run:

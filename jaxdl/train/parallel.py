@@ -41,7 +41,9 @@ def make_mesh(member: int = -1, data: int = 1, devices: Sequence[jax.Device] | N
     )
 
 
-MODES = ("shard_map", "jit", "pmap")
+MODES = ("shard_map", "jit", "fsdp", "pmap")
+"""Who divides the work: a program for each device; the compiler, by shardings, with each network
+whole on its devices or (fully sharded data parallel) its arrays divided over them; pmap."""
 
 
 def axis_of(mode: str, mesh: Mesh) -> str | None:
@@ -59,9 +61,31 @@ def axis_of(mode: str, mesh: Mesh) -> str | None:
         raise ValueError(
             f"pmap divides members or batches, not both: this mesh is {dict(mesh.shape)}"
         )
-    if mode == "jit" or (mode == "pmap" and mesh.shape["data"] == 1):
+    if mode in ("jit", "fsdp") or (mode == "pmap" and mesh.shape["data"] == 1):
         return None
     return "data"
+
+
+def array_spec(shape: Sequence[int], mesh: Mesh) -> P:
+    """How an array of one network is divided over "data": along its longest axis that can be."""
+    devices = mesh.shape["data"]
+    able = [axis for axis, size in enumerate(shape) if size and size % devices == 0]
+    if devices == 1 or not able:
+        return P()
+    longest = max(able, key=lambda axis: shape[axis])
+    return P(*[None] * longest, "data")
+
+
+def place_states(states: PyTree, mesh: Mesh, mode: str) -> PyTree:
+    """A population as training in this mode will keep it: with fsdp its arrays divided."""
+    if mode != "fsdp":
+        return states
+
+    def one(leaf: Array) -> Array:
+        spec = P("member", *array_spec(leaf.shape[1:], mesh))
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(one, states)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

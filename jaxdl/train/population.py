@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
-from jaxdl.train.parallel import axis_of, shard_members, to_host
+from jaxdl.train.parallel import array_spec, axis_of, shard_members, to_host
 from jaxdl.train.state import Step, TrainState
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
@@ -48,9 +48,9 @@ def over_members(
       fn: a pure function of one member's trees and, last, of what all members share.
       specs: how each argument is divided over the mesh; those whose first axis is "member" are
         populations. Default: all but the last are, and that is on every device.
-      mode: who divides the work: ``shard_map``, which runs ``fn`` on each device with its share;
-        ``jit``, the compiler, by the arrays' shardings, for which ``fn`` sees all of a member's
-        data; ``pmap``, as shard_map, along one axis of the mesh. See :func:`axis_of`.
+      mode: one of :data:`jaxdl.train.parallel.MODES`. With ``shard_map`` and ``pmap`` a device
+        runs ``fn`` with its share of a batch, else ``fn`` sees it whole: see
+        :func:`jaxdl.train.parallel.axis_of`.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
       check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as line
@@ -200,6 +200,7 @@ def train_resident(
     if batch % shards:
         raise ValueError(f"a batch of {batch} does not divide over {shards} devices")
     axis, share = axis_of(mode, mesh), batch // shards
+    advance = _prepared_step(step, prepare, mesh, mode)
 
     def member(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
         def order(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
@@ -213,9 +214,7 @@ def train_resident(
 
         def body(state: TrainState, ids: Int[Array, " b *s"]) -> tuple[TrainState, Metrics]:
             stored = jax.tree.map(lambda leaf: leaf[ids], data)
-            if axis is None:
-                stored = lax.with_sharding_constraint(stored, NamedSharding(mesh, P("data")))
-            return _prepared_step(step, prepare, state, stored, hyper, axis)
+            return advance(state, stored, hyper)
 
         return lax.scan(body, state, ids)
 
@@ -236,9 +235,11 @@ def train_streamed(
     divided over the devices as ``P("member", None, "data")``.
     """
 
+    advance = _prepared_step(step, prepare, mesh, mode)
+
     def member(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
         def body(state: TrainState, stored: Batch) -> tuple[TrainState, Metrics]:
-            return _prepared_step(step, prepare, state, stored, hyper, axis_of(mode, mesh))
+            return advance(state, stored, hyper)
 
         return lax.scan(body, state, batches)
 
@@ -246,19 +247,26 @@ def train_streamed(
     return over_members(member, mesh, specs=specs, mode=mode, batched=batched, donate=True)
 
 
-def _prepared_step(
-    step: Step,
-    prepare: Prepare,
-    state: TrainState,
-    stored: Batch,
-    hyper: Hyper,
-    axis: str | None,
-) -> tuple[TrainState, Metrics]:
-    # The step makes its own key of the member's and the step number: this must be another.
-    key = jax.random.fold_in(jax.random.fold_in(hyper["key"], 2**32 - 1), state.step)
-    if axis is not None:
-        key = jax.random.fold_in(key, lax.axis_index(axis))
-    return step(state, prepare(stored, hyper, key), hyper)
+def _prepared_step(step: Step, prepare: Prepare, mesh: Mesh, mode: str) -> Step:
+    """The step on images as they are stored."""
+    axis = axis_of(mode, mesh)
+
+    def divided(tree: PyTree, spec_of: Callable[[tuple[int, ...]], P]) -> PyTree:
+        specs = jax.tree.map(lambda leaf: NamedSharding(mesh, spec_of(leaf.shape)), tree)
+        return lax.with_sharding_constraint(tree, specs)
+
+    def advance(state: TrainState, stored: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        # The step makes its own key of the member's and the step number: this must be another.
+        key = jax.random.fold_in(jax.random.fold_in(hyper["key"], 2**32 - 1), state.step)
+        if axis is not None:
+            key = jax.random.fold_in(key, lax.axis_index(axis))
+        elif mode != "pmap":  # the compiler is told what is where
+            stored = divided(stored, lambda shape: P("data"))
+        if mode == "fsdp":
+            state = divided(state, functools.partial(array_spec, mesh=mesh))
+        return step(state, prepare(stored, hyper, key), hyper)
+
+    return advance
 
 
 def order_keys(hyper: Hyper) -> PRNGKeyArray:

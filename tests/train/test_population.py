@@ -12,7 +12,7 @@ from jaxdl import trees
 from jaxdl.data.batches import batch_ids
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
-from jaxdl.train.parallel import axis_of, make_mesh, replicate
+from jaxdl.train.parallel import axis_of, make_mesh, place_states, replicate
 from jaxdl.train.population import (
     member_key,
     population_of,
@@ -262,6 +262,8 @@ def test_meshes_of_every_shape_agree(alone, member, data, batched):
         ("jit", 4, 2, False),
         ("jit", 2, 4, True),
         ("jit", 1, 1, False),
+        ("fsdp", 2, 4, False),
+        ("fsdp", 1, 8, True),
         ("pmap", 1, 8, False),
         ("pmap", 4, 1, True),
         ("pmap", 1, 1, False),
@@ -287,8 +289,27 @@ def test_frozen_statistics_keep_every_bit_over_the_data_axis():
     assert_equal(states[0].batch_stats, start.batch_stats)
 
 
+def test_fsdp_keeps_a_share_of_every_array_on_each_device(alone):
+    mesh = mesh_of(1, 2)
+    run = program(mesh, mode="fsdp")
+    states = place_states(population_of([state_of(0)], 0, mesh), mesh, "fsdp")
+    hypers = population_of([hyper_of(0)], 0, mesh)
+    data = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    for _ in range(DISPATCHES):
+        before = states
+        states, _ = run(states, hypers, data)
+    assert_close(trees.member(jax.device_get(states), 0), alone[False][0][0], 1e-5)
+    shares = 0
+    for path, leaf in jax.tree.leaves_with_path(states):
+        divides = any(size and size % 2 == 0 for size in leaf.shape[1:])
+        (size,) = {shard.data.size for shard in leaf.addressable_shards}
+        assert size == (leaf.size // 2 if divides else leaf.size), path
+        shares += divides
+    assert shares >= 2 and jax.tree.leaves(before)[0].is_deleted()
+
+
 def test_modes_that_cannot_be_had_are_refused():
-    with pytest.raises(ValueError, match="unknown mode 'xmap': choose one of shard_map, jit, pmap"):
+    with pytest.raises(ValueError, match="unknown mode 'xmap': choose one of shard_map, jit, fsdp"):
         program(mesh_of(2), mode="xmap")
     with pytest.raises(ValueError, match="pmap divides members or batches, not both"):
         program(mesh_of(2, 2), mode="pmap")

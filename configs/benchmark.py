@@ -64,7 +64,8 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.pinn.adam_hidden = (64, 64, 64, 64)  # the network of which iterations of Adam are timed
     config.pinn.adam_chunks = 4  # of them in a round
     config.pinn.study = pinn.get_config("heat")  # what is solved
-    config.pinn.study.problems.heat.options = ConfigDict({"k": 0.01, "points": 2048})
+    config.pinn.study.base.options = ConfigDict({"k": 0.01, "points": 2048})
+    config.pinn.study.base.candidates = 0  # the others keep their points
     if variant in ("dann", "data"):
         config.rounds = 5
     return config

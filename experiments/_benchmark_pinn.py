@@ -207,8 +207,7 @@ def sections(
         for what in PEERS
     ]
     hidden, wide = ("-".join(map(str, w)) for w in (of.study.base.hidden, of.adam_hidden))
-    (problem,) = of.study.problems.values()
-    options = problem.options
+    options = of.study.base.options
     text = [
         "## Solves",
         markdown_table([*header, "iterations", "ms an iteration"], table, left=2),

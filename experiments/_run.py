@@ -93,9 +93,14 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             fail(f"{_asked(argv)}{error}")
         except AttributeError as error:  # how a ConfigDict says that it has no such key
             key = next(iter(re.findall(r"\w+", str(error))), "")
-            if not any(re.match(rf"--config\.(.+\.)?{re.escape(key)}=", a) for a in argv):
+            given = next((a for a in argv if re.match(rf"--config\.(.+\.)?{key}=", a)), None)
+            if given is None:
                 fail(f"{_asked(argv)}{error}")
-            fail(f"{_asked(argv)}there is no setting {key!r}: configs/{name}.py has them all")
+            where = given.partition("=")[0].rpartition(".")[0]
+            whole = f", or give {where}=\"{{'{key}': VALUE}}\"" * where.endswith(".options")
+            fail(
+                f"{_asked(argv)}there is no setting {key!r}: configs/{name}.py has them all{whole}"
+            )
         except Exception as error:  # whatever a configuration's own code may raise
             fail(f"{_asked(argv)}{type(error).__name__}: {error}")
         if rest[1:]:
@@ -339,8 +344,9 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
         old["config"] |= restart
         if old != new:
             differ = sorted(_differences(old, new))
+            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
-                f"{workdir} holds a run with another {', '.join(differ)}: "
+                f"{workdir} holds a run with another {', '.join(differ[:5])}{more}: "
                 "choose another --workdir, or delete it"
             )
     else:

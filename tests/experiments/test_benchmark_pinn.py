@@ -37,7 +37,7 @@ def little() -> ConfigDict:
     of.chunk, of.jinns_chunk, of.natural_chunk, of.lbfgs_chunk = 4, 2, 2, 8
     of.study.base.hidden, of.study.base.iterations, of.study.base.refresh = (4, 3), 8, 0
     of.study.heldout = 64
-    of.study.problems.heat.options = ConfigDict({"k": 0.02, "points": 256})
+    of.study.base.options = ConfigDict({"k": 0.02, "points": 256})
     return config
 
 

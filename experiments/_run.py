@@ -88,7 +88,7 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             fail(f"there is no option --{error.flagname}: see --help")
         except flags.Error as error:
             # The loader of configurations puts a whole traceback into its message.
-            fail(f"{_asked(argv)}{str(error).strip().splitlines()[-1]}")
+            fail(_asked(argv) + str(error).strip().splitlines()[-1].removeprefix("ValueError: "))
         except ValueError as error:  # said for the user, as of an unknown variant
             fail(f"{_asked(argv)}{error}")
         except AttributeError as error:  # how a ConfigDict says that it has no such key
@@ -98,9 +98,11 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
                 fail(f"{_asked(argv)}{error}")
             where = given.partition("=")[0].rpartition(".")[0]
             whole = f", or give {where}=\"{{'{key}': VALUE}}\"" * where.endswith(".options")
-            fail(
-                f"{_asked(argv)}there is no setting {key!r}: configs/{name}.py has them all{whole}"
-            )
+            all_are = f"configs/{name}.py has them all"
+            fail(f"{_asked(argv)}there is no setting {key!r}: {all_are}{whole}")
+        except OSError as error:
+            reason = re.search(r"\[Errno \d+\] ([^:]+)", str(error))
+            fail(f"{_asked(argv)}cannot be read ({reason[1] if reason else error})")
         except Exception as error:  # whatever a configuration's own code may raise
             fail(f"{_asked(argv)}{type(error).__name__}: {error}")
         if rest[1:]:

@@ -3,15 +3,16 @@
 Variants: `transferability` (the grid of that study, against a Python loop over a jitted step and
 against PyTorch; and the engine on networks of another size), `dann` (one network of that study and
 a population, against PyTorch, on the CPU and on an accelerator where there is one), `data` (images
-a second, resident and streamed, against PyTorch's DataLoader) and `pinn` (seconds to solve the heat
-equation, against DeepXDE and jinns).
+a second, resident and streamed, against PyTorch's DataLoader), `pinn` (seconds to solve the heat
+equation, against DeepXDE and jinns) and `scale` (what more devices give, what checkpoints and the
+start cost; against nothing but ours).
 """
 
 from ml_collections import ConfigDict
 
 from configs import dann, pinn, transferability
 
-VARIANTS = ("transferability", "dann", "data", "pinn")
+VARIANTS = ("transferability", "dann", "data", "pinn", "scale")
 
 
 def get_config(variant: str = "transferability") -> ConfigDict:
@@ -66,6 +67,16 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.pinn.study = pinn.get_config("heat")  # what is solved
     config.pinn.study.base.options = ConfigDict({"k": 0.01, "points": 2048})
     config.pinn.study.base.candidates = 0  # the others keep their points
-    if variant in ("dann", "data"):
+
+    config.scale = ConfigDict()
+    config.scale.devices = 2  # cores, each a device, that are compared with one
+    config.scale.members = 8  # networks on each
+    config.scale.steps = 400  # of each network in a round
+    config.scale.saves = 4  # about so many in a round, beside the one at the end
+    config.scale.seconds_between_saves = 2.0  # where they are timed: longer than writing takes
+    config.scale.accelerator_members = tuple(2**i for i in range(9))  # networks, on an accelerator
+    config.scale.accelerator_steps = 100  # of each network in a round there
+    config.scale.study = transferability.get_config()  # network, rule, batch, dispatches, interval
+    if variant in ("dann", "data", "scale"):
         config.rounds = 5
     return config

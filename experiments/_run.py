@@ -114,11 +114,13 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
 
     def main(_: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)  # JAX's messages, too, come through absl
-        use_all_cores()
+        use_cores(1 if flags.FLAGS.debug else cores())
         keep_programs()
         with user_input():
             connect()
         config = flags.FLAGS.config
+        if flags.FLAGS.debug and "parallel" in config:  # where operations can be told apart
+            config.parallel.mode = "jit"
         workdir = Path(flags.FLAGS.workdir or f"runs/{name}-{config.variant}")
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,10 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
             say(f"\nsaved and stopped; to go on, run the same command again ({workdir})")
             sys.exit(128 + stopped.signal)
         except FloatingPointError as error:  # of --debug
-            fail(f"{error}: an operation that --debug watches")
+            frames = traceback.extract_tb(error.__traceback__)
+            ours = [f for f in frames if "site-packages" not in f.filename]
+            where = f"{ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}"
+            fail(f"{str(error).strip().splitlines()[0]} ({where})")
         except Exception as error:
             if alone():
                 raise
@@ -176,7 +181,7 @@ OPTIONS: dict[str, tuple[Callable, str]] = {
 
 
 def connect() -> None:
-    """Join the other processes of the run, if it has some; watch for NaN, if that was asked for.
+    """Join the other processes of the run, if it has some.
 
     Raises:
       ValueError: if they cannot be joined.
@@ -184,8 +189,6 @@ def connect() -> None:
     import jax
 
     asked = flags.FLAGS
-    if asked.debug:
-        jax.config.update("jax_debug_nans", True)
     explicit = (asked.coordinator, asked.processes, asked.process)
     if not asked.distributed and explicit == (None, None, None):
         return
@@ -266,6 +269,7 @@ def workplace(
         checkpoints=config.checkpoints,
         events=bool(flags.FLAGS.tensorboard),
         profiled=range(int(first), int(last)),
+        debug=bool(flags.FLAGS.debug),
         say=say,
     )
 
@@ -305,12 +309,12 @@ def check_counts(config: ConfigDict, *names: str) -> None:
             raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
 
 
-def use_all_cores() -> None:
-    """Make each CPU core a device, unless the user said how many (`JAX_NUM_CPU_DEVICES`)."""
+def use_cores(count: int) -> None:
+    """Make so many CPU cores devices, unless the user said how many (`JAX_NUM_CPU_DEVICES`)."""
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", cores())
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def keep_programs() -> None:

@@ -4,12 +4,13 @@ python -m experiments.benchmark --config configs/benchmark.py:transferability
 python -m experiments.benchmark --config configs/benchmark.py:dann
 python -m experiments.benchmark --config configs/benchmark.py:data
 python -m experiments.benchmark --config configs/benchmark.py:pinn
+python -m experiments.benchmark --config configs/benchmark.py:scale
 
 A variant of the configuration is a module that says which contenders there are (`setups`), what
 cannot be measured (`check`) and what the report says of the rounds (`sections`). How they are timed
 in turns is :mod:`experiments._interleave`; where a module has a `one_round` and a `Row` of its own,
-that is what is measured. Everything runs on the CPU, but for what ``dann`` adds where JAX has an
-accelerator.
+that is what is measured, and where it has `draw`, there are figures. Everything runs on the CPU,
+but for what ``dann`` and ``scale`` add where JAX has an accelerator.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from experiments import (
     _benchmark_dann,
     _benchmark_data,
     _benchmark_pinn,
+    _benchmark_scale,
     _benchmark_transferability,
     _run,
 )
@@ -44,11 +46,14 @@ BENCHMARKS = {
     "dann": _benchmark_dann,
     "data": _benchmark_data,
     "pinn": _benchmark_pinn,
+    "scale": _benchmark_scale,
 }
 PEERS = {"torch": "PyTorch"}
 """What is compared with, by package."""
 MORE_PEERS = {"pinn": {"deepxde": "DeepXDE", "jinns": "jinns"}}
 """And in some variants."""
+ALONE = ("scale",)
+"""Variants that compare ours with ours."""
 
 
 def machine(peers: Iterable[str] = PEERS) -> dict[str, str | int]:
@@ -71,7 +76,8 @@ def processor() -> str:
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the benchmark; the report. Rounds that are in ``results.csv`` are not timed again."""
     with _run.user_input():
-        peers = PEERS | MORE_PEERS.get(config.variant, {})
+        alone = config.variant in ALONE
+        peers = {} if alone else PEERS | MORE_PEERS.get(config.variant, {})
         if missing := [name for package, name in peers.items() if find_spec(package) is None]:
             _run.fail(
                 f"the benchmark compares with {' and '.join(missing)}: pip install -e '.[bench]'"
@@ -115,15 +121,18 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             write_rows(table, benchmark.Row, rows, ".9g")
         first = {what: worker.first_seconds for what, worker in workers.items()}
     doubt = "" if load < 0.5 else ", so others were at work: measure again on an idle machine"
-    versions = ", ".join(f"{name} {here[package]}" for package, name in peers.items())
+    packages = {"jax": "jax", **peers}
+    versions = ", ".join(f"{name} {here[package]}" for package, name in packages.items())
     report = f"""\
 # Benchmark: {config.variant}
 
-{here["cores"]} cores of {here["processor"]}; jax {here["jax"]}, {versions}.
+{here["cores"]} cores of {here["processor"]}; {versions}.
 {config.rounds} rounds in turns, each contender alone at work. Load before: {load:.1f}{doubt}.
 
 {benchmark.sections(config, rows, answers, first)}
 """
+    if hasattr(benchmark, "draw"):
+        benchmark.draw(config, rows, workdir)
     write_atomically(finished, report)
     return report
 

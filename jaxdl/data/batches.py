@@ -109,7 +109,7 @@ def _divmod_of_product(step: Array, factor: Array, divisor: Array) -> tuple[Arra
 
     def double_and_add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         quotient, remainder = state
-        bit = (rest >> (30 - i).astype(jnp.uint32)) & 1
+        bit = (rest >> jnp.uint32(30 - i)) & 1
         carry, remainder = jnp.divmod(2 * remainder + bit * factor, divisor)
         return 2 * quotient + carry, remainder
 

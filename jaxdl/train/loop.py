@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float
@@ -86,6 +87,9 @@ class Workplace:
     """Whether the curves are also written for TensorBoard."""
     profiled: range = range(0)
     """Steps to be traced by the profiler."""
+    debug: bool = False
+    """Whether a dispatch in which a network ceased to be finite is repeated, operation by
+    operation, to raise FloatingPointError where that began; on one device, under jit."""
     say: Callable[[str], None] = print
     """Told, in a line, what the user should know."""
     clock: Clock = dataclasses.field(default_factory=Clock)
@@ -120,8 +124,8 @@ class Workplace:
 
         After every dispatch a line for each network goes to the curves: its name, the step, the
         metrics' means since the line before, and, for one that ceased to be finite, the step,
-        ``diverged_at``, and the first array that was not, ``diverged_in``; after every so many
-        dispatches and at the end also what ``watch`` says.
+        ``diverged_at``, and the first array that was not, ``diverged_in``, and from then on a loss
+        that is NaN; after every so many dispatches and at the end also what ``watch`` says.
 
         Args:
           name: of the population: its checkpoints' folder, and its mark in the curves.
@@ -139,6 +143,8 @@ class Workplace:
           DamagedFile: if a checkpoint is another program's, or the curves do not reach up to it.
           OSError: if something cannot be written; what was written before is intact.
           Interrupted: after saving, when the stop flag was set.
+          FloatingPointError: see ``debug``.
+          FloatingPointError: see ``debug``.
         """
         if steps % steps_per_dispatch:
             raise ValueError(f"{steps} steps are not a multiple of {steps_per_dispatch} a dispatch")
@@ -176,7 +182,10 @@ class Workplace:
             for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
                 with self._traced(range(step - steps_per_dispatch, step)):
                     began = time.monotonic()
+                    before = jax.tree.map(jnp.copy, states) if self.debug else None
                     states, metrics = train(states, hypers, data)
+                    if self.debug and np.any(metrics["fault"] >= 0):
+                        _look_for_fault(run, before, hypers, data)
                     if step < steps:
                         data = next(items)  # read while the devices are at work
                     metrics = dict(to_host(metrics))
@@ -185,6 +194,7 @@ class Workplace:
                 self.clock.of[name] += took
                 self.clock.steps += steps_per_dispatch * len(networks)
                 faults = metrics.pop("fault")
+                metrics["loss"] = np.where(faults == -1, metrics["loss"], np.nan)
                 columns = {key: np.mean(value, axis=1) for key, value in metrics.items()}
                 if step // steps_per_dispatch % dispatches_per_evaluation == 0 or step == steps:
                     began = time.monotonic()
@@ -229,8 +239,7 @@ class Workplace:
 
     def _compile(self, run: Callable, *args: PyTree) -> Callable:
         """The program for arguments of these shapes, compiled once."""
-        # Under --debug JAX goes back to what it compiled; pmap compiles when it is called.
-        if jax.config.jax_debug_nans or not hasattr(run, "lower"):
+        if not hasattr(run, "lower"):  # pmap compiles when it is called
             return run
         leaves, structure = jax.tree.flatten(args)
         key = run, structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -252,3 +261,11 @@ class Workplace:
         if range(max(steps.start, self.profiled.start), min(steps.stop, self.profiled.stop)):
             return jax.profiler.trace(self.folder / "profile")
         return nullcontext()
+
+
+def _look_for_fault(run: Callable, *args: PyTree) -> None:
+    """Raise FloatingPointError at the first operation whose result is NaN or, if there is none,
+    infinite."""
+    for watch in (jax.debug_nans, jax.debug_infs):
+        with jax.disable_jit(), watch(True):
+            run(*args)

@@ -115,11 +115,11 @@ def advance(
 ) -> tuple[TrainState, Metrics]:
     """The next state, but for networks that are no longer finite, which stay as they were.
 
-    A network's ``loss`` is NaN from then on, and to the metrics comes ``fault``: at the step that
-    was its last, which of :func:`fault_names` was the first that was not finite; else -1. There
-    is no way back, since the optimizer's state may hold what was not finite.
+    To the metrics comes ``fault``: -1 while a network is finite; at the step that was its last,
+    which of :func:`fault_names` was the first that was not; and then -2. There is no way back,
+    since the optimizer's state may hold what was not finite.
     """
-    losses, faults, kept, alive = [], [], [], []
+    faults, kept, alive = [], [], []
     parts = zip(
         jax.tree.leaves(state.alive),
         _networks(state.alive, state.variables),
@@ -132,8 +132,7 @@ def advance(
         finite = jnp.stack([*finite, jnp.isfinite(loss)])
         lives = lived & finite.all()
         alive.append(lives)
-        faults.append(jnp.where(lived & ~lives, jnp.argmin(finite), -1))
-        losses.append(jnp.where(lives, loss, jnp.nan))
+        faults.append(jnp.where(lives, -1, jnp.where(lived, jnp.argmin(finite), -2)))
         kept.append(jax.tree.map(lambda n, o, lives=lives: jnp.where(lives, n, o), new, old))
     variables = kept[0]
     if isinstance(state.alive, dict):
@@ -141,11 +140,10 @@ def advance(
         variables = {
             kind: {n: k[kind] for n, k in zip(names, kept, strict=True)} for kind in state.variables
         }
-    told = {"loss": jnp.stack(losses), "fault": jnp.stack(faults)}
-    told = {key: value.reshape(jnp.shape(metrics["loss"])) for key, value in told.items()}
+    fault = jnp.stack(faults).reshape(jnp.shape(metrics["loss"]))
     alive = jax.tree.unflatten(jax.tree.structure(state.alive), alive)
     state = TrainState(state.step + 1, **variables, opt_state=opt_state, alive=alive)
-    return state, {**metrics, **told}
+    return state, {**metrics, "fault": fault}
 
 
 def fault_names(state: TrainState) -> list[list[str]]:

@@ -8,6 +8,7 @@ code 128 + signal.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import logging
 import os
@@ -128,6 +129,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
                 pass
         except OSError as error:
             fail(f"cannot write to {workdir} ({error.strerror}): choose another with --workdir")
+        if first_process():
+            lock(workdir)
         try:
             report = study(config, own_folder(workdir), StopFlag().install())
         except DamagedFile as error:
@@ -204,6 +207,20 @@ def connect() -> None:
             f"cannot join the other processes ({reason}): outside of SLURM, Open MPI and TPUs, set "
             "--coordinator=HOST:PORT --processes=NUMBER --process=WHICH"
         ) from None
+
+
+def lock(workdir: Path) -> None:
+    """See that no other run writes to the folder, until the end of this process."""
+    folder = os.open(workdir, os.O_RDONLY)
+    for _ in range(50):  # what a killed run has started may take a moment to end
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:  # a file system without locks
+            return
+    fail(f"another run is at work in {workdir}: wait for its end, or choose another --workdir")
 
 
 def alone() -> bool:

@@ -146,6 +146,15 @@ def test_a_signal_saves_first_says_so_and_ends_it_within_seconds(number, start, 
     assert (tmp_path / "checkpoints" / "bases-0" / str(step)).exists()
 
 
+def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
+    study = start(tmp_path)
+    assert study.wait_until(lambda: len(curves(tmp_path)) >= BASES)
+    study.kill(signal.SIGSTOP)
+    assert_refused(start(tmp_path).wait(), "another run is at work", str(tmp_path))
+    study.kill(signal.SIGCONT)
+    assert study.wait().code == 0
+
+
 # From then on no file may be larger: what the file system says is that of a full disk, but for the
 # error's number. (What is said on standard error must still fit.)
 FULL = """

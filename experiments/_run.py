@@ -418,15 +418,23 @@ def describe_source(source: Source) -> dict[str, Any]:
     }
 
 
+def describe_devices() -> str:
+    """What is computed on."""
+    import jax
+
+    devices = jax.devices()
+    kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
+    processes = "" if alone() else f" of {jax.process_count()} processes"
+    return f"{len(devices)} x {kind}{processes}, jax {jax.__version__}"
+
+
 def describe_run(place: Workplace) -> dict[str, str]:
     """What the run computed on and how long it took, for its report."""
     import jax
 
-    devices, clock = jax.devices(), place.clock
-    kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
-    processes = "" if alone() else f" of {jax.process_count()} processes"
+    clock = place.clock
     told = {
-        "Device": f"{len(devices)} x {kind}{processes}, jax {jax.__version__}",
+        "Device": describe_devices(),
         "Time": f"{time.time() - BEGAN:.0f} s, {clock.compilation:.0f} s of them compilation, "
         f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
         f"{clock.saving:.1f} s waiting for checkpoints",

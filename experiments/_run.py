@@ -270,10 +270,12 @@ def workplace(
     config: ConfigDict, workdir: Path, stop: StopFlag, progress: Callable[[str, int], None]
 ) -> Workplace:
     """Where a study trains, with what configuration and command line say of it."""
-    first, _, last = (flags.FLAGS.profile or "0:0").partition(":")
+    # A study that is called from Python has no command line.
+    asked = {name: flags.FLAGS[name].value for name in OPTIONS if name in flags.FLAGS}
+    first, _, last = (asked.get("profile") or "0:0").partition(":")
     if not (first.isdigit() and last.isdigit()):
-        fail(f"--profile={flags.FLAGS.profile}: give two steps, FIRST:LAST")
-    if flags.FLAGS.tensorboard:
+        fail(f"--profile={asked['profile']}: give two steps, FIRST:LAST")
+    if asked.get("tensorboard"):
         try:
             import tensorboardX  # noqa: F401
         except ImportError:
@@ -284,9 +286,9 @@ def workplace(
         progress,
         config.seconds_between_saves,
         checkpoints=config.checkpoints,
-        events=bool(flags.FLAGS.tensorboard),
+        events=bool(asked.get("tensorboard")),
         profiled=range(int(first), int(last)),
-        debug=bool(flags.FLAGS.debug),
+        debug=bool(asked.get("debug")),
         say=say,
     )
 

@@ -282,7 +282,10 @@ def test_one_goes_on_where_one_of_two_died(finished, processes, start, tmp_path)
     died = time.monotonic()
     ended = both[0].wait()
     assert time.monotonic() - died < 60
-    assert ended.code == 2 and "start all of them again" in ended.complaint, ended.err[-2000:]
+    # Who notices first: the exchange of numbers, which we report, or JAX's own watch, which ends
+    # the process.
+    said = {2: "start all of them again", -signal.SIGABRT: "another task died"}
+    assert said[ended.code] in ended.err, ended.err[-2000:]
     assert both[1].wait().code == -signal.SIGKILL
     before = len(curves(tmp_path))
     assert before < LINES

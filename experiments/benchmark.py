@@ -48,15 +48,18 @@ BENCHMARKS = {
     "pinn": _benchmark_pinn,
     "scale": _benchmark_scale,
 }
-PEERS = {"torch": "PyTorch"}
-"""What is compared with, by package."""
-MORE_PEERS = {"pinn": {"deepxde": "DeepXDE", "jinns": "jinns"}}
-"""And in some variants."""
-ALONE = ("scale",)
-"""Variants that compare ours with ours."""
+TORCH = {"torch": "PyTorch"}
+PEERS = {
+    "transferability": TORCH,
+    "dann": TORCH,
+    "data": TORCH,
+    "pinn": TORCH | {"deepxde": "DeepXDE", "jinns": "jinns"},
+    "scale": {},
+}
+"""What a variant compares with, by package."""
 
 
-def machine(peers: Iterable[str] = PEERS) -> dict[str, str | int]:
+def machine(peers: Iterable[str] = ()) -> dict[str, str | int]:
     """What ratios depend on."""
     return {
         "cores": cores(),
@@ -76,8 +79,7 @@ def processor() -> str:
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the benchmark; the report. Rounds that are in ``results.csv`` are not timed again."""
     with _run.user_input():
-        alone = config.variant in ALONE
-        peers = {} if alone else PEERS | MORE_PEERS.get(config.variant, {})
+        peers = PEERS[config.variant]
         if missing := [name for package, name in peers.items() if find_spec(package) is None]:
             _run.fail(
                 f"the benchmark compares with {' and '.join(missing)}: pip install -e '.[bench]'"
@@ -93,6 +95,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             return finished.read_text()
         rows = read_rows(table, benchmark.Row) if table.exists() else []
     load, _, _ = os.getloadavg()
+    stop.install()
 
     def go_on() -> None:
         if stop.received is not None:

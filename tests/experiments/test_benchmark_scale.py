@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import benchmark as configs
 from experiments import _benchmark_scale as ours
+from experiments import _scale_contenders as contenders
 from experiments import benchmark
 from experiments._interleave import Row
 from jaxdl.nn.models import MODELS
@@ -34,12 +35,12 @@ def little(monkeypatch) -> ConfigDict:
 
 def test_networks_on_one_device_and_on_two(little, tmp_path):
     """Each device has as many, and trains them as one alone does; saves are counted."""
-    contender = ours.on_cores(tmp_path, little)
+    contender = contenders.on_cores(tmp_path, little)
     pieces = {kind: piece[:2] for kind, piece in contender.slices.items()}
     assert pieces == {"1 device": (1, 2), "2 devices": (2, 2)}
-    assert set(contender.answers[ours.BUSY]()) == set(pieces)
+    assert set(contender.answers[contenders.BUSY]()) == set(pieces)
     # Every dispatch takes longer than the interval, so all but the last are followed by a save.
-    saved, unsaved = (contender.answers[kind]() for kind in (ours.SAVED, ours.UNSAVED))
+    saved, unsaved = (contender.answers[kind]() for kind in (contenders.SAVED, contenders.UNSAVED))
     assert saved.steps == unsaved.steps
     assert len(saved.waits) == saved.steps / 4 - 1 >= 3
     assert unsaved.waits == []
@@ -49,7 +50,7 @@ def test_networks_on_one_device_and_on_two(little, tmp_path):
 
     states = {}
     for devices in (1, 2):
-        each = ours.make_population(little.scale.study, devices, devices, 2)
+        each = contenders.make_population(little.scale.study, devices, devices, 2)
         states[devices], _ = each.run(*each.start(), each.data)
         leaves = jax.tree.leaves(states[devices].params)
         assert {len(leaf.sharding.device_set) for leaf in leaves} == {devices}
@@ -78,25 +79,25 @@ def test_a_start_is_timed_until_there_are_lines(tmp_path):
     note, scratch = tmp_path / "note", tmp_path / "scratch"
     scratch.mkdir()
     command = (sys.executable, "-c", STUDY)
-    assert 0.4 <= ours.first_line(command, scratch, {"NOTE": str(note)}) < 20
+    assert 0.4 <= contenders.first_line(command, scratch, {"NOTE": str(note)}) < 20
     assert note.read_text() == "stopped"
     assert not list(scratch.iterdir())
 
 
 def test_a_start_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="no step was made: out of luck"):
-        ours.first_line((sys.executable, "-c", "exit('out of luck')"), tmp_path, {})
+        contenders.first_line((sys.executable, "-c", "exit('out of luck')"), tmp_path, {})
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command_is_the_default_study_s(tmp_path, monkeypatch):
     """But for when its lines are written; with caches that stay from start to start."""
     called = []
-    monkeypatch.setattr(ours, "first_line", lambda *args: called.append(args))
+    monkeypatch.setattr(contenders, "first_line", lambda *args: called.append(args))
     monkeypatch.chdir(tmp_path)
-    contender = ours.starting(tmp_path.relative_to(tmp_path), None)
-    contender.answers[ours.COLD]()
-    contender.answers[ours.WARM]()
+    contender = contenders.starting(tmp_path.relative_to(tmp_path), None)
+    contender.answers[contenders.COLD]()
+    contender.answers[contenders.WARM]()
     (command, scratch, environment), second = called
     assert second == (command, scratch, environment)
     study = configs.get_config("scale").scale.study
@@ -116,12 +117,12 @@ def test_operations_of_a_step(little, monkeypatch):
     convolutions = (Conv(16, padding="VALID"),)
     monkeypatch.setitem(MODELS, "digit_net", lambda k, **_: ConvNet(convolutions, (32,), k))
     of.batch = 32
-    positions, inputs, hidden, classes = 18 * 18, 18 * 18 * 16, 32, ours.CLASSES
+    positions, inputs, hidden, classes = 18 * 18, 18 * 18 * 16, 32, contenders.CLASSES
     convolution = 2 * positions * 3 * 3 * 16  # forwards, and for the kernel's gradient
     dense = 3 * (inputs * hidden + hidden * classes)  # and for that of what goes in
     products = 2 * of.batch * (convolution + dense)
     single = 100 * (of.batch * inputs + inputs * hidden)
-    assert products < ours.step_flops(of) < products + single
+    assert products < contenders.step_flops(of) < products + single
 
 
 # --- the report --------------------------------------------------------------------------------
@@ -133,8 +134,8 @@ class Told:
     def __init__(self, setup, config):
         make = getattr(setup.make, "func", setup.make)
         self.rate = {
-            ours.on_cores: {"1 device": 1.0, "2 devices": 0.5},  # ms a step and network
-            ours.growing: {"1": 1.0, "4": 0.5},
+            contenders.on_cores: {"1 device": 1.0, "2 devices": 0.5},  # ms a step and network
+            contenders.growing: {"1": 1.0, "4": 0.5},
         }.get(make, {})
         self.sizes = {kind: (1, 2) for kind in self.rate}
         self.first_seconds = dict.fromkeys(self.sizes, 1.0)
@@ -150,13 +151,13 @@ class Told:
 
     def ask(self, question):
         return {
-            ours.SAVED: ours.Fitted(2, 1.1, 100, [0.2, 0.3, 0.9], 0.8),
-            ours.UNSAVED: ours.Fitted(2, 1.0, 100, [], 0.7),
-            ours.BUSY: {"1 device": 1.25, "2 devices": 2.0},
-            ours.COLD: 40.0,
-            ours.WARM: 9.0,
+            contenders.SAVED: contenders.Fitted(2, 1.1, 100, [0.2, 0.3, 0.9], 0.8),
+            contenders.UNSAVED: contenders.Fitted(2, 1.0, 100, [], 0.7),
+            contenders.BUSY: {"1 device": 1.25, "2 devices": 2.0},
+            contenders.COLD: 40.0,
+            contenders.WARM: 9.0,
             # 1 Gflop a step: 1,000 steps a second are 1e12 FLOP/s, of 156e12 and 312e12.
-            ours.ABOUT: ("NVIDIA A100-SXM4-80GB", 1e9),
+            contenders.ABOUT: ("NVIDIA A100-SXM4-80GB", 1e9),
         }[question]
 
 
@@ -203,7 +204,7 @@ def test_report(little, tmp_path, told, monkeypatch, platform):
     assert [share, "less than 2", "1.50 (1.00–4.50)", "met"] in lines
     assert [start, "at most 8", "9.00 (9.00–9.00)", "NOT met"] in lines
     assert ["2 devices", "2000.00 (2000.00–2000.00)", "2.00 (2.00–2.00)", "2.00"] in lines
-    assert [ours.SAVED, "11.00 (11.00–11.00)", "1.10 (1.10–1.10)"] in lines
+    assert [contenders.SAVED, "11.00 (11.00–11.00)", "1.10 (1.10–1.10)"] in lines
     assert [ours.SAVE, "300.00 (200.00–900.00)", "–"] in lines
     assert [ours.LAST, "700.00 (700.00–700.00)", "–"] in lines
     assert "40.0 s with empty caches" in report and "each of 6 asynchronous" in " ".join(
@@ -214,14 +215,14 @@ def test_report(little, tmp_path, told, monkeypatch, platform):
     assert (ours.NONE in report) == (platform == "cpu")
     rows = read_rows(tmp_path / "results.csv", Row)
     assert len(rows) == 2 * (2 + 2 + 3 + 1 + 1 + 2 * (platform == "gpu"))
-    trained = [row.kind for row in rows if row.kind in (ours.SAVED, ours.UNSAVED)]
-    assert trained == [ours.UNSAVED, ours.SAVED, ours.SAVED, ours.UNSAVED]
+    trained = [row.kind for row in rows if row.kind in (contenders.SAVED, contenders.UNSAVED)]
+    assert trained == [contenders.UNSAVED, contenders.SAVED, contenders.SAVED, contenders.UNSAVED]
     assert (tmp_path / "report.md").read_text() == report
 
 
 def test_goals_that_are_missed_or_not_measured(little):
     rows = [Row(ours.CORES, "1 device", 1, 1.0, 0), Row(ours.CORES, "2 devices", 2, 0.6, 0)]
-    rows.append(Row(ours.START, ours.WARM, 1, 8000.0, 0))
+    rows.append(Row(ours.START, contenders.WARM, 1, 8000.0, 0))
     scaling, waiting, start = ours.goals(little, rows)
     assert scaling[2:] == ["1.67 (1.67–1.67)", "NOT met"]
     assert waiting[2:] == ["–", "NOT met"]

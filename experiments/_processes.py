@@ -1,0 +1,102 @@
+"""The processes of a run: joined, told apart, and with a folder each."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+
+def connect() -> None:
+    """Join the other processes of the run, if it has some.
+
+    Raises:
+      ValueError: if they cannot be joined.
+    """
+    asked = flags.FLAGS
+    explicit = (asked.coordinator, asked.processes, asked.process)
+    if not asked.distributed and explicit == (None, None, None):
+        return
+    try:
+        # A process that dies ends the others within a minute.
+        limits = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 20}
+        jax.distributed.initialize(*explicit, **limits)
+    except Exception as error:  # of many kinds, for what environments lack
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"cannot join the other processes ({reason}): outside of SLURM, Open MPI and TPUs, set "
+            "--coordinator=HOST:PORT --processes=NUMBER --process=WHICH"
+        ) from None
+
+
+def lock(workdir: Path) -> None:
+    """See that no other run writes to the folder, until the end of this process.
+
+    Raises:
+      ValueError: if one does.
+    """
+    path, held = workdir, os.open(workdir, os.O_RDONLY)
+    for _ in range(50):  # what a killed run has started may take a moment to end
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:  # over a network only what is open for writing can be locked
+            if path.name == ".lock":  # a file system without locks
+                return
+            path = workdir / ".lock"
+            held = os.open(path, os.O_RDWR | os.O_CREAT)
+    raise ValueError(
+        f"another run is at work in {workdir}: wait for its end, or choose another --workdir"
+    )
+
+
+def alone() -> bool:
+    """Whether the run is this process."""
+    return jax.process_count() == 1
+
+
+def first_process() -> bool:
+    """Whether this process is the one that reports."""
+    return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """A line for the user, who needs it once."""
+    if first_process():
+        tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def own_folder(workdir: Path) -> Iterator[Path]:
+    """The work folder; for processes other than the first, a copy that is thrown away.
+
+    All processes compute alike what is written, from what they exchange, so none needs to be told
+    to keep quiet. Checkpoints alone have one folder, to which all write.
+    """
+    if alone():
+        yield workdir
+        return
+    workdir, checkpoints = workdir.resolve(), workdir.resolve() / "checkpoints"
+    with TemporaryDirectory(prefix="jaxdl-", ignore_cleanup_errors=True) as copy:
+        if not first_process():
+            for path in workdir.iterdir():
+                with suppress(FileNotFoundError):  # what another tried whether it can write
+                    if path.is_file():
+                        shutil.copy(path, copy)
+            workdir = Path(copy)
+            (workdir / "checkpoints").symlink_to(checkpoints)
+        multihost_utils.sync_global_devices("copies are made")
+        yield workdir

@@ -44,7 +44,6 @@ from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.feed import make_feed
 from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.parallel import place_states
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper
@@ -90,8 +89,8 @@ def assemble(lab: Lab, each: Round) -> tuple[TrainState, Hyper]:
     hypers = [assemble_hyper(lab, each.program, n.method, n.seed) for n in each.networks]
     starts = [each.program.init(member_key("init", n.seed)) for n in each.networks]
     states = [each.program.start(*both) for both in zip(starts, hypers, strict=True)]
-    states, hypers = (population_of(of, each.size, lab.mesh) for of in (states, hypers))
-    return place_states(states, lab.mesh, lab.config.parallel.mode), hypers
+    states = population_of(states, each.size, lab.mesh, mode=lab.config.parallel.mode)
+    return states, population_of(hypers, each.size, lab.mesh)
 
 
 def of_domain(hypers: Hyper, domain: str) -> Hyper:
@@ -129,7 +128,7 @@ def fit(lab: Lab, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
         steps_per_dispatch=config.steps_per_dispatch,
         dispatches_per_evaluation=config.dispatches_per_evaluation,
         watch=watch,
-        score="source_accuracy",
+        score=lambda told: np.mean(told["source_accuracy"]),
     )
     return states, hypers
 
@@ -182,7 +181,9 @@ def examine(
                     )
             if is_adversarial(each.program):
                 height = lab.methods[network.method]["reversal"]
-                told["reversal"] = max(r["reversal"] for r in lines) / height if height else 0.0
+                told["reversal"] = (
+                    logs.series(lines, "reversal")[1].max() / height if height else 0.0
+                )
             found.results.append(Result(*network, *accuracies))
             found.diagnoses.append(
                 Diagnosis(
@@ -299,17 +300,19 @@ def draw(lab: Lab, rounds: Sequence[Round], place: Workplace, found: Findings) -
     curves, panels = logs.by_network(place.curves, Network), {}
     for network in sorted(curves, key=lambda n: (reporting.place_of(n.method), n.seed)):
         for field, label in PANELS.items():
-            if kept := [(r["step"], r[field]) for r in curves[network] if field in r]:
+            if (kept := logs.series(curves[network], field)).size:
                 group = panels.setdefault(label, {})
-                group = group.setdefault(reporting.name_of(network.method), [])
-                group.append(np.array(kept, dtype=float).T)
+                group.setdefault(reporting.name_of(network.method), []).append(kept)
     # λ is the same for many, and one curve would hide the others.
     shared = {}
     for name, curves_of in panels.get(PANELS["reversal"], {}).items():
         shared.setdefault(np.round(curves_of, 6).tobytes(), []).append(name)
     if shared:
         group = panels[PANELS["reversal"]]
-        panels[PANELS["reversal"]] = {", ".join(n): group[n[0]] for n in shared.values()}
+        panels[PANELS["reversal"]] = {
+            ", ".join(n) if len(n) < 4 else f"{n[0]} and {len(n) - 1} more": group[n[0]]
+            for n in shared.values()
+        }
     figures.curves({p: panels[p] for p in PANELS.values() if p in panels}, workdir / "curves.png")
 
     known = held_out(lab)

@@ -326,7 +326,7 @@ def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -
         above, below = p.target_accuracy < low, p.target_accuracy > high
         side = "above" if above else "below" if below else "not shown to differ from"
         places.append(f"{side} {p.who}'s {name_of(p.method)} ({_percent(p.target_accuracy)})")
-    reach = f"{format_number(low, 100)} to {_percent(high)}"
+    reach = f"{format_number(max(low, 0.0), 100)} to {_percent(min(high, 1.0))}"
     return f"{what}, its mean in {reach} (95% interval, {x.used} seeds), is {'; '.join(places)}."
 
 
@@ -492,10 +492,10 @@ def _choices(used: _Networks) -> Iterator[str]:
         )
     for method, seeds in few.items():
         if seeds:
-            count = min(used[method][s][1].effective_samples for s in seeds)
+            count = math.floor(min(used[method][s][1].effective_samples for s in seeds))
             yield (
                 f"{name_of(method)}, {_seeds(seeds)}: the importance weights leave only "
-                f"{count:.0f} effective samples (fewer than {FEW_SAMPLES}), since the domains "
+                f"{count} effective samples (fewer than {FEW_SAMPLES}), since the domains "
                 "hardly overlap for the classifier behind them. By that accuracy it is not ranked."
             )
 

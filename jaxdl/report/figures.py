@@ -18,18 +18,19 @@ def samples(
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(columns * 0.75, rows * 0.95), layout="constrained")
+    figure = Figure(figsize=(0.75 * columns, 0.95 * rows))
+    axes = figure.add_axes((0, 0, 1, 1))  # one for all: as many would take seconds to draw
     low, high = float(images.min()), float(images.max())
     shown = (images - low) / max(high - low, 1e-12)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        axes.set_axis_off()
-        if place < len(shown):
-            image = shown[place]
-            axes.imshow(
-                image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1
-            )
-            axes.set_title(titles[place], fontsize=8, pad=2)
+    shown = shown if shown.shape[-1] == 3 else shown[..., 0]
+    height, width = (0.68 * side / max(images.shape[1:3]) for side in images.shape[1:3])  # inches
+    for place, (image, title) in enumerate(zip(shown, titles, strict=True)):
+        middle, bottom = 0.75 * (place % columns + 0.5), 0.95 * (rows - 1 - place // columns) + 0.03
+        at = (middle - width / 2, middle + width / 2, bottom, bottom + height)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=at)
+        axes.text(middle, bottom + height + 0.04, title, fontsize=8, ha="center")
+    axes.set(xlim=(0, 0.75 * columns), ylim=(0, 0.95 * rows))
+    axes.set_axis_off()
     figure.savefig(path, dpi=150)
 
 
@@ -42,6 +43,8 @@ def curves(
 ) -> None:
     """Curves of single networks (thin) and their mean (thick), on a logarithmic scale their median.
 
+    More than six entries have one legend for all panels, and more than ten other lines, too.
+
     Args:
       panels: the y axis's label -> legend entry -> one ``(steps, values)`` a network; the
         networks of an entry are logged at the same steps.
@@ -49,25 +52,34 @@ def curves(
     from matplotlib.figure import Figure
 
     order = list(dict.fromkeys(name for groups in panels.values() for name in groups))
+    styles = [{"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]} for i in range(len(order))]
+    shared = len(order) > 6
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns + 2 * shared, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, (label, groups) in zip(grid, panels.items(), strict=False):
         for name, lines in groups.items():
-            colour = f"C{order.index(name)}"
+            style = styles[order.index(name)]
             for steps, values in lines:
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+                axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
             middle = np.median if logarithmic else np.mean
             mean = middle([values for _, values in lines], axis=0)
-            axes.plot(lines[0][0], mean, color=colour, linewidth=2, label=name)
+            axes.plot(lines[0][0], mean, **style, linewidth=2, label=name)
         axes.set(xlabel=xlabel, ylabel=label, yscale="log" if logarithmic else "linear")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        if not shared:
+            axes.legend(frameon=False, fontsize=8)
+    if shared:
+        handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles]
+        figure.legend(handles, order, loc="outside right upper", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+LINES = ("-", "--", ":", "-.")
 
 
 def embed(
@@ -124,15 +136,20 @@ def embeddings(
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
 
-    figure = Figure((0.6 + 4 * len(panels), 8.4), dpi=150, layout="constrained")
-    grid = figure.subplots(2, len(panels), squeeze=False)
+    columns = min(5, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure((0.6 + 4 * columns, 8.2 * rows + 0.2), dpi=150, layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    pairs = [pair for i in range(rows) for pair in grid[2 * i : 2 * i + 2].T]
+    for axes in np.ravel(pairs[len(panels) :]):
+        axes.set_axis_off()
     classes = 1 + max((int(labels.max()) for _, _, labels in panels.values()), default=0)
     hues = colormaps["tab10"].colors
     if classes > 10:  # neighbouring classes far apart on a cycle of colours
         hues = colormaps["hsv"](np.arange(classes) * 0.381966 % 1)[:, :3] * 0.85
     style = {"s": 7, "lw": 0, "alpha": 0.45}
     for (top, bottom), (title, (points, is_source, labels)) in zip(
-        grid.T, panels.items(), strict=True
+        pairs, panels.items(), strict=False
     ):
         shuffled = np.random.default_rng(0).permutation(len(points))  # so that none covers another
         x, y = points[shuffled].T
@@ -148,8 +165,8 @@ def embeddings(
         for axes in (top, bottom):
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_color("0.8")
-    for axes, label in zip(grid[:, 0], ("by domain", "by class"), strict=True):
-        axes.set_ylabel(label, fontsize=10)
+    for i, axes in enumerate(grid[:, 0]):
+        axes.set_ylabel("by class" if i % 2 else "by domain", fontsize=10)
     domains = {"source": (0.12, 0.32, 0.85), "target": (0.85, 0.1, 0.1)}
     handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
     figure.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)

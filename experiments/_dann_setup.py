@@ -98,7 +98,6 @@ def make_lab(config: ConfigDict) -> Lab:
     if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
         raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
     mesh = make_mesh(config.parallel.member, config.parallel.data)
-    axis_of(config.parallel.mode, mesh)
     splits: dict[str, Split] = {}
     places, end = {}, 0
     for domain, source in known.items():

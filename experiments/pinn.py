@@ -70,7 +70,7 @@ def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
     def watch(states: TrainState) -> dict[str, np.ndarray]:
         """Unweighted losses and the error of the networks as they are now; see :func:`fit`."""
         told = to_host(program.judge(states, program.heldout))
-        return told | told.pop("parameters") | {"minus_heldout_loss": -told["heldout_loss"]}
+        return told | told.pop("parameters")
 
     states = place.fit(
         name_of(program),
@@ -82,7 +82,7 @@ def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
         steps=program.settings["iterations"],
         steps_per_dispatch=config.iterations_per_dispatch,
         watch=watch,
-        score="minus_heldout_loss",
+        score=lambda told: -np.mean(told["heldout_loss"]),
     )
     return Solved(program, states)
 
@@ -105,7 +105,7 @@ def examine(
                 math.nan if network in faults else float(told[key][seed])
                 for key in ("train_loss", "heldout_loss", "rel_l2")
             ]
-            seconds = place.clock.of[name_of(program)] / one_after_the_other
+            seconds = place.clock.by_population[name_of(program)] / one_after_the_other
             results.append(
                 reporting.Result(*network, *losses, program.settings["iterations"], seconds)
             )
@@ -132,16 +132,10 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
         name, method, problem = program.problem, program.method, program.ansatz.problem
         for seed in range(lab.config.seeds):
             mine = lines[Network(name, method, seed)]
-            told = {
-                key: np.array([float(line[key]) for line in mine])
-                for key in ("step", "rel_l2", *LOSSES)
-            }
             for key, label in LOSSES.items():
                 group = losses.setdefault(name, {})
-                group.setdefault(f"{label}, {method}", []).append((told["step"], told[key]))
-            errors.setdefault(name, {}).setdefault(method, []).append(
-                (told["step"], told["rel_l2"])
-            )
+                group.setdefault(f"{label}, {method}", []).append(logs.series(mine, key))
+            errors.setdefault(name, {}).setdefault(method, []).append(logs.series(mine, "rel_l2"))
         first = trees.member(to_host(states), 0)
         points[f"{name} by {method}"] = problem.coordinates, first.batch_stats.points
         grid, exact = program.heldout.points, program.heldout.solution

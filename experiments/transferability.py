@@ -43,7 +43,7 @@ from jaxdl.report.transferability import Result
 from jaxdl.train import logs
 from jaxdl.train.feed import Resident, make_feed
 from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.parallel import place_states, to_host
+from jaxdl.train.parallel import to_host
 from jaxdl.train.population import member_key, population_of
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper, Variables
@@ -104,8 +104,8 @@ def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState
         }
         hypers.append(hyper if member.base is None else hyper | {"base": member.base})
     states = [lab.start(member.start(), member.base is not None) for member in members]
-    states, hypers = (population_of(of, size, lab.mesh) for of in (states, hypers))
-    return place_states(states, lab.mesh, lab.config.parallel.mode), hypers
+    states = population_of(states, size, lab.mesh, mode=lab.config.parallel.mode)
+    return states, population_of(hypers, size, lab.mesh)
 
 
 class Run:
@@ -117,9 +117,8 @@ class Run:
 
     def train(self, name: str, program: Program, members: Sequence[Member]) -> None:
         """Train members, so many at a time; what is trained already is not trained again."""
-        devices = self.lab.mesh.shape["member"]
-        size = -(-self.lab.config.members_per_round // devices) * devices
-        size = max(1, min(size, len(members)))
+        # Not of the number of devices, which a restart may have others of.
+        size = max(1, min(self.lab.config.members_per_round, len(members)))
         for i, at in enumerate(range(0, len(members), size)):
             self.rounds.append(Round(f"{name}-{i}", program, members[at : at + size], size))
             self._fit(self.rounds[-1], self.place)
@@ -156,13 +155,13 @@ class Run:
             steps_per_dispatch=config.steps_per_dispatch,
             dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=lambda states: {"validation_accuracy": accuracy(states)},
-            score="validation_accuracy",
+            score=lambda told: np.mean(told["validation_accuracy"]),
         )
         return states, hypers
 
     def measure(self, test: Split | None) -> None:
         """Write ``results.csv``: accuracies on the test images, or, with None, on those for
-        validation; NaN for a diverged network."""
+        validation; NaN for a network that diverged, or whose first layers are of one that did."""
         lab, rows, lost = self.lab, [], logs.faults(self.place.curves, Network)
         feed = lab.feed
         if test is not None:
@@ -179,8 +178,18 @@ class Run:
             places = list(map(examples, each.members))
             found = each.program.accuracy(states, hypers, places, feed.fetch).reshape(-1)
             for network, accuracy in zip(each.networks, found.tolist(), strict=True):
-                rows.append(Result(*network, math.nan if network in lost else accuracy))
+                of_no_use = network in lost or donor_of(network) in lost
+                rows.append(Result(*network, math.nan if of_no_use else accuracy))
         reporting.write_results(self.csv, rows)
+
+
+def donor_of(network: Network) -> Network | None:
+    """The base that gives a network its first layers, if one does."""
+    asked = transfer.TREATMENTS.get(network.treatment)
+    if asked is None or asked.source == "random":
+        return None
+    direction = network.direction if asked.source == "self" else network.direction[::-1]
+    return network._replace(direction=direction, treatment="base", n=0)
 
 
 def bases(config: ConfigDict) -> list[Network]:
@@ -200,18 +209,12 @@ def train_all(lab: Lab, run: Run) -> None:
     names = bases(config)
     run.train("bases", full, [Member([name], partial(fresh, name)) for name in names])
     trained = run.trained("bases")
-    base_of = {(n.split, n.seed, n.direction): v for n, v in zip(names, trained, strict=True)}
+    variables = dict(zip(names, trained, strict=True))
 
     def donor(network: Network) -> Variables:
-        """The network that gives the first layers."""
-        of, (a, b) = network, network.direction
-        match treatments[of.treatment].source:
-            case "self":
-                return base_of[of.split, of.seed, of.direction]
-            case "other":
-                return base_of[of.split, of.seed, b + a]
-            case "random":
-                return fresh(of._replace(treatment="untrained", n=0))
+        """What gives the first layers: a base, or a network as it began."""
+        base = donor_of(network)
+        return variables[base] if base else fresh(network._replace(treatment="untrained", n=0))
 
     def transplanted(network: Network) -> Variables:
         return transfer.transplant(donor(network), fresh(network), network.n)
@@ -262,10 +265,7 @@ def draw(lab: Lab, run: Run, workdir: Path) -> None:
         panels[label] = {}
         for split in config.splits:
             mine = [lines[base] for base in bases(config) if base.split == split]
-            panels[label][f"bases, {split} halves"] = [
-                (np.array([r["step"] for r in m]), np.array([float(r[field]) for r in m]))
-                for m in mine
-            ]
+            panels[label][f"bases, {split} halves"] = [logs.series(m, field) for m in mine]
     figures.curves(panels, workdir / "curves.png")
 
 
@@ -315,8 +315,10 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
         ]
         told["Exact copies of training images"] = ", ".join(twins)
     if lost := logs.faults(run.place.curves, Network):
+        networks = [network for each in run.rounds for network in each.networks]
         steps = [
             f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
+            + ", and with it those that have its layers" * (network in map(donor_of, networks))
             for network, fault in lost.items()
         ]
         told["Diverged"] = "; ".join(steps)

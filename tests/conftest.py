@@ -11,6 +11,8 @@ from hypothesis import settings
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Compiling takes longer than running here.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Every example may compile, so time says nothing; the same examples on every run.
 settings.register_profile("jaxdl", deadline=None, derandomize=True, database=None)

@@ -39,7 +39,8 @@ def make_optimizer(
     Args:
       weight_decay: ``d``, applied to :func:`kernels` only. May be traced.
       bias_rate: the rate of everything but :func:`kernels`, in multiples of ``r`` (Caffe: 2).
-      clip_norm: scale ``g`` down to this global 2-norm, before the decay is added.
+      clip_norm: scale ``g`` down to this global 2-norm, before the decay is added. (For one
+        network: several that share a state would depend on each other.)
       max_norm: radius of :func:`jaxdl.optim.max_norm`, last in the chain.
       trainable: booleans like the parameters, from :func:`jaxdl.transfer.trainable`; False keeps
         an array as it is: no update, no decay, no projection.

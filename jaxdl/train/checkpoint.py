@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -12,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 import jaxdl
@@ -65,40 +69,55 @@ class Checkpoints:
     def restore(self, like: PyTree) -> Restored:
         """The latest checkpoint that is whole, or ``like`` and step 0 where there is none.
 
-        A damaged one is told of and deleted. The members may be more or fewer than were saved, as
-        on another number of devices: what only fills up the population, copies of the last
-        member, is made anew or left out.
+        A damaged one is told of, and set aside as ``STEP.damaged``. The members may be more or
+        fewer than were saved, as on another number of devices: what only fills up the population,
+        copies of the last member, is made anew or left out.
 
         Args:
           like: a population with the shapes, dtypes and shardings to restore to.
 
         Raises:
           DamagedFile: if the checkpoint holds other arrays, or is another version's.
+          OSError: if it cannot be read for another reason than damage.
         """
         while (step := self._manager.latest_step()) is not None:
+            reason = found = None
             try:
-                return self._read(step, like)
+                found = self._read(step, like)
             except DamagedFile:
                 raise
-            except Exception as error:  # Orbax raises whatever the file system or decoder did
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self._manager.delete(step)
-                before = self._manager.latest_step()
-                then = f"that at step {before} is used" if before else "training begins anew"
-                self._say(
-                    f"checkpoint {self._folder / str(step)} was damaged ({reason[:200]}): {then}"
-                )
+            # What decoders raise on bytes that mean nothing, and what is said of files gone. The
+            # rest, such as too many open files or too little memory, is no fault of the files.
+            except DAMAGE as error:
+                reason = _reason(error)
+            if not _any_process(reason is not None):
+                saved, notes = found
+                return Restored(jax.tree.map(_placed, saved, like), step, notes)
+            self._set_aside(step)
+            before = self._manager.latest_step()
+            then = f"that at step {before} is used" if before else "training begins anew"
+            where = self._folder / str(step)
+            self._say(f"checkpoint {where} was damaged ({reason or 'elsewhere'}): {then}")
         return Restored(like, 0, {})
 
-    def _read(self, step: int, like: PyTree) -> Restored:
+    def _set_aside(self, step: int) -> None:
+        damaged = self._folder / f"{step}.damaged"
+        if jax.process_index() == 0:
+            shutil.rmtree(damaged, ignore_errors=True)
+            (self._folder / str(step)).rename(damaged)
+        _any_process(False)  # wait for the first
+        self._manager.reload()
+
+    def _read(self, step: int, like: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
+        """Arrays of the host, in the structure of ``like``, and the notes."""
         where = f"checkpoint {self._folder / str(step)}"
         otherwise = f"delete {self._folder} to train these networks again"
         read = ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()})
         about = self._manager.restore(step, args=read)[ABOUT]
         for name, version in _versions().items():
-            if about["versions"][name] != version:
+            if (other := about["versions"].get(name)) != version:
                 raise DamagedFile(
-                    f"{where} was written by {name} {about['versions'][name]}, this is {version}: "
+                    f"{where} was written by {name} {other}, this is {version}: "
                     f"go on with that version, or {otherwise}"
                 )
         known, wanted = about["arrays"], _described(like)
@@ -120,12 +139,7 @@ class Checkpoints:
         for name, leaf in zip(wanted, jax.tree.leaves(saved), strict=True):
             if zlib.crc32(np.ascontiguousarray(leaf)) != known[name]["crc"]:
                 raise ValueError(f"{name} is not what was saved")
-
-        def placed(leaf: np.ndarray, as_in: jax.Array) -> jax.Array:
-            some = np.minimum(np.arange(len(as_in)), len(leaf) - 1)
-            return place(leaf[some], as_in.sharding)
-
-        return Restored(jax.tree.map(placed, saved, like), step, about["notes"])
+        return saved, about["notes"]
 
     def save(
         self,
@@ -143,8 +157,6 @@ class Checkpoints:
         Raises:
           OSError: if this or the checkpoint before could not be written.
         """
-        if step in self._manager.all_steps():
-            return
         host = jax.tree.leaves(to_host(states))
         arrays = _described(states)
         for leaf, array in zip(host, arrays.values(), strict=True):
@@ -167,9 +179,33 @@ class Checkpoints:
     def _written(self, what: Callable[[], object]) -> None:
         try:
             what()
-        except Exception as error:  # the file system's faults come in many classes
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OSError(f"cannot save to {self._folder} ({reason[:300]})") from error
+        except jax.errors.JaxRuntimeError:  # another process is gone: no fault of the files
+            raise
+        # The file system's own, and TensorStore's, which has none of its own.
+        except (OSError, ValueError, RuntimeError) as error:
+            said = f"cannot save: {_reason(error)}"
+            raise OSError(errno.EIO, said, str(self._folder)) from error
+
+
+DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
+
+
+def _placed(leaf: np.ndarray, like: jax.Array) -> jax.Array:
+    some = np.minimum(np.arange(len(like)), len(leaf) - 1)
+    return place(leaf[some], like.sharding)
+
+
+def _any_process(it_is: bool) -> bool:
+    """Whether it is so on any process; returns when all have asked."""
+    if jax.process_count() == 1:
+        return it_is
+    return bool(multihost_utils.process_allgather(np.array(it_is)).any())
+
+
+def _reason(error: Exception) -> str:
+    """What Orbax or TensorStore say, in a line: they repeat long paths before they come to it."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return re.sub(r'"/[^"]*/([^"/]*)"', r'"\1"', line)[:300]
 
 
 def _versions() -> dict[str, str]:

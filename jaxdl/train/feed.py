@@ -81,11 +81,15 @@ class Streamed:
     """Images in files or in the host's memory; a batch comes to the devices when it is its turn.
 
     Each process reads what its own devices need.
+
+    Raises:
+      ValueError: if these are no equal part of the mesh.
     """
 
     def __init__(self, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0):
         self._images = streams.Joined(tuple(splits.values()))
         self._labels, self._mesh, self._workers = self._images.labels, mesh, workers
+        self._places, self._columns = part_of_process(mesh)
         self._threads = ThreadPoolExecutor(cores())
 
     def program(
@@ -100,14 +104,14 @@ class Streamed:
         """The batches of each dispatch, [members, steps, batch, *streams, …]."""
         divided = NamedSharding(self._mesh, P("member", None, "data"))
         words = to_host(jax.vmap(lambda h: jax.random.key_data(order_keys(h)))(hypers))
-        members, columns = part_of_process(self._mesh)
-        mine = self._members(members, len(words))
+        mine = self._members(len(words))
         words, examples, counts = (
             whole[mine] for whole in (words, to_host(hypers["examples"]), to_host(hypers["count"]))
         )
         orders = [
             streams.Order(words[i], examples[i][: counts[i]]) for i in np.ndindex(counts.shape)
         ]
+        columns = self._columns
         width = columns.stop - columns.start
 
         def by_member(leaf: np.ndarray) -> np.ndarray:
@@ -132,16 +136,16 @@ class Streamed:
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
         """See :class:`Feed`."""
-        ids = ids[self._members(part_of_process(self._mesh)[0], len(ids))]
+        ids = ids[self._members(len(ids))]
         images = streams.read(self._images, ids.reshape(-1), self._threads)
         batch = {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self._labels[ids]}
         members = NamedSharding(self._mesh, P("member"))
         return jax.tree.map(partial(jax.make_array_from_process_local_data, members), batch)
 
-    def _members(self, places: slice, members: int) -> slice:
-        """Those of so many members that are on the devices at these places."""
+    def _members(self, members: int) -> slice:
+        """Those of so many members that are on this process's devices."""
         each = members // self._mesh.shape["member"]
-        return slice(places.start * each, places.stop * each)
+        return slice(self._places.start * each, self._places.stop * each)
 
 
 FEEDS = ("auto", "resident", "streamed")

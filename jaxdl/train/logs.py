@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+import numpy as np
+from jaxtyping import Float
 
 from jaxdl.types import DamagedFile
 
@@ -27,11 +30,21 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         file.write("".join(line + "\n" for line in lines))
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def sync(path: Path) -> None:
+    """Return when a file is on disk, so that nothing written after it can be there without it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+EVERY = {"population": str, "step": int}
+"""What every record has."""
+
+
+def read(path: Path, fields: Mapping[str, type] = EVERY) -> list[dict[str, Any]]:
     """The records of a file, none if it is missing; a last line cut short by a kill is left out.
 
     Raises:
-      DamagedFile: if another line is not a JSON object.
+      DamagedFile: if another line is not a JSON object with these fields of these types.
     """
     if not path.exists():
         return []
@@ -40,10 +53,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
         try:
             record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not an object")
+            for field, kind in fields.items():
+                if type(record[field]) is not kind:
+                    raise TypeError(field)
             records.append(record)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             raise DamagedFile(
                 f"{path}, line {number}, is damaged: mend it, or delete {path.parent} to start anew"
             ) from None
@@ -55,11 +69,19 @@ def by_network(path: Path, kind: type[Name]) -> dict[Name, list[dict[str, Any]]]
 
     Args:
       kind: the NamedTuple that names a network; its fields are among those of a record.
+
+    Raises:
+      DamagedFile: as :func:`read` does.
     """
     networks: dict[Name, list[dict[str, Any]]] = {}
-    for record in read(path):
+    for record in read(path, EVERY | get_type_hints(kind)):
         networks.setdefault(kind(*(record[field] for field in kind._fields)), []).append(record)
     return networks
+
+
+def series(records: Iterable[Mapping[str, Any]], field: str) -> Float[np.ndarray, "2 n"]:
+    """The steps and the values of a field, from the records that have it."""
+    return np.array([(r["step"], r[field]) for r in records if field in r], float).reshape(-1, 2).T
 
 
 class Fault(NamedTuple):
@@ -80,16 +102,25 @@ def faults(path: Path, kind: type[Name]) -> dict[Name, Fault]:
     }
 
 
-def rewind(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Drop the records that training from a checkpoint will write again; those that stay."""
-    kept = [record for record in read(path) if keep(record)]
-    if not path.exists():
-        return kept
-    new = path.with_name(path.name + ".tmp")
-    new.write_text("")
-    append(new, kept)
-    os.replace(new, path)
-    return kept
+def rewind(path: Path, population: str, step: int) -> int:
+    """Drop what training of a population from a checkpoint at ``step`` will write again.
+
+    Returns:
+      how many of its records stay.
+
+    Raises:
+      DamagedFile: as :func:`read` does.
+    """
+    records = read(path)
+    kept = [r for r in records if r["population"] != population or r["step"] <= step]
+    # A file may be long, so it is written anew only where something goes: also a line cut short.
+    if path.exists() and (len(kept) < len(records) or not path.read_bytes().endswith(b"\n")):
+        new = path.with_name(path.name + ".tmp")
+        new.write_text("")
+        append(new, kept)
+        sync(new)
+        os.replace(new, path)
+    return sum(record["population"] == population for record in kept)
 
 
 class Events:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import signal
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,7 +37,7 @@ class Interrupted(Exception):
 class StopFlag:
     """Turns the first SIGINT or SIGTERM into a flag that the loop reads between dispatches.
 
-    A second signal ends the process as if there were no handler.
+    It says so on standard error. A second signal ends the process as if there were no handler.
     """
 
     def __init__(self):
@@ -50,6 +51,7 @@ class StopFlag:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        os.write(2, b"\nasked to stop: as soon as all is saved, or, asked again, at once\n")
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
 
@@ -60,14 +62,14 @@ class Clock:
 
     compilation: float = 0.0
     training: float = 0.0
-    """Of the compiled steps alone."""
+    """From the data of a dispatch to its metrics on the host, the next data read meanwhile."""
     steps: int = 0
-    """Of networks, in that time."""
+    """Steps times networks in that time."""
     evaluation: float = 0.0
     saving: float = 0.0
     """That training waited for checkpoints."""
-    of: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Training by population, with what was done before a restart."""
+    by_population: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Training, with what was done before a restart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +90,8 @@ class Workplace:
     profiled: range = range(0)
     """Steps to be traced by the profiler."""
     debug: bool = False
-    """Whether a dispatch in which a network ceased to be finite is repeated, operation by
-    operation, to raise FloatingPointError where that began; on one device, under jit."""
+    """Whether a network that ceases to be finite ends it all with FloatingPointError: the dispatch
+    is repeated, operation by operation, to raise it where that began. On one device, under jit."""
     say: Callable[[str], None] = print
     """Told, in a line, what the user should know."""
     clock: Clock = dataclasses.field(default_factory=Clock)
@@ -111,121 +113,121 @@ class Workplace:
         run: Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]],
         states: TrainState,
         hypers: Hyper,
-        feed: Callable[[int], Generator[PyTree]],
+        dispatches: Callable[[int], Generator[PyTree]],
         *,
         networks: Sequence[Mapping[str, Any]],
         steps: int,
         steps_per_dispatch: int,
         watch: Callable[[TrainState], Mapping[str, Float[np.ndarray, "m ..."]]],
-        score: str | None = None,
+        score: Callable[[Mapping[str, list[float]]], float] | None = None,
         dispatches_per_evaluation: int = 1,
     ) -> TrainState:
         """Train a population to step ``steps``, from its latest checkpoint if it has one.
 
         After every dispatch a line for each network goes to the curves: its name, the step, the
-        metrics' means since the line before, and, for one that ceased to be finite, the step,
-        ``diverged_at``, and the first array that was not, ``diverged_in``, and from then on a loss
-        that is NaN; after every so many dispatches and at the end also what ``watch`` says.
+        metrics' means since the line before, and, for one that ceased to be finite, the number of
+        finite steps before that, ``diverged_at``, and the first array that was not,
+        ``diverged_in``, and from then on a loss that is NaN; after every so many dispatches and at
+        the end also what ``watch`` says.
 
         Args:
           name: of the population: its checkpoints' folder, and its mark in the curves.
           run: ``run(states, hypers, data) -> (states, metrics)``, jitted, which consumes
             ``states``; the ``program`` of a :class:`jaxdl.train.feed.Feed`.
-          feed: from the step to begin with to the ``data`` of each dispatch, one after the other.
+          dispatches: ``dispatches(first)`` yields the ``data`` of each dispatch from step
+            ``first`` on.
           networks: how each network is named in the curves, in the order of members (and,
             where a member is several networks, of those within it); the members that only
             fill up the population come after them and are not named.
-          score: what of ``watch`` says how good a network is, the higher the better: the
-            checkpoint with the highest mean is kept.
+          score: from what ``watch`` says of the networks, by name, to how good they are: the
+            checkpoint of the highest is kept. Saves wait for the next evaluation, but not for
+            longer than so many times their interval: :data:`PATIENCE`.
 
         Raises:
           ValueError: if the dispatches do not divide the steps.
-          DamagedFile: if a checkpoint is another program's, or the curves do not reach up to it.
+          DamagedFile: if a checkpoint is another program's or of other networks, or the curves do
+            not reach up to it.
           OSError: if something cannot be written; what was written before is intact.
           Interrupted: after saving, when the stop flag was set.
-          FloatingPointError: see ``debug``.
           FloatingPointError: see ``debug``.
         """
         if steps % steps_per_dispatch:
             raise ValueError(f"{steps} steps are not a multiple of {steps_per_dispatch} a dispatch")
 
-        def by_network(values: Float[np.ndarray, "m ..."]) -> list[float]:
-            return np.asarray(values).reshape(-1)[: len(networks)].tolist()
-
-        arrays = fault_names(states)
-        folder = self.folder / "checkpoints" / name
-        with Checkpoints(folder, self.checkpoints, self.say) as checkpoints, ExitStack() as open_:
-            states, first, notes = checkpoints.restore(states)
-            self.clock.of[name] = notes.get("seconds", 0.0)
-            # The log may be ahead of the checkpoint, never behind it: it is written first.
-            kept = logs.rewind(
-                self.curves, lambda r: r.get("population") != name or r["step"] <= first
-            )
-            lines = sum(record.get("population") == name for record in kept)
-            if lines != first // steps_per_dispatch * len(networks):
-                raise DamagedFile(
-                    f"{self.curves} lacks lines of {name} before its checkpoint at step {first}: "
-                    f"delete {folder} to train these networks again"
-                )
+        folder, arrays = self.folder / "checkpoints" / name, fault_names(states)
+        with Checkpoints(folder, self.checkpoints, self.say) as checkpoints, ExitStack() as stack:
+            states, first = self._resume(checkpoints, name, states, networks, steps_per_dispatch)
             self.progress(name, first * len(networks))
             stopped, _ = self._agreed(False)  # asked for while something else was computed
             if stopped:
                 raise Interrupted(stopped)
             if first == steps:
                 return states
+            events = None
             if self.events:
-                kept_events = logs.Events(self.folder / "tensorboard" / name, networks, first)
-                open_.enter_context(closing(kept_events))
-            saved, items = time.monotonic(), open_.enter_context(closing(feed(first)))
+                events = logs.Events(self.folder / "tensorboard" / name, networks, first)
+                stack.enter_context(closing(events))
+            trace = stack.enter_context(ExitStack())
+            traced = [
+                before
+                for before in range(first, steps, steps_per_dispatch)
+                if self.profiled.start - steps_per_dispatch < before < self.profiled.stop
+            ]
+            saved, items = time.monotonic(), stack.enter_context(closing(dispatches(first)))
             data = next(items)
             train = self._compile(run, states, hypers, data)
-            for step in range(first + steps_per_dispatch, steps + 1, steps_per_dispatch):
-                with self._traced(range(step - steps_per_dispatch, step)):
-                    began = time.monotonic()
-                    before = jax.tree.map(jnp.copy, states) if self.debug else None
-                    states, metrics = train(states, hypers, data)
-                    if self.debug and np.any(metrics["fault"] >= 0):
-                        _look_for_fault(run, before, hypers, data)
-                    if step < steps:
-                        data = next(items)  # read while the devices are at work
-                    metrics = dict(to_host(metrics))
-                    took = time.monotonic() - began
+            for before in range(first, steps, steps_per_dispatch):
+                step = before + steps_per_dispatch
+                if before in traced[:1]:
+                    trace.enter_context(jax.profiler.trace(self.folder / "profile" / name))
+                began = time.monotonic()
+                kept = jax.tree.map(jnp.copy, states) if self.debug else None
+                states, metrics = train(states, hypers, data)
+                if self.debug and np.any(metrics["fault"] >= 0):
+                    _look_for_fault(run, kept, hypers, data)
+                if step < steps:
+                    data = next(items)  # read while the devices are at work
+                metrics = dict(to_host(metrics))
+                took = time.monotonic() - began
+                if before in traced[-1:]:
+                    trace.close()
                 self.clock.training += took
-                self.clock.of[name] += took
+                self.clock.by_population[name] += took
                 self.clock.steps += steps_per_dispatch * len(networks)
-                faults = metrics.pop("fault")
-                metrics["loss"] = np.where(faults == -1, metrics["loss"], np.nan)
-                columns = {key: np.mean(value, axis=1) for key, value in metrics.items()}
-                if step // steps_per_dispatch % dispatches_per_evaluation == 0 or step == steps:
+
+                evaluated = step // steps_per_dispatch % dispatches_per_evaluation == 0
+                evaluated |= step == steps
+                watched = {}
+                if evaluated:
                     began = time.monotonic()
-                    columns |= watch(states)
+                    watched = {
+                        key: _by_network(value, networks) for key, value in watch(states).items()
+                    }
                     self.clock.evaluation += time.monotonic() - began
-                columns = {key: by_network(value) for key, value in columns.items()}
                 records = [
-                    {"population": name, **network, "step": step}
-                    | {key: values[i] for key, values in columns.items()}
-                    for i, network in enumerate(networks)
+                    {"population": name, **record}
+                    for record in _records(metrics, watched, networks, arrays, before)
                 ]
-                at, which = np.argmax(faults >= 0, axis=1), np.max(faults, axis=1)
-                each = zip(records, by_network(at), by_network(which), strict=True)
-                for i, (record, at, which) in enumerate(each):
-                    if which >= 0:
-                        record["diverged_at"] = step - steps_per_dispatch + at
-                        record["diverged_in"] = arrays[i % len(arrays)][which]
                 logs.append(self.curves, records)
-                if self.events:
-                    kept_events.write(records)
+                if events:
+                    events.write(records)
                 self.progress(name, steps_per_dispatch * len(networks))
-                due = time.monotonic() - saved > self.seconds_between_saves
+
+                waits = 1 if evaluated or score is None else PATIENCE
+                due = time.monotonic() - saved > waits * self.seconds_between_saves
                 stopped, due = self._agreed(due)
                 if step == steps or due or stopped:
                     began = time.monotonic()
-                    mean = np.mean(columns[score]) if score in columns else math.nan
+                    good = float(score(watched)) if score and evaluated else math.nan
+                    logs.sync(self.curves)
                     checkpoints.save(
                         step,
                         states,
-                        {"seconds": self.clock.of[name]},
-                        float(mean) if np.isfinite(mean) else None,
+                        {
+                            "seconds": self.clock.by_population[name],
+                            "networks": list(map(dict, networks)),
+                        },
+                        good if math.isfinite(good) else None,
                     )
                     saved = time.monotonic()
                     self.clock.saving += saved - began
@@ -237,12 +239,32 @@ class Workplace:
             self.clock.saving += time.monotonic() - began
         return states
 
+    def _resume(
+        self,
+        checkpoints: Checkpoints,
+        name: str,
+        states: TrainState,
+        networks: Sequence[Mapping[str, Any]],
+        steps_per_dispatch: int,
+    ) -> tuple[TrainState, int]:
+        """States to go on with, and their step; the curves end there, too."""
+        folder = self.folder / "checkpoints" / name
+        again = f"delete {folder} to train these networks again"
+        states, first, notes = checkpoints.restore(states)
+        if first and notes.get("networks") != list(map(dict, networks)):
+            raise DamagedFile(f"the checkpoint in {folder} is of other networks: {again}")
+        self.clock.by_population[name] = notes.get("seconds", 0.0)
+        # They may be ahead of the checkpoint, never behind it: they are written first.
+        lines = logs.rewind(self.curves, name, first)
+        if lines != first // steps_per_dispatch * len(networks):
+            what = f"lacks lines of {name} before its checkpoint at step {first}"
+            raise DamagedFile(f"{self.curves} {what}: {again}")
+        return states, first
+
     def _compile(self, run: Callable, *args: PyTree) -> Callable:
         """The program for arguments of these shapes, compiled once."""
-        if not hasattr(run, "lower"):  # pmap compiles when it is called
-            return run
         leaves, structure = jax.tree.flatten(args)
-        key = run, structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = run, structure, *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
         if key not in self.compiled:
             began = time.monotonic()
             self.compiled[key] = run.lower(*args).compile()
@@ -256,11 +278,44 @@ class Workplace:
         told = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
         return int(told[:, 0].max()) or None, bool(told[0, 1])
 
-    def _traced(self, steps: range) -> AbstractContextManager:
-        """A context that is traced where some of these steps are to be."""
-        if range(max(steps.start, self.profiled.start), min(steps.stop, self.profiled.stop)):
-            return jax.profiler.trace(self.folder / "profile")
-        return nullcontext()
+
+PATIENCE = 5
+
+
+def _by_network(values: Float[np.ndarray, "m ..."], networks: Sequence) -> list[float]:
+    """Without what only fills up the population."""
+    return np.asarray(values).reshape(-1)[: len(networks)].tolist()
+
+
+def _records(
+    metrics: Metrics,
+    watched: Mapping[str, list[float]],
+    networks: Sequence[Mapping[str, Any]],
+    arrays: Sequence[Sequence[str]],
+    before: int,
+) -> Iterator[dict[str, Any]]:
+    """A line of the curves for each network, of a dispatch that begins at step ``before``.
+
+    Args:
+      metrics: [members, steps] or, where a member is several networks, [members, steps, networks].
+      arrays: :func:`jaxdl.train.state.fault_names`.
+    """
+    faults, step = metrics["fault"], before + metrics["fault"].shape[1]
+    finite = metrics | {"loss": np.where(faults == -1, metrics["loss"], np.nan)}
+    means = {
+        key: _by_network(np.mean(value, axis=1), networks)
+        for key, value in finite.items()
+        if key != "fault"
+    }
+    at = _by_network(np.argmax(faults >= 0, axis=1), networks)
+    which = _by_network(np.max(faults, axis=1), networks)
+    for i, network in enumerate(networks):
+        columns = {key: values[i] for key, values in (means | watched).items()}
+        record = {**network, "step": step, **columns}
+        if which[i] >= 0:
+            record["diverged_at"] = before + at[i]
+            record["diverged_in"] = arrays[i % len(arrays)][which[i]]
+        yield record
 
 
 def _look_for_fault(run: Callable, *args: PyTree) -> None:
@@ -269,3 +324,7 @@ def _look_for_fault(run: Callable, *args: PyTree) -> None:
     for watch in (jax.debug_nans, jax.debug_infs):
         with jax.disable_jit(), watch(True):
             run(*args)
+    raise FloatingPointError(
+        "a network is no longer finite (the curves say which), yet operation by operation it is: "
+        "rounding decides"
+    )

@@ -1,4 +1,4 @@
-"""Meshes, and the three ways to run one step on all devices of one."""
+"""Meshes, the ways to run one step on all devices of one, and what is placed where on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxdl.train.state import Step
 from jaxdl.types import PyTree
 
 
@@ -21,12 +20,13 @@ def make_mesh(member: int = -1, data: int = 1, devices: Sequence[jax.Device] | N
 
     Args:
       member, data: devices along each axis; -1, for at most one of them, takes what is left.
-      devices: default is all of them.
+      devices: default is all of them, those of a process side by side.
 
     Raises:
       ValueError: if the axes do not multiply to the number of devices.
     """
-    devices = list(devices if devices is not None else jax.devices())
+    if devices is None:  # their own order may be another, as that of a TPU's wiring
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     shape = [member, data]
     if -1 in shape:
         place = shape.index(-1)
@@ -53,7 +53,7 @@ def axis_of(mode: str, mesh: Mesh) -> str | None:
     and under pmap where the members, and not their batches, are divided.
 
     Raises:
-      ValueError: for an unknown mode, or pmap on a mesh of two axes.
+      ValueError: for an unknown mode, or pmap on a mesh of two axes or with several processes.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
@@ -61,6 +61,8 @@ def axis_of(mode: str, mesh: Mesh) -> str | None:
         raise ValueError(
             f"pmap divides members or batches, not both: this mesh is {dict(mesh.shape)}"
         )
+    if mode == "pmap" and jax.process_count() > 1:
+        raise ValueError("pmap is for one process: choose shard_map or jit")
     if mode in ("jit", "fsdp") or (mode == "pmap" and mesh.shape["data"] == 1):
         return None
     return "data"
@@ -74,18 +76,6 @@ def array_spec(shape: Sequence[int], mesh: Mesh) -> P:
         return P()
     longest = max(able, key=lambda axis: shape[axis])
     return P(*[None] * longest, "data")
-
-
-def place_states(states: PyTree, mesh: Mesh, mode: str) -> PyTree:
-    """A population as training in this mode will keep it: with fsdp its arrays divided."""
-    if mode != "fsdp":
-        return states
-
-    def one(leaf: Array) -> Array:
-        spec = P("member", *array_spec(leaf.shape[1:], mesh))
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
-
-    return jax.tree.map(one, states)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -114,10 +104,25 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 def part_of_process(mesh: Mesh) -> tuple[slice, slice]:
-    """Which of the mesh's places along "member", and along "data", are devices of this process."""
-    here = [[d.process_index == jax.process_index() for d in row] for row in mesh.devices]
-    places = [np.unique(axis) for axis in np.nonzero(here)]
-    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in places)
+    """Which of the mesh's places along "member", and along "data", are devices of this process.
+
+    Raises:
+      ValueError: unless these are a rectangle of the mesh, and its columns one of the equal parts
+        into which the processes divide "data".
+    """
+    mine, data = jax.process_index(), mesh.shape["data"]
+    here = np.array([[device.process_index == mine for device in row] for row in mesh.devices])
+    if not here.any():
+        raise ValueError(f"no device of process {mine} is on the mesh")
+    rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(here))
+    width = columns.stop - columns.start
+    if not here[rows, columns].all() or data % width or columns.start % width:
+        raise ValueError(
+            f"the {here.sum()} device(s) of process {mine} are no rectangle of the mesh, member="
+            f"{len(here)} times data={data}, or no equal part: order devices by process, as "
+            "make_mesh does, and let data be a divisor or a multiple of each process's number"
+        )
+    return rows, columns
 
 
 def to_host(tree: PyTree) -> PyTree:
@@ -126,23 +131,3 @@ def to_host(tree: PyTree) -> PyTree:
     if all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, Array)):
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
-
-
-def jit_step(step: Step, mesh: Mesh) -> Step:
-    """One network, the batch divided over "data" by shardings: the compiler adds what
-    communication is needed. Build ``step`` without an axis name."""
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-    return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=(whole, whole))
-
-
-def shard_map_step(step: Step, mesh: Mesh, check_vma: bool = True) -> Step:
-    """The same, with the program of one device written out; build ``step`` with
-    ``axis_name="data"``. ``check_vma``: see `jax.shard_map`."""
-    specs = {"in_specs": (P(), P("data"), P()), "out_specs": (P(), P())}
-    return jax.jit(jax.shard_map(step, mesh=mesh, **specs, check_vma=check_vma))
-
-
-def pmap_step(step: Step, devices: Sequence[jax.Device] | None = None) -> Step:
-    """The same through pmap: the batch has a leading device axis, the state and what comes back
-    too (equal on all devices). Build ``step`` with ``axis_name="data"``."""
-    return jax.pmap(step, axis_name="data", devices=devices, in_axes=(0, 0, None))

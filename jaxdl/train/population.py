@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
-from jaxdl.train.parallel import array_spec, axis_of, shard_members, to_host
+from jaxdl.train.parallel import array_spec, axis_of, place, shard_members, to_host
 from jaxdl.train.state import Step, TrainState
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
@@ -62,7 +62,7 @@ def over_members(
     on the number of devices along "member".
 
     Raises:
-      ValueError: for an unknown mode, or pmap on a mesh of two axes.
+      ValueError: for an unknown mode, or one that the mesh does not allow.
     """
     axis_of(mode, mesh)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -82,13 +82,14 @@ def over_members(
 
         return tuple(arg for arg, it in zip(args, are, strict=True) if it), join
 
-    def local(*args: PyTree) -> PyTree:
-        members, join = split(args)
-
+    def each(members: tuple, join: Callable[[tuple], tuple]) -> PyTree:
         def one(mine: tuple) -> PyTree:
             return fn(*join(mine))
 
         return jax.vmap(one)(members) if batched else lax.map(one, members)
+
+    def local(*args: PyTree) -> PyTree:
+        return each(*split(args))
 
     def with_shard_map(*args: PyTree) -> PyTree:
         return jax.shard_map(
@@ -98,28 +99,26 @@ def over_members(
     def with_shardings(*args: PyTree) -> PyTree:
         members, join = split(args)
         by_place = jax.tree.map(lambda x: x.reshape(places, -1, *x.shape[1:]), members)
-
-        def at_place(mine: tuple) -> PyTree:
-            def one(mine: tuple) -> PyTree:
-                return fn(*join(mine))
-
-            return jax.vmap(one)(mine) if batched else lax.map(one, mine)
-
+        at_place = functools.partial(each, join=join)
         found = jax.vmap(at_place, spmd_axis_name="member")(by_place)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
-    if mode == "pmap":
-        return _with_pmap(local, specs_of, mesh)
-    options = convolution_options() if on_cpu and convolutions else {}
+    with_pmap = _with_pmap(local, specs_of, mesh)
     return jax.jit(
-        with_shard_map if mode == "shard_map" else with_shardings,
+        {"shard_map": with_shard_map, "pmap": with_pmap}.get(mode, with_shardings),
         donate_argnums=(0,) if donate else (),
-        compiler_options=options,
+        compiler_options=convolution_options() if on_cpu and convolutions else {},
+        out_shardings=NamedSharding(mesh, P("member")) if mode != "fsdp" else None,
     )
 
 
 def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[..., PyTree]:
-    """``local`` on each device, which has its share of the members or of each batch."""
+    """``local`` on each device, which has its share of the members or of each batch.
+
+    For use within `jax.jit`, which keeps the program, where pmap compiles anew for every function
+    that it is given; has compiler options, where pmap has none; and donates the arguments
+    themselves, where pmap would donate the copies that reshaping makes of them.
+    """
     axis = "data" if mesh.shape["data"] > 1 else "member"
     devices = list(mesh.devices.flat)
 
@@ -234,7 +233,6 @@ def train_streamed(
     ``batches`` are stored images and labels with a leading [members, steps, batch, *streams],
     divided over the devices as ``P("member", None, "data")``.
     """
-
     advance = _prepared_step(step, prepare, mesh, mode)
 
     def member(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
@@ -288,9 +286,16 @@ def member_key(*name: object) -> PRNGKeyArray:
     return jax.random.key(int.from_bytes(digest[:4], "big") >> 1)
 
 
-def population_of(members: Sequence[PyTree], size: int, mesh: Mesh) -> PyTree:
+def population_of(
+    members: Sequence[PyTree], size: int, mesh: Mesh, *, mode: str = "shard_map"
+) -> PyTree:
     """Members stacked, filled up to ``size`` or the next multiple of the mesh's "member" axis by
-    repeating the last, and divided over the devices. A constant size saves compilations."""
+    repeating the last, and divided over the devices. A constant size saves compilations.
+
+    Args:
+      mode: with "fsdp" each array goes to the devices of its member in parts, as training in this
+        mode will keep it: none of them ever holds it whole.
+    """
     devices = mesh.shape["member"]
     missing = -(-max(size, len(members)) // devices) * devices - len(members)
 
@@ -300,4 +305,12 @@ def population_of(members: Sequence[PyTree], size: int, mesh: Mesh) -> PyTree:
         return np.stack(leaves)  # on the host: on a device each new shape would be compiled
 
     filled = [*to_host(list(members)), *[to_host(members[-1])] * missing]
-    return shard_members(jax.tree.map(stack, *filled), mesh)
+    stacked = jax.tree.map(stack, *filled)
+    if mode != "fsdp":
+        return shard_members(stacked, mesh)
+
+    def divide(leaf: Array | np.ndarray) -> Array:
+        spec = P("member", *array_spec(leaf.shape[1:], mesh))
+        return place(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(divide, stacked)

@@ -1,7 +1,8 @@
 """Any accident, any number of devices and processes: the same study ends with the same numbers.
 
-The bases of the transferability study on scikit-learn's digits, which train for a few steps, stand
-for all. Most of a run is its start, so one cache of compiled programs serves all of them.
+Bases of the transferability study on scikit-learn's digits, and networks with frozen layers of
+these, which train for a few steps, stand for all. Most of a run is its start, so one cache of
+compiled programs serves all of them.
 """
 
 import csv
@@ -14,6 +15,7 @@ import struct
 import textwrap
 import time
 import warnings
+from contextlib import suppress
 
 import jax
 import numpy as np
@@ -30,9 +32,8 @@ STUDY = (
     "--config.steps_per_dispatch=2",
     "--config.schedule.warmup=0",
     "--config.seconds_between_saves=0.0",
-    "--config.treatments=()",
+    "--config.treatments=('AnB',)",
 )
-LINES = BASES * STEPS // 2
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +77,16 @@ def curves(workdir):
 
 
 def parameters(workdir):
-    """Of the last checkpoint, as NumPy arrays."""
-    (step,) = (workdir / "checkpoints" / "bases-0").glob(f"{STEPS}")
+    """Of the last checkpoints, as NumPy arrays."""
     with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sharding info not provided")
-        return jax.tree.map(np.asarray, checkpointer.restore(step / "state"))
+        return [
+            jax.tree.map(
+                np.asarray,
+                checkpointer.restore(workdir / "checkpoints" / name / str(STEPS) / "state"),
+            )
+            for name in ("bases-0", "frozen-0")
+        ]
 
 
 def assert_same(workdir, expected):
@@ -110,11 +116,18 @@ DEADLY = """
 
 
 def test_killed_twenty_times_it_ends_as_if_it_had_not_been(finished, start, tmp_path):
+    """Every third time by a clock, since what writes arrays is not Python, nor heard of there."""
     moments, kills, seen = random.Random(0), 0, set()
-    for _ in range(20):
-        touches = moments.randrange(1, 160)
-        prelude = DEADLY.format(touches=touches, workdir=str(tmp_path))
-        ended = start(tmp_path, prelude=prelude).wait()
+    for i in range(20):
+        if i % 3:
+            touches = moments.randrange(1, 160)
+            study = start(tmp_path, prelude=DEADLY.format(touches=touches, workdir=str(tmp_path)))
+        else:
+            study = start(tmp_path)
+            study.wait_until(lambda: False, seconds=moments.uniform(1, 8))
+            with suppress(ProcessLookupError):  # it may have come to its end
+                study.kill(signal.SIGKILL)
+        ended = study.wait()
         assert ended.code in (0, -signal.SIGKILL), ended.err[-2000:]
         kills += ended.code != 0
         seen.add(len(curves(tmp_path)))
@@ -175,12 +188,41 @@ FULL = """
 
 @pytest.mark.parametrize("size", [1300, 3000], ids=["curves", "checkpoint"])
 def test_a_full_disk_ends_it_in_a_line_and_it_goes_on_after(size, finished, start, tmp_path):
-    ended = start(tmp_path, prelude=FULL.format(calls=4, size=size)).wait()
-    assert_refused(ended, str(tmp_path), "File too large", "the same command goes on")
-    assert (tmp_path / "checkpoints" / "bases-0").exists()
-    assert not (tmp_path / "results.csv").exists()
-    assert start(tmp_path).wait().code == 0
-    assert_same(tmp_path, finished)
+    workdir = tmp_path / ("long" * 40)  # of which messages are made that hide their reason
+    ended = start(workdir, prelude=FULL.format(calls=4, size=size)).wait()
+    assert_refused(ended, str(workdir), "File too large", "the same command goes on")
+    assert (workdir / "checkpoints" / "bases-0").exists()
+    assert not (workdir / "results.csv").exists()
+    assert start(workdir).wait().code == 0
+    assert_same(workdir, finished)
+
+
+# Root may write to a folder whatever its permissions, but not to one that is a file.
+GONE = """
+    from pathlib import Path
+    from jaxdl.train import logs
+    whole, calls = logs.append, 0
+
+    def append(path, records):
+        global calls
+        calls += 1
+        if calls == 4:
+            path.parent.rename({aside!r})
+            path.parent.touch()
+        whole(path, records)
+
+    logs.append = append
+"""
+
+
+def test_a_folder_that_is_gone_is_told_in_a_line(finished, start, tmp_path):
+    workdir, aside = tmp_path / "run", tmp_path / "aside"
+    ended = start(workdir, prelude=GONE.format(aside=str(aside))).wait()
+    assert_refused(ended, str(workdir), "the same command goes on")
+    workdir.unlink()
+    aside.rename(workdir)
+    assert start(workdir).wait().code == 0
+    assert_same(workdir, finished)
 
 
 def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(finished, start, tmp_path):
@@ -206,10 +248,11 @@ def test_events_and_traces_are_written_where_asked_for(finished, start, tmp_path
     ended = start(tmp_path, "--tensorboard", "--profile=4:6").wait()
     assert ended.code == 0, ended.err[-2000:]
     assert_same(tmp_path, finished)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    for name in ("bases-0", "frozen-0"):
+        assert len(list((tmp_path / "profile" / name).rglob("*.xplane.pb"))) == 1
     for line in map(json.loads, curves(tmp_path)):
         name = "-".join(str(line[key]) for key in ("split", "seed", "direction", "treatment", "n"))
-        (file,) = (tmp_path / "tensorboard" / "bases-0" / name).iterdir()
+        (file,) = (tmp_path / "tensorboard" / line["population"] / name).iterdir()
         assert (line["step"], np.float32(line["loss"])) in scalars(file, "loss")
 
 
@@ -288,7 +331,7 @@ def test_one_goes_on_where_one_of_two_died(finished, processes, start, tmp_path)
     assert said[ended.code] in ended.err, ended.err[-2000:]
     assert both[1].wait().code == -signal.SIGKILL
     before = len(curves(tmp_path))
-    assert before < LINES
+    assert before < len(curves(finished))
     ended = start(tmp_path).wait()  # alone, on half as many devices
     assert ended.code == 0, ended.err[-2000:]
     np.testing.assert_allclose(accuracies(tmp_path), accuracies(finished), atol=1e-5)

@@ -3,6 +3,7 @@ not. ValueError is what becomes that line (`experiments._run.user_input`)."""
 
 import json
 import math
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -73,6 +74,12 @@ def test_any_value_that_a_flag_can_set_is_taken_or_refused_in_words(study, data)
         assert str(error).strip() and len(str(error)) < 2000
 
 
+class Name(NamedTuple):
+    """Of a network."""
+
+    seed: int
+
+
 @given(cut=st.integers(0, 400), flip=st.integers(0, 400), byte=st.integers(0, 255))
 def test_damaged_curves_are_read_or_named(tmp_path_factory, cut, flip, byte):
     path = tmp_path_factory.mktemp("curves") / "metrics.jsonl"
@@ -82,7 +89,9 @@ def test_damaged_curves_are_read_or_named(tmp_path_factory, cut, flip, byte):
     data[min(flip, len(data) - 1)] = byte
     path.write_bytes(data[: len(data) - min(cut, len(data))])
     try:
-        assert all(isinstance(record, dict) for record in logs.read(path))
+        found = logs.by_network(path, Name)
+        assert all(isinstance(name.seed, int) for name in found)
+        assert logs.rewind(path, "a", 10) <= len(records)
     except DamagedFile as error:
         assert "metrics.jsonl, line" in str(error)
 

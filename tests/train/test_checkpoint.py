@@ -4,13 +4,14 @@ import gc
 import resource
 import shutil
 import sys
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxdl
+from jaxdl.train import checkpoint
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.parallel import make_mesh, shard_members
 from jaxdl.train.state import TrainState
@@ -59,7 +60,6 @@ def test_the_latest_comes_back_on_any_mesh(tmp_path):
         assert checkpoints.restore(blank) == (blank, 0, {})
         for step in (10, 20, 30):
             checkpoints.save(step, population(step, two), {"seconds": step / 8})
-        checkpoints.save(30, population(99, two))  # is there already
         checkpoints.wait()
     assert {int(p.name) for p in (tmp_path / "a").iterdir() if p.name.isdigit()} == {20, 30}
     for members in (1, 2, 8):
@@ -124,7 +124,26 @@ def test_for_a_damaged_checkpoint_the_one_before_is_used(tmp_path, damage):
         if step:
             damage(tmp_path / "a" / "3")
     assert len(said) == 2
+    assert {p.name for p in (tmp_path / "a").iterdir()} >= {"3.damaged", "5.damaged"}
     assert not [p for p in (tmp_path / "a").iterdir() if p.name.isdigit()]
+
+
+@pytest.mark.parametrize("fault", ["memory", "files"])
+def test_what_is_no_fault_of_the_files_leaves_them(tmp_path, monkeypatch, fault):
+    mesh = saved(tmp_path / "a", 3, 5)
+
+    def refuse(*_):
+        if fault == "memory":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(*{"memory": (checkpoint, "place"), "files": (zlib, "crc32")}[fault], refuse)
+    with (
+        Checkpoints(tmp_path / "a") as checkpoints,
+        pytest.raises((jax.errors.JaxRuntimeError, OSError), match=r"out of memory|Too many"),
+    ):
+        checkpoints.restore(population(0, mesh))
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"3", "5"}
 
 
 def test_the_best_stays_beside_the_latest(tmp_path):
@@ -152,12 +171,16 @@ def test_other_numbers_of_members_are_restored(tmp_path, members):
 
 def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
     mesh = saved(tmp_path / "a")
-    monkeypatch.setattr(jaxdl, "__version__", "9.9")
-    with (
-        Checkpoints(tmp_path / "a") as checkpoints,
-        pytest.raises(DamagedFile, match=r"written by jaxdl \d\S*, this is 9\.9"),
+    for versions, words in (
+        ({"jaxdl": "9.9", "jax": jax.__version__}, r"written by jaxdl \d\S*, this is 9\.9"),
+        ({"xla": "9.9"}, r"written by xla None, this is 9\.9"),
     ):
-        checkpoints.restore(population(0, mesh))
+        monkeypatch.setattr(checkpoint, "_versions", lambda versions=versions: versions)
+        with (
+            Checkpoints(tmp_path / "a") as checkpoints,
+            pytest.raises(DamagedFile, match=words),
+        ):
+            checkpoints.restore(population(0, mesh))
     assert (tmp_path / "a" / "5").exists()
 
 
@@ -165,16 +188,16 @@ def test_what_cannot_be_written_is_an_os_error(tmp_path):
     """And the checkpoint before stays."""
     mesh = saved(tmp_path / "a")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with (
-        pytest.raises(OSError, match=f"cannot save to {tmp_path / 'a'}"),
-        Checkpoints(tmp_path / "a") as checkpoints,
-    ):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
-        try:
+    try:  # until all is closed: what is written later would be whole
+        with (
+            pytest.raises(OSError, match=f"cannot save: .*'{tmp_path / 'a'}'"),
+            Checkpoints(tmp_path / "a") as checkpoints,
+        ):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
             checkpoints.save(6, population(6, mesh))
             checkpoints.wait()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with Checkpoints(tmp_path / "a") as checkpoints:
         restored = checkpoints.restore(population(0, mesh))
     assert restored.step == 5

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,13 +33,14 @@ def test_non_finite_numbers_are_strict_json_and_floats_again(path, value):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    logs.append(path, [{"loss": value, "accuracy": 0.5}])
+    logs.append(path, [{"population": "a", "step": 1, "loss": value, "accuracy": 0.5}])
     json.loads(path.read_text(), parse_constant=refuse)
     (record,) = logs.read(path)
     np.testing.assert_equal(float(record["loss"]), value)
     # What is read can be written again without a change.
     before = path.read_bytes()
-    logs.rewind(path, lambda record: True)
+    logs.append(path, [{"population": "a", "step": 2, "loss": 0.5}])
+    assert logs.rewind(path, "a", 1) == 1
     assert path.read_bytes() == before
 
 
@@ -49,7 +51,7 @@ def test_rewind_drops_later_records_and_the_half_line_of_a_kill(path):
     for cut in range(1, len(b'{"population": "b", "step": 3}\n')):
         path.write_bytes(whole[:-cut])
         assert logs.read(path)[:5] == records[:5]
-    logs.rewind(path, lambda r: r["population"] != "a" or r["step"] <= 1)
+    assert logs.rewind(path, "a", 1) == 1
     assert logs.read(path) == [records[0], records[1], records[3]]
     logs.append(path, [records[2]])
     assert logs.read(path) == [records[0], records[1], records[3], records[2]]
@@ -57,14 +59,54 @@ def test_rewind_drops_later_records_and_the_half_line_of_a_kill(path):
 
 
 def test_rewind_of_nothing_makes_no_file(path):
-    logs.rewind(path, lambda record: False)
+    assert logs.rewind(path, "a", 1) == 0
     assert not path.exists()
 
 
-def test_a_damaged_line_in_the_middle_is_refused_and_nothing_lost(path):
-    logs.append(path, [{"step": 1}, {"step": 2}, {"step": 3}])
-    path.write_text(path.read_text().replace('{"step": 2}', '{"st\0p": '))
+def test_rewind_leaves_a_file_alone_of_which_all_stays(path):
+    logs.append(path, [{"population": name, "step": 1} for name in "ab"])
+    before = path.stat().st_ino
+    assert logs.rewind(path, "b", 1) == 1
+    assert path.stat().st_ino == before
+
+
+DAMAGES = [
+    '{"st\0p": ',
+    '{"population": "a", "stfp": 2}',
+    '{"population": "a", "step": "2"}',
+    "[2]",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_line_in_the_middle_is_refused_and_nothing_lost(path, damage):
+    logs.append(path, [{"population": "a", "step": step} for step in (1, 2, 3)])
+    path.write_text(path.read_text().replace('{"population": "a", "step": 2}', damage))
     before = path.read_bytes()
     with pytest.raises(DamagedFile, match="line 2"):
-        logs.rewind(path, lambda record: True)
+        logs.rewind(path, "a", 1)
     assert path.read_bytes() == before
+
+
+class Name(NamedTuple):
+    """Of a network."""
+
+    seed: int
+
+
+def test_records_by_network_are_told_by_its_name(path):
+    logs.append(
+        path,
+        [
+            {"population": "a", "seed": seed, "step": step} | ({"loss": 0.5} if step == 2 else {})
+            for step in (1, 2)
+            for seed in (0, 1)
+        ],
+    )
+    found = logs.by_network(path, Name)
+    assert list(found) == [Name(0), Name(1)] and [r["step"] for r in found[Name(1)]] == [1, 2]
+    np.testing.assert_array_equal(logs.series(found[Name(1)], "loss"), [[2], [0.5]])
+    assert logs.series(found[Name(1)], "accuracy").shape == (2, 0)
+    logs.append(path, [{"population": "a", "sefd": 0, "step": 3}])
+    with pytest.raises(DamagedFile, match="line 5"):
+        logs.by_network(path, Name)

@@ -12,12 +12,14 @@ import pytest
 
 from jaxdl.nn.models.convnet import ConvNet
 from jaxdl.optim import make_optimizer
-from jaxdl.train import logs
+from jaxdl.train import logs, loop
+from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.loop import Interrupted, StopFlag, Workplace
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, fault_names, make_step
 from jaxdl.transfer import classification_loss
+from jaxdl.types import DamagedFile
 
 PER_DISPATCH, STEPS, MEMBERS = 3, 12, 3
 NETWORKS = [{"seed": i, "treatment": "base"} for i in range(MEMBERS)]
@@ -66,7 +68,7 @@ class Lab:
             members.append(create_state(params, {}, rule({"rate": 0.1})))
         return population_of(members, MEMBERS, self.mesh)
 
-    def feed(self, first):
+    def dispatches(self, first):
         """The same for every dispatch."""
         del first
         return (self.data for _ in repeat(None))
@@ -80,19 +82,24 @@ class Lab:
         seconds=1e9,
         name="bases-0",
         steps=STEPS,
-        feed=None,
+        dispatches=None,
+        networks=NETWORKS,
+        place=None,
+        **options,
     ):
-        place = Workplace(folder, stop or StopFlag(), progress or (lambda *_: None), seconds)
+        told = progress or (lambda *_: None)
+        place = Workplace(folder, stop or StopFlag(), told, seconds, **(place or {}))
         return place.fit(
             name,
             self.run,
             self.states(),
             self.hypers,
-            feed or self.feed,
-            networks=NETWORKS,
+            dispatches or self.dispatches,
+            networks=networks,
             steps=steps,
             steps_per_dispatch=PER_DISPATCH,
             watch=lambda states: {"bias": states.params["fc2"]["dense"]["bias"].mean(1)},
+            **options,
         )
 
 
@@ -200,18 +207,18 @@ def test_a_finished_fit_is_not_done_again(lab, undisturbed, tmp_path):
 def test_a_fit_asks_for_the_data_of_the_steps_that_it_does(lab, undisturbed, tmp_path):
     given = []
 
-    def feed(first):
+    def dispatches(first):
         for step in range(first, STEPS, PER_DISPATCH):
             given.append(step)
             yield lab.data
 
     stop = StopAfter(2)
     with pytest.raises(Interrupted):
-        lab.fit(tmp_path, stop=stop.flag, progress=stop, feed=feed)
+        lab.fit(tmp_path, stop=stop.flag, progress=stop, dispatches=dispatches)
     assert given == [0, 3, 6]  # one ahead, which is read while the devices are at work
     given.clear()
     for _ in range(2):  # the second time there is nothing to do
-        lab.fit(tmp_path, feed=feed)
+        lab.fit(tmp_path, dispatches=dispatches)
     assert given == [6, 9]
     assert (tmp_path / "metrics.jsonl").read_bytes() == undisturbed[1]
 
@@ -226,6 +233,47 @@ def test_populations_share_a_file_of_curves(lab, undisturbed, tmp_path):
     lines = undisturbed[1].splitlines(keepends=True)[: 2 * MEMBERS]
     expected = [line.replace(b"bases-0", name) for name in (b"first", b"second") for line in lines]
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(expected)
+
+
+def test_a_checkpoint_of_other_networks_is_refused(lab, undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed[2], tmp_path / "copy")
+    others = [network | {"seed": network["seed"] + 1} for network in NETWORKS]
+    with pytest.raises(DamagedFile, match="bases-0 is of other networks: delete"):
+        lab.fit(folder, networks=others)
+
+
+def test_saves_wait_for_an_evaluation_and_the_best_stays(lab, tmp_path, monkeypatch):
+    """Of twelve dispatches every fourth is evaluated, and the first of these is the best."""
+    saves, good = [], iter([0.9, 0.4, 0.1])
+    save = Checkpoints.save
+
+    def watched(self, step, states, notes, score):
+        saves.append((step, score))
+        save(self, step, states, notes, score)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    monkeypatch.setattr(loop, "PATIENCE", 1e15)
+    options = {"dispatches_per_evaluation": 4, "score": lambda told: next(good)}
+    lab.fit(tmp_path, seconds=1e-9, steps=36, place={"checkpoints": 1}, **options)
+    assert saves == [(12, 0.9), (24, 0.4), (36, 0.1)]
+    kept = {p.name for p in (tmp_path / "checkpoints" / "bases-0").iterdir()}
+    assert kept == {"12", "36"}
+    # Not for ever: a long way from one evaluation to the next is not put at stake.
+    saves.clear()
+    monkeypatch.setattr(loop, "PATIENCE", 5)
+    lab.fit(tmp_path / "others", seconds=1e-9, steps=9, **options | {"score": lambda told: 0.0})
+    assert saves == [(3, None), (6, None), (9, 0.0)]
+
+
+def test_one_trace_of_the_steps_that_are_asked_for(lab, tmp_path):
+    lab.fit(tmp_path, place={"profiled": range(4, 8)})  # of the second and the third dispatch
+    (trace,) = (tmp_path / "profile" / "bases-0").rglob("*.xplane.pb")
+    assert trace.stat().st_size
+
+
+def test_a_fault_that_is_not_found_again_is_told_all_the_same():
+    with pytest.raises(FloatingPointError, match="no longer finite"):
+        loop._look_for_fault(lambda *_: None)
 
 
 def test_dispatches_that_do_not_divide_the_steps_are_refused(lab, tmp_path):
@@ -243,11 +291,12 @@ def handlers():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_sets_the_flag(handlers, number):
+def test_the_first_signal_sets_the_flag(handlers, number, capfd):
     flag = StopFlag().install()
     assert flag.received is None
     os.kill(os.getpid(), number)
     assert flag.received == number
+    assert capfd.readouterr().err.strip().startswith("asked to stop")
     assert signal.getsignal(number) == signal.SIG_DFL
 
 

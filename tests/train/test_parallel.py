@@ -1,65 +1,102 @@
-"""One step through jit, shard_map and pmap, against the plain step on one device."""
+"""Each way to divide training over devices, against the plain step on one; meshes."""
+
+import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from jaxdl import trees
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
-from jaxdl.train.parallel import (
-    jit_step,
-    make_mesh,
-    pmap_step,
-    replicate,
-    shard_map_step,
-    shard_members,
-)
+from jaxdl.train.parallel import axis_of, make_mesh, part_of_process, replicate, shard_members
+from jaxdl.train.population import over_members, population_of, train_streamed
 from jaxdl.train.state import create_state, make_step
 from jaxdl.transfer import classification_loss
 
-BATCH, STEPS = 16, 20
+BATCH, STEPS, DISPATCHES = 16, 10, 2
 HYPER = {"key": jax.random.key(0)}
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.normal(size=(STEPS, BATCH, 5, 5, 2)).astype(np.float32)
-LABELS = RNG.integers(0, 3, (STEPS, BATCH)).astype(np.int32)
+IMAGES = RNG.normal(size=(DISPATCHES, STEPS, BATCH, 5, 5, 2)).astype(np.float32)
+LABELS = RNG.integers(0, 3, (DISPATCHES, STEPS, BATCH)).astype(np.int32)
 
 
 def rule(_):
-    rate = make_schedule("constant", 0.1, steps=STEPS, warmup=5)
+    rate = make_schedule("constant", 0.1, steps=STEPS * DISPATCHES, warmup=5)
     return make_optimizer("momentum", rate, weight_decay=0.01, clip_norm=0.5, max_norm=1.0)
 
 
-def step_of(axis_name=None):
-    model = ConvNet((Conv(3, stride=2),), (), 3, batch_norm=True, axis_name=axis_name)
-    return make_step(classification_loss(model), rule, axis_name)
+def network(axis_name=None, dropout=0.0):
+    options = {"batch_norm": True, "dropout": dropout, "axis_name": axis_name}
+    return ConvNet((Conv(8, stride=2),), (16,), 3, **options)
 
 
-@pytest.fixture(scope="module")
-def start():
-    model = ConvNet((Conv(3, stride=2),), (), 3, batch_norm=True)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[0])
+def dropping(axis_name=None):
+    return network(axis_name, 0.5)
+
+
+def state_of(model):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[0, 0])
     rng = np.random.default_rng(1)
 
     def draw(low, high, tree):
         return jax.tree.map(lambda s: jnp.asarray(rng.uniform(low, high, s.shape), s.dtype), tree)
 
-    params = draw(-0.5, 0.5, shapes["params"])
-    return create_state(params, draw(0.5, 1.5, shapes["batch_stats"]), rule(HYPER))
+    stats = draw(0.5, 1.5, shapes.get("batch_stats", {}))
+    return create_state(draw(-0.5, 0.5, shapes["params"]), stats, rule(HYPER))
 
 
-def train(step, state, shape=lambda batch: batch):
-    seen = []
-    for image, label in zip(IMAGES, LABELS, strict=True):
-        state, metrics = step(state, shape({"image": image, "label": label}), HYPER)
+def as_stored(stored, hyper, key):
+    del hyper, key
+    return stored
+
+
+def unchecked(step, mesh):
+    """`train_streamed` without the checks of shard_map's types."""
+
+    def member(state, hyper, batches):
+        return lax.scan(lambda state, batch: step(state, batch, hyper), state, batches)
+
+    specs = (P("member"), P("member"), P("member", None, "data"))
+    return over_members(member, mesh, specs=specs, check_vma=False)
+
+
+def train(make, state, mode, devices, rule=rule, images=IMAGES, labels=LABELS):
+    """The state and the metrics after all dispatches, the batch divided over so many devices."""
+    mesh = make_mesh(1, devices, jax.devices()[:devices])
+    mode, _, without = mode.partition(" ")
+    axis = axis_of(mode, mesh)
+    step = make_step(classification_loss(make(axis)), rule, axis)
+    run = unchecked(step, mesh) if without else train_streamed(step, as_stored, mesh, mode=mode)
+    states = population_of([state], 0, mesh, mode=mode)
+    hypers = population_of([HYPER], 0, mesh)
+    divided, seen = NamedSharding(mesh, P("member", None, "data")), []
+    for image, label in zip(images, labels, strict=True):
+        batches = jax.device_put({"image": image[None], "label": label[None]}, divided)
+        run = run if seen else run.lower(states, hypers, batches).compile()
+        states, metrics = run(states, hypers, batches)
+        seen.append(jax.device_get(metrics))
+    for leaf in jax.tree.leaves(states) if mode != "fsdp" else ():  # every device has the same
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(shard.data, leaf)
+    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1)[0], *seen)
+    return trees.member(jax.device_get(states), 0), metrics
+
+
+def train_plainly(make, state):
+    """The same, by a loop of the jitted step on one device."""
+    step, seen = jax.jit(make_step(classification_loss(make()), rule)), []
+    every = (x.reshape(-1, *x.shape[2:]) for x in (IMAGES, LABELS))
+    for image, label in zip(*every, strict=True):
+        state, metrics = step(state, {"image": image, "label": label}, HYPER)
         seen.append(metrics)
     return jax.device_get((state, jax.tree.map(lambda *m: np.stack(m), *seen)))
-
-
-@pytest.fixture(scope="module")
-def expected(start):
-    return train(jax.jit(step_of()), start)
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
@@ -68,85 +105,64 @@ def assert_close(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def by_device(devices):
-    """Leading device axes for pmap: batches are divided, states repeated."""
-
-    def divide(batch):
-        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-
-    def repeat(state):
-        return jax.tree.map(lambda x: jnp.stack([x] * devices), state)
-
-    return divide, repeat
+@pytest.fixture(scope="module")
+def plain():
+    """Without and with dropout."""
+    return {make: train_plainly(make, state_of(make())) for make in (network, dropping)}
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("wrapper", ["jit", "shard_map", "shard_map unchecked", "pmap"])
-def test_wrappers_agree_with_one_device(start, expected, wrapper, devices):
-    mesh = make_mesh(1, devices, jax.devices()[:devices])
-    if wrapper == "jit":
-        ours = train(jit_step(step_of(), mesh), replicate(start, mesh))
-    elif wrapper.startswith("shard_map"):
-        step = shard_map_step(step_of("data"), mesh, check_vma=wrapper == "shard_map")
-        ours = train(step, replicate(start, mesh))
-    else:
-        divide, repeat = by_device(devices)
-        step = pmap_step(step_of("data"), jax.devices()[:devices])
-        state, metrics = train(step, repeat(start), divide)
-        for leaf in jax.tree.leaves(state):  # every device holds the same
-            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-        ours = jax.tree.map(lambda x: x[0], state), jax.tree.map(lambda x: x[:, 0], metrics)
-    assert_close(ours, expected)
-    assert int(ours[0].step) == STEPS
+@pytest.mark.parametrize(
+    ("mode", "make"),
+    [
+        ("jit", dropping),  # where each example has the same noise on any number of devices
+        ("fsdp", dropping),
+        ("shard_map", network),
+        ("shard_map unchecked", network),
+        ("pmap", network),
+    ],
+)
+def test_modes_agree_with_one_device(plain, mode, make, devices):
+    ours = train(make, state_of(make()), mode, devices)
+    assert_close(ours, plain[make])
+    assert int(ours[0].step) == STEPS * DISPATCHES
 
 
-def test_dropout_is_the_same_under_jit_on_any_number_of_devices():
-    model = ConvNet((), (32,), 3, dropout=0.5)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[0])["params"]
-    rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes)
-    step = make_step(classification_loss(model), rule)
-    state = create_state(params, {}, rule(HYPER))
-    alone = train(jax.jit(step), state)
-    mesh = make_mesh(1, 8)
-    assert_close(train(jit_step(step, mesh), replicate(state, mesh)), alone)
-    without = make_step(classification_loss(ConvNet((), (32,), 3)), rule)
-    gap = train(jax.jit(without), state)[1]["loss"] - alone[1]["loss"]
-    assert np.abs(gap).max() > 0.01  # it was on
+def test_dropout_was_on(plain):
+    without, dropped = (plain[make][1]["loss"] for make in (network, dropping))
+    assert np.abs(without - dropped).max() > 0.01
 
 
-@pytest.mark.parametrize("wrapper", ["jit", "shard_map", "pmap"])
-def test_the_gradient_is_that_of_the_mean_and_not_n_times_it(wrapper):
-    model = ConvNet((), (), 3)
-    x, labels = IMAGES[0].reshape(BATCH, -1), LABELS[0]
+@pytest.mark.parametrize("mode", ["jit", "fsdp", "shard_map", "pmap"])
+def test_the_gradient_is_that_of_the_mean_and_not_n_times_it(mode):
+    images, labels = IMAGES[:1, :1], LABELS[:1, :1]
+    x, y = images.reshape(BATCH, -1), labels.reshape(BATCH)
     kernel = np.random.default_rng(2).normal(size=(x.shape[1], 3)).astype(np.float32)
     bias = np.zeros(3, np.float32)
     logits = x.astype(np.float64) @ kernel
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    error = (p - np.eye(3)[labels]) / BATCH
+    error = (p - np.eye(3)[y]) / BATCH
 
     def sgd(_):
         return make_optimizer("sgd", 1.0)
 
     params = {"fc1": {"dense": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
-    state = create_state(params, {}, sgd(HYPER))
-    batch = {"image": x, "label": labels}
-    axis_name = None if wrapper == "jit" else "data"
-    step = make_step(classification_loss(model), sgd, axis_name)
-    if wrapper == "pmap":
-        divide, repeat = by_device(8)
-        after, metrics = pmap_step(step)(repeat(state), divide(batch), HYPER)
-        after, metrics = jax.tree.map(lambda leaf: leaf[0], (after, metrics))
-    else:
-        wrap = jit_step if wrapper == "jit" else shard_map_step
-        after, metrics = wrap(step, make_mesh(1, 8))(state, batch, HYPER)
+    after, metrics = train(
+        lambda _: ConvNet((), (), 3),
+        create_state(params, {}, sgd(HYPER)),
+        mode,
+        8,
+        rule=sgd,
+        images=images,
+        labels=labels,
+    )
     dense = after.params["fc1"]["dense"]
     np.testing.assert_allclose(kernel - dense["kernel"], x.T @ error, atol=1e-6)
     np.testing.assert_allclose(bias - dense["bias"], error.sum(0), atol=1e-6)
     np.testing.assert_allclose(
-        metrics["loss"], -np.log(p[np.arange(BATCH), labels]).mean(), rtol=1e-5
+        metrics["loss"][0], -np.log(p[np.arange(BATCH), y]).mean(), rtol=1e-5
     )
-    np.testing.assert_allclose(metrics["accuracy"], (p.argmax(1) == labels).mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy"][0], (p.argmax(1) == y).mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -184,3 +200,67 @@ def test_placements():
         shards = {(s.device, s.data.shape[0]) for s in split[name].addressable_shards}
         assert len(shards) == 8 and {n for _, n in shards} == {len(leaf) // 4}
         np.testing.assert_array_equal(split[name], leaf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What can be told apart of a device of another process."""
+
+    id: int
+    process_index: int
+
+
+def test_devices_of_a_process_are_side_by_side(monkeypatch):
+    # As on a TPU whose rows of chips go through the machines.
+    wired = [Device(i, process) for i, process in enumerate([0, 0, 1, 1, 0, 0, 1, 1])]
+    monkeypatch.setattr(jax, "devices", lambda: wired)
+    mesh = make_mesh(4, 2)
+    assert [device.id for device in mesh.devices.flat] == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert list(make_mesh(4, 2, wired).devices.flat) == wired  # the caller's order is the caller's
+
+
+def mesh_by_process(processes):
+    """What is asked of a mesh, by the process that each of its devices belongs to."""
+    every = np.array([[Device(0, process) for process in row] for row in processes], dtype=object)
+    return types.SimpleNamespace(
+        devices=every, shape=dict(zip(("member", "data"), every.shape, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("processes", "parts"),
+    [
+        ([[0, 0], [0, 0]], [((0, 2), (0, 2))]),
+        ([[0, 0], [1, 1]], [((0, 1), (0, 2)), ((1, 2), (0, 2))]),
+        ([[0, 1], [0, 1]], [((0, 2), (0, 1)), ((0, 2), (1, 2))]),
+        ([[0, 0, 1, 1, 2, 2]], [((0, 1), (0, 2)), ((0, 1), (2, 4)), ((0, 1), (4, 6))]),
+        ([[0], [1], [1]], [((0, 1), (0, 1)), ((1, 3), (0, 1))]),
+    ],
+)
+def test_part_of_a_process(monkeypatch, processes, parts):
+    for process, part in enumerate(parts):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert part_of_process(mesh_by_process(processes)) == tuple(slice(*at) for at in part)
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        [[0, 1], [1, 0]],
+        [[0, 1, 0, 1]],
+        [[0], [1], [0]],
+        [[0, 0], [0, 1], [1, 1]],  # data neither divides three devices nor is a multiple
+        [[0, 0, 0, 0, 1, 1]],  # not the first of parts of four
+        [[1, 0, 0, 1]],  # not the first and not the second of parts of two
+    ],
+)
+def test_processes_without_a_part_of_their_own_are_refused(monkeypatch, processes):
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(ValueError, match="of process 0 are no rectangle of the mesh, member="):
+        part_of_process(mesh_by_process(processes))
+
+
+def test_a_process_without_devices_on_the_mesh_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 2)
+    with pytest.raises(ValueError, match="no device of process 2 is on the mesh"):
+        part_of_process(mesh_by_process([[0, 1]]))

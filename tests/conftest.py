@@ -15,7 +15,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 
 # Every example may compile, so time says nothing; the same examples on every run.
-settings.register_profile("jaxdl", deadline=None, derandomize=True, database=None)
+settings.register_profile("jaxdl", max_examples=20, deadline=None, derandomize=True, database=None)
 settings.load_profile("jaxdl")
 
 

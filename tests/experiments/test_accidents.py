@@ -229,7 +229,7 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(finished, star
     workdir = shutil.copytree(finished, tmp_path / "run")
     for name in ("report.md", "results.csv"):
         (workdir / name).unlink()
-    for file in (workdir / "checkpoints" / "bases-0" / str(STEPS)).rglob("d/*"):
+    for file in (workdir / "checkpoints" / "frozen-0" / str(STEPS)).rglob("d/*"):
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
@@ -239,6 +239,7 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(finished, star
     assert_same(workdir, finished)
 
 
+@pytest.mark.slow
 def test_debug_names_the_operation_that_makes_a_nan(start, tmp_path):
     ended = start(tmp_path, "--debug", "--config.optimizer.learning_rate=1e30").wait()
     assert_refused(ended, "invalid value", "encountered in")

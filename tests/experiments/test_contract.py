@@ -214,6 +214,7 @@ def test_finished_run_is_reprinted_at_once(finished, start):
 # Stopping and going on.
 
 
+@pytest.mark.slow
 def test_stopped_three_times_it_ends_as_if_it_had_not(finished, start, tmp_path):
     """A kill while bases train, SIGTERM and SIGINT while others do."""
     dispatches = STEPS // 2
@@ -236,6 +237,7 @@ def test_stopped_three_times_it_ends_as_if_it_had_not(finished, start, tmp_path)
     assert_same_run(tmp_path, finished[0])
 
 
+@pytest.mark.slow
 def test_killed_while_it_measures_and_draws_it_measures_again(finished, start, unreported):
     """Before the test images are opened, before and after their results are there, at a figure."""
     results = (unreported / "results.csv").read_bytes()
@@ -621,6 +623,7 @@ def test_images_of_tfds_give_the_same_results(archived, album, start_with, tmp_p
     assert data_of(tmp_path) == data_of(archived) | data
 
 
+@pytest.mark.slow
 def test_files_that_are_damaged_and_mended_meanwhile_give_the_same_results(
     archived, start_with, tmp_path
 ):

@@ -231,6 +231,7 @@ def test_finished_run_is_reprinted_at_once(finished, start):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_stopped_twice_it_ends_as_if_it_had_not(finished, start, tmp_path):
     """A kill in the first population, SIGINT in the last."""
     last = 2 * SEEDS * STEPS // DISPATCH
@@ -245,6 +246,7 @@ def test_stopped_twice_it_ends_as_if_it_had_not(finished, start, tmp_path):
     assert_same_run(tmp_path, finished[0])
 
 
+@pytest.mark.slow
 def test_a_stream_gives_the_same_results(finished, start, tmp_path):
     assert_done(start(tmp_path, "--config.feed=streamed").wait())
     assert_same_run(tmp_path, finished[0])
@@ -304,6 +306,7 @@ def test_a_diverged_network_is_named_and_takes_no_other_down(finished, start, tm
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_where_all_diverge_a_report_says_so(start, tmp_path):
     ended = start(tmp_path, "--config.base.rate=1e30", "--config.seeds=1").wait()
     assert_done(ended)

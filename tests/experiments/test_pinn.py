@@ -77,6 +77,7 @@ def test_files_and_report(finished, launcher):
     assert run(launcher, workdir, *TINY).wait().out == ended.out  # at once
 
 
+@pytest.mark.slow
 def test_interrupted_and_killed_it_goes_on_to_the_same_end(finished, launcher, tmp_path):
     for number in (signal.SIGINT, signal.SIGKILL):
         workdir = tmp_path / str(number)

@@ -271,6 +271,18 @@ def test_one_trace_of_the_steps_that_are_asked_for(lab, tmp_path):
     assert trace.stat().st_size
 
 
+@pytest.mark.parametrize("function", [jnp.log, jnp.exp], ids=["NaN", "infinity"])
+def test_a_dispatch_is_repeated_until_what_is_not_finite(function):
+    """Within a compiled loop; see :meth:`test_debug_names_the_operation_that_makes_a_nan`, too."""
+    value = {jnp.log: -1.0, jnp.exp: 1000.0}[function]
+
+    def run(x):
+        return jax.lax.scan(lambda x, _: (function(x), x), x, length=2)
+
+    with pytest.raises(FloatingPointError, match=f"encountered in {function.__name__}"):
+        loop._look_for_fault(jax.jit(run), jnp.float32(value))
+
+
 def test_a_fault_that_is_not_found_again_is_told_all_the_same():
     with pytest.raises(FloatingPointError, match="no longer finite"):
         loop._look_for_fault(lambda *_: None)

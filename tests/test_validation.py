@@ -157,7 +157,11 @@ def test_control_variate_turns_errors_into_accuracies():
 
 
 @settings(max_examples=20)
-@given(seed=SEEDS, weight=st.sampled_from([0.3, 0.7, 3.3, 1e-6, 1e6]), n=st.integers(1, 3000))
+@given(
+    seed=SEEDS,
+    weight=st.sampled_from([0.3, 0.7, 3.3, 1e-6, 1e6]),
+    n=st.sampled_from([1, 2, 37, 3000]),
+)
 def test_equal_weights_leave_nothing_to_control(seed, weight, n):
     correct = np.random.default_rng(seed).random(n) < 0.7
     equal = np.full(n, weight, np.float32)

@@ -80,6 +80,7 @@ class Name(NamedTuple):
     seed: int
 
 
+@settings(max_examples=200)
 @given(cut=st.integers(0, 400), flip=st.integers(0, 400), byte=st.integers(0, 255))
 def test_damaged_curves_are_read_or_named(tmp_path_factory, cut, flip, byte):
     path = tmp_path_factory.mktemp("curves") / "metrics.jsonl"

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -40,6 +41,9 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and not _is_setting(key, _keys(default)):
             raise ValueError(f"there is no setting config.{key}: configs/{name}.py has them all")
+    given = _asked(argv).removeprefix("--config=").removesuffix(": ")
+    if given and not Path(given.split(":")[0]).exists():
+        raise ValueError(f"--config={given}: there is no such file")
     try:
         flags.DEFINE_string("workdir", None, "Where everything is written.")
         for option, (define, what) in OPTIONS.items():
@@ -51,9 +55,9 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         raise ValueError(f"there is no option --{error.flagname}: see --help") from None
     except flags.Error as error:
         # The loader of configurations puts a whole traceback into its message.
-        raise ValueError(
-            _asked(argv) + str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-        ) from None
+        line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        where = "" if re.match(r"flag --(?!config)", line) else _asked(argv)
+        raise ValueError(where + line) from None
     except ValueError as error:  # said for the user, as of an unknown variant
         raise ValueError(f"{_asked(argv)}{error}") from None
     except AttributeError as error:  # how a ConfigDict says that it has no such key

@@ -155,6 +155,8 @@ def make_lab(config: ConfigDict) -> Lab:
     if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
         raise ValueError("this study computes in float64, which this device or JAX does not have")
     mesh = make_mesh(config.parallel.member)
+    if config.parallel.mode == "fsdp":
+        raise ValueError("config.parallel.mode: fsdp divides large networks; these are small")
     axis_of(config.parallel.mode, mesh)
     programs = []
     for planned in plan(config):

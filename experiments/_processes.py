@@ -7,14 +7,17 @@ import os
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
+import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 
@@ -28,16 +31,39 @@ def connect() -> None:
     explicit = (asked.coordinator, asked.processes, asked.process)
     if not asked.distributed and explicit == (None, None, None):
         return
+    # JAX waits where Python hears no signals, and ends in words of its own if they do not come.
+    print(f"waiting for the other processes, {PATIENCE} s at most", file=sys.stderr)
     try:
         # A process that dies ends the others within a minute.
         limits = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 20}
-        jax.distributed.initialize(*explicit, **limits)
+        jax.distributed.initialize(*explicit, initialization_timeout=PATIENCE, **limits)
     except Exception as error:  # of many kinds, for what environments lack
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
             f"cannot join the other processes ({reason}): outside of SLURM, Open MPI and TPUs, set "
             "--coordinator=HOST:PORT --processes=NUMBER --process=WHICH"
         ) from None
+
+
+PATIENCE = 300
+
+
+def agree(config: ConfigDict, workdir: Path) -> None:
+    """See that all processes of the run were started alike.
+
+    Raises:
+      ValueError: if they were not, with what differs.
+    """
+    if alone():
+        return
+    asked = {"--workdir": str(workdir.resolve())} | config.to_dict()
+    marks = np.array([zlib.crc32(repr(value).encode()) for value in asked.values()])
+    every = multihost_utils.process_allgather(marks)
+    if differ := [name for name, of in zip(asked, every.T, strict=True) if len(set(of)) > 1]:
+        raise ValueError(
+            f"the processes were started with another {', '.join(differ)} each: start all of them "
+            "with the same command but for --process"
+        )
 
 
 def lock(workdir: Path) -> None:

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from experiments import _command_line
-from experiments._processes import alone, connect, first_process, lock, own_folder, say
+from experiments._processes import agree, alone, connect, first_process, lock, own_folder, say
 from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.data.source import Source
@@ -39,10 +39,10 @@ from jaxdl.types import DamagedFile
 Study = Callable[[ConfigDict, Path, StopFlag], str]
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
-    """One line on standard error, and the end."""
+def fail(message: str) -> NoReturn:
+    """One line on standard error, exit code 2."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(code)
+    sys.exit(2)
 
 
 @contextmanager
@@ -61,6 +61,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
     sys.unraisablehook = quietly
+    # Until there is something to save, Ctrl-C ends it at once, also where Python would not hear.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def parse(argv: list[str]) -> list[str]:
         with user_input():
@@ -82,14 +84,13 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
                 pass
         except OSError as error:
             fail(f"cannot write to {workdir} ({error.strerror}): choose another with --workdir")
-        if first_process():
-            with user_input():
+        with user_input():
+            agree(config, workdir)
+            if first_process():
                 lock(workdir)
         try:
             with own_folder(workdir) as folder:
                 report = study(config, folder, StopFlag())
-        except KeyboardInterrupt:  # before there is something to save
-            fail(f"interrupted before training began ({workdir})", 128 + signal.SIGINT)
         except DamagedFile as error:
             try:
                 fail(error)
@@ -143,6 +144,10 @@ def workplace(
     config: ConfigDict, workdir: Path, stop: StopFlag, progress: Callable[[str, int], None]
 ) -> Workplace:
     """Where a study trains, with what configuration and command line say of it."""
+    with user_input():
+        check_counts(config, "checkpoints")
+        if config.seconds_between_saves < 0:
+            raise ValueError("config.seconds_between_saves must not be negative")
     # A study that is called from Python has no command line.
     asked = {name: flags.FLAGS[name].value for name in _command_line.OPTIONS if name in flags.FLAGS}
     first, _, last = (asked.get("profile") or "0:0").partition(":")
@@ -168,8 +173,11 @@ def check_counts(config: ConfigDict, *names: str) -> None:
 
 def use_cores(count: int) -> None:
     """Make so many CPU cores devices, unless the user said how many (`JAX_NUM_CPU_DEVICES`)."""
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+    asked = os.environ.get("JAX_NUM_CPU_DEVICES")
+    if asked is None:
         jax.config.update("jax_num_cpu_devices", count)
+    elif int(asked) < 1:  # JAX itself sees that it is a number
+        fail(f"JAX_NUM_CPU_DEVICES={asked}: there must be at least 1")
 
 
 def keep_programs() -> None:
@@ -205,6 +213,11 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
                 f"{workdir} holds a run with another {', '.join(differ[:5])}{more}: "
                 "choose another --workdir, or delete it"
             )
+    elif any((workdir / "checkpoints").glob("*/*")):
+        raise ValueError(
+            f"{path} is missing, which says what the checkpoints beside it are of: bring it back, "
+            f"or delete {workdir} to start anew"
+        )
     else:
         write_atomically(path, json.dumps(new, indent=2) + "\n")
 

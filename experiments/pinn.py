@@ -174,13 +174,13 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         reporting.read_results(workdir / "results.csv"),
         parameters,
         PINN,
-        facts(lab, solved) | _run.describe_run(place),
+        facts(lab, solved, place) | _run.describe_run(place),
     )
     write_atomically(finished, report)
     return report
 
 
-def facts(lab: Lab, solved: Sequence[Solved]) -> dict[str, str]:
+def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str]:
     """What a reader of the report must know of the run."""
     lines = {"Networks": f"{len(lab.programs) * lab.config.seeds}"}
     for program, states in solved:
@@ -191,6 +191,12 @@ def facts(lab: Lab, solved: Sequence[Solved]) -> dict[str, str]:
             f"{trees.count(params):,} parameters; points: "
             + ", ".join(f"{count:,} of {term}" for term, count in sizes.items())
         )
+    if lost := logs.faults(place.curves, Network):
+        steps = [
+            f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
+            for network, fault in lost.items()
+        ]
+        lines["Diverged"] = "; ".join(steps)
     return lines | {"Precision": "float64"}
 
 

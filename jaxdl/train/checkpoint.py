@@ -97,7 +97,8 @@ class Checkpoints:
             before = self._manager.latest_step()
             then = f"that at step {before} is used" if before else "training begins anew"
             where = self._folder / str(step)
-            self._say(f"checkpoint {where} was damaged ({reason or 'elsewhere'}): {then}")
+            why = reason or "for another process"
+            self._say(f"checkpoint {where} was damaged ({why}), now {step}.damaged: {then}")
         return Restored(like, 0, {})
 
     def _set_aside(self, step: int) -> None:

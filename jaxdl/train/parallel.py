@@ -33,7 +33,9 @@ def make_mesh(member: int = -1, data: int = 1, devices: Sequence[jax.Device] | N
         shape[place] = len(devices) // abs(shape[1 - place]) if shape[1 - place] else 0
     if min(shape) < 1 or shape[0] * shape[1] != len(devices):
         raise ValueError(
-            f"a mesh of member={member} times data={data} does not fit {len(devices)} device(s)"
+            f"a mesh of member={member} times data={data} is not one of all {len(devices)} "
+            "device(s): these are to be multiplied to that, and -1 is what is left (on CPU "
+            "JAX_NUM_CPU_DEVICES says how many there are)"
         )
     # Auto: arrays need no sharding in their types, which Flax's modules do not know about.
     return Mesh(

@@ -278,7 +278,8 @@ def scalars(path, tag):
 def processes(environment, tmp_path_factory):
     """Start the study as two processes of two devices each."""
 
-    def start(workdir, *arguments):
+    def start(workdir, *arguments, second=()):
+        """``second`` is what the second is asked for besides."""
         with socket.socket() as one:
             one.bind(("localhost", 0))
             port = one.getsockname()[1]
@@ -286,9 +287,9 @@ def processes(environment, tmp_path_factory):
         return [
             launcher.start(
                 "transferability",
-                [*STUDY, f"--workdir={workdir}", *arguments, *together, f"--process={i}"],
+                [*STUDY, f"--workdir={workdir}", *arguments, *together, f"--process={i}", *more],
             )
-            for i in range(2)
+            for i, more in enumerate([(), second])
         ]
 
     with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
@@ -317,6 +318,18 @@ def test_two_processes_find_what_one_does(arguments, finished, processes, tmp_pa
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in finished.iterdir()}
     np.testing.assert_allclose(accuracies(tmp_path), accuracies(finished), atol=1e-5)
     np.testing.assert_allclose(losses(tmp_path), losses(finished), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "second, what",
+    [("--config.seeds=2", "another seeds each"), ("--workdir=elsewhere", "another --workdir each")],
+)
+def test_processes_that_are_not_started_alike_are_refused(second, what, processes, tmp_path):
+    for study in processes(tmp_path / "run", second=[second.replace("=else", f"={tmp_path}/else")]):
+        ended = study.wait()
+        assert ended.code == 2 and what in ended.err, ended.err[-1500:]
+        assert "Traceback" not in ended.err
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_one_goes_on_where_one_of_two_died(finished, processes, start, tmp_path):

@@ -849,7 +849,7 @@ def test_bad_config_file(text, words, start, tmp_path):
 @pytest.mark.parametrize(
     "config, words",
     [
-        pytest.param("configs/missing.py", ["configs/missing.py"], id="missing"),
+        pytest.param("configs/missing.py", ["configs/missing.py", "no such file"], id="missing"),
         pytest.param("configs", ["configs"], id="folder"),
         pytest.param("configs/transferability.py:foo", ["foo", "quick"], id="variant"),
         pytest.param("configs/transferability.py:folder", ["which folder", "path"], id="no path"),
@@ -1079,6 +1079,7 @@ def test_damaged_checkpoints_are_named_and_not_used(pattern, damage, finished, s
     [
         "results.csv",
         "metrics.jsonl",
+        "config.json",
     ],
 )
 def test_lost_file_is_made_again_or_missed(missing, finished, start, unreported):

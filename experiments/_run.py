@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import resource
-import signal
 import sys
 import tempfile
 import time
@@ -61,8 +60,6 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
     sys.unraisablehook = quietly
-    # Until there is something to save, Ctrl-C ends it at once, also where Python would not hear.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def parse(argv: list[str]) -> list[str]:
         with user_input():
@@ -85,6 +82,10 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         except OSError as error:
             fail(f"cannot write to {workdir} ({error.strerror}): choose another with --workdir")
         with user_input():
+            if "checkpoints" in config:  # benchmarks have none
+                check_counts(config, "checkpoints")
+                if config.seconds_between_saves < 0:
+                    raise ValueError("config.seconds_between_saves must not be negative")
             agree(config, workdir)
             if first_process():
                 lock(workdir)
@@ -144,10 +145,6 @@ def workplace(
     config: ConfigDict, workdir: Path, stop: StopFlag, progress: Callable[[str, int], None]
 ) -> Workplace:
     """Where a study trains, with what configuration and command line say of it."""
-    with user_input():
-        check_counts(config, "checkpoints")
-        if config.seconds_between_saves < 0:
-            raise ValueError("config.seconds_between_saves must not be negative")
     # A study that is called from Python has no command line.
     asked = {name: flags.FLAGS[name].value for name in _command_line.OPTIONS if name in flags.FLAGS}
     first, _, last = (asked.get("profile") or "0:0").partition(":")

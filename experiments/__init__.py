@@ -3,7 +3,7 @@
 import signal
 import sys
 
-# As a program (`python -m experiments.STUDY`, of which no more is known yet): until there is something
-# to save, Ctrl-C ends it at once. Python's own way may be lost within an import.
+# As a program (`python -m experiments.STUDY`, of which no more is known yet): until there is
+# something to save, Ctrl-C ends it at once. Python's own way may be lost within an import.
 if sys.argv[0] == "-m":
     signal.signal(signal.SIGINT, signal.SIG_DFL)

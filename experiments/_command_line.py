@@ -41,9 +41,10 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and not _is_setting(key, _keys(default)):
             raise ValueError(f"there is no setting config.{key}: configs/{name}.py has them all")
-    given = _asked(argv).removeprefix("--config=").removesuffix(": ")
-    if given and not Path(given.split(":")[0]).exists():
-        raise ValueError(f"--config={given}: there is no such file")
+    asked = _asked(argv)
+    where = "" if asked is None else f"--config={asked}: "  # to begin a message with
+    if asked and not Path(asked.split(":")[0]).exists():
+        raise ValueError(f"{where}there is no such file")
     try:
         flags.DEFINE_string("workdir", None, "Where everything is written.")
         for option, (define, what) in OPTIONS.items():
@@ -56,28 +57,26 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
     except flags.Error as error:
         # The loader of configurations puts a whole traceback into its message.
         line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-        where = "" if re.match(r"flag --(?!config)", line) else _asked(argv)
-        raise ValueError(where + line) from None
+        of_another = re.match(r"flag --(?!config)", line)
+        raise ValueError(line if of_another else where + line) from None
     except ValueError as error:  # said for the user, as of an unknown variant
-        raise ValueError(f"{_asked(argv)}{error}") from None
+        raise ValueError(f"{where}{error}") from None
     except AttributeError as error:  # how a ConfigDict says that it has no such key
         key = next(iter(re.findall(r"\w+", str(error))), "")
         given = next((a for a in argv if re.match(rf"--config\.(.+\.)?{key}=", a)), None)
         if given is None:
-            raise ValueError(f"{_asked(argv)}{error}") from None
-        where = given.partition("=")[0].rpartition(".")[0]
-        whole = f", or give {where}=\"{{'{key}': VALUE}}\"" * where.endswith(".options")
+            raise ValueError(f"{where}{error}") from None
+        section = given.partition("=")[0].rpartition(".")[0]
+        whole = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
         all_are = f"configs/{name}.py has them all"
-        raise ValueError(f"{_asked(argv)}there is no setting {key!r}: {all_are}{whole}") from None
+        raise ValueError(f"{where}there is no setting {key!r}: {all_are}{whole}") from None
     except OSError as error:
         reason = re.search(r"\[Errno \d+\] ([^:]+)", str(error))
-        raise ValueError(
-            f"{_asked(argv)}cannot be read ({reason[1] if reason else error})"
-        ) from None
+        raise ValueError(f"{where}cannot be read ({reason[1] if reason else error})") from None
     except Exception as error:  # whatever a configuration's own code may raise
-        raise ValueError(f"{_asked(argv)}{type(error).__name__}: {error}") from None
+        raise ValueError(f"{where}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"{_asked(argv)}its get_config() returns no ConfigDict")
+        raise ValueError(f"{where}its get_config() returns no ConfigDict")
     check_options(flags.FLAGS)
     if rest[1:]:
         raise ValueError(
@@ -85,9 +84,7 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         )
     if missing := sorted(_keys(default) - _keys(config)):
         rest_of = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(
-            f"{_asked(argv)}its get_config() does not set {', '.join(missing[:5])}{rest_of}"
-        )
+        raise ValueError(f"{where}its get_config() does not set {', '.join(missing[:5])}{rest_of}")
     return rest
 
 
@@ -111,14 +108,14 @@ def check_options(given: flags.FlagValues) -> None:
         raise ValueError("--tensorboard needs tensorboardX: pip install -e '.[tensorboard]'")
 
 
-def _asked(argv: list[str]) -> str:
-    """The configuration that was asked for, to begin a message with."""
+def _asked(argv: list[str]) -> str | None:
+    """The configuration that was asked for, if one was."""
     for argument, value in zip(argv, [*argv[1:], ""], strict=True):
         if argument == "--config":
-            return f"--config={value}: "
+            return value
         if argument.startswith("--config="):
-            return f"{argument}: "
-    return ""
+            return argument.removeprefix("--config=")
+    return None
 
 
 def _keys(config: ConfigDict) -> set[str]:

@@ -46,6 +46,7 @@ def connect() -> None:
 
 
 PATIENCE = 300
+"""Seconds."""
 
 
 def agree(config: ConfigDict, workdir: Path) -> None:

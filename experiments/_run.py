@@ -32,6 +32,7 @@ from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.data.source import Source
 from jaxdl.report.tables import write_atomically
+from jaxdl.train.logs import Fault
 from jaxdl.train.loop import Interrupted, StopFlag, Workplace
 from jaxdl.types import DamagedFile
 
@@ -269,6 +270,11 @@ def describe_devices() -> str:
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
     processes = "" if alone() else f" of {jax.process_count()} processes"
     return f"{len(devices)} x {kind}{processes}, jax {jax.__version__}"
+
+
+def describe_fault(network: tuple, fault: Fault) -> str:
+    """Which network ceased to be finite, and where."""
+    return f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
 
 
 def describe_run(place: Workplace) -> dict[str, str]:

@@ -192,11 +192,7 @@ def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str
             + ", ".join(f"{count:,} of {term}" for term, count in sizes.items())
         )
     if lost := logs.faults(place.curves, Network):
-        steps = [
-            f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
-            for network, fault in lost.items()
-        ]
-        lines["Diverged"] = "; ".join(steps)
+        lines["Diverged"] = "; ".join(_run.describe_fault(*each) for each in lost.items())
     return lines | {"Precision": "float64"}
 
 

@@ -317,7 +317,7 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
     if lost := logs.faults(run.place.curves, Network):
         networks = [network for each in run.rounds for network in each.networks]
         steps = [
-            f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
+            _run.describe_fault(network, fault)
             + ", and with it those that have its layers" * (network in map(donor_of, networks))
             for network, fault in lost.items()
         ]

@@ -56,7 +56,8 @@ def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
 
 def digits_m(seed: int = 0, *, size: int = 16, patches: int = 1) -> Source:
     """The same digits, each blended with a patch of one of the two photographs, a temple and a
-    flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`).
+    flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`), but
+    with the digits' grey levels: enlarged from 8×8, "wherever there is ink" makes blots of them.
 
     Args:
       patches: how often each training digit comes, each time on another patch.

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -30,8 +31,9 @@ from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.problems import PROBLEMS
 from jaxdl.pinn.sampling import RULES, Points, draw
 from jaxdl.train.parallel import axis_of, make_mesh, to_host
-from jaxdl.train.population import member_key, over_members, population_of
+from jaxdl.train.population import Training, member_key, over_members, population_of
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
+from jaxdl.train.verification import make_first_losses
 from jaxdl.types import Batch, Hyper, Metrics, Params
 
 DIRECTIONS = {
@@ -343,15 +345,21 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         sample = objective.refresh(ansatz, how, state.params, state.batch_stats, key)
         return state.replace(batch_stats=sample, opt_state=optim.restart(state.opt_state))
 
+    def due(state: TrainState, hyper: Hyper) -> TrainState:
+        if not changes:
+            return state
+        now = (state.step % settings["refresh"] == 0) & (state.step > 0)
+        return lax.cond(now, refreshed, lambda state, hyper: state, state, hyper)
+
     def dispatch(state: TrainState, hyper: Hyper, _: tuple) -> tuple[TrainState, Metrics]:
-        if changes:
-            due = (state.step % settings["refresh"] == 0) & (state.step > 0)
-            state = lax.cond(due, refreshed, lambda state, hyper: state, state, hyper)
         return lax.scan(
             lambda state, _: step(state, {}, hyper),
-            state,
+            due(state, hyper),
             length=config.iterations_per_dispatch,
         )
+
+    def first_loss(state: TrainState, hyper: Hyper, _: tuple) -> jax.Array:
+        return step(due(state, hyper), {}, hyper)[1]["loss"]
 
     heldout = make_heldout(ansatz, config.heldout)
 
@@ -395,7 +403,15 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         ansatz,
         heldout,
         start,
-        over_members(dispatch, mesh, donate=True, check_vma=False, **plain),
+        Training(
+            over_members(dispatch, mesh, donate=True, check_vma=False, **plain),
+            make_first_losses(
+                lambda _: first_loss,
+                mesh,
+                specs=(P("member"), P("member"), P()),
+                mode=config.parallel.mode,
+            ),
+        ),
         judged,
     )
 

@@ -34,6 +34,7 @@ from jaxdl.data.source import Source
 from jaxdl.report.tables import write_atomically
 from jaxdl.train.logs import Fault
 from jaxdl.train.loop import Interrupted, StopFlag, Workplace
+from jaxdl.train.verification import WrongNumbers
 from jaxdl.types import DamagedFile
 
 Study = Callable[[ConfigDict, Path, StopFlag], str]
@@ -105,6 +106,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         except Interrupted as stopped:
             say(f"\nsaved and stopped; to go on, run the same command again ({workdir})")
             sys.exit(128 + stopped.signal)
+        except WrongNumbers as error:
+            fail(error)
         except FloatingPointError as error:  # of --debug
             frames = traceback.extract_tb(error.__traceback__)
             ours = [f for f in frames if "site-packages" not in f.filename]
@@ -286,6 +289,11 @@ def describe_run(place: Workplace) -> dict[str, str]:
         f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
         f"{clock.saving:.1f} s waiting for checkpoints",
     }
+    if place.discrepancies:
+        told["First losses"] = (
+            f"of {len(place.discrepancies)} population(s), computed again by a plain program in "
+            f"{clock.verification:.1f} s, differ by {max(place.discrepancies.values()):.0e} at most"
+        )
     if clock.steps:
         rate = clock.steps / clock.training
         told["Speed"] = f"{rate:,.0f} steps of networks a second"

@@ -160,7 +160,7 @@ def memory(lab: setup.Lab, bases: Part) -> list[dict[str, int]]:
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
 
         shapes = jax.tree.map(stretched, (states, hypers))
-        stats = bases.program.train.lower(*shapes, lab.feed.data).compile().memory_analysis()
+        stats = bases.program.train.run.lower(*shapes, lab.feed.data).compile().memory_analysis()
         found.append(
             {
                 "members": each * devices,

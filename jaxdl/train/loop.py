@@ -22,7 +22,9 @@ from jaxtyping import Float
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.parallel import to_host
+from jaxdl.train.population import Training
 from jaxdl.train.state import TrainState, fault_names
+from jaxdl.train.verification import compare
 from jaxdl.types import DamagedFile, Hyper, Metrics, PyTree
 
 
@@ -70,6 +72,8 @@ class Clock:
     """That training waited for checkpoints."""
     by_population: dict[str, float] = dataclasses.field(default_factory=dict)
     """Training, with what was done before a restart."""
+    verification: float = 0.0
+    """Computing first losses a second time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +100,9 @@ class Workplace:
     """Told, in a line, what the user should know."""
     clock: Clock = dataclasses.field(default_factory=Clock)
     compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict)
+    discrepancies: dict[str, float] = dataclasses.field(default_factory=dict)
+    """By population, how far its members' first losses by the program that trains are from those
+    by a plain one: the largest relative difference."""
 
     @property
     def curves(self) -> Path:
@@ -110,7 +117,7 @@ class Workplace:
     def fit(
         self,
         name: str,
-        run: Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]],
+        training: Training,
         states: TrainState,
         hypers: Hyper,
         dispatches: Callable[[int], Generator[PyTree]],
@@ -132,8 +139,8 @@ class Workplace:
 
         Args:
           name: of the population: its checkpoints' folder, and its mark in the curves.
-          run: ``run(states, hypers, data) -> (states, metrics)``, jitted, which consumes
-            ``states``; the ``program`` of a :class:`jaxdl.train.feed.Feed`.
+          training: the ``program`` of a :class:`jaxdl.train.feed.Feed`. The losses of its first
+            step are compared with those of a plain program before anything is written.
           dispatches: ``dispatches(first)`` yields the ``data`` of each dispatch from step
             ``first`` on.
           networks: how each network is named in the curves, in the order of members (and,
@@ -150,6 +157,7 @@ class Workplace:
           OSError: if something cannot be written; what was written before is intact.
           Interrupted: after saving, when the stop flag was set.
           FloatingPointError: see ``debug``.
+          WrongNumbers: if the first losses are not those of a plain program.
         """
         if steps % steps_per_dispatch:
             raise ValueError(f"{steps} steps are not a multiple of {steps_per_dispatch} a dispatch")
@@ -175,7 +183,8 @@ class Workplace:
             ]
             saved, items = time.monotonic(), stack.enter_context(closing(dispatches(first)))
             data = next(items)
-            train = self._compile(run, states, hypers, data)
+            train = self._compile(training.run, states, hypers, data)
+            expected = self._first_losses(training, states, hypers, data)
             for before in range(first, steps, steps_per_dispatch):
                 step = before + steps_per_dispatch
                 if before in traced[:1]:
@@ -184,10 +193,12 @@ class Workplace:
                 kept = jax.tree.map(jnp.copy, states) if self.debug else None
                 states, metrics = train(states, hypers, data)
                 if self.debug and np.any(metrics["fault"] >= 0):
-                    _look_for_fault(run, kept, hypers, data)
+                    _look_for_fault(training.run, kept, hypers, data)
                 if step < steps:
                     data = next(items)  # read while the devices are at work
                 metrics = dict(to_host(metrics))
+                if before == first:
+                    self._verify(name, expected, metrics["loss"][:, 0], networks, hypers)
                 took = time.monotonic() - began
                 if before in traced[-1:]:
                     trace.close()
@@ -225,6 +236,7 @@ class Workplace:
                         states,
                         {
                             "seconds": self.clock.by_population[name],
+                            "discrepancy": self.discrepancies[name],
                             "networks": list(map(dict, networks)),
                         },
                         good if math.isfinite(good) else None,
@@ -254,6 +266,7 @@ class Workplace:
         if first and notes.get("networks") != list(map(dict, networks)):
             raise DamagedFile(f"the checkpoint in {folder} is of other networks: {again}")
         self.clock.by_population[name] = notes.get("seconds", 0.0)
+        self.discrepancies[name] = notes.get("discrepancy", 0.0)
         # They may be ahead of the checkpoint, never behind it: they are written first.
         lines = logs.rewind(self.curves, name, first)
         if lines != first // steps_per_dispatch * len(networks):
@@ -270,6 +283,35 @@ class Workplace:
             self.compiled[key] = run.lower(*args).compile()
             self.clock.compilation += time.monotonic() - began
         return self.compiled[key]
+
+    def _first_losses(self, training: Training, *args: PyTree) -> Mapping[int, np.ndarray]:
+        """The first losses by a plain program: to be asked for before the states are consumed."""
+        began = time.monotonic()
+        losses = training.first_losses(*args)
+        self.clock.verification += time.monotonic() - began
+        return losses
+
+    def _verify(
+        self,
+        name: str,
+        expected: Mapping[int, np.ndarray],
+        losses: np.ndarray,
+        networks: Sequence[Mapping[str, Any]],
+        hypers: Hyper,
+    ) -> None:
+        """Compare the first losses of a dispatch with those of a plain program."""
+        rows = jax.tree.leaves(hypers)[0].sharding.mesh.devices
+        per_member = losses[0].size
+
+        def describe(index: int, place: int) -> str:
+            network = networks[min(index * per_member + place, len(networks) - 1)]
+            devices = ", ".join(map(str, rows[index * len(rows) // len(losses)]))
+            return (
+                f"{'/'.join(map(str, network.values()))} (member {index} of {name}, on {devices})"
+            )
+
+        difference = compare(expected, losses, describe)
+        self.discrepancies[name] = max(self.discrepancies[name], difference)
 
     def _agreed(self, due: bool) -> tuple[int | None, bool]:
         """The signal that any process received, and whether the first one would save."""

@@ -70,6 +70,20 @@ def axis_of(mode: str, mesh: Mesh) -> str | None:
     return "data"
 
 
+def row_mesh(mesh: Mesh, mode: str) -> Mesh | None:
+    """The devices on which one member is trained, the first that all belong to this process.
+
+    One device where the step sees whole batches (:func:`axis_of`); None if the devices of every
+    member belong to several processes.
+    """
+    process = jax.process_index()
+    rows = [row for row in mesh.devices if all(d.process_index == process for d in row)]
+    if not rows:
+        return None
+    row = rows[0] if axis_of(mode, mesh) is not None else rows[0][:1]
+    return Mesh(row.reshape(1, -1), mesh.axis_names, axis_types=mesh.axis_types)
+
+
 def array_spec(shape: Sequence[int], mesh: Mesh) -> P:
     """How an array of one network is divided over "data": along its longest axis that can be."""
     devices = mesh.shape["data"]

@@ -9,6 +9,7 @@ members share, the data above all, exists once a device.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from jaxdl.data.batches import batch_ids
 from jaxdl.train.parallel import array_spec, axis_of, place, shard_members, to_host
 from jaxdl.train.state import Step, TrainState
+from jaxdl.train.verification import FirstLosses, make_first_losses
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
 Prepare = Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]
@@ -164,6 +166,19 @@ def convolution_options() -> dict[str, str]:
     return options
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A population's training: ``training(states, hypers, data) -> (states, metrics)``."""
+
+    run: Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]]
+    """Jitted; consumes the states."""
+    first_losses: FirstLosses
+    """The losses of the first step of ``run`` by another program, for the same arguments."""
+
+    def __call__(self, *args: PyTree) -> tuple[TrainState, Metrics]:
+        return self.run(*args)
+
+
 def train_resident(
     step: Step,
     prepare: Prepare,
@@ -173,7 +188,7 @@ def train_resident(
     batch: int,
     mode: str = "shard_map",
     batched: bool | None = None,
-) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
+) -> Training:
     """``run(states, hypers, data)`` trains every member for ``steps`` steps in one dispatch.
 
     ``data`` are all images and labels, on every device. A member is trained on the
@@ -189,35 +204,44 @@ def train_resident(
       mode, batched: see :func:`over_members`.
 
     Returns:
-      the function; its metrics have a leading [members, steps]. The states given to it are
-      consumed.
+      the training; its metrics have a leading [members, steps].
 
     Raises:
       ValueError: if the batch does not divide over the devices.
     """
-    shards = mesh.shape["data"]
-    if batch % shards:
-        raise ValueError(f"a batch of {batch} does not divide over {shards} devices")
-    axis, share = axis_of(mode, mesh), batch // shards
-    advance = _prepared_step(step, prepare, mesh, mode)
+    if batch % mesh.shape["data"]:
+        raise ValueError(f"a batch of {batch} does not divide over {mesh.shape['data']} devices")
 
-    def member(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
-        def order(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
-            ids = batch_ids(key, state.step, steps=steps, batch=batch, examples=count)
-            if axis is not None:
-                ids = lax.dynamic_slice_in_dim(ids, lax.axis_index(axis) * share, share, axis=1)
-            return examples[ids]
+    def make_member(mesh: Mesh) -> tuple[Callable, Callable]:
+        advance, axis = _prepared_step(step, prepare, mesh, mode), axis_of(mode, mesh)
+        share = batch // mesh.shape["data"]
 
-        of = order_keys(hyper), hyper["examples"], hyper["count"]
-        ids = jax.vmap(order, out_axes=-1)(*of) if hyper["count"].ndim else order(*of)
+        def order(state: TrainState, hyper: Hyper) -> Int[Array, "steps b *s"]:
+            def one(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
+                ids = batch_ids(key, state.step, steps=steps, batch=batch, examples=count)
+                if axis is not None:
+                    start = lax.axis_index(axis) * share
+                    ids = lax.dynamic_slice_in_dim(ids, start, share, axis=1)
+                return examples[ids]
 
-        def body(state: TrainState, ids: Int[Array, " b *s"]) -> tuple[TrainState, Metrics]:
+            streams = order_keys(hyper), hyper["examples"], hyper["count"]
+            return jax.vmap(one, out_axes=-1)(*streams) if hyper["count"].ndim else one(*streams)
+
+        def train(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
+            def body(state: TrainState, ids: Int[Array, " b *s"]) -> tuple[TrainState, Metrics]:
+                return advance(state, jax.tree.map(lambda leaf: leaf[ids], data), hyper)
+
+            return lax.scan(body, state, order(state, hyper))
+
+        def first_loss(state: TrainState, hyper: Hyper, data: Batch) -> Array:
+            ids = order(state, hyper)[0]
             stored = jax.tree.map(lambda leaf: leaf[ids], data)
-            return advance(state, stored, hyper)
+            return advance(state, stored, hyper)[1]["loss"]
 
-        return lax.scan(body, state, ids)
+        return train, first_loss
 
-    return over_members(member, mesh, mode=mode, batched=batched, donate=True)
+    specs = (P("member"), P("member"), P())
+    return _training(make_member, mesh, specs, mode=mode, batched=batched)
 
 
 def train_streamed(
@@ -227,22 +251,43 @@ def train_streamed(
     *,
     mode: str = "shard_map",
     batched: bool | None = None,
-) -> Callable[[TrainState, Hyper, Batch], tuple[TrainState, Metrics]]:
+) -> Training:
     """The same where the batches themselves are given: ``run(states, hypers, batches)``.
 
     ``batches`` are stored images and labels with a leading [members, steps, batch, *streams],
     divided over the devices as ``P("member", None, "data")``.
     """
-    advance = _prepared_step(step, prepare, mesh, mode)
 
-    def member(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
-        def body(state: TrainState, stored: Batch) -> tuple[TrainState, Metrics]:
-            return advance(state, stored, hyper)
+    def make_member(mesh: Mesh) -> tuple[Callable, Callable]:
+        advance = _prepared_step(step, prepare, mesh, mode)
 
-        return lax.scan(body, state, batches)
+        def train(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
+            return lax.scan(lambda state, stored: advance(state, stored, hyper), state, batches)
+
+        def first_loss(state: TrainState, hyper: Hyper, batches: Batch) -> Array:
+            return advance(state, jax.tree.map(lambda leaf: leaf[0], batches), hyper)[1]["loss"]
+
+        return train, first_loss
 
     specs = (P("member"), P("member"), P("member", None, "data"))
-    return over_members(member, mesh, specs=specs, mode=mode, batched=batched, donate=True)
+    return _training(make_member, mesh, specs, mode=mode, batched=batched)
+
+
+def _training(
+    make_member: Callable[[Mesh], tuple[Callable, Callable]],
+    mesh: Mesh,
+    specs: Sequence[P],
+    *,
+    mode: str,
+    batched: bool | None,
+) -> Training:
+    """Training and its check, of what trains one member on a mesh and of that member's first
+    loss."""
+    train, _ = make_member(mesh)
+    return Training(
+        over_members(train, mesh, specs=specs, mode=mode, batched=batched, donate=True),
+        make_first_losses(lambda row: make_member(row)[1], mesh, specs=specs, mode=mode),
+    )
 
 
 def _prepared_step(step: Step, prepare: Prepare, mesh: Mesh, mode: str) -> Step:

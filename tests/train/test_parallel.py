@@ -73,7 +73,7 @@ def train(make, state, mode, devices, rule=rule, images=IMAGES, labels=LABELS):
     mode, _, without = mode.partition(" ")
     axis = axis_of(mode, mesh)
     step = make_step(classification_loss(make(axis)), rule, axis)
-    run = unchecked(step, mesh) if without else train_streamed(step, as_stored, mesh, mode=mode)
+    run = unchecked(step, mesh) if without else train_streamed(step, as_stored, mesh, mode=mode).run
     states = population_of([state], 0, mesh, mode=mode)
     hypers = population_of([HYPER], 0, mesh)
     divided, seen = NamedSharding(mesh, P("member", None, "data")), []

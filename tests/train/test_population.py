@@ -84,7 +84,8 @@ def as_stored(stored, hyper, key):
 def program(mesh, batch_norm=False, mode="shard_map", **options):
     axis = axis_of(mode, mesh)
     step = make_step(classification_loss(network(batch_norm, axis)), rule, axis_name=axis)
-    return train_resident(step, as_stored, mesh, steps=STEPS, batch=BATCH, mode=mode, **options)
+    training = train_resident(step, as_stored, mesh, steps=STEPS, batch=BATCH, mode=mode, **options)
+    return training.run
 
 
 def mesh_of(member, data=1):
@@ -334,7 +335,7 @@ def test_pmap_traces_once_and_reuses_the_memory_of_the_states(member, data):
         return stored
 
     step = make_step(classification_loss(network(False)), rule, axis_name=axis_of("pmap", mesh))
-    run = train_resident(step, prepare, mesh, steps=1, batch=BATCH, mode="pmap")
+    run = train_resident(step, prepare, mesh, steps=1, batch=BATCH, mode="pmap").run
     states = population_of([state_of(i) for i in (0, 1)], 0, mesh)
     hypers = population_of([hyper_of(i) for i in (0, 1)], 0, mesh)
     store = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)

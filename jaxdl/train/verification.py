@@ -1,0 +1,146 @@
+"""A second way to a population's first loss, by which a run checks the program that trains it.
+
+Compilers and their libraries have faults that no test of a network's code can show: a convolution
+that is right on one device has been wrong on two that ran at the same time. So the loss of every
+member's first step is computed once more by a program that has little in common with the compiled
+dispatch: one member at a time, nothing mapped or looped, with the compiler's default options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from jaxdl.train.parallel import axis_of, row_mesh
+from jaxdl.types import PyTree
+
+FirstLosses = Callable[..., Mapping[int, Float[np.ndarray, "*networks"]]]
+"""``first_losses(*populations, shared)``: the loss of each member's first step, by its place in the
+population; of the members whose devices all belong to this process."""
+
+
+class WrongNumbers(RuntimeError):
+    """Two programs that compute the same loss disagree by more than rounding."""
+
+
+def make_first_losses(
+    make_loss: Callable[[Mesh], Callable[..., Array]],
+    mesh: Mesh,
+    *,
+    specs: Sequence[P],
+    mode: str = "shard_map",
+) -> FirstLosses:
+    """The losses of members' first steps, one member after the other.
+
+    Args:
+      make_loss: makes, for the mesh of the devices of one member, ``loss(*member, shared)``: the
+        loss (a vector where a member is several networks) of its first step.
+      specs: how each argument is divided over ``mesh``; populations are divided over "member".
+      mode: see :func:`jaxdl.train.population.over_members`.
+    """
+    row = row_mesh(mesh, mode)
+    if row is None:  # a batch divided over processes cannot be seen whole by one of them
+        return lambda *args: {}
+    loss, divided = make_loss(row), axis_of(mode, mesh) is not None
+    populations = [len(spec) > 0 and spec[0] == "member" for spec in specs]
+    inner = [
+        P(*spec[1:]) if population else spec
+        for spec, population in zip(specs, populations, strict=True)
+    ]
+    if divided:
+        loss = jax.shard_map(loss, mesh=row, in_specs=tuple(inner), out_specs=P())
+    loss = jax.jit(loss)
+
+    def first_losses(*args: PyTree) -> dict[int, np.ndarray]:
+        (states, *_), losses = args, {}
+        shared = [
+            None if population else _put(arg, None, row, P())
+            for arg, population in zip(args, populations, strict=True)
+        ]
+        for index in _local_members(mesh, len(jax.tree.leaves(states)[0])):
+            member = [
+                whole if whole is not None else _put(arg, index, row, spec if divided else P())
+                for arg, whole, spec in zip(args, shared, inner, strict=True)
+            ]
+            losses[index] = np.asarray(loss(*member))
+        return losses
+
+    return first_losses
+
+
+def compare(
+    expected: Mapping[int, Float[np.ndarray, "*networks"]],
+    losses: Float[np.ndarray, " m *networks"],
+    describe: Callable[[int, int], str],
+    tolerance: float = 1e-4,
+) -> float:
+    """The largest relative difference between two computations of members' first losses.
+
+    ``|a - b| <= tolerance * |a| + 10 eps`` passes, with the rounding unit ``eps`` of the losses'
+    type; so do losses that are not finite in both.
+
+    Args:
+      expected: of :data:`FirstLosses`.
+      losses: the same of the program that trains.
+      describe: from a member's place and a network's place within it to how a message names it.
+
+    Raises:
+      WrongNumbers: naming the network that differs most.
+    """
+    worst, largest = None, 0.0
+    floor = 10 * float(np.finfo(losses.dtype).eps) / tolerance
+    for index, values in expected.items():
+        pairs = zip(values.reshape(-1).tolist(), losses[index].reshape(-1).tolist(), strict=True)
+        for place, (plain, trained) in enumerate(pairs):
+            if math.isfinite(plain) or math.isfinite(trained):
+                difference = abs(plain - trained) / (abs(plain) + floor)
+                if not difference <= largest:  # NaN, where one of them is not finite, is worst
+                    largest, worst = difference, (index, place, plain, trained)
+    if worst is not None and not largest <= tolerance:
+        index, place, plain, trained = worst
+        raise WrongNumbers(
+            f"{describe(index, place)}: its first loss is {trained:.7g} by the program that trains "
+            f"and {plain:.7g} by a plain one. This jaxlib or this machine computes wrong numbers: "
+            "nothing was trained. On CPU try JAX_NUM_CPU_DEVICES=1, elsewhere another jaxlib"
+        )
+    return largest
+
+
+def _local_members(mesh: Mesh, members: int) -> list[int]:
+    """Members whose devices all belong to this process."""
+    share, process = members // mesh.shape["member"], jax.process_index()
+    rows = [i for i, row in enumerate(mesh.devices) if all(d.process_index == process for d in row)]
+    return [row * share + place for row in rows for place in range(share)]
+
+
+def _put(tree: PyTree, index: int | None, mesh: Mesh, spec: P) -> PyTree:
+    """A member of a population, or with None what all members share, on the devices of a mesh."""
+
+    def put(leaf: Array | np.ndarray) -> Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = put(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        return jax.device_put(_local(leaf, index), NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, tree)
+
+
+def _local(leaf: Array | np.ndarray, index: int | None) -> Array | np.ndarray:
+    """One member's array, or what all share, put together from this process's devices."""
+    if not isinstance(leaf, jax.Array):
+        return leaf if index is None else leaf[index]
+    if index is None:
+        return leaf.addressable_shards[0].data
+    whole = np.empty(leaf.shape[1:], leaf.dtype)
+    for shard in leaf.addressable_shards:
+        first, *rest = shard.index or (slice(None),)
+        start = first.start or 0
+        if start <= index < start + len(shard.data):
+            whole[tuple(rest)] = np.asarray(shard.data[index - start])
+    return whole

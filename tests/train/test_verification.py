@@ -1,0 +1,151 @@
+"""The check of first losses: right programs pass in every mode, a wrong one is named."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxdl.nn import ops
+from jaxdl.nn.models.convnet import Conv, ConvNet
+from jaxdl.optim import make_optimizer
+from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.parallel import axis_of, make_mesh, replicate
+from jaxdl.train.population import member_key, population_of, train_resident, train_streamed
+from jaxdl.train.state import create_state, make_step
+from jaxdl.train.verification import WrongNumbers, compare
+from jaxdl.transfer import classification_loss
+
+MEMBERS, STEPS, BATCH, EXAMPLES = 3, 2, 8, 20
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(EXAMPLES, 6, 6, 2)).astype(np.float32)
+LABELS = RNG.integers(0, 3, EXAMPLES).astype(np.int32)
+
+
+def rule(hyper):
+    return make_optimizer("momentum", hyper["rate"])
+
+
+def noisy(stored, hyper, key):
+    """A random preparation: it must be drawn alike by both programs."""
+    noise = jax.random.normal(key, stored["image"].shape)
+    return {"image": stored["image"] + hyper["rate"] * noise, "label": stored["label"]}
+
+
+def make_population(mesh, mode, model):
+    state = model.init(jax.random.key(0), IMAGES[:1])
+    states, hypers = [], []
+    for i in range(MEMBERS):
+        hyper = {
+            "key": member_key(i),
+            "rate": jnp.float32(0.1 * (i + 1)),
+            "examples": np.roll(np.arange(EXAMPLES, dtype=np.int32), i),
+            "count": np.int32(EXAMPLES - i),
+        }
+        params = jax.tree.map(lambda leaf, i=i: leaf * (1 + i), state["params"])
+        stats = state.get("batch_stats", {})
+        states.append(create_state(params, stats, rule(hyper)))
+        hypers.append(hyper)
+    return population_of(states, 0, mesh, mode=mode), population_of(hypers, 0, mesh)
+
+
+@pytest.mark.parametrize(
+    "mode, member, data",
+    [("shard_map", 2, 1), ("shard_map", 2, 2), ("jit", 2, 2), ("fsdp", 1, 2), ("pmap", 1, 2)],
+)
+def test_right_programs_agree(mode, member, data):
+    mesh = make_mesh(member, data, jax.devices()[: member * data])
+    axis = axis_of(mode, mesh)
+    model = ConvNet((Conv(4),), (), 3, batch_norm=True, axis_name=axis)
+    step = make_step(classification_loss(model), rule, axis_name=axis)
+    training = train_resident(step, noisy, mesh, steps=STEPS, batch=BATCH, mode=mode)
+    states, hypers = make_population(mesh, mode, model)
+    shared = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    expected = training.first_losses(states, hypers, shared)
+    assert sorted(expected) == list(range(len(states.step)))
+    assert len({float(loss) for loss in expected.values()}) >= MEMBERS  # each member has its own
+    _, metrics = training(states, hypers, shared)
+    assert compare(expected, np.asarray(metrics["loss"])[:, 0], lambda *_: "") < 1e-6
+
+
+def test_streamed_batches_agree():
+    mesh = make_mesh(2, 2, jax.devices()[:4])
+    model = ConvNet((Conv(4),), (), 3)
+    step = make_step(classification_loss(model), rule, axis_name="data")
+    training = train_streamed(step, noisy, mesh)
+    states, hypers = make_population(mesh, "shard_map", model)
+    ids = RNG.integers(0, EXAMPLES, (len(states.step), STEPS, BATCH))
+    sharding = NamedSharding(mesh, P("member", None, "data"))
+    batches = jax.device_put({"image": IMAGES[ids], "label": LABELS[ids]}, sharding)
+    expected = training.first_losses(states, hypers, batches)
+    _, metrics = training(states, hypers, batches)
+    assert compare(expected, np.asarray(metrics["loss"])[:, 0], lambda *_: "") < 1e-6
+
+
+def test_a_wrong_convolution_ends_the_run_before_anything_is_written(tmp_path, monkeypatch):
+    """Wrong for the first image of a batch, by a twentieth, as XLA's was; on the second member."""
+    mesh = make_mesh(2, 1, jax.devices()[:2])
+    model = ConvNet((Conv(4),), (), 3)
+    convolve = ops._dense
+
+    def make_training():
+        step = make_step(classification_loss(model), rule, axis_name="data")
+        return train_resident(step, noisy, mesh, steps=STEPS, batch=BATCH)
+
+    training = make_training()
+    states, hypers = make_population(mesh, "shard_map", model)
+    shared = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+
+    def wrong(x, kernel, padding):
+        second = jax.lax.axis_index("member") == 1
+        return convolve(x, kernel, padding).at[0].multiply(jnp.where(second, 0.95, 1.0))
+
+    def fit(folder, training):
+        workplace = Workplace(folder, StopFlag(), lambda *_: None, 1e9)
+        workplace.fit(
+            "networks-0",
+            training,
+            jax.tree.map(jnp.copy, states),
+            hypers,
+            lambda first: (shared for _ in iter(int, 1)),
+            networks=[{"method": "dann", "seed": i} for i in range(MEMBERS)],
+            steps=2 * STEPS,
+            steps_per_dispatch=STEPS,
+            watch=lambda states: {},
+        )
+        return workplace
+
+    right = fit(tmp_path / "right", training)
+    assert 0 <= right.discrepancies["networks-0"] < 1e-6
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_dense", wrong)
+        run = make_training().run
+        run.lower(states, hypers, shared)  # traced with the wrong convolution
+    with pytest.raises(WrongNumbers, match=r"^dann/2 \(member 2 of networks-0, on .*1\): its") as e:
+        fit(tmp_path / "wrong", dataclasses.replace(training, run=run))
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "wrong" / "metrics.jsonl").exists()
+    assert not list((tmp_path / "wrong" / "checkpoints" / "networks-0").glob("[0-9]*"))
+
+
+def losses(*values):
+    return np.asarray(values, np.float32)
+
+
+def test_what_counts_as_rounding():
+    expected = dict(enumerate(losses(2.0, 1e-7, np.nan)))
+    difference = compare(expected, losses(2.0001, 3e-7, np.nan), "{}/{}".format)
+    assert difference == pytest.approx(5e-5, rel=0.02)
+    assert compare({1: np.float32(4.0)}, losses(0.0, 4.0), "{}/{}".format) == 0.0
+
+
+@pytest.mark.parametrize("value", [2.001, np.nan, np.inf])
+def test_the_worst_network_is_named(value):
+    expected = {0: losses(1.0, 1.0), 1: losses(1.0, 2.0)}
+    computed = np.stack([losses(1.0003, 1.0), losses(1.0, value)])
+    with pytest.raises(WrongNumbers, match=r"^1/1: its first loss is .* and 2 by a plain one"):
+        compare(expected, computed, "{}/{}".format)

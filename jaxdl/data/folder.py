@@ -187,4 +187,4 @@ def _list(
 def _kind(entry: os.DirEntry) -> str:
     if entry.is_dir():
         return "folders in class folders"
-    return Path(entry.name).suffix.lower() or "files without a suffix"
+    return Path(entry.name).suffix.lower() or "without a suffix"

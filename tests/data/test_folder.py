@@ -145,7 +145,7 @@ def test_what_is_passed_over_is_counted(root):
     (root / "beside.txt").write_text("in no class folder")
     most, texts, *single, others, beside = folder(str(root), validation=2).omissions.split(", ")
     assert (most, texts, others) == ("1,201 .heic", "2 .txt", "2 others")
-    assert {*single} < {"1 .eps", "1 .c", "1 .d", "1 .e", "1 files without a suffix"}
+    assert {*single} < {"1 .eps", "1 .c", "1 .d", "1 .e", "1 without a suffix"}
     assert len(single) == 3 and beside == "folder test without class folders"
 
 

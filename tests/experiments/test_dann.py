@@ -678,7 +678,7 @@ def test_facts_tell_what_was_not_read(lab):
         domain: dataclasses.replace(source, omissions=f"{place} .heic")
         for place, (domain, source) in enumerate(lab.sources.items(), 1)
     }
-    facts = dann.facts(dataclasses.replace(lab, sources=partial), rounds)
+    facts = dann.facts(lab._replace(sources=partial), rounds)
     assert facts["Not read"] == "source: 1 .heic; target: 2 .heic"
 
 

@@ -267,6 +267,11 @@ def describe_source(source: Source) -> dict[str, Any]:
     }
 
 
+def describe_omissions(*sources: Source) -> str:
+    """What of the data sets' files was not read; empty if nothing."""
+    return "; ".join(f"{source.name}: {source.omissions}" for source in sources if source.omissions)
+
+
 def describe_devices() -> str:
     """What is computed on."""
     devices = jax.devices()

@@ -335,6 +335,8 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         rounds = make_rounds(lab)
         about = {domain: _run.describe_source(of) for domain, of in lab.sources.items()}
         _run.claim(workdir, config, about)
+        if omissions := _run.describe_omissions(*lab.sources.values()):
+            _run.say(f"not read: {omissions}")
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()
@@ -377,9 +379,11 @@ def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
     recipe = get_config("mnist_to_mnist_m").base.to_dict()
     lengths = {(p.settings["steps"], p.settings["batch"]) for p in programs}
     absent = {"Published numbers": "not beside these runs, which are shorter"}
+    omissions = _run.describe_omissions(*lab.sources.values())
     return {
         "Source": sizes["source"],
         "Target": sizes["target"],
+        **({"Not read": omissions} if omissions else {}),
         "Network": f"{config.model}, "
         + " or ".join(f"{n:,} parameters" for n in sorted(parameters)),
         "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)),

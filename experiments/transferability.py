@@ -275,6 +275,8 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         lab = make_lab(config)
         source = lab.source
         _run.claim(workdir, config, _run.describe_source(source))
+        if omissions := _run.describe_omissions(source):
+            _run.say(f"not read: {omissions}")
         finished = workdir / "report.md"
         if finished.exists():
             return finished.read_text()
@@ -304,6 +306,8 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
         "Network": f"{config.model}, {parameters:,} parameters, {config.steps} steps of "
         f"{config.batch} images",
     }
+    if omissions := _run.describe_omissions(source):
+        told["Not read"] = omissions
     others = {"validation": source.splits["validation"]}
     if test is not None:
         others["test"] = test

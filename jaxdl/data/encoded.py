@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import logging
 import os
 import re
 import warnings
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import PIL
 from jaxtyping import Float, Int, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from jaxdl.data.cache import cached
@@ -38,6 +39,9 @@ Reader = Callable[[int], tuple[bytes, str]]
 
 BAR = {"delay": 3, "leave": False, "disable": None}
 """Of progress bars: for what takes seconds, on terminals."""
+
+DECODER = 2
+"""The version of :func:`decode`, for the cache; 2 heeds EXIF orientations."""
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's name for images of so many channels."""
@@ -73,8 +77,11 @@ class Form:
 def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
     """One image file (PNG, JPEG, WebP, PPM, … whatever Pillow reads) as an array.
 
+    It is turned as its EXIF orientation says. Of several pictures in a file, the first is read.
+
     Raises:
-      DamagedFile: truncated, no image at all, or neither grey nor colour with ``channels=0``.
+      DamagedFile: truncated, no image at all, neither grey nor colour with ``channels=0``, or grey
+        levels in 32 bits.
     """
     _hush_pillow()
     try:
@@ -83,8 +90,11 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
                 # JPEGs can be decoded at 1/2, 1/4, 1/8 of their size, and much faster so.
                 image.draft(None, (form.size, form.size))
             image.load()
+            # 32 bits may hold 0 to 1, 0 to 255 or anything; a PGM of 16 bits, too, has mode I.
+            deep = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
+            image = _upright(image)
             mode = MODES.get(form.channels, image.mode)
-            known = mode in MODES.values()
+            known = mode in MODES.values() and not deep
             if known:
                 pixels = image if image.mode == mode else _convert(image, mode)
                 if form.size and pixels.size != (form.size, form.size):
@@ -95,6 +105,11 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
     except Exception as error:  # a damaged file can make Pillow raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DamagedFile(f"{name}: not a whole image ({reason}): replace or remove it") from None
+    if deep:
+        raise DamagedFile(
+            f"{name}: its grey levels are 32-bit numbers (mode {image.mode}), whose range is not "
+            "known: save it with 8 or 16 bits"
+        )
     if not known:
         raise DamagedFile(
             f"{name}: the image's mode is {mode}, neither grey (L) nor colour (RGB): set channels "
@@ -103,11 +118,36 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
     return array if array.ndim == 3 else array[..., None]
 
 
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation; 1 is upright."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As it is to be seen: cameras store what the sensor saw, and in EXIF how they were held."""
+    if not any("exif" in key.lower() or "xmp" in key.lower() for key in image.info):
+        return image  # to look for it takes a fifth of the time of a small image
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        method = UPRIGHT.get(orientation)
+    except Exception:  # damaged metadata can raise nearly anything, and are no damage to the pixels
+        return image
+    return image if method is None else image.transpose(method)
+
+
 def _hush_pillow() -> None:
-    """No warnings of odd metadata, which do not touch the pixels, from here on.
+    """No warnings of odd metadata, which do not touch the pixels, nor log entries, from here on.
 
     ``catch_warnings`` would let others' warnings be lost: it is not made for several threads.
     """
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     rule = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     if rule not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -165,7 +205,7 @@ class Encoded:
     @property
     def recipe(self) -> tuple:
         """All that the arrays depend on, for the cache."""
-        return self.content, self.form, self.places.tobytes(), PIL.__version__
+        return self.content, self.form, self.places.tobytes(), PIL.__version__, DECODER
 
     def _decode(self) -> UInt8[np.ndarray, "n h w c"]:
         images = np.empty(self.shape, np.uint8)
@@ -270,7 +310,8 @@ def digest_files(paths: Sequence[Path], root: Path) -> str:
     digest, sizes = hashlib.sha256(), [path.stat().st_size for path in paths]
     small = sum(sizes) < 2e9
     for path, size in zip(paths, sizes, strict=True):
-        digest.update(f"{path.relative_to(root)} {size} ".encode())
+        # The bytes of the name: not every file system's are UTF-8.
+        digest.update(os.fsencode(path.relative_to(root)) + f" {size} ".encode())
         if small:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

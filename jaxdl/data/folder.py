@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ from jaxtyping import Int32
 
 from jaxdl.data import imagenet
 from jaxdl.data.encoded import Form, digest_files, encoded
-from jaxdl.data.source import Source, divide, make_source
+from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".webp", ".bmp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Of images that Pillow reads by itself: for others (``.eps``) it starts programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,7 @@ class _Files:
 
     def __call__(self, place: int) -> tuple[bytes, str]:
         path = self.paths[place]
-        return Path(path).read_bytes(), path
+        return Path(path).read_bytes(), printable(path)
 
 
 def folder(
@@ -40,8 +45,14 @@ def folder(
     """Images in class sub-folders: ``PATH/CLASS/*.png``, or ``PATH/train/CLASS/*.png``.
 
     With a sub-folder ``train``, one called ``test`` beside it is the test split; without a
-    ``test``, ``val`` or ``validation`` is (as in ImageNet, whose test labels are not public), else
-    the validation split. What is not there is taken from the training images, class by class.
+    ``test``, ``validation`` is (as in ImageNet, whose test labels are not public), else the
+    validation split. Case does not matter, nor which of :data:`jaxdl.data.source.SPLIT_NAMES` a
+    split is called by. What is not there is taken from the training images, class by class. A
+    ``train`` that holds images itself, beside others that do, is a class.
+
+    Files that are no images by their suffix (:data:`SUFFIXES`) and folders in class folders are
+    passed over, and counted in the source's ``omissions``; those whose names begin with a dot are
+    not there at all.
 
     Args:
       path: the folder.
@@ -51,7 +62,8 @@ def folder(
 
     Raises:
       ValueError: no class folders, one without images, two with one name, a class in test that
-        is not in train, images of several sizes or kinds.
+        is not in train, images of several sizes or kinds; or a folder beside ``train`` that has
+        images and is no split.
       OSError: what cannot be read.
     """
     if not path:
@@ -59,15 +71,9 @@ def folder(
     root, form = Path(path).expanduser(), Form(size, fit, channels)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: set path to one with class sub-folders")
-    whole = root / "train" if (root / "train").is_dir() else root
-    class_names = _classes(whole)
-    listed = {"train": _list(whole, class_names)}
-    if whole != root:
-        # ImageNet's own test folder has no classes: its labels are not public.
-        beside = [root / name for name in ("test", "val", "validation")]
-        held_out = [f.name for f in beside if f.is_dir() and any(e.is_dir() for e in f.iterdir())]
-        for name, split in zip(held_out, ("test", "validation"), strict=False):
-            listed[split] = _list(root / name, class_names)
+    split_folders, unlabelled = _splits(root)
+    class_names, passed = _classes(split_folders["train"]), Counter()
+    listed = {split: _list(f, class_names, passed) for split, f in split_folders.items()}
     paths = [p for files, _ in listed.values() for p in files]
     content = digest_files(paths, root)
     read = _Files(tuple(map(str, paths)))
@@ -77,17 +83,66 @@ def folder(
         start += len(files)
     splits = divide(parts, {"test": test, "validation": validation}, seed)
     return make_source(
-        root.resolve().name,  # also of "."
-        class_names,
+        printable(root.resolve().name),  # also of "."
+        tuple(map(printable, class_names)),
         splits,
         class_groups=imagenet.GROUPS if imagenet.is_imagenet(class_names) else (),
         fingerprint=content,
+        omissions=_omissions(passed, unlabelled),
     )
+
+
+def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of class folders of every split, and the folders of splits that have none."""
+    beside = {path.name: path for path in _folders(root)}
+    train = [path for name, path in beside.items() if split_of(name) == "train"]
+    others = [path for name, path in beside.items() if not split_of(name)]
+    is_class = train and not any(map(_folders, train)) and any(map(_has_images, others))
+    if is_class or not train:
+        return {"train": root}, []
+    for path in others:
+        if _has_images(path) or any(map(_has_images, _folders(path))):
+            raise ValueError(
+                f"{path} has images that would not be read, for beside {train[0].name} there are "
+                f"splits: rename it (test, validation) or move it out of {root}"
+            )
+    names = by_split({name: name for name in beside}, str(root))
+    found = {split: beside[name] for split, name in names.items()}
+    # ImageNet's own test folder has no classes: its labels are not public.
+    held_out = [found[s] for s in ("test", "validation") if s in found and _folders(found[s])]
+    splits = {"train": found["train"], **dict(zip(("test", "validation"), held_out, strict=False))}
+    return splits, [path.name for path in found.values() if path not in splits.values()]
+
+
+def _folders(where: Path) -> list[Path]:
+    """The folders in a folder, in the order of their names' bytes, which no locale changes."""
+    paths = [e.path for e in os.scandir(where) if e.is_dir() and e.name[0] != "."]
+    return list(map(Path, sorted(paths, key=os.fsencode)))
+
+
+def _has_images(where: Path) -> bool:
+    with os.scandir(where) as entries:
+        return any(map(_is_image, entries))
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    named = entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
+    return named and not entry.is_dir()
+
+
+def _omissions(passed: Counter[str], unlabelled: list[str]) -> str:
+    """In words: ``8 .heic, 3 folders in class folders, folder test without class folders``."""
+    kinds = passed.most_common(5)
+    if rest := passed.total() - sum(count for _, count in kinds):
+        kinds.append(("others", rest))
+    parts = [f"{count:,} {kind}" for kind, count in kinds]
+    parts += [f"folder {name} without class folders" for name in unlabelled]
+    return printable(", ".join(parts))
 
 
 def _classes(where: Path) -> tuple[str, ...]:
     """The names of the class folders, sorted."""
-    names = sorted(e.name for e in os.scandir(where) if e.is_dir() and e.name[0] != ".")
+    names = [path.name for path in _folders(where)]
     if len(names) < 2:
         raise ValueError(
             f"{where} has {len(names)} class folders: it takes 2 or more to tell apart"
@@ -101,8 +156,13 @@ def _classes(where: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _list(where: Path, class_names: tuple[str, ...]) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
-    """All image files in the order of classes and names, and their labels."""
+def _list(
+    where: Path, class_names: tuple[str, ...], passed: Counter[str]
+) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
+    """All image files in the order of classes and names, and their labels.
+
+    What else is there is counted, by its kind, in ``passed``.
+    """
     unknown = sorted(set(_classes(where)) - set(class_names))
     if unknown:
         raise ValueError(f"{where}: class {unknown[0]!r} is not among the training classes")
@@ -110,14 +170,21 @@ def _list(where: Path, class_names: tuple[str, ...]) -> tuple[list[Path], Int32[
     for label, name in enumerate(class_names):
         if not (where / name).is_dir():
             raise ValueError(f"{where}: there is no folder for class {name!r}")
-        files = sorted(
-            entry.path
-            for entry in os.scandir(where / name)
-            if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and not entry.is_dir()
-        )
+        files = []
+        for entry in os.scandir(where / name):
+            if _is_image(entry):
+                files.append(entry.path)
+            elif entry.name[0] != ".":
+                passed[_kind(entry)] += 1
         if not files:
             kinds = ", ".join(SUFFIXES)
             raise ValueError(f"{where / name} has no images ({kinds}): add some or remove it")
-        paths += map(Path, files)
+        paths += map(Path, sorted(files, key=os.fsencode))
         labels += [label] * len(files)
     return paths, np.array(labels, np.int32)
+
+
+def _kind(entry: os.DirEntry) -> str:
+    if entry.is_dir():
+        return "folders in class folders"
+    return Path(entry.name).suffix.lower() or "without a suffix"

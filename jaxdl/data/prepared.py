@@ -21,7 +21,7 @@ from tqdm import tqdm
 from jaxdl.data import imagenet
 from jaxdl.data.cache import cached
 from jaxdl.data.encoded import MODES, Form, digest_files, encoded
-from jaxdl.data.source import Source, divide, make_source
+from jaxdl.data.source import Source, by_split, divide, make_source
 from jaxdl.types import DamagedFile
 
 BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
@@ -70,8 +70,9 @@ def prepared(
 
     What is not prepared yet is prepared (as array_record) where there is a network, or without one
     if its builder is among :data:`BUILDERS`. "train" and "test" are used as they are; without a
-    "test", "validation" is the test split, else the validation split. What is not there is taken
-    from the training images, class by class.
+    "test" that has labels, "validation" is the test split, else the validation split. Other names
+    of the same are known, too (:data:`jaxdl.data.source.SPLIT_NAMES`). What is not there is taken
+    from the training images, class by class; splits that are not used are named in ``omissions``.
 
     Args:
       dataset: its name, perhaps with a configuration and version (``syn_numbers/NAME:1.0.0``).
@@ -85,6 +86,7 @@ def prepared(
     Raises:
       ValueError: an unknown name, no images or labels in it, not prepared and no network, or
         prepared in a format that takes TensorFlow to read.
+      DamagedFile: a file of records cannot be read.
     """
     settings = {field: value for field, value in (builder or {}).items() if value != ""}
     found = _builder(dataset, data_dir, settings)
@@ -95,13 +97,12 @@ def prepared(
         if key not in info.features or not isinstance(info.features[key], kind):
             has = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
             raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {has}")
-    known = info.splits
+    known = by_split({split: split for split in info.splits}, dataset)
     if "train" not in known:
-        raise ValueError(f"{dataset}: it has no split train, but {', '.join(known)}")
-    held_out = [n for n in ("test", "validation") if n in known and _is_labelled(found, n)]
-    origin = {"train": "train"} | dict(zip(("test", "validation"), held_out, strict=False))
-    if held_out == ["test", "validation"]:
-        origin["validation"] = "validation"
+        raise ValueError(f"{dataset}: it has no split train, but {', '.join(info.splits)}")
+    held_out = [known[s] for s in ("test", "validation") if s in known]
+    held_out = [split for split in held_out if _is_labelled(found, split)]
+    origin = {"train": known["train"]} | dict(zip(("test", "validation"), held_out, strict=False))
 
     raw = [_records(found, of) for of in origin.values()]
     folder = Path(found.data_path)
@@ -132,6 +133,7 @@ def prepared(
         class_groups=CLASS_GROUPS.get(name, ()),
         version=str(info.full_name.removeprefix(f"{name}/")),
         fingerprint=content,
+        omissions=", ".join(f"split {s}" for s in info.splits if s not in origin.values()),
     )
 
 
@@ -216,7 +218,11 @@ def _records(builder, split: str):
     import tensorflow_datasets as tfds
 
     images = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
-    return builder.as_data_source(split, decoders=dict.fromkeys(images, tfds.decode.SkipDecoding()))
+    decoders = dict.fromkeys(images, tfds.decode.SkipDecoding())
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except Exception as error:  # of what dataset_info.json says of the split's files
+        raise _damaged(f"{builder.data_path}, split {split}", "its files", _line(error)) from None
 
 
 def _labels(source, name: str) -> Int32[np.ndarray, " n"]:
@@ -226,13 +232,22 @@ def _labels(source, name: str) -> Int32[np.ndarray, " n"]:
 
 
 def _read(source, places: Sequence[int], name: str) -> list[dict[str, Any]]:
+    where = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
     try:
         # Many at once take a third of the time; for one, that way would start a thread.
-        return [source[places[0]]] if len(places) == 1 else source.__getitems__(list(places))
+        records = [source[places[0]]] if len(places) == 1 else source.__getitems__(list(places))
     except Exception as error:  # the reader's, which names no file
-        where = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
-        reason = f"{where} cannot be read ({_line(error)})"
-        raise DamagedFile(f"{name}: {reason}: delete the folder to prepare it again") from None
+        raise _damaged(name, where, _line(error)) from None
+    # Of a file that ends between two of its blocks the reader makes records that hold nothing.
+    if any(record[key] is None for record in records for key in ("image", "label")):
+        raise _damaged(name, where, "no image or no label: the file is not whole")
+    return records
+
+
+def _damaged(name: str, where: str, reason: str) -> DamagedFile:
+    return DamagedFile(
+        f"{name}: {where} cannot be read ({reason}): delete the folder to prepare it again"
+    )
 
 
 def _online() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 
@@ -17,6 +18,13 @@ from jaxdl.data.splits import stratified
 
 Split = tuple[Images, Int32[np.ndarray, " n"]]
 """Images 0 … 255 and their labels."""
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+"""What data sets call their splits, in any case."""
 
 
 class Sealed:
@@ -68,6 +76,7 @@ class Source:
     test: Sealed
     version: str = ""
     fingerprint: str = ""  # of the content of all splits
+    omissions: str = ""  # what was there and not read: "3 .heic, split extra"
 
 
 def make_source(
@@ -78,11 +87,13 @@ def make_source(
     class_groups: tuple[str, ...] = (),
     version: str = "",
     fingerprint: str | None = None,
+    omissions: str = "",
 ) -> Source:
     """A checked source of "train", "validation" and "test", the last one sealed.
 
     Args:
       fingerprint: by default that of the arrays.
+      omissions: see :class:`Source`.
 
     Raises:
       ValueError: one line naming the data set, the split, what is wrong and what is expected.
@@ -96,7 +107,45 @@ def make_source(
         Sealed(*splits["test"], len(class_names)),
         version,
         digest_arrays(splits) if fingerprint is None else fingerprint,
+        omissions,
     )
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or an array of that name holds, or None; see :data:`SPLIT_NAMES`."""
+    plain = name.strip().casefold()
+    return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
+
+
+def by_split(names: Mapping[str, str], where: str) -> dict[str, str]:
+    """Names by the split that they hold; names of no split are left out.
+
+    Args:
+      names: from each name to the part of it that may say a split.
+      where: begins the message of an error.
+
+    Raises:
+      ValueError: two names say the same split.
+    """
+    found: dict[str, str] = {}
+    for name, word in names.items():
+        split = split_of(word)
+        if split in found:
+            raise ValueError(
+                f"{where}: {found[split]} and {name} are both its {split} split, by their names: "
+                "rename or remove one"
+            )
+        if split:
+            found[split] = name
+    return found
+
+
+def printable(name: str) -> str:
+    """A name that the file system gave, as text: bytes that are no UTF-8 are written ``\\xfc``.
+
+    Without that, reports and tables (UTF-8) could not hold it.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def divide(

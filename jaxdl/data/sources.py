@@ -13,7 +13,7 @@ from PIL import Image
 from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
 from jaxdl.data.prepared import prepared
-from jaxdl.data.source import Source, divide, make_source
+from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
 from jaxdl.types import DamagedFile
 
 
@@ -107,11 +107,15 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
 
 
 def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Source:
-    """Arrays in NumPy's archive: ``train_images``, ``train_labels``, and the same of ``test`` and
-    ``validation`` where it has them; or ``images`` and ``labels``, from which all splits are taken.
+    """Arrays in NumPy's archive: ``train_images``, ``train_labels`` (or ``images``, ``labels``),
+    and the same of ``test`` and ``validation`` where it has them.
 
-    Images are [n, h, w] or [n, h, w, c], uint8, or floating-point numbers from 0 to 1. Labels are
-    integers from 0. ``class_names`` and ``class_groups``, a string a class, are optional.
+    Case does not matter, nor which of :data:`jaxdl.data.source.SPLIT_NAMES` a split is called by:
+    ``Val_images`` will do. Splits that are missing are taken from the training images.
+
+    Images are [n, h, w] or [n, h, w, c], uint8, or floating-point numbers from 0 to 1 (rounded to
+    256 levels, so that roundings beyond are no matter). Labels are integers from 0.
+    ``class_names`` and ``class_groups``, a string a class, are optional.
 
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
@@ -119,27 +123,15 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
 
     Raises:
       DamagedFile: if it is no such archive.
-      ValueError: an array is missing, or not what is said above.
+      ValueError: an array is missing, or not what is said above; or one is called as if it held
+        images, and would not be read.
     """
     if not path:
         raise ValueError("which file? Set path to an .npz with train_images and train_labels")
-    try:
-        with Path(path).expanduser().open("rb") as stream, np.load(stream) as stored:
-            arrays = dict(stored)
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # a damaged file can make the reader raise nearly anything
-        raise DamagedFile(
-            f"{path}: not a whole .npz of plain arrays ({type(error).__name__}): write it again "
-            "with np.savez, and without arrays of objects"
-        ) from None
-    prefixes = {"train": "train_", "validation": "validation_", "test": "test_"}
-    if "images" in arrays:
-        prefixes = {"train": ""}
+    arrays = _plain_arrays(path)
     parts = {
-        split: (_pixels(path, prefix, arrays), _labels(path, prefix, arrays))
-        for split, prefix in prefixes.items()
-        if split == "train" or f"{prefix}images" in arrays or f"{prefix}labels" in arrays
+        split: (_pixels(path, images, arrays), _labels(path, labels, arrays))
+        for split, (images, labels) in _names(path, arrays).items()
     }
     if "class_names" in arrays:
         names = _strings(path, "class_names", arrays)
@@ -157,7 +149,61 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
         )
     groups = _strings(path, "class_groups", arrays) if "class_groups" in arrays else ()
     splits = divide(parts, {"test": test, "validation": validation}, seed)
-    return make_source(Path(path).stem, names, splits, class_groups=groups)
+    return make_source(printable(Path(path).stem), names, splits, class_groups=groups)
+
+
+def _plain_arrays(path: str) -> dict[str, np.ndarray]:
+    """All of an archive; ValueError for arrays of objects, whose pickles could run any code."""
+    arrays, objects = {}, []
+    try:
+        with Path(path).expanduser().open("rb") as stream, np.load(stream) as stored:
+            for name in stored.files:
+                try:
+                    content = stored[name]
+                except ValueError as error:
+                    if "allow_pickle" not in str(error):
+                        raise
+                    objects.append(name)
+                else:
+                    if isinstance(content, np.ndarray):  # archives can hold anything beside
+                        arrays[name] = content
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a damaged file can make the reader raise nearly anything
+        raise DamagedFile(
+            f"{path}: not a whole .npz of plain arrays ({type(error).__name__}): write it again "
+            "with np.savez"
+        ) from None
+    if objects:
+        raise ValueError(
+            f"{path}: {', '.join(objects)} holds Python objects, which are not read since they "
+            "could run any code: save numbers or strings (astype) in its place, or leave it out"
+        )
+    return arrays
+
+
+def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """What a split's images and labels are called, by split; "train" is always there."""
+    by_kind = {}
+    for kind in ("images", "labels"):
+        words = {n: n[: -len(kind)].rstrip("_") for n in arrays if n.casefold().endswith(kind)}
+        by_kind[kind] = by_split({n: word or "train" for n, word in words.items()}, path)
+    names = {}
+    for split in ("train", "test", "validation"):
+        images, labels = by_kind["images"].get(split), by_kind["labels"].get(split)
+        if split == "train" or images or labels:
+            # One that is missing is asked for by a name like the other's.
+            images = images or (labels or "train_labels")[: -len("labels")] + "images"
+            names[split] = images, labels or images[: -len("images")] + "labels"
+    # Images that look held out are not passed over: training images would take their place.
+    for name in sorted(arrays.keys() - {images for images, _ in names.values()}):
+        held_out = {split_of(word) for word in name.split("_")} & {"test", "validation"}
+        if name.casefold().endswith("images") or (held_out and np.ndim(arrays[name]) > 2):
+            raise ValueError(
+                f"{path}: the array {name} would not be read: call it train_images, test_images or "
+                "validation_images, with labels called alike, or leave it out"
+            )
+    return names
 
 
 def _array(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -174,10 +220,7 @@ def _strings(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> tuple[st
     return tuple(strings.astype(str).tolist())
 
 
-def _pixels(
-    path: str, prefix: str, arrays: Mapping[str, np.ndarray]
-) -> UInt8[np.ndarray, "n h w c"]:
-    name = f"{prefix}images"
+def _pixels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "n h w c"]:
     images = _array(path, name, arrays)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         shape = list(images.shape)
@@ -186,17 +229,17 @@ def _pixels(
         if not np.isfinite(images).all():
             bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
             raise ValueError(f"{path}: {name} has NaN or infinities, first in image {bad[0]}")
-        if images.size and (images.min() < 0 or images.max() > 1):
+        levels = np.rint(images * 255)  # of fractions a rounding beyond 0 and 1, too
+        if images.size and (levels.min() < 0 or levels.max() > 255):
             span = f"{images.min():g} to {images.max():g}"
             raise ValueError(f"{path}: {name} spans {span}; fractions must lie in 0 to 1")
-        images = np.rint(images * 255).astype(np.uint8)
+        images = levels.astype(np.uint8)
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: {name} is {images.dtype}; expected uint8, or floats 0 to 1")
     return images if images.ndim == 4 else images[..., None]
 
 
-def _labels(path: str, prefix: str, arrays: Mapping[str, np.ndarray]) -> Int32[np.ndarray, " n"]:
-    name = f"{prefix}labels"
+def _labels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> Int32[np.ndarray, " n"]:
     labels = _array(path, name, arrays)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

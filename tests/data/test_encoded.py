@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxdl.data import encoded as encoded_module
 from jaxdl.data.encoded import (
     MODES,
+    Encoded,
     Form,
     decode,
     digest_files,
@@ -20,6 +22,7 @@ from jaxdl.data.encoded import (
     in_memory,
     statistics,
     take,
+    verify,
 )
 from jaxdl.types import DamagedFile
 
@@ -108,6 +111,78 @@ def test_16_bits_in_a_pgm():
     np.testing.assert_allclose(ours, values / 1023 * 255, atol=1)
 
 
+@pytest.mark.parametrize("dtype, mode", [(np.float32, "F"), (np.int32, "I")])
+def test_grey_levels_of_no_known_range_are_refused(dtype, mode):
+    """Fractions would all be black, and a 32-bit 255 as well."""
+    content = save(Image.fromarray(GREY[..., 0].astype(dtype)), "TIFF")
+    for channels in (0, 1, 3):
+        with pytest.raises(DamagedFile, match=f"^a file: its grey .* .mode {mode}.*: save it with"):
+            decode(content, "a file", Form(channels=channels))
+
+
+def test_16_bits_in_a_tiff():
+    values = RNG.integers(0, 2**16, (9, 8), np.uint16)
+    ours = decode(save(Image.fromarray(values), "TIFF"), "a file", Form(channels=1))[..., 0]
+    np.testing.assert_array_equal(ours, values // 256)
+
+
+# How a viewer turns what is stored, by the number in EXIF (CIPA DC-008, table 6).
+TURNS = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+    9: lambda stored: stored,  # there is none
+}
+
+
+def with_orientation(picture, orientation, kind, **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(picture, kind, exif=exif, **options)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_images_are_turned_as_exif_says(kind, orientation):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = with_orientation(image(COLOUR), orientation, kind, **options)
+    stored = COLOUR
+    if kind == "JPEG":  # is not lossless
+        stored = decode(save(image(COLOUR), kind), "a file", Form())
+    turned = decode(content, "a file", Form())
+    np.testing.assert_array_equal(turned, TURNS[orientation](stored))
+    assert decode(content, "a file", Form(5, "crop", 1)).shape == (5, 5, 1)
+
+
+def test_a_cropped_photograph_is_turned():
+    """A red, a green and a blue square, one above the other as the camera was held."""
+    stripes = np.zeros((96, 32, 3), np.uint8)
+    for channel in range(3):
+        stripes[32 * channel : 32 * channel + 32, :, channel] = 200
+    content = with_orientation(image(np.rot90(stripes)), 6, "JPEG", quality=95)
+    whole = decode(content, "a file", Form(32, "stretch"))
+    assert (whole[[2, 16, 29]].argmax(-1) == [[0], [1], [2]]).all()
+    assert (decode(content, "a file", Form(8))[2:6].argmax(-1) == 1).all()
+
+
+def test_damaged_metadata_are_no_damage():
+    """Whatever is in the EXIF block: the pixels, turned or not."""
+    for kind in ("JPEG", "WEBP"):
+        content = with_orientation(image(COLOUR), 3, kind, quality=100)
+        whole = decode(content, "a file", Form())
+        start = content.index(b"MM\0*" if b"MM\0*" in content else b"II*\0")
+        for place in range(start, start + 20):
+            for value in (0, 1, 9, 255):
+                damaged = content[:place] + bytes([value]) + content[place + 1 :]
+                array = decode(damaged, "a file", Form())
+                assert any((turn(array) == whole).all() for turn in (TURNS[1], TURNS[3]))
+
+
 @pytest.mark.parametrize("shape", [(4, 12), (12, 4), (4, 5), (9, 4), (4, 4)])
 def test_crop_keeps_the_middle(shape):
     h, w = shape
@@ -170,15 +245,18 @@ KINDS = {
     "GREY": save(image(GREY)),
     "PALETTE": save(image(COLOUR).convert("P")),
     "PGM": save(image(GREY), "PPM"),
+    "TIFF": save(image(COLOUR), "TIFF"),
+    "GIF": save(image(COLOUR).convert("P"), "GIF"),
+    "BMP": save(image(COLOUR), "BMP"),
+    "EXIF": with_orientation(image(COLOUR), 6, "JPEG"),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_truncated(kind):
     content = KINDS[kind]
-    harmless = (
-        20 if content[:4] == b"\x89PNG" else 0
-    )  # the checksum of the pixels, and the end mark
+    # The checksum of the pixels, and the end mark.
+    harmless = 20 if content[:4] == b"\x89PNG" else 2 if kind == "GIF" else 0
     for length in range(len(content) - harmless):
         with pytest.raises(DamagedFile, match=r"^a file: .*: replace or remove it$") as error:
             decode(content[:length], "a file", Form(channels=3))
@@ -297,6 +375,17 @@ def test_take_and_take_again():
         assert both(images).shape == both(arrays).shape
         np.testing.assert_array_equal(in_memory(both(images)), both(arrays))
     assert images.take(np.array([], int)).array().shape == (0, 4, 4, 1)
+
+
+def test_images_of_an_earlier_decoder_are_decoded_anew(monkeypatch):
+    images, read, _ = files(RNG.integers(0, 256, (9, 4, 4, 1), np.uint8), content="earlier")
+    uses = (Encoded.array, statistics, verify)
+    for version, count in {1: 27, 2: 27, 3: 27}.items():
+        monkeypatch.setattr(encoded_module, "DECODER", version)
+        read.clear()
+        for use in (*uses, *uses):
+            use(images)
+        assert len(read) == count
 
 
 def test_one_among_many_that_does_not_fit():

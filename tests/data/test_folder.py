@@ -77,11 +77,16 @@ def test_flat(root):
 
 
 LAYOUTS = {
-    "train test": ("train", None, "test"),
-    "train val": ("train", None, "val"),
-    "train validation": ("train", None, "validation"),
-    "train val test": ("train", "val", "test"),
-    "train validation test": ("train", "validation", "test"),
+    "train test": (None, "test"),
+    "train val": (None, "val"),
+    "train validation": (None, "validation"),
+    "train val test": ("val", "test"),
+    "train validation test": ("validation", "test"),
+    "train Test": (None, "Test"),
+    "Train testing": (None, "testing"),
+    "TRAIN VALID": (None, "VALID"),
+    "training dev test": ("dev", "test"),
+    "train valid Testing": ("valid", "Testing"),
 }
 
 
@@ -93,15 +98,24 @@ def test_splits_in_folders(root, layout):
     source = folder(str(root), validation=4)
     assert source.class_names == ("ant", "bee")
     parts = found(source)
-    _, validation, test = LAYOUTS[layout]
-    assert parts["test"] == expected(written, test, source.class_names)
-    train = expected(written, "train/", source.class_names)
+    validation, test = LAYOUTS[layout]
+    assert parts["test"] == expected(written, f"{test}/", source.class_names)
+    train = expected(written, layout.split()[0], source.class_names)
+    assert source.omissions == ""
     if validation:
         assert parts["validation"] == expected(written, f"{validation}/", source.class_names)
         assert parts["train"] == train
     else:
         assert sorted(parts["train"] + parts["validation"]) == train
         assert len(parts["validation"]) == 4
+
+
+def test_train_beside_other_classes_is_a_class(root):
+    written = fill(root, {"car": 8, "train": 8, "bus": 8, "test": 8})
+    source = folder(str(root), validation=4, test=4)
+    assert source.class_names == ("bus", "car", "test", "train")
+    everything = [item for part in found(source).values() for item in part]
+    assert sorted(everything) == expected(written, "", source.class_names)
 
 
 def test_what_is_not_an_image_is_left_alone(root):
@@ -117,13 +131,30 @@ def test_what_is_not_an_image_is_left_alone(root):
     assert source.class_names == ("ant", "bee")
     everything = [item for part in found(source).values() for item in part]
     assert sorted(everything) == expected(written, "", source.class_names)
+    assert source.omissions == "2 folders in class folders, 1 .db"
+
+
+def test_what_is_passed_over_is_counted(root):
+    fill(root, {f"{split}/{name}": 4 for split in ("train", "val") for name in ("ant", "bee")})
+    (root / "test").mkdir()
+    (root / "test" / "000.png").write_bytes(b"without a class, as in ImageNet")
+    for place in range(1200):
+        (root / "train" / "ant" / f"{place}.HEIC").write_text("")
+    for name in ("1.heic", "a.txt", "b.txt", "README", "x.eps", "c.c", "d.d", "e.e", ".f.png"):
+        (root / "val" / "bee" / name).write_text("")
+    (root / "beside.txt").write_text("in no class folder")
+    most, texts, *single, others, beside = folder(str(root), validation=2).omissions.split(", ")
+    assert (most, texts, others) == ("1,201 .heic", "2 .txt", "2 others")
+    assert {*single} < {"1 .eps", "1 .c", "1 .d", "1 .e", "1 without a suffix"}
+    assert len(single) == 3 and beside == "folder test without class folders"
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".Jpg"])
 def test_kinds_of_files(root, suffix):
     fill(root, {"a": 4, "b": 4}, (4, 5, 1), suffix)
-    source = folder(str(root), validation=2, test=2)
-    channels = 3 if suffix == ".webp" else 1  # WebP has no grey
+    channels = {".webp": 3, ".gif": 3}.get(suffix, 1)  # WebP has no grey, and GIF but palettes
+    converted = {"channels": 3} if suffix == ".gif" else {}
+    source = folder(str(root), validation=2, test=2, **converted)
     assert source.splits["train"][0].shape == (4, 4, 5, channels)
     assert len(in_memory(source.splits["train"][0])) == 4
 
@@ -166,6 +197,39 @@ def test_fingerprint(root, tmp_path, monkeypatch):
     assert folder(str(root), validation=2, test=2).fingerprint != before
 
 
+def test_fingerprint_is_the_one_of_earlier_versions(root):
+    """Runs that began before go on."""
+    files = ("train/b/1.ppm", "train/a/ä.ppm", "train/a/B.ppm", "train/b/2.ppm", "val/a/1.ppm")
+    for place, path in enumerate(files):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"P6 1 1 255\n" + bytes([place, 7, 9]))
+    (root / "val" / "b").mkdir()
+    shutil.copyfile(root / "val" / "a" / "1.ppm", root / "val" / "b" / "2.ppm")
+    assert folder(str(root), validation=2).fingerprint == "70b43a68c93f29e4"
+
+
+def test_names_that_are_no_utf_8(root):
+    """As archives from elsewhere leave them; read, and printable in any report."""
+    where = Path(os.fsdecode(b"caf\xe9"))
+    try:
+        (root / where).mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    name = os.fsdecode(b"m\xfcll")
+    written = fill(root / where, {name: 4, "plain": 4})
+    (root / where / name / "000.png").rename(root / where / name / os.fsdecode(b"\xff.png"))
+    (root / where / name / os.fsdecode(b"a.\xfe")).write_text("")
+    source = folder(str(root / where), validation=2, test=2)
+    assert source.class_names == ("m\\xfcll", "plain") and source.name == "caf\\xe9"
+    assert source.omissions == "1 .\\xfe"
+    everything = [item for part in found(source).values() for item in part]
+    assert sorted(everything) == expected(written, "", (name, "plain"))
+    (root / where / name / os.fsdecode(b"\xff.png")).write_bytes(b"damaged")
+    with pytest.raises(DamagedFile, match=r"^[ -~]*/m\\xfcll/\\xff.png: no image that") as error:
+        found(folder(str(root / where), validation=2, test=2))
+    str(error.value).encode()
+
+
 def test_imagenets_folders_have_its_groups(root):
     Image.new("L", (2, 2)).save(root / "one.png")
     for split, count in {"train": 2, "val": 1}.items():
@@ -191,13 +255,38 @@ def test_folders_that_are_none(root, tmp_path):
     fill(root, {"a": 3})
     refused(root, r"pictures has 1 class folders: it takes 2 or more")
     (root / "train").mkdir()
+    refused(root, r"pictures/train has no images")
+    fill(root, {"train": 3, "test": 3})
+    shutil.rmtree(root / "a")
     refused(root, r"pictures/train has 0 class folders")
+
+
+@pytest.mark.parametrize("twins", ["val validation", "test Test", "dev valid"])
+def test_two_folders_of_one_split(root, twins):
+    one, other = sorted(twins.split())
+    fill(root, {f"{split}/{n}": 3 for split in ("train", "test", one, other) for n in "ab"})
+    if len(os.listdir(root)) < len({"train", "test", one, other}):
+        pytest.skip("this file system has one name for both")
+    refused(root, rf"pictures: {one} and {other} are both its (test|validation) split, by their")
+
+
+def test_folders_of_images_that_would_be_ignored(root):
+    fill(root, {f"{split}/{n}": 3 for split in ("train", "holdout") for n in "ab"})
+    says = "/{} has images that would not be read, .* train there are splits: rename it .test, vali"
+    refused(root, says.format("holdout"))
+    shutil.rmtree(root / "holdout")
+    fill(root, {"c": 3})
+    refused(root, says.format("c"))
+    shutil.rmtree(root / "c")
+    (root / "notes" / "deeper").mkdir(parents=True)
+    (root / "notes" / "deeper" / "read.txt").write_text("no images")
+    assert folder(str(root), validation=2, test=2).class_names == ("a", "b")
 
 
 def test_empty_class(root):
     fill(root, {"a": 3, "b": 3, "c": 0})
     refused(root, r"pictures/c has no images \(.png, .*\): add some or remove it")
-    (root / "c" / "x.gif").write_bytes(b"GIF89a")
+    (root / "c" / "x.txt").write_text("no image")
     refused(root, r"pictures/c has no images")
 
 

@@ -56,6 +56,63 @@ def test_splits_that_are_missing_are_taken(write):
     assert len(with_test.splits["train"][1]) == 27
 
 
+@pytest.mark.parametrize("validation", ["val", "valid", "Valid", "dev", "VALIDATION"])
+@pytest.mark.parametrize("train", ["train_", "Training_", ""])
+@pytest.mark.parametrize("test", ["Test", "testing"])
+def test_other_names_of_splits(write, train, test, validation):
+    """Held-out images are used whatever they are called, and no training image in their place."""
+    words = {"train": train, "test": f"{test}_", "validation": f"{validation}_"}
+    arrays = {f"{words[s]}images": IMAGES[s] for s in SIZES}
+    arrays |= {f"{words[s]}Labels": LABELS[s] for s in SIZES}
+    source, same = npz(write(arrays)), npz(write(ALL, "same.npz"))
+    assert source.fingerprint == same.fingerprint
+    np.testing.assert_array_equal(source.test.open()[0], IMAGES["test"])
+
+
+def test_fingerprint_is_the_one_of_earlier_versions(write):
+    images = {s: np.arange(n * 4, dtype=np.uint8).reshape(n, 2, 2) for s, n in SIZES.items()}
+    whole = write(ALL | {f"{split}_images": array for split, array in images.items()})
+    assert npz(whole).fingerprint == "7729d03d454e1a96"
+    cut = write({"images": images["train"] / 255, "labels": LABELS["train"]}, "cut.npz")
+    assert npz(cut, validation=3, test=3).fingerprint == "0561547e98362511"
+
+
+@pytest.mark.parametrize(
+    "name", ["holdout_images", "test2_images", "Images_test", "x_test", "val_image", "IMAGES"]
+)
+def test_images_that_would_be_ignored(write, name):
+    says = rf"the array {name} would not be read: call it train_images, test_images or"
+    if name == "IMAGES":
+        says = "images and IMAGES are both its train split"
+    refused(write(TRAIN, **{name: IMAGES["test"]}), says)
+
+
+@pytest.mark.parametrize("name", ["test_files", "coarse_labels", "mean", "images_mean", "masks"])
+def test_other_arrays_are_left_alone(write, name):
+    shape = {"mean": (5, 4, 3), "images_mean": (5, 4, 3), "masks": (30, 5, 4)}.get(name, 30)
+    source = npz(write(TRAIN, **{name: np.zeros(shape)}), validation=3, test=3)
+    assert source.fingerprint == npz(write(TRAIN, "x.npz"), validation=3, test=3).fingerprint
+
+
+@pytest.mark.parametrize("twin", ["Test_images", "testing_images"])
+def test_two_arrays_of_one_split(write, twin):
+    says = f"test_images and {twin} are both its test split, by their names: rename or remove one"
+    refused(write(ALL, **{twin: IMAGES["test"]}), says)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rounding_beyond_0_and_1_is_allowed(write, dtype):
+    grey = IMAGES["train"].copy()
+    grey[0, 0, 0] = 255, 0, 255
+    fractions = (grey / 255).astype(dtype)
+    fractions[0, 0, 0] = 1 + np.finfo(dtype).eps, -1e-7, 1
+    assert fractions.max() > 1 and fractions.min() < 0
+    source = npz(write(TRAIN, images=fractions), validation=3, test=3)
+    same = npz(write(TRAIN, "same.npz", images=grey), validation=3, test=3)
+    assert source.fingerprint == same.fingerprint
+    refused(write(TRAIN, images=fractions * 1.01), "images spans .* to 1.01.*; fractions must lie")
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_fractions_and_grey(write, dtype):
     grey = IMAGES["train"][..., 0]
@@ -77,7 +134,8 @@ def test_names_and_groups(write):
 @pytest.mark.parametrize(
     "changed, says",
     [
-        ({"images": None}, "has no array train_images, but labels"),
+        ({"images": None}, "has no array images, but labels"),
+        ({"images": None, "labels": None}, "has no array train_images, but none"),
         ({"labels": None}, "has no array labels, but images"),
         ({"images": IMAGES["train"][0, 0]}, r"images is \[4, 3\]; expected \[n, h, w\]"),
         ({"images": np.zeros((30, 5, 4, 2), np.uint8)}, r"images is \[30, 5, 4, 2\]; expected"),
@@ -137,7 +195,9 @@ def test_objects_are_not_run(write, tmp_path):
             return (Path.touch, (tmp_path / "ran",))
 
     path = write(TRAIN, labels=np.array([Bomb()] * 30, object))
-    refused(path, "not a whole .npz of plain arrays .ValueError.: write it again", DamagedFile)
+    refused(path, "some.npz: labels holds Python objects, which are not read since they could run")
+    stray = write(TRAIN, about=np.array([{"author": "me"}]), class_names=np.array(["a"], object))
+    refused(stray, "some.npz: about, class_names holds Python objects, .*: save numbers or strings")
     assert not (tmp_path / "ran").exists()
 
 

@@ -151,6 +151,31 @@ def test_images_labels_and_splits(data_dir, name):
     assert sorted(inside["train"] + inside["validation"]) == went_in("train", count, shape)
 
 
+@pytest.mark.parametrize("names", ["train val", "train valid test", "Training dev Testing"])
+def test_other_names_of_splits(monkeypatch, tmp_path, names):
+    """Held-out images are used whatever they are called, and no training image in their place."""
+    features = {"image": PICTURE, "label": LABEL}
+    counts = dict(zip(names.split(), (20, 6, 4), strict=False)) | {"extra": 2}
+    splits = {split: examples(features, split, count, 2) for split, count in counts.items()}
+    small(monkeypatch, features, splits)
+    source = prepared.prepared("jaxdl_small", data_dir=str(tmp_path), validation=2)
+    *validation, test = names.split()[1:]
+    parts = {**source.splits, "test": source.test.open()}
+    assert len(parts["train"][1]) == (20 if validation else 18)
+    for split, name in zip(("test", "validation"), (test, *validation), strict=False):
+        stored = sorted((i % 2, array(name, i, (4, 4, 3)).tobytes()) for i in range(counts[name]))
+        assert contents(parts[split]) == stored
+    assert source.omissions == "split extra"
+
+
+def test_two_splits_of_one_kind(monkeypatch, tmp_path):
+    features = {"image": PICTURE, "label": LABEL}
+    splits = {split: examples(features, split, 4, 2) for split in ("train", "val", "validation")}
+    small(monkeypatch, features, splits)
+    says = "jaxdl_small: val and validation are both its validation split, by their names"
+    refused(says, "jaxdl_small", data_dir=str(tmp_path))
+
+
 def test_names_groups_and_versions(data_dir):
     found = {name: prepared.prepared(name, data_dir=str(data_dir)) for name in COUNTS}
     digits = tuple("0123456789")
@@ -166,6 +191,8 @@ def test_names_groups_and_versions(data_dir):
     versions = {name: source.version for name, source in found.items()}
     assert versions["mnist"] == "3.0.1" and versions["cifar10"] == "3.0.2"
     assert len({source.fingerprint for source in found.values()}) == 4
+    omissions = {name: source.omissions for name, source in found.items() if source.omissions}
+    assert omissions == {"svhn_cropped": "split extra", "imagenet2012": "split test"}
 
 
 def test_form_is_asked_for(data_dir):
@@ -394,12 +421,64 @@ def test_damaged_records(copy):
     )
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Files of records that take several of the format's blocks of 64 KiB."""
+    folder = tmp_path_factory.mktemp("large")
+    features = {"image": tfds.features.Image(shape=(16, 16, 3)), "label": LABEL}
+    with pytest.MonkeyPatch.context() as patch:
+        splits = {s: examples(features, s, n, 2) for s, n in {"train": 200, "test": 120}.items()}
+        small(patch, features, splits)
+        prepared.prepared("jaxdl_small", data_dir=str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_records_cut_or_changed_anywhere(monkeypatch, tmp_path, large, split):
+    """What went in, or one line that names the split: at every power of two, the ends of blocks
+    among them, from where half a copy goes on with zeros or not at all; and for flipped bits."""
+    features = {"image": tfds.features.Image(shape=(16, 16, 3)), "label": LABEL}
+    small(monkeypatch, features, {})
+    shutil.copytree(large, tmp_path / "copy")
+    name = f"jaxdl_small-{split}.array_record-00000-of-00001"
+    shard = tmp_path / "copy" / "jaxdl_small" / "1.2.0" / name
+    whole = shard.read_bytes()
+    assert len(whole) >= 2**17
+    blocks = range(2**16, len(whole), 2**16)
+    ends = sorted({*(2**i + d for i in range(20) for d in (-1, 0, 1)), *blocks})
+    ends = [end for end in ends if end < len(whole)]
+    cuts = [whole[:end] for end in ends] + [whole[:end].ljust(len(whole), b"\0") for end in blocks]
+    places = np.random.default_rng(0).integers(len(whole), size=12)
+    flips = [whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1 :] for i in places]
+    refusals = 0
+    for damaged in cuts + flips:
+        shard.write_bytes(damaged)
+        try:
+            source = prepared.prepared("jaxdl_small", data_dir=str(tmp_path / "copy"))
+            held_out = source.test.open()
+            images = np.concatenate([in_memory(i) for i, _ in (*source.splits.values(), held_out)])
+        except DamagedFile as error:
+            assert f"jaxdl_small/1.2.0, split {split}" in str(error) and "\n" not in str(error)
+            refusals += 1
+        else:  # where nothing is kept
+            inside = sorted(
+                array(s, i, (16, 16, 3)).tobytes()
+                for s, n in {"train": 200, "test": 120}.items()
+                for i in range(n)
+            )
+            assert sorted(image.tobytes() for image in images) == inside
+    assert refusals >= len(ends) - 1
+
+
 def test_damaged_descriptions(copy):
     info = copy / "mnist" / "3.0.1" / "dataset_info.json"
     whole = info.read_text()
     for damaged in ("", whole[:200]):
         info.write_text(damaged)
         refused("data set 'mnist' in .*JSON", "mnist", data_dir=str(copy))
+    info.write_text(whole.replace("{FILEFORMAT}", "{FILEFOROAT}"))
+    says = r"mnist/3.0.1, split test: its files cannot be read \(.*FILEFOROAT.*: delete the folder"
+    refused(says, "mnist", data_dir=str(copy), kind=DamagedFile)
     info.unlink()
     with pytest.raises(FileNotFoundError, match=r"mnist/3.0.1/dataset_info.json"):
         prepared.prepared("mnist", data_dir=str(copy))

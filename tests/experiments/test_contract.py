@@ -997,6 +997,16 @@ def test_bad_data(spoil, start_with, tmp_path):
     assert contents(workdir) == {}
 
 
+def test_what_is_not_read_is_told_in_a_line(start_with, tmp_path):
+    folder, workdir = pictures(tmp_path), tmp_path / "run"
+    (folder / "pictures" / "train" / "bee" / "0.heic").write_text("")
+    workdir.mkdir()
+    (workdir / "report.md").write_text("of a run that has ended")
+    ended = start_with("folder", workdir, *of_album(folder)["folder"]).wait()
+    assert (ended.code, ended.out) == (0, "of a run that has ended\n"), ended.err[-2000:]
+    assert "not read: pictures: 1 .heic" in ended.err.splitlines()
+
+
 @pytest.mark.parametrize("path", ["{file}", "{file}/under/it", "/proc/run", "/sys/run"])
 def test_bad_workdir(path, start, tmp_path):
     file = tmp_path / "file"

@@ -669,6 +669,17 @@ def test_facts_tell_what_is_not_the_papers(lab):
         assert sorted(facts[f"Settings of {name}"].split(", ")) == sorted(settings)
     assert {"colours 0.5", "conditional 1"} < set(facts["Settings of CDAN+E"].split(", "))
     assert "target validation accuracies" in facts["Settings come from"]
+    assert "Not read" not in facts
+
+
+def test_facts_tell_what_was_not_read(lab):
+    lab, rounds = lab
+    partial = {
+        domain: dataclasses.replace(source, omissions=f"{place} .heic")
+        for place, (domain, source) in enumerate(lab.sources.items(), 1)
+    }
+    facts = dann.facts(lab._replace(sources=partial), rounds)
+    assert facts["Not read"] == "source: 1 .heic; target: 2 .heic"
 
 
 # The test images.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"types", "trees"}
+GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
 QUESTIONS = {"transfer", "adaptation", "validation", "pinn"}
 ENGINE = {"train"}

@@ -1,0 +1,21 @@
+"""Paths that come from a user."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_path(path: str | os.PathLike) -> Path:
+    """The path with ``~`` or ``~name`` at its beginning replaced by that user's home folder.
+
+    Raises:
+      ValueError: if there is no such user, or the user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        home = Path(path).parts[0]
+        raise ValueError(
+            f"{os.fspath(path)}: there is no home folder {home} here: give the whole path"
+        ) from None

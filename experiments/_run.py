@@ -146,13 +146,21 @@ def run(study: Study, name: str, default: ConfigDict, members: Callable[[ConfigD
                 sys.stderr.flush()
                 os._exit(2)
         if first_process():
-            print(report)
+            show(report)
         say(f"everything is in {workdir}")
 
     try:
         app.run(main, flags_parser=parse)
     except UserError as error:
         fail(error)
+
+
+def show(report: str) -> None:
+    """Print the report, which is in the work folder, too, where somebody reads."""
+    try:
+        print(report, flush=True)
+    except OSError:  # who read has gone (`| head`): nor is there to be a complaint at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 OTHERS_GONE = ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "Connection", "connection", "Gloo")
@@ -251,9 +259,9 @@ def check_platform() -> None:
     """Raise ValueError where JAX has not the platform that it was told to compute on."""
     try:
         jax.devices()
-    except RuntimeError as error:
-        asked = jax.config.jax_platforms
-        reason = next(iter(str(error).splitlines()), "")
+    except Exception as error:  # also an AssertionError
+        reason = next(iter(str(error).splitlines()), "it is not installed")
+        asked = jax.config.jax_platforms or ""
         raise ValueError(
             f"JAX cannot compute on JAX_PLATFORMS={asked} ({reason}): unset it, or set it to cpu"
         ) from None
@@ -267,6 +275,7 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
     """
     path = workdir / "config.json"
     new = json.loads(json.dumps({"config": config.to_dict(), "data": data}))
+    workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))

@@ -12,6 +12,7 @@ from jaxtyping import Int32
 from jaxdl.data import imagenet
 from jaxdl.data.encoded import Form, digest_files, encoded
 from jaxdl.data.source import Source, divide, make_source
+from jaxdl.files import user_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".webp", ".bmp")
 
@@ -56,7 +57,7 @@ def folder(
     """
     if not path:
         raise ValueError("which folder? Set path to one with a sub-folder of images for each class")
-    root, form = Path(path).expanduser(), Form(size, fit, channels)
+    root, form = user_path(path), Form(size, fit, channels)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: set path to one with class sub-folders")
     whole = root / "train" if (root / "train").is_dir() else root

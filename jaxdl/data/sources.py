@@ -14,6 +14,7 @@ from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
 from jaxdl.data.prepared import prepared
 from jaxdl.data.source import Source, divide, make_source
+from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
 
@@ -122,8 +123,9 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     """
     if not path:
         raise ValueError("which file? Set path to an .npz with train_images and train_labels")
+    file = user_path(path)
     try:
-        with Path(path).expanduser().open("rb") as stream, np.load(stream) as stored:
+        with file.open("rb") as stream, np.load(stream) as stored:
             arrays = dict(stored)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise

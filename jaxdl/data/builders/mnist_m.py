@@ -25,6 +25,7 @@ from PIL import Image
 
 from jaxdl.data.builders.settings import SettingsBuilder
 from jaxdl.data.encoded import Form, decode, digest_files
+from jaxdl.files import user_path
 
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
 SIDE = 28  # pixels of an image
@@ -86,7 +87,7 @@ def photo_files(folder: str | os.PathLike) -> list[Path]:
     Raises:
       FileNotFoundError: there is no such folder, or it has none.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"mnist_m: no folder {folder}; put photographs (JPEG or PNG) there, or name the folder "
@@ -139,6 +140,9 @@ class MnistMConfig(tfds.core.BuilderConfig):
         for split in ("train", "test"):
             if getattr(self, split) < 1:
                 raise ValueError(f"mnist_m: {split} is {getattr(self, split)}; ask for 1 or more")
+        # TFDS takes paths as they are.
+        self.photos = self.photos and user_path(self.photos)
+        self.mnist_dir = self.mnist_dir and user_path(self.mnist_dir)
         self.name = f"train{self.train}-test{self.test}-seed{self.seed}"
 
 

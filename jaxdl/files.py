@@ -12,10 +12,9 @@ def user_path(path: str | os.PathLike) -> Path:
     Raises:
       ValueError: if there is no such user, or the user has no home folder.
     """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        home = Path(path).parts[0]
-        raise ValueError(
-            f"{os.fspath(path)}: there is no home folder {home} here: give the whole path"
-        ) from None
+    text = os.fspath(path)
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text:
+        home = text.split("/")[0]
+        raise ValueError(f"{text}: there is no home folder {home} here: give the whole path")
+    return Path(expanded)

@@ -8,6 +8,7 @@ signal.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -75,8 +76,9 @@ def run(study: Study, name: str, default: ConfigDict, members: Callable[[ConfigD
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
     sys.unraisablehook = quietly
-    for stream in (sys.stdout, sys.stderr):  # of an encoding that may lack what is printed
-        stream.reconfigure(errors="replace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what is printed
+            stream.reconfigure(errors="replace")
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook need not be installed here
 
     def parse(argv: list[str]) -> list[str]:

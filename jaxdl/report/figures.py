@@ -135,7 +135,9 @@ def curves(
             middle = np.median if logarithmic else np.mean
             mean = middle([values for _, values in lines], axis=0)
             axes.plot(lines[0][0], mean, **style, linewidth=2, label=plain(name))
-        axes.set(xlabel=xlabel, ylabel=plain(label), yscale="log" if logarithmic else "linear")
+        axes.set(
+            xlabel=plain(xlabel), ylabel=plain(label), yscale="log" if logarithmic else "linear"
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         if not shared:

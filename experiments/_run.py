@@ -287,7 +287,9 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
             raise ValueError(
                 f"{path} is damaged ({error}): delete {workdir} to start anew"
             ) from None
-        if differ := sorted(_differences(old, new)):
+        differ = sorted(_differences(old, new))
+        differ.sort(key=lambda line: not line.startswith("variant "))  # which explains the rest
+        if differ:
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
                 f"{workdir} holds a run with another {', '.join(differ[:5])}{more}: "

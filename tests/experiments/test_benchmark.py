@@ -347,8 +347,10 @@ def test_without_pytorch_it_says_how_to_get_it(digits, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["thread", "coroutine"])
-def test_it_can_be_called_from_anywhere_and_leaves_no_handler(where, digits, tmp_path, told):
-    """What all studies share; the others train in test_calls."""
+def test_it_can_be_called_from_anywhere_and_leaves_no_handler(where, digits, tmp_path, monkeypatch):
+    """As the studies of test_calls."""
+    monkeypatch.setattr(benchmark, "Worker", Told)
+    monkeypatch.setattr(benchmark, "PEERS", {"transferability": {}})
     reports = []
 
     def measure():

@@ -75,6 +75,9 @@ def test_precision_is_what_it_was_before(tmp_path):
             seen.append(jax.config.jax_enable_x64)
             return getattr(config, name)
 
+        def __getitem__(self, name):
+            return getattr(self, name)
+
     with pytest.raises(UserError, match="seeds"):
         pinn.study(Config(), tmp_path, StopFlag())
     assert seen[0] and not jax.config.jax_enable_x64

@@ -89,7 +89,7 @@ def run(study: Study, name: str, default: ConfigDict, members: Callable[[ConfigD
         absl_logging.set_verbosity(absl_logging.WARNING)  # JAX's messages, too, come through absl
         config = flags.FLAGS.config
         with user_input():
-            use_cores(1 if flags.FLAGS.debug else devices(config, members(config)))
+            use_cores(1 if flags.FLAGS.debug else device_count(config, members(config)))
             connect()
             check_platform()
             keep_programs()
@@ -209,7 +209,7 @@ def check_counts(config: ConfigDict, *names: str) -> None:
             raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
 
 
-def devices(config: ConfigDict, members: int) -> int:
+def device_count(config: ConfigDict, members: int) -> int:
     """How many CPU cores are made devices: all that this process may use, but no more than can
     share the work of so many networks."""
     parallel = config.get("parallel", {})  # benchmarks have none

@@ -112,7 +112,7 @@ def test_a_platform_that_is_missing_is_named(error, monkeypatch):
 def test_there_are_no_more_devices_than_share_the_work(parallel, members, expected, monkeypatch):
     monkeypatch.setattr(_run, "cores", lambda: 64)
     config = ConfigDict({"parallel": parallel}) if parallel else ConfigDict()
-    assert _run.devices(config, members) == expected
+    assert _run.device_count(config, members) == expected
 
 
 def test_how_many_members_a_study_has():

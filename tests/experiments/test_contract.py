@@ -229,8 +229,8 @@ def test_no_closed_stream_encoding_or_backend_of_a_notebook_costs_the_run(
         assert ended.returncode == 0
         report = (workdir / "report.md").read_text(encoding="utf-8")
         assert "±" in report and "\N{EN DASH}" in report
-        shown = report.replace("\N{EN DASH}", "?").replace("\N{MINUS SIGN}", "?")
-        assert ended.stdout.decode("latin-1").strip() == shown.strip()
+        shown = report.encode("latin-1", "replace")
+        assert b"?" in shown and ended.stdout.strip() == shown.strip()
     assert {path.name for path in workdir.iterdir()} == FILES
     assert rows(workdir) == [row for row in rows(finished[0]) if row["treatment"] == "base"]
 

@@ -11,6 +11,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import configs
+from jaxdl.files import user_path
+
 OPTIONS: dict[str, tuple[Callable, str]] = {
     "distributed": (flags.DEFINE_bool, "many processes, as SLURM, Open MPI or TPUs start them"),
     "coordinator": (flags.DEFINE_string, "HOST:PORT of the first of many processes"),
@@ -37,19 +40,24 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         for option, (_, what) in OPTIONS.items():
             print(f"  --{option:<23}{what}")
         sys.exit(0)
+    argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and not _is_setting(key, _keys(default)):
             raise ValueError(f"there is no setting config.{key}: configs/{name}.py has them all")
-    asked = _asked(argv)
+    asked = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     where = "" if asked is None else f"--config={asked}: "  # to begin a message with
-    if asked and not Path(asked.split(":")[0]).exists():
-        raise ValueError(f"{where}there is no such file")
+    if asked:
+        file = _resolved(asked)
+        if not Path(file.partition(":")[0]).exists():
+            raise ValueError(f"{where}there is no such file")
+        argv[argv.index(f"--config={asked}")] = f"--config={file}"
     try:
         flags.DEFINE_string("workdir", None, "Where everything is written.")
         for option, (define, what) in OPTIONS.items():
             define(option, None, what)
-        config_flags.DEFINE_config_file("config", f"configs/{name}.py", "FILE[:variant].")
+        # It looks into the arguments beforehand, for what settings there are.
+        config_flags.DEFINE_config_file("config", default_file, "FILE[:variant].", sys_argv=argv)
         rest = flags.FLAGS(argv)
         config = flags.FLAGS.config
     except flags.UnrecognizedFlagError as error:
@@ -84,7 +92,14 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         )
     if missing := sorted(_keys(default) - _keys(config)):
         rest_of = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(f"{where}its get_config() does not set {', '.join(missing[:5])}{rest_of}")
+        lacking = f"does not set {', '.join(missing[:5])}{rest_of}"
+        for section in (a.partition("=")[0].removeprefix("--config.") for a in argv):
+            if any(key.startswith(f"{section}.") for key in missing):
+                raise ValueError(
+                    f"--config.{section} replaces that whole section and {lacking}: for a single "
+                    f"setting write --config.{section}.KEY=VALUE"
+                )
+        raise ValueError(f"{where}its get_config() {lacking}")
     return rest
 
 
@@ -108,14 +123,32 @@ def check_options(given: flags.FlagValues) -> None:
         raise ValueError("--tensorboard needs tensorboardX: pip install -e '.[tensorboard]'")
 
 
-def _asked(argv: list[str]) -> str | None:
-    """The configuration that was asked for, if one was."""
-    for argument, value in zip(argv, [*argv[1:], ""], strict=True):
-        if argument == "--config":
-            return value
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config=")
-    return None
+def _last_of_each(argv: list[str]) -> list[str]:
+    """The arguments with those for the configuration as --KEY=VALUE, the last of each key: of a
+    tuple that is given twice one would otherwise be made that has both."""
+    last, number = {}, 0
+    while number < len(argv):
+        name, text = None, argv[number]
+        if option := re.fullmatch(r"--?(config(?:\.[^=]+)?)(=.*)?", text, re.DOTALL):
+            name, value = option.groups()
+            following = argv[number + 1 : number + 2]
+            if value is None and following and not following[0].startswith("--"):
+                number += 1
+                value = f"={following[0]}"
+            text = f"--{name}{value or ''}"
+        last.pop(name, None)
+        last[name or number] = text
+        number += 1
+    return list(last.values())
+
+
+def _resolved(asked: str) -> str:
+    """FILE[:VARIANT], where the configurations of this project can be had from any folder."""
+    file, colon, variant = asked.partition(":")
+    path, shipped = user_path(file), Path(configs.__file__).parents[1] / file
+    if not path.exists() and path.parts[:1] == ("configs",) and shipped.exists():
+        path = shipped
+    return f"{path}{colon}{variant}"
 
 
 def _keys(config: ConfigDict) -> set[str]:

@@ -1,15 +1,18 @@
 """What every study shares: flags, the work folder, devices, and how a run ends.
 
-A study is a function ``study(config, workdir, stop) -> report``. Wrong input, raised inside
-:func:`user_input`, ends in one line and exit code 2; a signal in a saved state and the exit
-code 128 + signal.
+A study is a function ``study(config, workdir, stop) -> report``, to be called from Python, too, in
+any thread. Wrong input, raised inside :func:`user_input`, is a :class:`UserError`, which ends the
+program in one line and exit code 2; a signal ends it in a saved state and the exit code 128 +
+signal.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -31,6 +34,8 @@ from experiments._processes import agree, alone, connect, first_process, lock, o
 from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.data.source import Source
+from jaxdl.files import user_path
+from jaxdl.report import figures
 from jaxdl.report.tables import write_atomically
 from jaxdl.train.logs import Fault
 from jaxdl.train.loop import Interrupted, StopFlag, Workplace
@@ -46,22 +51,36 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+class UserError(ValueError):
+    """What was asked for cannot be had; the message is one line for the user."""
+
+
 @contextmanager
 def user_input() -> Iterator[None]:
-    """Within, errors are taken to be the user's: what was asked for cannot be had."""
+    """Within, OSError and ValueError are taken to be the user's and become :class:`UserError`."""
     try:
         yield
     except OSError as error:
-        fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        line = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        raise UserError(line) from error
     except ValueError as error:
-        fail(error)
+        raise UserError(" ".join(str(error).split())) from error
 
 
-def run(study: Study, name: str, default: ConfigDict) -> None:
-    """The main program of a study's file; ``default`` has every setting that the study reads."""
+def run(study: Study, name: str, default: ConfigDict, members: Callable[[ConfigDict], int]) -> None:
+    """The main program of a study's file.
+
+    Args:
+      default: has every setting that the study reads.
+      members: how many networks a configuration trains at a time, at most.
+    """
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
     sys.unraisablehook = quietly
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what is printed
+            stream.reconfigure(errors="replace")
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook need not be installed here
 
     def parse(argv: list[str]) -> list[str]:
         with user_input():
@@ -69,14 +88,16 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
 
     def main(_: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)  # JAX's messages, too, come through absl
-        use_cores(1 if flags.FLAGS.debug else cores())
-        keep_programs()
-        with user_input():
-            connect()
         config = flags.FLAGS.config
+        with user_input():
+            use_cores(1 if flags.FLAGS.debug else device_count(config, members(config)))
+            connect()
+            check_platform()
+            keep_programs()
         if flags.FLAGS.debug and "parallel" in config:  # where operations can be told apart
             config.parallel.mode = "jit"
-        workdir = Path(flags.FLAGS.workdir or f"runs/{name}-{config.variant}")
+        with user_input():
+            workdir = user_path(flags.FLAGS.workdir or f"runs/{name}-{config.variant}")
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=workdir):
@@ -94,6 +115,8 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
         try:
             with own_folder(workdir) as folder:
                 report = study(config, folder, StopFlag())
+        except UserError as error:
+            fail(error)
         except DamagedFile as error:
             try:
                 fail(error)
@@ -128,10 +151,21 @@ def run(study: Study, name: str, default: ConfigDict) -> None:
                 sys.stderr.flush()
                 os._exit(2)
         if first_process():
-            print(report)
+            show(report)
         say(f"everything is in {workdir}")
 
-    app.run(main, flags_parser=parse)
+    try:
+        app.run(main, flags_parser=parse)
+    except UserError as error:
+        fail(error)
+
+
+def show(report: str) -> None:
+    """Print the report, which is in the work folder, too, where somebody reads."""
+    try:
+        print(report, flush=True)
+    except OSError:  # who read has gone (`| head`): nor is there to be a complaint at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 OTHERS_GONE = ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "Connection", "connection", "Gloo")
@@ -148,13 +182,19 @@ def quietly(told: Any) -> None:
 def workplace(
     config: ConfigDict, workdir: Path, stop: StopFlag, progress: Callable[[str, int], None]
 ) -> Workplace:
-    """Where a study trains, with what configuration and command line say of it."""
+    """Where a study trains, with what configuration and command line say of it.
+
+    Raises:
+      UserError: if, after hours of training, no figure could be drawn.
+    """
+    with user_input():
+        figures.check()
     # A study that is called from Python has no command line.
     asked = {name: flags.FLAGS[name].value for name in _command_line.OPTIONS if name in flags.FLAGS}
     first, _, last = (asked.get("profile") or "0:0").partition(":")
     return Workplace(
         workdir,
-        stop.install(),  # before, there is nothing to save
+        stop,
         progress,
         config.seconds_between_saves,
         checkpoints=config.checkpoints,
@@ -172,23 +212,64 @@ def check_counts(config: ConfigDict, *names: str) -> None:
             raise ValueError(f"config.{name} must be at least 1 and below 2^31, got {config[name]}")
 
 
+def device_count(config: ConfigDict, members: int) -> int:
+    """How many CPU cores are made devices: all that this process may use, but no more than can
+    share the work of so many networks."""
+    parallel = config.get("parallel", {})  # benchmarks have none
+    along_data = parallel.get("data", 1)
+    if along_data < 1:  # a batch can be divided over any number
+        return cores()
+    along_member = parallel.get("member", -1)
+    return min(cores(), max(1, members if along_member < 0 else along_member) * along_data)
+
+
 def use_cores(count: int) -> None:
-    """Make so many CPU cores devices, unless the user said how many (`JAX_NUM_CPU_DEVICES`)."""
+    """Make so many CPU cores devices, unless the user said how many (`JAX_NUM_CPU_DEVICES`).
+
+    Raises:
+      ValueError: if the user said so in a way that would be overruled, or asked for none.
+    """
     asked = os.environ.get("JAX_NUM_CPU_DEVICES")
     if asked is None:
+        option = "--xla_force_host_platform_device_count"
+        if flag := re.search(rf"{option}=(\S*)", os.environ.get("XLA_FLAGS", "")):
+            raise ValueError(
+                f"XLA_FLAGS={flag[0]} is overruled here: set JAX_NUM_CPU_DEVICES={flag[1]} instead"
+            )
         jax.config.update("jax_num_cpu_devices", count)
     elif int(asked) < 1:  # JAX itself sees that it is a number
-        fail(f"JAX_NUM_CPU_DEVICES={asked}: there must be at least 1")
+        raise ValueError(f"JAX_NUM_CPU_DEVICES={asked}: there must be at least 1")
 
 
 def keep_programs() -> None:
     """Keep what took a second or more to compile for later runs, in the folder that JAX was told
-    (`JAX_COMPILATION_CACHE_DIR`) or among this project's cached files, where these can be."""
-    programs = cache.folder() / "programs"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    (`JAX_COMPILATION_CACHE_DIR`) or among this project's cached files, where these can be.
+
+    Raises:
+      ValueError: a folder below the home of a user who has none.
+    """
+    asked, folder = os.environ.get("JAX_COMPILATION_CACHE_DIR"), cache.folder()
+    if folder is None:
+        say("no home folder, so nothing is kept for later runs: set XDG_CACHE_HOME to a folder")
+    if asked is not None:
+        if asked.startswith("~"):
+            jax.config.update("jax_compilation_cache_dir", str(user_path(asked)))
+    elif folder is not None:
         with suppress(OSError):
-            programs.mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", str(programs))
+            (folder / "programs").mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+
+
+def check_platform() -> None:
+    """Raise ValueError where JAX has not the platform that it was told to compute on."""
+    try:
+        jax.devices()
+    except Exception as error:  # also an AssertionError
+        reason = next(iter(str(error).splitlines()), "it is not installed")
+        asked = jax.config.jax_platforms or ""
+        raise ValueError(
+            f"JAX cannot compute on JAX_PLATFORMS={asked} ({reason}): unset it, or set it to cpu"
+        ) from None
 
 
 def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
@@ -199,16 +280,19 @@ def claim(workdir: Path, config: ConfigDict, data: dict) -> None:
     """
     path = workdir / "config.json"
     new = json.loads(json.dumps({"config": config.to_dict(), "data": data}))
+    workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
         try:
-            old = json.loads(path.read_text())
+            old = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(old["config"], dict):
                 raise ValueError("it holds no configuration")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}): delete {workdir} to start anew"
             ) from None
-        if differ := sorted(_differences(old, new)):
+        differ = sorted(_differences(old, new))
+        differ.sort(key=lambda line: not line.startswith("variant "))  # which explains the rest
+        if differ:
             more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
                 f"{workdir} holds a run with another {', '.join(differ[:5])}{more}: "
@@ -232,10 +316,20 @@ def _differences(old, new, path: str = "") -> Iterator[str]:
         return
     if not isinstance(old, dict) or not isinstance(new, dict):
         if old != new:
-            yield path.removeprefix("config.") + f" ({old} there, {new} now)"
+            yield path.removeprefix("config.") + f" ({_short(old)} there, {_short(new)} now)"
         return
     for key in old.keys() | new.keys():
-        yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        inner = f"{path}.{key}".lstrip(".")
+        yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), inner)
+
+
+ABSENT = "nothing"
+
+
+def _short(value: Any) -> str:
+    """A value in at most 60 characters."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 @contextmanager

@@ -182,7 +182,9 @@ def first_line(command: Sequence[str], scratch: Path, environment: Mapping[str, 
         while not (curves.exists() and curves.stat().st_size):
             if process.poll() is not None:
                 errors.seek(0)
-                raise RuntimeError(f"no step was made: {errors.read()[-2000:].decode()}")
+                raise RuntimeError(
+                    f"no step was made: {errors.read()[-2000:].decode(errors='replace')}"
+                )
             time.sleep(0.005)
         seconds = time.perf_counter() - began
         process.send_signal(signal.SIGINT)

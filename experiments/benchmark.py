@@ -38,6 +38,7 @@ from experiments import (
 )
 from experiments._interleave import Worker, one_round
 from jaxdl.data.encoded import cores
+from jaxdl.report import figures
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
 
@@ -71,7 +72,7 @@ def machine(peers: Iterable[str] = ()) -> dict[str, str | int]:
 def processor() -> str:
     """Its name, as far as the system tells."""
     about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
+    lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
@@ -81,7 +82,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     with _run.user_input():
         peers = PEERS[config.variant]
         if missing := [name for package, name in peers.items() if find_spec(package) is None]:
-            _run.fail(
+            raise ValueError(
                 f"the benchmark compares with {' and '.join(missing)}: pip install -e '.[bench]'"
             )
         benchmark = BENCHMARKS[config.variant]
@@ -92,16 +93,17 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         _run.claim(workdir, config, here)
         finished, table = workdir / "report.md", workdir / "results.csv"
         if finished.exists():
-            return finished.read_text()
+            return finished.read_text(encoding="utf-8")
         rows = read_rows(table, benchmark.Row) if table.exists() else []
+        if hasattr(benchmark, "draw"):
+            figures.check()
     load, _, _ = os.getloadavg()
-    stop.install()
 
     def go_on() -> None:
         if stop.received is not None:
             raise Interrupted(stop.received)
 
-    with ExitStack() as workers_of, tqdm(unit="slice") as bar:
+    with stop, ExitStack() as workers_of, tqdm(unit="slice") as bar:
         workers, answers = {}, {}
         scratch = Path(workers_of.enter_context(TemporaryDirectory(dir=workdir)))
         for what, setup in benchmark.setups(config, scratch).items():
@@ -141,4 +143,4 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 
 
 if __name__ == "__main__":
-    _run.run(study, "benchmark", get_config())
+    _run.run(study, "benchmark", get_config(), lambda _: cores())

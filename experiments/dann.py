@@ -339,28 +339,34 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             _run.say(f"not read: {omissions}")
         finished = workdir / "report.md"
         if finished.exists():
-            return finished.read_text()
-    total = sum(len(each.networks) * each.program.settings["steps"] for each in rounds)
-    with _run.progress_bar(total) as progress:
-        place = _run.workplace(config, workdir, stop, progress)
-        for each in rounds:
-            fit(lab, each, place)
-    # Everything is trained: here, and nowhere before, the test images are read.
-    tests = {domain: source.test.open() for domain, source in lab.sources.items()}
-    found = examine(lab, rounds, place.quiet, tests)
-    reporting.write_results(workdir / "results.csv", found.results)
-    reporting.write_diagnoses(workdir / "diagnostics.csv", found.diagnoses)
-    draw(lab, rounds, place.quiet, found)
-    report = reporting.report(
-        reporting.read_results(workdir / "results.csv"),
-        reporting.read_diagnoses(workdir / "diagnostics.csv"),
-        (*DANN_2015, *DANN_2016, *DANN_LATER) if config.beside_published else (),
-        colours={method: settings["colours"] for method, settings in lab.methods.items()},
-        facts=facts(lab, rounds) | _run.describe_run(place),
-        chosen_by="the last step; adapted networks saw no label of the target",
-    )
-    write_atomically(finished, report)
-    return report
+            return finished.read_text(encoding="utf-8")
+    with stop:  # there is something to save from here on
+        total = sum(len(each.networks) * each.program.settings["steps"] for each in rounds)
+        with _run.progress_bar(total) as progress:
+            place = _run.workplace(config, workdir, stop, progress)
+            for each in rounds:
+                fit(lab, each, place)
+        # Everything is trained: here, and nowhere before, the test images are read.
+        tests = {domain: source.test.open() for domain, source in lab.sources.items()}
+        found = examine(lab, rounds, place.quiet, tests)
+        reporting.write_results(workdir / "results.csv", found.results)
+        reporting.write_diagnoses(workdir / "diagnostics.csv", found.diagnoses)
+        draw(lab, rounds, place.quiet, found)
+        report = reporting.report(
+            reporting.read_results(workdir / "results.csv"),
+            reporting.read_diagnoses(workdir / "diagnostics.csv"),
+            (*DANN_2015, *DANN_2016, *DANN_LATER) if config.beside_published else (),
+            colours={method: settings["colours"] for method, settings in lab.methods.items()},
+            facts=facts(lab, rounds) | _run.describe_run(place),
+            chosen_by="the last step; adapted networks saw no label of the target",
+        )
+        write_atomically(finished, report)
+        return report
+
+
+def most_members(config: ConfigDict) -> int:
+    """How many networks are trained at a time, at most: all methods may share a program."""
+    return min(config.members_per_round, config.seeds * len(config.methods))
 
 
 def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
@@ -402,4 +408,4 @@ def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    _run.run(study, "dann", get_config())
+    _run.run(study, "dann", get_config(), most_members)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,33 +152,46 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
     figures.scattered(points, place.folder / "samples.png", "points of seed 0 at the end")
 
 
+@contextmanager
+def float64() -> Iterator[None]:
+    """Within, or within a function decorated by it, JAX computes in double precision, in all
+    threads."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@float64()
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the whole study; the report."""
-    jax.config.update("jax_enable_x64", True)
     with _run.user_input():
         lab, finished = None, workdir / "report.md"
         if not finished.exists():
             lab = make_lab(config)
         _run.claim(workdir, config, {})
         if lab is None:
-            return finished.read_text()
-    total = config.seeds * sum(program.settings["iterations"] for program in lab.programs)
-    with _run.progress_bar(total) as progress:
-        place = _run.workplace(config, workdir, stop, progress)
-        solved = [fit(lab, program, place) for program in lab.programs]
-    results, parameters = examine(lab, solved, place)
-    reporting.write_results(workdir / "results.csv", results)
-    if parameters:
-        reporting.write_parameters(workdir / "parameters.csv", parameters)
-    draw(lab, solved, place)
-    report = reporting.report(
-        reporting.read_results(workdir / "results.csv"),
-        parameters,
-        PINN,
-        facts(lab, solved, place) | _run.describe_run(place),
-    )
-    write_atomically(finished, report)
-    return report
+            return finished.read_text(encoding="utf-8")
+    with stop:  # there is something to save from here on
+        total = config.seeds * sum(program.settings["iterations"] for program in lab.programs)
+        with _run.progress_bar(total) as progress:
+            place = _run.workplace(config, workdir, stop, progress)
+            solved = [fit(lab, program, place) for program in lab.programs]
+        results, parameters = examine(lab, solved, place)
+        reporting.write_results(workdir / "results.csv", results)
+        if parameters:
+            reporting.write_parameters(workdir / "parameters.csv", parameters)
+        draw(lab, solved, place)
+        report = reporting.report(
+            reporting.read_results(workdir / "results.csv"),
+            parameters,
+            PINN,
+            facts(lab, solved, place) | _run.describe_run(place),
+        )
+        write_atomically(finished, report)
+        return report
 
 
 def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str]:
@@ -197,4 +211,4 @@ def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str
 
 
 if __name__ == "__main__":
-    _run.run(study, "pinn", get_config())
+    _run.run(study, "pinn", get_config(), lambda config: config.seeds)

@@ -249,6 +249,16 @@ def count_networks(config: ConfigDict, cuts: int) -> int:
     return config.seeds * (2 * len(config.splits) * (1 + frozen * cuts) + tuned * cuts)
 
 
+def most_members(config: ConfigDict) -> int:
+    """How many members are trained at a time, at most: of fine-tuned networks there may be many,
+    of frozen ones a member for each base and treatment."""
+    for treatment in config.treatments:
+        if treatment in transfer.TREATMENTS and not transfer.TREATMENTS[treatment].frozen:
+            return config.members_per_round
+    count = 2 * len(config.splits) * config.seeds * max(1, len(config.treatments))
+    return min(config.members_per_round, count)
+
+
 def draw(lab: Lab, run: Run, workdir: Path) -> None:
     """The figures."""
     config, results = lab.config, reporting.read_results(run.csv)
@@ -279,19 +289,20 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             _run.say(f"not read: {omissions}")
         finished = workdir / "report.md"
         if finished.exists():
-            return finished.read_text()
-    total = count_networks(config, len(lab.cuts)) * config.steps
-    with _run.progress_bar(total) as progress:
-        run = Run(lab, _run.workplace(config, workdir, stop, progress))
-        train_all(lab, run)
-    # Everything is trained and chosen: here, and nowhere before, the test images are read.
-    test = source.test.open() if config.report_on == "test" else None
-    run.measure(test)
-    draw(lab, run, workdir)
-    told = facts(lab, run, test) | _run.describe_run(run.place)
-    report = reporting.report(reporting.read_results(run.csv), YOSINSKI_2014, facts=told)
-    write_atomically(finished, report)
-    return report
+            return finished.read_text(encoding="utf-8")
+    with stop:  # there is something to save from here on
+        total = count_networks(config, len(lab.cuts)) * config.steps
+        with _run.progress_bar(total) as progress:
+            run = Run(lab, _run.workplace(config, workdir, stop, progress))
+            train_all(lab, run)
+        # Everything is trained and chosen: here, and nowhere before, the test images are read.
+        test = source.test.open() if config.report_on == "test" else None
+        run.measure(test)
+        draw(lab, run, workdir)
+        told = facts(lab, run, test) | _run.describe_run(run.place)
+        report = reporting.report(reporting.read_results(run.csv), YOSINSKI_2014, facts=told)
+        write_atomically(finished, report)
+        return report
 
 
 def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
@@ -330,4 +341,4 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    _run.run(study, "transferability", get_config())
+    _run.run(study, "transferability", get_config(), most_members)

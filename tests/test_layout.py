@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"types", "trees"}
+GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
 QUESTIONS = {"transfer", "adaptation", "validation", "pinn"}
 ENGINE = {"train"}
@@ -111,3 +111,56 @@ def test_what_is_public_is_explained(path):
     assert ast.get_docstring(tree), "the module has no docstring"
     silent = [name for name, node in public(tree.body) if not ast.get_docstring(node)]
     assert not silent, f"without a docstring: {', '.join(silent)}"
+
+
+PRODUCT = [*LIBRARY, *files("experiments"), *files("configs")]
+BINARY = ("os.open", "Image.open", "source.test.open")  # functions of that name that open no text
+
+
+def opens_text_as_the_locale_has_it(call):
+    """Whether a call opens text without an encoding: then it fails where the locale is no UTF-8."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    options = {option.arg: option.value for option in call.keywords}
+    if "encoding" in options or ast.unparse(call.func) in BINARY:
+        return False
+    if name in ("run", "Popen", "check_output"):
+        return bool({"text", "universal_newlines"} & options.keys())
+    if name in ("open", "fdopen"):
+        of_path = isinstance(call.func, ast.Attribute) and name == "open"
+        mode = options.get("mode", dict(enumerate(call.args)).get(0 if of_path else 1))
+        return "b" not in getattr(mode, "value", "")
+    if name in ("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile"):
+        mode = options.get("mode", dict(enumerate(call.args)).get(0))
+        return mode is not None and "b" not in mode.value
+    return name in ("read_text", "write_text")
+
+
+@pytest.mark.parametrize(
+    ("line", "is_text"),
+    [
+        ("open(path)", True),
+        ("open(path, 'a')", True),
+        ("open(path, 'rb')", False),
+        ("open(path, encoding='utf-8')", False),
+        ("path.open()", True),
+        ("path.open('w')", True),
+        ("path.open(mode='wb')", False),
+        ("os.fdopen(1, 'w')", True),
+        ("os.open(path, os.O_RDONLY)", False),
+        ("path.read_text()", True),
+        ("path.write_text(text, encoding='utf-8')", False),
+        ("NamedTemporaryFile()", False),
+        ("tempfile.NamedTemporaryFile('w')", True),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command)", False),
+    ],
+)
+def test_what_opens_text_is_recognised(line, is_text):
+    assert opens_text_as_the_locale_has_it(ast.parse(line).body[0].value) == is_text
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
+def test_text_is_opened_with_an_encoding(path):
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    lines = [ast.unparse(call) for call in calls if opens_text_as_the_locale_has_it(call)]
+    assert not lines, "without encoding='utf-8': " + "; ".join(lines)

@@ -1,4 +1,4 @@
-"""A folder for arrays that take long to make: ``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``."""
+"""A folder for what takes long to make: ``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdl.files import user_path
+
 Arrays = Mapping[str, np.ndarray]
 
 _NAMES = "names of the others"
@@ -19,14 +21,16 @@ _NAMES = "names of the others"
 def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
     """What ``make()`` returns, kept on disk from the first call to the next.
 
-    A damaged file is made anew (arrays in zip archives carry checksums); where the folder cannot
-    be written, nothing is kept.
+    A damaged file is made anew (arrays in zip archives carry checksums); where there is no folder,
+    or it cannot be written, nothing is kept.
 
     Args:
       name: begins the file's name, for a person who looks into the folder.
       recipe: all that the arrays depend on, told apart by its ``repr``.
     """
     path = file(name, recipe)
+    if path is None:
+        return make()
     with contextlib.suppress(Exception):  # a damaged file can make the reader raise nearly anything
         with path.open("rb") as stream, np.load(stream) as stored:
             arrays = dict(stored)
@@ -38,16 +42,19 @@ def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
     return arrays
 
 
-def file(name: str, recipe: object) -> Path:
-    """Where :func:`cached` keeps the arrays of that recipe."""
+def file(name: str, recipe: object) -> Path | None:
+    """Where :func:`cached` keeps the arrays of that recipe; None if nowhere."""
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
-    return folder() / f"{name}-{key}.npz"
+    root = folder()
+    return root and root / f"{name}-{key}.npz"
 
 
-def folder() -> Path:
-    """``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root, "jaxdl")
+def folder() -> Path | None:
+    """``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``; None for a user who has no home folder."""
+    try:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxdl"
+    except ValueError:
+        return None
 
 
 def _write(path: Path, arrays: Arrays) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import logging
+import math
 import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -237,10 +240,40 @@ def encoded(read: Reader, count: int, form: Form, content: str) -> Encoded:
 
 
 def cores() -> int:
-    """How many of the machine's this process may use."""
+    """How many of the machine's this process may use: by its affinity, and by the quota of its
+    container, a part of a core counted as one."""
+    several = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not everywhere
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        several = len(os.sched_getaffinity(0))
+    return max(1, math.ceil(min(several, quota())))
+
+
+def quota(root: Path = Path("/")) -> float:
+    """Seconds of computing a second that Linux grants this process's control groups: the least of
+    theirs and of those around them, of version 2 or 1; infinity where nothing is said."""
+    granted = math.inf
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return granted
+    for line in groups.splitlines():  # NUMBER:CONTROLLERS:PATH, of version 2 without controllers
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mounts, files = ["sys/fs/cgroup"], ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            mounts = [f"sys/fs/cgroup/{name}" for name in ("cpu", controllers)]
+            files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        inner = PurePosixPath(path.lstrip("/"))  # within a container, as often as not, not there
+        for mount, group in itertools.product(mounts, (inner, *inner.parents)):
+            with contextlib.suppress(OSError, ValueError):  # not there; "max", for no limit
+                at = root / mount / group
+                words = " ".join((at / name).read_text(encoding="utf-8") for name in files).split()
+                used, period = map(int, words)
+                if used > 0 and period > 0:  # -1 is version 1's word for no limit
+                    granted = min(granted, used / period)
+    return granted
 
 
 def in_memory(images: Images) -> UInt8[np.ndarray, "n h w c"]:

@@ -13,6 +13,7 @@ from jaxtyping import Int32
 from jaxdl.data import imagenet
 from jaxdl.data.encoded import Form, digest_files, encoded
 from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
+from jaxdl.files import user_path
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
@@ -68,7 +69,7 @@ def folder(
     """
     if not path:
         raise ValueError("which folder? Set path to one with a sub-folder of images for each class")
-    root, form = Path(path).expanduser(), Form(size, fit, channels)
+    root, form = user_path(path), Form(size, fit, channels)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: set path to one with class sub-folders")
     split_folders, unlabelled = _splits(root)

@@ -22,6 +22,7 @@ from jaxdl.data import imagenet
 from jaxdl.data.cache import cached
 from jaxdl.data.encoded import MODES, Form, digest_files, encoded
 from jaxdl.data.source import Source, by_split, divide, make_source
+from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
 BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
@@ -148,7 +149,7 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     import tensorflow_datasets as tfds
 
     bare = dataset.split("/")[0].split(":")[0]
-    where = Path(data_dir).expanduser() if data_dir else Path(tfds.core.constants.DATA_DIR)
+    where = user_path(data_dir or tfds.core.constants.DATA_DIR)
     keywords: dict[str, Any] = {"data_dir": str(where)}
     if bare in BUILDERS:
         importlib.import_module(f"jaxdl.data.builders.{bare}")
@@ -181,7 +182,8 @@ def _builder(dataset: str, data_dir: str, settings: dict):
                 f"data set {dataset} cannot be prepared in {where} ({_line(error)}); "
                 f"to try it alone, run {command}"
             ) from None
-    stored = json.loads((Path(builder.data_path) / "dataset_info.json").read_text())
+    about = Path(builder.data_path) / "dataset_info.json"
+    stored = json.loads(about.read_text(encoding="utf-8"))
     kind = stored.get("fileFormat", "tfrecord")
     if kind != "array_record":
         elsewhere = where.with_name(f"{where.name}-array_record")

@@ -14,6 +14,7 @@ from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
 from jaxdl.data.prepared import prepared
 from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
+from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
 
@@ -154,9 +155,9 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
 
 def _plain_arrays(path: str) -> dict[str, np.ndarray]:
     """All of an archive; ValueError for arrays of objects, whose pickles could run any code."""
-    arrays, objects = {}, []
+    arrays, objects, file = {}, [], user_path(path)
     try:
-        with Path(path).expanduser().open("rb") as stream, np.load(stream) as stored:
+        with file.open("rb") as stream, np.load(stream) as stored:
             for name in stored.files:
                 try:
                     content = stored[name]

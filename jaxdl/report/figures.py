@@ -2,15 +2,81 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxdl.report.tables import write_atomically
 
+if TYPE_CHECKING:  # slow to import, and only needed by what draws
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Within, or within a function decorated by it, matplotlib has its own defaults.
+
+    A figure is made after hours of training: it must neither need the backend that the user's
+    environment names, nor the fonts and the LaTeX that the user's settings do.
+    """
+    if "matplotlib" not in sys.modules:
+        backend = os.environ.pop("MPLBACKEND", "")  # it is not imported beside an unknown one
+        import matplotlib
+
+        if backend:
+            os.environ["MPLBACKEND"] = backend
+            with suppress(ValueError):
+                matplotlib.rcParams["backend"] = backend
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+def save(figure: Figure, path: str | os.PathLike, **options: Any) -> None:
+    """Write a figure as a PNG file, in one piece; ``options`` are those of ``savefig``."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", **options)
+    write_atomically(path, image.getvalue())
+
+
+def check() -> None:
+    """Draw something, and throw it away, so that a figure cannot be what a run dies of at its end.
+
+    Raises:
+      ValueError: if nothing can be drawn, with what is wrong.
+    """
+    try:
+        with own_style():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(1, 1), layout="constrained")
+            figure.subplots().set_title("λ")
+            figure.savefig(io.BytesIO(), format="png")
+    except Exception as error:  # whatever an installation may lack
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"matplotlib cannot draw ({type(error).__name__}: {reason}): install it again, for the "
+            "report needs figures"
+        ) from error
+
+
+def plain(text: str) -> str:
+    """The text for matplotlib to show as it is: names from elsewhere are no formulas ("$"), and
+    what no font can show, as from file names that are not UTF-8, becomes an escape."""
+    return str(text).encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
+@own_style()
 def samples(
     images: Float[np.ndarray, "n h w c"], titles: Sequence[str], path: Path, columns: int = 12
 ) -> None:
@@ -28,12 +94,13 @@ def samples(
         middle, bottom = 0.75 * (place % columns + 0.5), 0.95 * (rows - 1 - place // columns) + 0.03
         at = (middle - width / 2, middle + width / 2, bottom, bottom + height)
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=at)
-        axes.text(middle, bottom + height + 0.04, title, fontsize=8, ha="center")
+        axes.text(middle, bottom + height + 0.04, plain(title), fontsize=8, ha="center")
     axes.set(xlim=(0, 0.75 * columns), ylim=(0, 0.95 * rows))
     axes.set_axis_off()
-    figure.savefig(path, dpi=150)
+    save(figure, path, dpi=150)
 
 
+@own_style()
 def curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[Float[np.ndarray, " t"], ...]]]],
     path: Path,
@@ -67,16 +134,19 @@ def curves(
                 axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
             middle = np.median if logarithmic else np.mean
             mean = middle([values for _, values in lines], axis=0)
-            axes.plot(lines[0][0], mean, **style, linewidth=2, label=name)
-        axes.set(xlabel=xlabel, ylabel=label, yscale="log" if logarithmic else "linear")
+            axes.plot(lines[0][0], mean, **style, linewidth=2, label=plain(name))
+        axes.set(
+            xlabel=plain(xlabel), ylabel=plain(label), yscale="log" if logarithmic else "linear"
+        )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         if not shared:
             axes.legend(frameon=False, fontsize=8)
     if shared:
         handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles]
-        figure.legend(handles, order, loc="outside right upper", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+        names = list(map(plain, order))
+        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
+    save(figure, path, dpi=150)
 
 
 LINES = ("-", "--", ":", "-.")
@@ -118,6 +188,7 @@ def embed(
     return points
 
 
+@own_style()
 def embeddings(
     panels: Mapping[
         str, tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]
@@ -155,7 +226,7 @@ def embeddings(
         x, y = points[shuffled].T
         domain = np.where(is_source[shuffled, None], (0.12, 0.32, 0.85), (0.85, 0.1, 0.1))
         top.scatter(x, y, c=domain, **style)
-        top.set_title(title, fontsize=11)
+        top.set_title(plain(title), fontsize=11)
         bottom.scatter(x, y, c=np.asarray(hues)[labels[shuffled]], **style)
         for k in range(classes if classes <= 10 else 0):
             if (mine := is_source & (labels == k)).any():
@@ -170,9 +241,10 @@ def embeddings(
     domains = {"source": (0.12, 0.32, 0.85), "target": (0.85, 0.1, 0.1)}
     handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
     figure.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path)
+    save(figure, path)
 
 
+@own_style()
 def surfaces(
     panels: Mapping[
         str,
@@ -193,18 +265,21 @@ def surfaces(
     from matplotlib.figure import Figure
 
     figure = Figure((12, 3.2 * len(panels) + 0.4), dpi=150, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     rows = np.atleast_1d(figure.subfigures(len(panels), 1))
     for row, (name, (names, points, found, exact)) in zip(rows, panels.items(), strict=True):
-        error = np.abs(found - exact)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(found - exact)
+        # Infinite values have no colour, as NaN has none; nor do they stretch the others' scale.
+        found, exact, error = (np.where(np.isfinite(v), v, np.nan) for v in (found, exact, error))
         if points.shape[1] == 1:
             values, errors = row.subplots(1, 2)
             values.plot(points[:, 0], exact, color="0.7", linewidth=4, label="exact")
             values.plot(points[:, 0], found, color="C0", linewidth=1.2, label="found")
-            values.set(xlabel=names[0], title=name)
+            values.set(xlabel=plain(names[0]), title=plain(name))
             values.legend(frameon=False)
             errors.plot(points[:, 0], error, color="C3")
-            errors.set(xlabel=names[0], title="|error|", yscale="log")
+            errors.set(xlabel=plain(names[0]), title="|error|", yscale="log")
             continue
         earlier, plane = points[:, :-2], points[:, -2:]
         last = (earlier == earlier.max(axis=0)).all(axis=1)
@@ -215,7 +290,9 @@ def surfaces(
         axis = [np.unique(column) for column in plane[last].T]
         place = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
         top = max(float(np.nanmax(error[last], initial=0.0)), 1e-30)  # of a slice that is exact
-        colours = {"vmin": exact[last].min(), "vmax": exact[last].max(), "cmap": "viridis"}
+        colours = {"cmap": "viridis"}
+        if (known := exact[last][np.isfinite(exact[last])]).size:
+            colours |= {"vmin": known.min(), "vmax": known.max()}
         parts = (
             (f"{name}{where}", found, colours),
             (f"exact{where}", exact, colours),
@@ -226,10 +303,11 @@ def surfaces(
             image[place] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
             drawn = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
             row.colorbar(drawn, ax=axes)
-            axes.set(xlabel=names[-2], ylabel=names[-1], title=label)
-    figure.savefig(path)
+            axes.set(xlabel=plain(names[-2]), ylabel=plain(names[-1]), title=plain(label))
+    save(figure, path)
 
 
+@own_style()
 def scattered(
     panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "n d"]]]],
     path: Path,
@@ -246,22 +324,22 @@ def scattered(
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure((5.2 * columns, 4 * rows), dpi=150, layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain(title))
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, (name, (names, groups)) in zip(grid, panels.items(), strict=False):
         for height, (group, points) in enumerate(groups.items()):
             x, y = points.T[:2] if len(names) > 1 else (points[:, 0], [height] * len(points))
-            axes.scatter(x, y, s=3, lw=0, label=f"{group}: {len(points):,}")
+            axes.scatter(x, y, s=3, lw=0, label=plain(f"{group}: {len(points):,}"))
         along = f", seen along {', '.join(names[2:])}" if len(names) > 2 else ""
-        axes.set(xlabel=names[0], title=f"{name}{along}")
+        axes.set(xlabel=plain(names[0]), title=plain(f"{name}{along}"))
         if len(names) > 1:
-            axes.set_ylabel(names[1])
+            axes.set_ylabel(plain(names[1]))
         else:
-            axes.set_yticks(range(len(groups)), groups)
+            axes.set_yticks(range(len(groups)), map(plain, groups))
             axes.set_ylim(-0.5, len(groups) - 0.5)
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, markerscale=4
         )
-    figure.savefig(path)
+    save(figure, path)

@@ -118,7 +118,9 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            # Names of files that are not UTF-8 become escapes: to end here would lose the rest.
+            text = isinstance(content, str)
+            file.write(content.encode("utf-8", "backslashreplace") if text else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -5,7 +5,6 @@ direction. These paired differences are averaged over the directions of a seed, 
 independent samples: the networks of one seed share their bases, and are not more samples.
 """
 
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxdl.report.figures import own_style, save
 from jaxdl.report.tables import (
     MISSING,
     Estimate,
@@ -22,7 +22,6 @@ from jaxdl.report.tables import (
     markdown_table,
     mean_and_standard_error,
     read_rows,
-    write_atomically,
     write_rows,
 )
 
@@ -428,6 +427,7 @@ def report(
 # Figure.
 
 
+@own_style()
 def figure(
     summary: Sequence[Cell],
     results: Sequence[Result],
@@ -476,9 +476,7 @@ def figure(
     )
     note = "Means ± standard error over seeds (the paper: splits); small marks are single networks."
     fig.supxlabel(note, fontsize=8.5, color="0.35")
-    image = io.BytesIO()
-    fig.savefig(image, format="png")
-    write_atomically(path, image.getvalue())
+    save(fig, path)
 
 
 def _draw(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result]) -> dict:

@@ -26,7 +26,7 @@ def _finite(value: Any) -> Any:
 def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records at the end of a file, each as one line of JSON."""
     lines = [json.dumps({key: _finite(value) for key, value in r.items()}) for r in records]
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write("".join(line + "\n" for line in lines))
 
 
@@ -116,7 +116,7 @@ def rewind(path: Path, population: str, step: int) -> int:
     # A file may be long, so it is written anew only where something goes: also a line cut short.
     if path.exists() and (len(kept) < len(records) or not path.read_bytes().endswith(b"\n")):
         new = path.with_name(path.name + ".tmp")
-        new.write_text("")
+        new.write_bytes(b"")
         append(new, kept)
         sync(new)
         os.replace(new, path)

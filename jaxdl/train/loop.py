@@ -6,9 +6,10 @@ import dataclasses
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,25 +38,40 @@ class Interrupted(Exception):
 
 
 class StopFlag:
-    """Turns the first SIGINT or SIGTERM into a flag that the loop reads between dispatches.
+    """Within ``with flag:``, the first SIGINT or SIGTERM only sets ``received``, its number, which
+    the loop reads between dispatches.
 
-    It says so on standard error. A second signal ends the process as if there were no handler.
+    It says so on standard error. A second signal does what it did before, and so does any after the
+    ``with``. Python tells signals to the main thread alone: in another none is taken over, and who
+    wants that one to stop sets ``received``.
     """
 
     def __init__(self):
         self.received: int | None = None
+        self._before: dict[int, Any] = {}
 
-    def install(self) -> StopFlag:
-        """Take over the two signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+    def __enter__(self) -> StopFlag:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back()
+        self.received = None  # it has been heard, and the flag may serve again
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        os.write(2, b"\nasked to stop: as soon as all is saved, or, asked again, at once\n")
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        with suppress(OSError):  # standard error may be closed
+            os.write(2, b"\nasked to stop: as soon as all is saved, or, asked again, at once\n")
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Let the signals do what they did before."""
+        while self._before:
+            number, handler = self._before.popitem()
+            # None is a handler that is not Python's, which cannot be had again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @dataclasses.dataclass

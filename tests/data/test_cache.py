@@ -1,5 +1,6 @@
 """The cache against its promises: kept, whole or made anew, and never in the way."""
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,26 @@ def test_folder_is_the_users_by_default(monkeypatch):
     assert file("a", 1).parent == Path("/somewhere/.cache/jaxdl")
     monkeypatch.setenv("XDG_CACHE_HOME", "")  # as good as unset, says the standard
     assert file("a", 1).parent == Path("/somewhere/.cache/jaxdl")
+
+
+def test_a_tilde_is_the_home_folder_here_too(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/mine")
+    assert file("a", 1).parent == Path("/somewhere/mine/jaxdl")
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, tmp_path):
+    def getpwuid(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    monkeypatch.chdir(tmp_path)
+    assert cache.folder() is None and file("some", 1) is None
+    for _ in range(2):
+        equal(cached("some", 1, lambda: ARRAYS))
+    assert not list(tmp_path.iterdir())
 
 
 def test_any_damage_is_made_good():

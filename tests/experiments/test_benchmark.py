@@ -1,6 +1,9 @@
 """The benchmark: its references compute what the study computes, its bookkeeping is right."""
 
+import asyncio
 import multiprocessing
+import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -18,6 +21,7 @@ from experiments import _benchmark_transferability as ours
 from experiments import _interleave, _plain_reference, benchmark
 from experiments import _transferability_contenders as contenders
 from experiments._interleave import Contender, Row, Setup, Slice, Worker
+from experiments._run import UserError
 from jaxdl import transfer
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.data.folder import folder
@@ -316,12 +320,11 @@ def test_only_missing_rounds_are_timed(digits, tmp_path, told):
     assert [row.round for row in rows] == [0] * 16 + [1] * 16
 
 
-def assert_refused(config, folder, capsys, words):
-    """One line with these words, exit code 2, nothing written."""
-    with pytest.raises(SystemExit) as stopped:
+def assert_refused(config, folder, words):
+    """One line with these words, nothing written."""
+    with pytest.raises(UserError, match=words) as refusal:
         benchmark.study(config, folder, StopFlag())
-    assert stopped.value.code == 2
-    assert words in capsys.readouterr().err
+    assert "\n" not in str(refusal.value)
     assert not list(folder.iterdir())
 
 
@@ -333,18 +336,44 @@ def assert_refused(config, folder, capsys, words):
         ({"study.model": "alexnet"}, "alexnet"),
     ],
 )
-def test_wrong_settings_are_one_line(digits, tmp_path, told, capsys, change, words):
+def test_wrong_settings_are_one_line(digits, tmp_path, told, change, words):
     digits.update_from_flattened_dict(change)
-    assert_refused(digits, tmp_path, capsys, words)
+    assert_refused(digits, tmp_path, words)
 
 
-def test_without_pytorch_it_says_how_to_get_it(digits, tmp_path, monkeypatch, capsys):
+def test_without_pytorch_it_says_how_to_get_it(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.study(digits, tmp_path, StopFlag())
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "pip install -e '.[bench]'" in error
+    assert_refused(digits, tmp_path, r"pip install -e '\.\[bench\]'")
+
+
+@pytest.mark.parametrize("where", ["thread", "coroutine"])
+def test_it_can_be_called_from_anywhere_and_leaves_no_handler(where, digits, tmp_path, monkeypatch):
+    """As the studies of test_calls."""
+    monkeypatch.setattr(benchmark, "Worker", Told)
+    monkeypatch.setattr(benchmark, "PEERS", {"transferability": {}})
+    reports = []
+
+    def measure():
+        before = signals()
+        for name in "ab":
+            reports.append(benchmark.study(digits, tmp_path / name, StopFlag()))
+            assert signals() == before
+
+    async def main():
+        measure()
+
+    before = signals()
+    if where == "coroutine":
+        asyncio.run(main())
+    else:
+        thread = threading.Thread(target=measure)
+        thread.start()
+        thread.join()
+    assert len(reports) == 2 and signals() == before
+
+
+def signals():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_unknown_variant():
@@ -506,7 +535,7 @@ def test_images_a_second_are_measured(little, tmp_path, capfd):
         ({"data.batches": 0}, "batches 1 or more"),
     ],
 )
-def test_wrong_settings_of_data_are_one_line(little, tmp_path, capsys, change, words):
+def test_wrong_settings_of_data_are_one_line(little, tmp_path, change, words):
     pytest.importorskip("torch")
     little.update_from_flattened_dict(change)
-    assert_refused(little, tmp_path, capsys, words)
+    assert_refused(little, tmp_path, words)

@@ -164,9 +164,9 @@ def test_the_goal_of_one_network_is_for_the_fastest_of_ours():
         ({"dann.study.base.start": "xavier"}, "xavier"),
     ],
 )
-def test_wrong_settings_are_one_line(little, tmp_path, told, capsys, change, words):
+def test_wrong_settings_are_one_line(little, tmp_path, told, change, words):
     little.update_from_flattened_dict(change)
-    assert_refused(little, tmp_path, capsys, words)
+    assert_refused(little, tmp_path, words)
 
 
 def test_one_method_is_timed(little):

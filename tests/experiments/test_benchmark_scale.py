@@ -250,6 +250,6 @@ def test_peaks_of_unknown_machines_are_not_guessed(little):
         ({"scale.study.model": "alexnet"}, "alexnet"),
     ],
 )
-def test_wrong_settings_are_one_line(little, tmp_path, told, capsys, change, words):
+def test_wrong_settings_are_one_line(little, tmp_path, told, change, words):
     little.update_from_flattened_dict(change)
-    assert_refused(little, tmp_path, capsys, words)
+    assert_refused(little, tmp_path, words)

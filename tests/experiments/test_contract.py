@@ -55,9 +55,8 @@ def launcher(environment, tmp_path_factory):
 
 
 def tiny(*arguments):
-    """The arguments of the tiny study with some replaced: given twice, a tuple would grow."""
-    last = {argument.partition("=")[0]: argument for argument in (*TINY, *arguments)}
-    return [f"--config={CONFIG}", *last.values()]
+    """The arguments of the tiny study, and others that replace some of them."""
+    return [f"--config={CONFIG}", *TINY, *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +208,31 @@ def test_finished_run_is_reprinted_at_once(finished, start):
     assert time.monotonic() - began < 15
     assert (again.code, again.out) == (0, first.out)
     assert contents(workdir) == before
+
+
+def test_no_closed_stream_encoding_or_backend_of_a_notebook_costs_the_run(
+    finished, environment, tmp_path
+):
+    """Standard error closed, a locale and an output that lack the report's letters, and a backend
+    of matplotlib that is not installed."""
+    workdir, bases = tmp_path / "run", tiny("--config.treatments=()")
+    poor = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    poor |= {"PYTHONIOENCODING": "latin-1", "MPLBACKEND": "module://nowhere.backend_inline"}
+    command = [sys.executable, "-m", "experiments.transferability", *bases, f"--workdir={workdir}"]
+    for _ in range(2):  # the second time it prints what it reads
+        ended = subprocess.run(
+            ["sh", "-c", 'exec "$@" 2>&-', "sh", *command],
+            cwd=ROOT,
+            env=os.environ | environment | poor,
+            stdout=subprocess.PIPE,
+        )
+        assert ended.returncode == 0
+        report = (workdir / "report.md").read_text(encoding="utf-8")
+        assert "±" in report and "\N{EN DASH}" in report
+        shown = report.encode("latin-1", "replace")
+        assert b"?" in shown and ended.stdout.strip() == shown.strip()
+    assert {path.name for path in workdir.iterdir()} == FILES
+    assert rows(workdir) == [row for row in rows(finished[0]) if row["treatment"] == "base"]
 
 
 # Stopping and going on.
@@ -575,10 +599,8 @@ def start_with(start):
     """Start a variant with data of one's own, in tiny."""
 
     def start_with(variant, workdir, *arguments, **options):
-        # A tuple that is given twice would grow.
-        last = {a.partition("=")[0]: a for a in (*TINY, *PICTURES, *arguments)}
         config = f"configs/transferability.py:{variant}"
-        return start(workdir, *last.values(), config=config, **options)
+        return start(workdir, *TINY, *PICTURES, *arguments, config=config, **options)
 
     return start_with
 
@@ -797,6 +819,11 @@ def test_grid(arguments, networks, start, tmp_path):
         pytest.param("data.workers=-1", ["data.workers", "-1"], id="negative workers"),
         pytest.param("schedule.name=steps schedule.drops=('x',)", ["drops"], id="drops"),
         pytest.param("schedule.name=steps schedule.drops=(-0.5,)", ["drops"], id="negative drop"),
+        pytest.param(
+            "optimizer={'name':'adam'}",
+            ["--config.optimizer replaces", "optimizer.learning_rate", "config.optimizer.KEY="],
+            id="a section",
+        ),
         pytest.param("parallel.member=3", ["mesh", "3"], id="mesh"),
         pytest.param("parallel.member=0", ["mesh", "0"], id="empty mesh"),
         pytest.param("parallel.data=-1", ["mesh"], id="mesh of two unknowns"),
@@ -1014,6 +1041,12 @@ def test_bad_workdir(path, start, tmp_path):
     workdir = path.format(file=file)
     assert_refused(start(workdir).wait(), "--workdir", workdir)
     assert file.read_text() == "mine"
+
+
+def test_the_configuration_is_had_from_any_folder(launcher, tmp_path):
+    ended = launcher.start("transferability", ["--config.steps=0"], cwd=tmp_path).wait()
+    assert_refused(ended, "config.steps must be at least 1")
+    assert contents(tmp_path / "runs") == {}
 
 
 def test_help(launcher):

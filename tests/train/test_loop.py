@@ -1,8 +1,10 @@
 """Fits that are stopped, killed and continued, against one that nobody disturbed."""
 
+import asyncio
 import os
 import shutil
 import signal
+import threading
 from itertools import repeat
 
 import jax
@@ -294,25 +296,85 @@ def test_dispatches_that_do_not_divide_the_steps_are_refused(lab, tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @pytest.fixture
-def handlers():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
+def heard():
+    """Signals that reach who handled them before: they are restored by the test's end."""
+    heard = []
+    before = {n: signal.signal(n, lambda number, frame: heard.append(number)) for n in SIGNALS}
+    yield heard
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_sets_the_flag(handlers, number, capfd):
-    flag = StopFlag().install()
-    assert flag.received is None
-    os.kill(os.getpid(), number)
-    assert flag.received == number
-    assert capfd.readouterr().err.strip().startswith("asked to stop")
-    assert signal.getsignal(number) == signal.SIG_DFL
+def handlers():
+    return [signal.getsignal(number) for number in SIGNALS]
 
 
-def test_a_second_signal_of_the_other_kind_ends_the_process(handlers):
-    StopFlag().install()
-    os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+def test_the_first_signal_sets_the_flag_and_a_second_does_what_it_did_before(
+    number, second, heard, capfd
+):
+    before = handlers()
+    with StopFlag() as flag:
+        assert flag.received is None
+        os.kill(os.getpid(), number)
+        assert flag.received == number and not heard
+        assert capfd.readouterr().err.strip().startswith("asked to stop")
+        assert handlers() == before
+        os.kill(os.getpid(), second)
+        assert flag.received == number and heard == [second]
+    assert handlers() == before
+
+
+def test_signals_are_given_back_on_the_way_out(heard):
+    before, flag = handlers(), StopFlag()
+    for _ in range(2):
+        with flag:
+            assert handlers() != before
+        assert handlers() == before
+    with pytest.raises(Interrupted), flag:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Interrupted(flag.received)
+    assert handlers() == before and not heard
+    assert flag.received is None  # it can serve again
+
+
+def test_a_handler_that_is_not_python_s_becomes_the_default(heard, monkeypatch):
+    whole = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda *of: (whole(*of), None)[1])  # as it then says
+    with StopFlag():
+        pass
+    assert handlers() == [signal.SIG_DFL] * 2
+
+
+def test_in_another_thread_no_signal_is_taken_and_the_flag_stops_it(lab, heard, tmp_path):
+    before, seen = handlers(), []
+
+    def train():
+        stop = StopAfter(2)
+        with stop.flag:
+            seen.append(handlers())
+            try:
+                lab.fit(tmp_path, stop=stop.flag, progress=stop)
+            except Interrupted as stopped:
+                seen.append(stopped.signal)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [before, signal.SIGTERM]
+
+
+def test_it_trains_within_a_coroutine_and_asyncio_keeps_its_handler(lab, undisturbed, tmp_path):
+    async def train():
+        before = handlers()
+        with StopFlag() as flag:
+            states = lab.fit(tmp_path, stop=flag)
+        assert handlers() == before
+        return states
+
+    assert_equal(asyncio.run(train()), undisturbed[0])

@@ -33,6 +33,7 @@ from PIL import Image
 
 from jaxdl.data.builders.settings import SettingsBuilder
 from jaxdl.data.encoded import Form, decode
+from jaxdl.files import user_path
 
 SPLITS = ("train", "test")
 CLASS_NAMES: tuple[str, ...] = (
@@ -106,7 +107,7 @@ def signs(folder: str | os.PathLike, split: str) -> list[Sign]:
       FileNotFoundError: a folder, a table or an image that a table lists is not there.
       ValueError: no such split, or a line of a table that is not as the module says.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if split not in SPLITS:
         raise ValueError(f"gtsrb: unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     images = folder / ("Final_Training" if split == "train" else "Final_Test") / "Images"

@@ -28,6 +28,7 @@ from PIL import Image
 
 from jaxdl.data.builders.settings import SettingsBuilder
 from jaxdl.data.encoded import Form, decode, digest_files
+from jaxdl.files import user_path
 
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
 SIDE = 28  # pixels of a digit
@@ -100,7 +101,7 @@ def photo_files(folder: str | os.PathLike) -> list[Path]:
     Raises:
       FileNotFoundError: there is no such folder, or it has none.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"mnist_m: no folder {folder}; put photographs (JPEG or PNG) there, or name the folder "
@@ -159,6 +160,9 @@ class MnistMConfig(tfds.core.BuilderConfig):
                 raise ValueError(f"mnist_m: {split} is {getattr(self, split)}; ask for 1 or more")
         if not 0 <= self.padding <= 32:
             raise ValueError(f"mnist_m: padding is {self.padding}; choose 0 to 32 pixels")
+        # TFDS takes paths as they are.
+        self.photos = self.photos and user_path(self.photos)
+        self.mnist_dir = self.mnist_dir and user_path(self.mnist_dir)
         self.name = f"train{self.train}-test{self.test}-seed{self.seed}-pad{self.padding}"
         if self.grey:
             self.name += "-grey"

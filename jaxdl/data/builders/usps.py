@@ -21,6 +21,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from jaxdl.data.builders.settings import SettingsBuilder
+from jaxdl.files import user_path
 
 SPLITS = ("train", "test")
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
@@ -39,7 +40,7 @@ def read_usps(file: str | os.PathLike) -> dict[str, Split]:
       ValueError: damaged, arrays that are missing or not as the module says, or h5py is not
         installed and the file asks for it.
     """
-    file = Path(file)
+    file = user_path(file)
     if not file.is_file():
         raise FileNotFoundError(f"usps: no file {file}; provide usps.npz or usps.h5")
     arrays = _read_hdf5(file) if file.suffix.lower() in (".h5", ".hdf5") else _read_npz(file)

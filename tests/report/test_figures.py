@@ -1,0 +1,114 @@
+"""Figures that nothing outside of this project can spoil: names, settings, infinite values."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdl.report import figures
+
+ROOT = Path(figures.__file__).parents[2]
+NAMES = ["$", r"$\foo$", "$ and $", r"\$", "m\udcfcll", "", "\0", "x" * 300]
+STEPS = np.array([1.0, 2.0, 3.0])
+GRID = np.stack(np.meshgrid(*[np.linspace(0, 1, 4)] * 2, indexing="ij"), -1).reshape(-1, 2)
+ONES = np.ones(16)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of glyphs that no font has, and the like
+def test_any_name_is_shown_as_it_is(tmp_path):
+    lines = [(STEPS, STEPS)]
+    figures.samples(np.ones((len(NAMES), 2, 2, 3)), NAMES, tmp_path / "samples.png")
+    figures.curves({r"$\foo$": dict.fromkeys(NAMES, lines)}, tmp_path / "shared.png", r"$\foo$")
+    figures.curves({r"$\foo$": dict.fromkeys(NAMES[:5], lines)}, tmp_path / "own.png")
+    for axes in ((NAMES[1],), (NAMES[1], NAMES[4]), (NAMES[4], NAMES[2], NAMES[1])):
+        points = np.ones((3, len(axes)))
+        panels = {NAMES[1]: (axes, dict.fromkeys(NAMES, points))}
+        figures.scattered(panels, tmp_path / f"scattered{len(axes)}.png", NAMES[1])
+    panel = GRID, np.arange(16) < 8, np.arange(16) % 3
+    figures.embeddings({NAMES[1]: panel, NAMES[4]: panel}, tmp_path / "embeddings.png")
+    panels = {name: ((NAMES[1], NAMES[4]), GRID, ONES, ONES) for name in NAMES[1:5:3]}
+    figures.surfaces(panels, tmp_path / "surfaces.png", NAMES[1])
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_left_out(value, tmp_path):
+    some = np.where(np.arange(16) == 3, value, 1.0)
+    lines = [(STEPS, np.array([1.0, value, 2.0])), (STEPS, np.full(3, value))]
+    figures.curves({"loss": {"a": lines}}, tmp_path / "curves.png", logarithmic=True)
+    panels = {"a": (some, ONES), "b": (ONES, some), "c": (ONES * value, ONES * value)}
+    panels = {name: (("x", "t"), GRID, *pair) for name, pair in panels.items()}
+    figures.surfaces(panels, tmp_path / "surfaces.png", "t")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_dollar_is_no_formula(tmp_path):
+    """A class called $x$ takes the width of three characters, a formula one."""
+
+    def ink(name):
+        figures.samples(np.ones((1, 1, 1, 3)), [name], tmp_path / "samples.png")
+        sheet = np.asarray(Image.open(tmp_path / "samples.png").convert("L"))
+        return np.ptp(np.flatnonzero((sheet[:28] < 128).any(0)))
+
+    assert ink("$x$") > 1.5 * ink("x")
+
+
+def test_settings_of_the_user_change_nothing_and_stay(tmp_path):
+    def drawn():
+        figures.curves({"loss": {"m": [(STEPS, STEPS)]}}, tmp_path / "curves.png")
+        return (tmp_path / "curves.png").read_bytes()
+
+    expected = drawn()
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "savefig.format": "pdf"}):
+        assert drawn() == expected
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "tkagg"])
+def test_no_backend_is_needed(backend, tmp_path):
+    """Neither one that is not installed nor one for a screen; what is known stays for others."""
+    code = (
+        "import sys; from pathlib import Path; from jaxdl.report import figures\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "figures.check(); figures.curves({}.fromkeys('a', {'b': [([1], [1])]}), Path('a.png'))\n"
+        "import os, matplotlib; print(os.environ['MPLBACKEND'], matplotlib.rcParams['backend'])"
+    )
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.family: Nonexistent\n")
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    named, used = ended.stdout.split()
+    assert named == backend and (used == backend or "inline" in backend)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_draws_nothing_is_said_beforehand(monkeypatch):
+    figures.check()
+
+    def fail(*_, **__):
+        raise RuntimeError("no FreeType\nat all")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(ValueError, match=r"cannot draw \(RuntimeError: no FreeType\): install"):
+        figures.check()
+
+
+def test_half_a_figure_is_never_there(tmp_path, monkeypatch):
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.curves({"loss": {"m": [(STEPS, STEPS)]}}, path)
+    assert path.read_bytes() == b"old"

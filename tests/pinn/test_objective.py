@@ -201,7 +201,7 @@ def test_a_boundary_that_moves_is_found():
     assert abs(params["physics"]["c"] / c - 1) < 1e-3
     t, x = np.random.default_rng(0).uniform([0.25, 0], [1, 1], (50, 2)).T
     exact = 1 - special.erf(x / (2 * np.sqrt(t))) / special.erf(c)
-    np.testing.assert_allclose(ansatz(params, np.stack([t, x], -1))[:, 0], exact, atol=2e-3)
+    np.testing.assert_allclose(ansatz(params, np.stack([t, x], -1))[:, 0], exact, rtol=0, atol=1e-2)
 
 
 def test_an_equation_with_a_delay_is_solved():

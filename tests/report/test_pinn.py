@@ -74,7 +74,7 @@ def test_a_finite_network_is_not_called_diverged():
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[3] == "2.0e-10" and cells[4] == "1.2e-05 (1.0e-05 to 1.4e-05)"
     assert cells[-1] == "3 of 3"
-    assert f"| {MISSING} |" in table([infinite], [])
+    assert f" {MISSING} |" in table([infinite], [])
 
 
 def test_published_numbers_are_counted_by_seed():

@@ -483,7 +483,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     grid of the domain.
 
     Raises:
-      ValueError: if the solution has another shape or is not finite somewhere.
+      ValueError: if the solution has another shape, is not finite somewhere, or 0 everywhere.
     """
     problem = ansatz.problem
 
@@ -512,4 +512,6 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
             f"the solution, by which is judged, {not_finite(problem, points, solution)}: leave it "
             "out of the domain, or of Points by inside="
         )
+    if not solution.any():
+        raise ValueError("the solution, by which is judged, is 0 everywhere: no error is relative")
     return Heldout(sample, points, solution)

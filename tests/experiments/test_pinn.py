@@ -205,7 +205,9 @@ def test_singular_points_are_those_of_the_equation_not_of_a_network():
         regular_heldout(unit_ansatz(lambda u, at: u + jnp.nan))
 
 
-def test_a_solution_that_is_not_finite_is_refused_by_its_point():
+def test_a_solution_that_nothing_can_be_judged_by_is_refused():
+    with pytest.raises(ValueError, match=r"the solution.* is 0 everywhere"):
+        regular_heldout(unit_ansatz(lambda u, at: u.r, np.zeros_like))
     with pytest.raises(ValueError, match=r"the solution.* not finite at point 0 of 11 \(r=0\)"):
         regular_heldout(unit_ansatz(lambda u, at: u.r - 1 / at.r, np.log))
     with pytest.raises(ValueError, match=r"shape \[11\]; it must be \[11, 1\]"):

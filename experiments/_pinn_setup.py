@@ -20,7 +20,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from experiments import _run
@@ -66,6 +66,8 @@ class Program(NamedTuple):
     settings: dict[str, Any]
     ansatz: Ansatz
     heldout: Heldout
+    singular: Mapping[str, Float[np.ndarray, "k d"]]
+    """Points that were left out of the held-out sample, by term: see :func:`leave_out_singular`."""
     start: Callable[[], TrainState]
     """The population of all seeds before its first step."""
     train: Callable
@@ -394,14 +396,27 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
             states,
             {"key": member_key("refresh", 0)},
         )
-    if not np.isfinite(to_host(judged(states, heldout))["train_loss"]).all():
-        raise ValueError(where_not_finite(ansatz, states))
+    first, singular = to_host(judged(states, heldout)), {}
+    if not np.isfinite(first["train_loss"]).all():
+        lost = int(np.argmin(np.isfinite(first["train_loss"])))
+        raise ValueError(where_not_finite(ansatz, trees.member(to_host(states), lost)))
+    if not np.isfinite(first["rel_l2"]).all():
+        lost = int(np.argmin(np.isfinite(first["rel_l2"])))
+        values = ansatz(trees.member(to_host(states), lost).params, heldout.points)
+        raise ValueError(
+            "the network, with the problem's features and constraint, "
+            f"{not_finite(problem, heldout.points, values)}: leave it out of the domain, or of "
+            "Points by inside="
+        )
+    if not np.isfinite(first["heldout_loss"]).all():
+        heldout, singular = leave_out_singular(ansatz, heldout)
     return Program(
         name,
         method,
         settings,
         ansatz,
         heldout,
+        singular,
         start,
         Training(
             over_members(dispatch, mesh, donate=True, check_vma=False, **plain),
@@ -416,19 +431,62 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
     )
 
 
-def where_not_finite(ansatz: Ansatz, states: TrainState) -> str:
-    """The first point of the first residual that is not finite."""
-    state = trees.member(to_host(states), 0)
+def where_not_finite(ansatz: Ansatz, state: TrainState) -> str:
+    """The first point of the first residual that is not finite, in a sentence."""
     for term, points in state.batch_stats.points.items():
-        finite = np.isfinite(ansatz.residual(state.params, term, points)).all(axis=-1)
-        if not finite.all():
-            i = int(np.argmin(finite))
-            place = dict(zip(ansatz.problem.domain, points[i].tolist(), strict=True))
+        residual = ansatz.residual(state.params, term, points)
+        if not np.isfinite(residual).all():
             return (
-                f"the residual {term!r} is not finite at point {i} of {len(finite)} ({place}) "
+                f"the residual {term!r} {not_finite(ansatz.problem, points, residual)} "
                 "before any training: look for NaN in its data and formula"
             )
     return "the loss is not finite before any training"
+
+
+def not_finite(
+    problem: Problem, points: Float[np.ndarray, "n d"], values: Float[Array, "n m"]
+) -> str:
+    """Where values are not finite: the first such point, in words that follow a subject."""
+    i = int(np.argmin(np.isfinite(values).all(axis=-1)))
+    return f"is not finite at point {i} of {len(points)} ({place_of(problem, points[i])})"
+
+
+def place_of(problem: Problem, point: Float[np.ndarray, " d"]) -> str:
+    """A point in words."""
+    return ", ".join(f"{c}={x:g}" for c, x in zip(problem.domain, point, strict=True))
+
+
+PROBES = 8
+"""Random networks that tell a singular equation from a network at which it cannot be evaluated."""
+
+
+def leave_out_singular(
+    ansatz: Ansatz, heldout: Heldout
+) -> tuple[Heldout, dict[str, Float[np.ndarray, "k d"]]]:
+    """The held-out sample without the points where a residual is finite for no network, such as
+    ``u_r / r`` at r = 0; and those points, by term.
+
+    Raises:
+      ValueError: if nothing is left of a term.
+    """
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def finite(key: jax.Array, term: str, points: Float[Array, "n d"]) -> Bool[Array, " n"]:
+        return jnp.isfinite(ansatz.residual(ansatz.init(key), term, points)).all(axis=-1)
+
+    keys = jax.random.split(jax.random.key(0), PROBES)
+    points, weights, singular = {}, {}, {}
+    for term, there in heldout.sample.points.items():
+        regular = np.any([finite(key, term, there) for key in keys], axis=0)
+        if not regular.any():
+            raise ValueError(
+                f"the residual {term!r} is finite at none of its {len(there)} held-out points, "
+                "whatever the network: look for NaN in its data and formula"
+            )
+        points[term], weights[term] = there[regular], heldout.sample.weights[term][regular]
+        if not regular.all():
+            singular[term] = there[~regular]
+    return heldout._replace(sample=objective.Sample(points, weights)), singular
 
 
 def unweighted(sample: objective.Sample) -> objective.Sample:
@@ -441,7 +499,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     grid of the domain.
 
     Raises:
-      ValueError: if the solution has another shape or is not finite.
+      ValueError: if the solution has another shape, is not finite somewhere, or 0 everywhere.
     """
     problem = ansatz.problem
 
@@ -457,10 +515,19 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     rules = [t.points for t in terms.values() if isinstance(t.points, Points)]
     whole = next((rule for rule in rules if not rule.fixed), Points(count))
     points = draw(whole, problem.domain, "grid", 0)
-    solution = np.asarray(problem.solution(points))
-    if solution.shape != (len(points), len(problem.fields)) or not np.isfinite(solution).all():
+    with np.errstate(all="ignore"):  # what is not finite is refused below, in words
+        solution = np.asarray(problem.solution(points))
+    shape = [len(points), len(problem.fields)]
+    if list(solution.shape) != shape:
         raise ValueError(
-            f"the solution at {len(points)} points has shape {list(solution.shape)} or is not "
-            f"finite; it must be [{len(points)}, {len(problem.fields)}]"
+            f"the solution at {len(points)} points has shape {list(solution.shape)}; it must be "
+            f"{shape}"
         )
+    if not np.isfinite(solution).all():
+        raise ValueError(
+            f"the solution, by which is judged, {not_finite(problem, points, solution)}: leave it "
+            "out of the domain, or of Points by inside="
+        )
+    if not solution.any():
+        raise ValueError("the solution, by which is judged, is 0 everywhere: no error is relative")
     return Heldout(sample, points, solution)

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs.pinn import get_config
 from experiments import _run
-from experiments._pinn_setup import Lab, Program, make_lab
+from experiments._pinn_setup import Lab, Program, make_lab, place_of
 from jaxdl import trees
 from jaxdl.report import figures
 from jaxdl.report import pinn as reporting
@@ -205,6 +205,14 @@ def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str
             f"{trees.count(params):,} parameters; points: "
             + ", ".join(f"{count:,} of {term}" for term, count in sizes.items())
         )
+        if program.singular:
+            problem = program.ansatz.problem
+            lines[f"{program.problem}, {program.method}, left out"] = "; ".join(
+                f"{len(points):,} of the {len(points) + len(rest):,} held-out points of {term}, "
+                f"where its residual is finite for no network, as at {place_of(problem, points[0])}"
+                for term, points in program.singular.items()
+                for rest in [program.heldout.sample.points[term]]
+            )
     if lost := logs.faults(place.curves, Network):
         lines["Diverged"] = "; ".join(_run.describe_fault(*each) for each in lost.items())
     return lines | {"Precision": "float64"}

@@ -11,6 +11,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,19 @@ Layers = Sequence[tuple[Float[Array, "m n"], Float[Array, " n"]]]
 """Kernels and biases."""
 
 
+def floating(numbers: Any) -> Float[Array, ...]:
+    """Numbers that can be differentiated: integers become floats, floats keep their precision."""
+    numbers = jnp.asarray(numbers)
+    return numbers.astype(jnp.result_type(numbers, 0.0))
+
+
 # Any function: forward mode within forward mode.
 
 
 def forward_mode(u: Function, coordinates: str) -> Derive:
     """Derivatives of any function by nested Jacobian-vector products.
+
+    Points and values that are integers count as floats.
 
     Args:
       u: treats each point alone.
@@ -53,9 +62,13 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
     def derive(
         points: Float[Array, "n d"], requests: Sequence[Request]
     ) -> list[Float[Array, "n f"]]:
+        points = floating(points)
+
         @functools.cache
         def function(name: str) -> Function:
-            return along(function(name[:-1]), coordinates.index(name[-1])) if name else u
+            if not name:
+                return lambda points: floating(u(points))
+            return along(function(name[:-1]), coordinates.index(name[-1]))
 
         names = dict.fromkeys(canonical(name) for request in requests for name in request)
         jet = {name: function(name)(points) for name in names}

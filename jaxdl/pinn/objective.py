@@ -30,10 +30,18 @@ def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
     """Points of every term by a rule, weights as given; faces of one free coordinate evenly.
 
     Raises:
-      ValueError: see :func:`jaxdl.pinn.sampling.draw` and ``check_points``.
+      ValueError: see :func:`jaxdl.pinn.sampling.draw` and ``check_points``; for a weight that is
+        not one number from 0.
     """
     points, weights = {}, {}
     for i, (name, term) in enumerate(problem.terms.items()):
+        weight = np.asarray(term.weight)
+        if weight.ndim or weight.dtype.kind not in "biuf" or not 0 <= weight < np.inf:
+            value = f"an array of shape {list(weight.shape)}" if weight.ndim else repr(term.weight)
+            raise ValueError(
+                f"term {name!r}: its weight must be one number from 0, not {value}; for a weight "
+                "of each given point, multiply the residual by its root"
+            )
         if isinstance(term.points, sampling.Points):
             fixed = len(term.points.fixed)
             line = fixed and len(problem.domain) - fixed < 2
@@ -41,9 +49,8 @@ def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
                 term.points, problem.domain, "grid" if line else rule, seed + i
             )
         else:
-            sampling.check_points(term.points, problem.domain, f"term {name!r}")
-            points[name] = np.asarray(term.points, float)
-        weights[name] = np.full(len(points[name]), float(term.weight))
+            points[name] = sampling.check_points(term.points, problem.domain, f"term {name!r}")
+        weights[name] = np.full(len(points[name]), float(weight))
     return Sample(points, weights)
 
 

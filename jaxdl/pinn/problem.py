@@ -43,7 +43,7 @@ from jaxdl.pinn.derivatives import (
     propagate,
 )
 from jaxdl.pinn.residual import Residual, evaluate
-from jaxdl.pinn.sampling import Domain, Points
+from jaxdl.pinn.sampling import Domain, Points, check_domain, check_name
 from jaxdl.types import Params
 
 
@@ -53,7 +53,7 @@ class Term(NamedTuple):
     Attributes:
       residual: of the fields and of ``at``; see :mod:`jaxdl.pinn.residual`.
       points: a rule for them, or the points themselves, where data are given.
-      weight: of its mean square in the loss.
+      weight: of its mean square in the loss, one number from 0.
     """
 
     residual: Residual
@@ -120,10 +120,24 @@ def periodic(domain: Domain, by: str) -> Function:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ansatz:
-    """A network as the solution of a problem."""
+    """A network as the solution of a problem.
+
+    Raises:
+      ValueError: for coordinates and physical parameters whose names a residual cannot use.
+    """
 
     problem: Problem
     network: MLP
+
+    def __post_init__(self) -> None:
+        check_domain(self.problem.domain)
+        for name in self.problem.physics:
+            check_name(name, "physics")
+            if name in self.problem.domain:
+                raise ValueError(
+                    f"physics: a parameter and a coordinate are both called {name!r}, and at.{name}"
+                    " can be only one of them: rename the parameter"
+                )
 
     @property
     def features(self) -> Function:

@@ -8,23 +8,45 @@ A residual is a function of the fields at some points and of the points themselv
 ``u`` stands for the solution at the points, ``u.xx`` for its second derivative there, ``u.at(x=1)``
 for the solution at the same points but with x = 1; ``at.x`` are coordinates, and ``at.k`` is a
 trainable physical parameter. What comes out is one number a point, or a tuple of such residuals.
+
+What is put in the place of a coordinate may be computed: ``u.at(t=at.t - 0.1)`` is the solution a
+little earlier, ``u.at(x=-at.x)`` its mirror image, ``u.at(x=at.s)`` its value on a boundary that is
+to be found; see :meth:`Field.at`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
 from jaxtyping import Array, Float
 
-from jaxdl.pinn.derivatives import Derive, Request, canonical
+from jaxdl.pinn.derivatives import Derive, Request, canonical, floating
 
 Residual = Callable[..., Any]
 """``residual(*fields, at)``: one number a point, or several such residuals."""
 
-Where = tuple[tuple[str, float], ...]
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayKey:
+    """An array as part of a key: equal to the same array only."""
+
+    array: Array | np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ArrayKey) and self.array is other.array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+
+Where = tuple[tuple[str, float | ArrayKey], ...]
 """Coordinates that are replaced, and by what."""
 
 Need = tuple[int, Where, Request]
@@ -115,14 +137,44 @@ class Field(Expression):
         terms = {(self._i, self._where): {canonical(name): 1.0}}
         return Expression(terms, 0.0, self._look_up)
 
-    def at(self, **coordinates: float) -> Field:
-        """The field at the same points, but with these coordinates."""
+    def at(self, **coordinates: float | Array | np.ndarray | Expression) -> Field:
+        """The field at the same points, but with these coordinates.
+
+        A coordinate becomes one number, or one a point, [n]. It may be computed: of coordinates
+        (``u.at(x=-at.x)``), of trained parameters (``u.at(x=at.s)``; gradients pass through the
+        place), and of fields (``u.at(t=at.t - tau)`` with a field ``tau``).
+
+        Derivatives are those of the field, taken where it is evaluated: ``u.at(x=s).x`` is
+        ``u_x(s)``, whether or not s depends on x. To be had by the chain rule is
+        ``d/dx u(s(x)) = u.at(x=s).x * ds/dx``.
+
+        The place need not be in the domain; beyond it the network is whatever it happens to be.
+        Equal numbers share one evaluation, and so do uses of one array.
+
+        Raises:
+          ValueError: for a coordinate that there is not, and for what is not a finite number.
+        """
         if odd := sorted(set(coordinates) - set(self._coordinates)):
             raise ValueError(
                 f"{self._name}.at({odd[0]}=…): the coordinates are {', '.join(self._coordinates)}"
             )
-        where = tuple(sorted((dict(self._where) | coordinates).items()))
+        places = {c: _place(f"{self._name}.at({c}=…)", x) for c, x in coordinates.items()}
+        where = tuple(sorted((dict(self._where) | places).items(), key=lambda item: item[0]))
         return Field(self._name, self._i, self._coordinates, self._look_up, where)
+
+
+def _place(what: str, value: Any) -> float | ArrayKey:
+    """A number, or the key of an array that is checked where the number of points is known."""
+    value = _value(value)
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        kind = type(value).__name__
+        raise ValueError(f"{what}: a place is one number, or one a point, [n], not {kind}")
+    if isinstance(array, jax.Array):
+        return ArrayKey(array)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: a place must be finite")
+    return ArrayKey(array) if array.ndim else float(array)
 
 
 def evaluate(
@@ -136,7 +188,8 @@ def evaluate(
     """A residual, or r of them, at points.
 
     It is called twice while JAX traces it: once to see which derivatives it needs, which are then
-    computed together, and once with them.
+    computed together, and once with them. Where a place (``u.at(x=…)``) is an array, it is that of
+    the last call, so that it may be made of values of the solution.
 
     Args:
       residual: of the fields and of ``at``, which has the coordinates and ``physics``.
@@ -144,9 +197,10 @@ def evaluate(
       coordinates: the name of each column of ``points``.
 
     Raises:
-      ValueError: for a derivative or coordinate that there is not, or another shape than [n].
+      ValueError: for a derivative or coordinate that there is not, another shape than [n], and a
+        derivative multiplied by one number that is made of values of the solution.
     """
-    points = jnp.asarray(points)
+    points = floating(points)
     n, name = len(points), getattr(residual, "__name__", "residual")
     columns = {c: points[:, i] for i, c in enumerate(coordinates)}
     at = SimpleNamespace(**columns, **(physics or {}))
@@ -166,6 +220,14 @@ def evaluate(
     needs: list[Need] = []
 
     def note(need: Need) -> Float[Array, " n"]:
+        for coordinate, place in need[1]:
+            shape = jnp.shape(place.array) if isinstance(place, ArrayKey) else ()
+            if shape not in ((), (n,)):
+                raise ValueError(
+                    f"the residual {name!r} at {n} points asks for {fields[need[0]]}.at("
+                    f"{coordinate}=…) with shape {list(shape)}; it must be one number, or one a "
+                    f"point, [{n}]"
+                )
         needs.append(need)
         return jnp.ones(n, points.dtype)
 
@@ -181,29 +243,76 @@ def evaluate(
             f"the residual {name!r}, called with ({', '.join(fields)}, at): "
             f"{text.splitlines()[0]}{hint}"
         ) from error
-    values: dict[int, Array] = {}
-    for where in dict.fromkeys(where for _, where, _ in needs):
-        there = points
-        for coordinate, value in where:
-            there = there.at[:, coordinates.index(coordinate)].set(value)
-        asked: dict[tuple, Request] = {}
-        mine = {i: need for i, need in enumerate(needs) if need[1] == where}
-        for _, _, request in mine.values():
-            asked.setdefault(_key(request), request)
-        found = dict(zip(asked, derive(there, list(asked.values())), strict=True))
-        values |= {i: found[_key(request)][:, field] for i, (field, _, request) in mine.items()}
-    order = iter(range(len(needs)))
+    if _scaled_by_values(call, needs, jnp.ones(n, points.dtype)):
+        raise ValueError(
+            f"the residual {name!r} multiplies a derivative by one number that is made of values "
+            "of the solution, such as a mean: write u.x.value * number, and mind that a residual "
+            "does not see all points at once"
+        )
+    groups: dict[Where, dict[tuple, Request]] = {}
+    for _, where, request in needs:
+        groups.setdefault(where, {}).setdefault(_key(request), request)
+
+    def derivatives(group: Where, where: Where) -> tuple[Where, dict[tuple, Array]]:
+        there, requests = points, groups[group]
+        for coordinate, place in where:
+            column = place.array if isinstance(place, ArrayKey) else place
+            column = jnp.asarray(column, points.dtype)
+            there = there.at[:, coordinates.index(coordinate)].set(column)
+        return where, dict(zip(requests, derive(there, list(requests.values())), strict=True))
+
+    # What an array holds is right in the last call only: it may be made of what is looked up.
+    values = {where: derivatives(where, where) for where in groups if where == _form(where)}
+    noted = iter(needs)
 
     def look_up(need: Need) -> Float[Array, " n"]:
-        i = next(order, None)
-        if i is None or (need[:2], set(need[2])) != (needs[i][:2], set(needs[i][2])):
+        field, group, request = next(noted, (None, (), {}))
+        same = (field, _form(group), set(request)) == (need[0], _form(need[1]), set(need[2]))
+        if same and group not in values:
+            values[group] = derivatives(group, need[1])
+        if not same or need[1] != values[group][0]:
             raise ValueError(
                 f"the residual {name!r} does not ask for the same derivatives each time it is "
                 "called: it must be a pure function"
             )
-        return values[i]
+        return values[group][1][_key(request)][:, field]
 
     return call(look_up)
+
+
+def _form(where: Where) -> tuple[tuple[str, float | None], ...]:
+    """A place without its arrays, which differ from call to call."""
+    return tuple((c, None if isinstance(place, ArrayKey) else place) for c, place in where)
+
+
+def _scaled_by_values(
+    call: Callable[[Callable[[Need], Array]], Array],
+    needs: Sequence[Need],
+    ones: Float[Array, " n"],
+) -> bool:
+    """Whether a coefficient of an operator depends on what is looked up.
+
+    Operators are computed before their values are known, so such a coefficient would be wrong.
+    """
+    if not any(isinstance(c, jax.Array) for _, _, request in needs for c in request.values()):
+        return False
+
+    def coefficients(ones: Float[Array, " n"]) -> list[list[Any]]:
+        requests: list[Request] = []
+
+        def look_up(need: Need) -> Float[Array, " n"]:
+            requests.append(need[2])
+            return ones
+
+        call(look_up)
+        return [list(request.values()) for request in requests]
+
+    jaxpr = jax.make_jaxpr(coefficients)(ones).jaxpr
+    dependent = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(not isinstance(x, Literal) and x in dependent for x in equation.invars):
+            dependent |= set(equation.outvars)
+    return any(not isinstance(x, Literal) and x in dependent for x in jaxpr.outvars)
 
 
 def _value(of: Any) -> Any:

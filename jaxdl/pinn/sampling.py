@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+import unicodedata
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,17 +35,43 @@ class Points(NamedTuple):
     inside: Callable[[Float[Array, "n d"]], Bool[Array, " n"]] | None = None
 
 
+def check_name(name: str, what: str) -> None:
+    """Raise ValueError for a name that Python's source cannot hold: in ``u.ϕ`` it reads ``φ``."""
+    normal = unicodedata.normalize("NFKC", name)
+    if normal != name:
+        raise ValueError(
+            f"{what}: Python reads the name {name!r} ({_code_points(name)}) as {normal!r} "
+            f"({_code_points(normal)}): write {normal!a}, or another name"
+        )
+
+
+def _code_points(name: str) -> str:
+    return " ".join(f"U+{ord(character):04X}" for character in name)
+
+
 def check_domain(domain: Domain) -> None:
     """Raise ValueError for a name that is not one letter and an interval that is none."""
     for name, (low, high) in domain.items():
         if len(name) != 1 or not name.isalpha():
             raise ValueError(f"domain: {name!r} is not a name for a coordinate, which is a letter")
+        check_name(name, "domain")
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise ValueError(f"domain: {name} from {low} to {high} is no interval")
 
 
-def check_points(points: Float[np.ndarray, "n d"], domain: Domain, what: str) -> None:
-    """Raise ValueError for given points of another shape, not finite, or outside the domain."""
+def check_points(points: Any, domain: Domain, what: str) -> Float[np.ndarray, "n d"]:
+    """Given points as an array, of floats; they may be a list of lists.
+
+    Raises:
+      ValueError: for points of another shape, not numbers, not finite, or outside the domain.
+    """
+    try:
+        points = np.asarray(points, float)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{what}: points of type {type(points).__name__} are not an array of numbers "
+            f"[n, {len(domain)}], nor a rule, jaxdl.pinn.sampling.Points"
+        ) from None
     if points.ndim != 2 or points.shape[1] != len(domain) or not len(points):
         raise ValueError(f"{what}: points of shape {list(points.shape)}, not [n, {len(domain)}]")
     for i, (name, (low, high)) in enumerate(domain.items()):
@@ -53,6 +81,7 @@ def check_points(points: Float[np.ndarray, "n d"], domain: Domain, what: str) ->
             raise ValueError(
                 f"{what}: point {j} has {name}={points[j, i]}, outside [{low:g}, {high:g}]"
             )
+    return points
 
 
 def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarray, "n d"]:
@@ -63,14 +92,24 @@ def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarr
     several dimensions the side is the n-th root, rounded up.
 
     Raises:
-      ValueError: for an unknown rule, a bad domain, a fixed coordinate that is unknown or outside.
+      ValueError: for an unknown rule, a count that is not a whole number from 1, a bad domain, a
+        fixed coordinate that is unknown or outside.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
     check_domain(domain)
+    try:
+        operator.index(points.count)
+    except TypeError:
+        value = " ".join(repr(points.count).split())[:60]
+        raise ValueError(
+            f"Points({value}): the first argument is how many, a whole number as in Points(100); "
+            "points of your own stand in a term without Points"
+        ) from None
     if points.count < 1:
         raise ValueError(f"{points.count} points: at least one is needed")
     for name, value in points.fixed.items():
+        check_name(name, "fixed")
         if name not in domain or not domain[name][0] <= value <= domain[name][1]:
             raise ValueError(f"{name}={value} is not on the domain {dict(domain)}")
     free = [name for name in domain if name not in points.fixed]
@@ -79,8 +118,7 @@ def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarr
         if asked > 1000 * points.count:
             raise ValueError("of 1,000 points of the box hardly one is inside of the domain")
         unit = _unit(rule, asked, len(free), seed)
-        placed = _place(unit, points, domain)
-        check_points(placed, domain, "drawn points, warped")
+        placed = check_points(_place(unit, points, domain), domain, "drawn points, warped")
         kept = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
         asked = 2 * asked
     return kept if rule == "grid" else kept[: points.count]
@@ -105,7 +143,7 @@ def _unit(rule: str, count: int, dimensions: int, seed: int) -> Float[np.ndarray
 
 def _place(unit: Float[Array, "n f"], points: Points, domain: Domain) -> Float[Array, "n d"]:
     xp = np if isinstance(unit, np.ndarray) else jnp
-    columns = {name: xp.full(len(unit), value) for name, value in points.fixed.items()}
+    columns = {n: xp.full(len(unit), value, unit.dtype) for n, value in points.fixed.items()}
     free = [name for name in domain if name not in points.fixed]
     for i, name in enumerate(free):
         low, high = domain[name]

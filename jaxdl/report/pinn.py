@@ -16,13 +16,13 @@ FALSE = 10  # times the training loss: a held-out loss above that says that the 
 
 
 class Result(NamedTuple):
-    """One solved problem, a row of `results.csv`; NaN where training diverged."""
+    """One solved problem, a row of `results.csv`; all losses are NaN where training diverged."""
 
     problem: str
     method: str
     seed: int
     train_loss: float  # mean squares of all residuals on the points of the end, weights 1
-    heldout_loss: float  # the same on a dense grid
+    heldout_loss: float  # the same on a dense grid; not finite where a residual is not
     rel_l2: float  # |u - u*| / |u*| on that grid
     iterations: int
     seconds: float  # of training this network on its device, without compilation
@@ -70,13 +70,13 @@ def write_parameters(path: str | os.PathLike, parameters: Iterable[Parameter]) -
 
 
 def diverged(result: Result) -> bool:
-    """Whether a loss is not a number."""
-    return not math.isfinite(result.train_loss + result.heldout_loss + result.rel_l2)
+    """Whether the network ceased to be finite; not so where only what it is judged by did."""
+    return not math.isfinite(result.train_loss)
 
 
 def false_loss(result: Result) -> bool:
     """Whether the equation holds where it was trained, and not beside it."""
-    return result.heldout_loss > FALSE * result.train_loss
+    return math.isfinite(result.heldout_loss) and result.heldout_loss > FALSE * result.train_loss
 
 
 def _groups(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -87,8 +87,10 @@ def _groups(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
 
 
 def _scientific(values: Sequence[float]) -> str:
-    """The median, and what all lie between: errors of seeds differ by factors."""
-    if not len(values):
+    """The median of the finite ones, and what they lie between: errors of seeds differ by
+    factors."""
+    values = [x for x in values if math.isfinite(x)]
+    if not values:
         return MISSING
     middle, low, high = np.median(values), min(values), max(values)
     return f"{middle:.1e}" + (f" ({low:.1e} to {high:.1e})" if len(values) > 1 else "")
@@ -141,6 +143,13 @@ def findings(
         for r in found:
             if diverged(r):
                 sentences.append(f"{who}, seed {r.seed}: diverged; it is in no median.")
+            elif not math.isfinite(r.heldout_loss + r.rel_l2):
+                sentences.append(
+                    f"{who}, seed {r.seed}: the network is finite, but a residual or the solution "
+                    f"is not at all held-out points: held-out loss {r.heldout_loss:.1e}, relative "
+                    f"L2 {r.rel_l2:.1e}, in no median if not finite. Look for a root, a logarithm "
+                    "or a quotient in the equation that does not bear the network there."
+                )
             elif false_loss(r):
                 sentences.append(
                     f"{who}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "

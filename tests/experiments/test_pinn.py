@@ -5,12 +5,15 @@ import itertools
 import json
 import signal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.pinn import PROBLEMS, VARIANTS, get_config
-from experiments._pinn_setup import plan
-from jaxdl.pinn.problem import Problem, Term
+from experiments._pinn_setup import leave_out_singular, make_heldout, plan
+from jaxdl.nn.models.mlp import MLP
+from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.sampling import Points
 from tests.experiments.launcher import Launcher, assert_refused, quick_environment
 
@@ -152,6 +155,65 @@ def test_a_problem_of_ones_own(launcher, tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == set(FIGURES)
 
 
+def membrane() -> Problem:
+    """``u_rr + u_r / r + 4 = 0`` on a disc, ``u = 1 - r²``: singular at r = 0, an edge of the grid
+    that no random point meets."""
+    return Problem(
+        {"r": (0, 1)},
+        {
+            "equation": Term(lambda u, at: u.rr + u.r / at.r + 4, Points(16)),
+            "edge": Term(lambda u, at: u, Points(1, fixed={"r": 1})),
+        },
+        lambda points: 1 - points**2,
+    )
+
+
+def test_points_where_an_equation_is_singular_are_left_out(launcher, tmp_path):
+    own = "--config.base.problem=tests.experiments.test_pinn:membrane", "--config.base.refresh=0"
+    ended = run(launcher, tmp_path, *TINY, *own, "--config.base.iterations=100").wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert all(float(row["heldout_loss"]) < 1e-2 for row in rows(tmp_path))
+    assert "1 of the 25 held-out points of equation" in ended.out and "as at r=0" in ended.out
+    assert "diverged" not in ended.out
+
+
+def unit_ansatz(residual, solution=lambda points: points, **changes):
+    """An ansatz on r in [0, 1]."""
+    problem = Problem({"r": (0, 1)}, {"equation": Term(residual, Points(16))}, solution)
+    return Ansatz(problem._replace(**changes), MLP((3,)))
+
+
+def regular_heldout(ansatz):
+    with jax.enable_x64(True):
+        return leave_out_singular(ansatz, make_heldout(ansatz, 11))
+
+
+def test_singular_points_are_those_of_the_equation_not_of_a_network():
+    """Not where the root of a random network happens to be undefined."""
+    for residual in (
+        lambda u, at: u - jnp.log(at.r),
+        lambda u, at: u.r - 0.5 / jnp.sqrt(at.r),
+        lambda u, at: u.at(r=1 / at.r) + u.r / at.r,
+        lambda u, at: (u, jnp.sqrt(u.value) / at.r),
+    ):
+        heldout, left_out = regular_heldout(unit_ansatz(residual))
+        np.testing.assert_array_equal(left_out["equation"], [[0.0]])
+        np.testing.assert_allclose(heldout.sample.points["equation"][:, 0], np.arange(1, 11) / 10)
+        assert heldout.sample.weights["equation"].shape == (10,)
+    assert not regular_heldout(unit_ansatz(lambda u, at: jnp.sqrt(u.value)))[1]
+    with pytest.raises(ValueError, match="'equation' is finite at none of its 11 held-out points"):
+        regular_heldout(unit_ansatz(lambda u, at: u + jnp.nan))
+
+
+def test_a_solution_that_nothing_can_be_judged_by_is_refused():
+    with pytest.raises(ValueError, match=r"the solution.* is 0 everywhere"):
+        regular_heldout(unit_ansatz(lambda u, at: u.r, np.zeros_like))
+    with pytest.raises(ValueError, match=r"the solution.* not finite at point 0 of 11 \(r=0\)"):
+        regular_heldout(unit_ansatz(lambda u, at: u.r - 1 / at.r, np.log))
+    with pytest.raises(ValueError, match=r"shape \[11\]; it must be \[11, 1\]"):
+        regular_heldout(unit_ansatz(lambda u, at: u, lambda points: points[:, 0]))
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -209,6 +271,16 @@ BROKEN = {
     "attribute": (SOURCE.format(residual="u.t - at.kk"), ("'kk'", "line 6, in equation")),
     "derivative": (SOURCE.format(residual="u.z"), ("'z'", "derivative.py, line 6")),
     "returns_none": (SOURCE.format(residual="None"), ("'equation'", "shape []")),
+    "misnames": (
+        SOURCE.format(residual="u.t").replace('{"t": (0, 1)}', '{"ϕ": (0, 1)}'),
+        ("domain", "U+03D5", "U+03C6"),
+    ),
+    "constrains": (
+        SOURCE.format(residual="u.t").replace(
+            "lambda p: p)", "lambda p: p, constraint=lambda p: (1 / p, p))"
+        ),
+        ("not finite at point 0 of 25 (t=0)", "features and constraint"),
+    ),
     "text": (SOURCE.format(residual="u.t + 'x'"), ("equation", "text.py, line 6, in equation")),
 }
 

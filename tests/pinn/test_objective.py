@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import optimize, special
 
 from jaxdl import optim
 from jaxdl.nn.models.mlp import MLP
@@ -142,18 +143,9 @@ def test_what_cannot_be_is_refused(params, sample):
         )
 
 
-def test_a_decay_and_its_rate_are_learned():
-    """``u = exp(-2.5 t)``, from ten of its values and the form of its equation."""
-    times = np.linspace(0, 1, 10)[:, None]
-    problem = Problem(
-        {"t": (0.0, 1.0)},
-        {
-            "equation": Term(lambda u, at: u.t + at.k * u, Points(32)),
-            "data": Term(lambda u, at: u - np.exp(-2.5 * times[:, 0]), times),
-        },
-        physics={"k": 1.0},
-    )
-    ansatz, sample = Ansatz(problem, MLP((8,))), objective.draw_sample(problem, "sobol", 0)
+def trained(problem, hidden, iterations):
+    """An ansatz and its parameters, trained as the study does."""
+    ansatz, sample = Ansatz(problem, MLP(hidden)), objective.draw_sample(problem, "sobol", 0)
     optimizer = optim.ssbroyden()
 
     @jax.jit
@@ -165,9 +157,137 @@ def test_a_decay_and_its_rate_are_learned():
             )
             return (optax.apply_updates(params, updates), state), None
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=300)[0][0]
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=iterations)[0][0]
 
-    params = train(ansatz.init(jax.random.key(0)))
+    return ansatz, train(ansatz.init(jax.random.key(0)))
+
+
+def test_a_decay_and_its_rate_are_learned():
+    """``u = exp(-2.5 t)``, from ten of its values, as a list, and the form of its equation."""
+    times = np.linspace(0, 1, 10)[:, None]
+    problem = Problem(
+        {"t": (0, 1)},
+        {
+            "equation": Term(lambda u, at: u.t + at.k * u, Points(32)),
+            "data": Term(lambda u, at: u - np.exp(-2.5 * times[:, 0]), times.tolist()),
+        },
+        physics={"k": 1},
+    )
+    ansatz, params = trained(problem, (8,), 300)
     assert abs(params["physics"]["k"] / 2.5 - 1) < 1e-5
     between = np.linspace(0, 1, 101)[:, None]
     np.testing.assert_allclose(ansatz(params, between), np.exp(-2.5 * between), rtol=0, atol=1e-5)
+
+
+def test_a_boundary_that_moves_is_found():
+    """Stefan's problem: ice melts from x = 0 on, where ``u = 1``, up to ``s = 2 c √t``, where u = 0
+    and ``s' = -u_x``. Neumann's solution has ``√π c exp(c²) erf(c) = 1``."""
+
+    def front(u, at):
+        melting = u.at(x=2 * at.c * jnp.sqrt(at.t))
+        return melting, melting.x + at.c / jnp.sqrt(at.t)
+
+    problem = Problem(
+        {"t": (0.25, 1), "x": (0, 1.3)},
+        {
+            "equation": Term(lambda u, at: u.t - u.xx, Points(128)),
+            "warm": Term(lambda u, at: u - 1, Points(16, fixed={"x": 0})),
+            "front": Term(front, Points(16, fixed={"x": 0})),
+        },
+        physics={"c": 0.4},
+    )
+    c = optimize.brentq(lambda c: np.sqrt(np.pi) * c * np.exp(c**2) * special.erf(c) - 1, 0.1, 2)
+    ansatz, params = trained(problem, (10,), 400)
+    assert abs(params["physics"]["c"] / c - 1) < 1e-3
+    t, x = np.random.default_rng(0).uniform([0.25, 0], [1, 1], (50, 2)).T
+    exact = 1 - special.erf(x / (2 * np.sqrt(t))) / special.erf(c)
+    np.testing.assert_allclose(ansatz(params, np.stack([t, x], -1))[:, 0], exact, rtol=0, atol=1e-2)
+
+
+def test_an_equation_with_a_delay_is_solved():
+    """``u'(t) = -u(t - π/2)``, before t = 0 the cosine, and so after it."""
+    lag = np.pi / 2
+    problem = Problem(
+        {"t": (-lag, 3)},
+        {
+            "equation": Term(
+                lambda u, at: u.t + u.at(t=at.t - lag), Points(48, inside=lambda p: p[:, 0] >= 0)
+            ),
+            "history": Term(
+                lambda u, at: u - jnp.cos(at.t),
+                Points(24, warp=lambda p: (p - 3) * lag / (3 + lag)),
+            ),
+        },
+    )
+    ansatz, params = trained(problem, (10,), 250)
+    t = np.linspace(-lag, 3, 60)[:, None]
+    np.testing.assert_allclose(ansatz(params, t), np.cos(t), rtol=0, atol=1e-4)
+
+
+def test_integers_are_floats():
+    """``u'' + u = 0`` from (1, 0) on, all its numbers integers."""
+    problem = Problem(
+        {"t": (0, 3)},
+        {
+            "equation": Term(lambda u, at: u.tt + u, Points(8), weight=2),
+            "start": Term(lambda u, at: (u - 1, u.t, u.at(t=1).t), Points(1, fixed={"t": 0})),
+        },
+        constraint=lambda p: (1, p),
+    )
+    ansatz, sample = Ansatz(problem, MLP((4,))), objective.draw_sample(problem, "sobol", 0)
+    assert all(points.dtype == np.float64 for points in sample.points.values())
+    params = ansatz.init(jax.random.key(0))
+    whole, beside = (np.array([[0], [1]]) + h for h in (0, 1e-6))
+    slope, later = (ansatz(params, beside) - ansatz(params, whole))[:, 0] / 1e-6
+    start = ansatz.residual(params, "start", sample.points["start"])
+    np.testing.assert_allclose(start[0], [0, slope, later], atol=1e-5)
+    assert np.isfinite(jax.jit(functools.partial(objective.loss, ansatz))(params, sample)[0])
+
+
+def refused(words, term, **changes):
+    problem = Problem({"t": (0.0, 1.0)}, {"data": term}, lambda p: p)._replace(**changes)
+    with pytest.raises(ValueError) as error:
+        objective.draw_sample(Ansatz(problem, MLP((3,))).problem, "sobol", 0)
+    assert len(str(error.value).splitlines()) == 1
+    for word in words:
+        assert word in str(error.value)
+
+
+def residual(u, at):
+    return u
+
+
+@pytest.mark.parametrize(
+    "term, words",
+    [
+        (Term(residual, [0.1, 0.2]), ("'data'", "shape [2], not [n, 1]")),
+        (Term(residual, [[0.1], [0.2, 0.3]]), ("'data'", "type list", "[n, 1]")),
+        (Term(residual, "grid"), ("'data'", "type str", "Points")),
+        (Term(residual, 100), ("'data'", "shape []")),
+        (Term(residual, None), ("'data'", "shape []")),
+        (Term(residual, Points(4), weight=np.ones(4)), ("'data'", "weight", "shape [4]", "root")),
+        (Term(residual, Points(4), weight=-1.0), ("'data'", "weight", "not -1.0")),
+        (Term(residual, Points(4), weight=float("nan")), ("'data'", "weight", "not nan")),
+        (Term(residual, Points(4), weight="1"), ("'data'", "weight", "not '1'")),
+        (Term(residual, Points(4), weight=None), ("'data'", "weight", "not None")),
+        (Term(residual, Points(100.0)), ("Points(100.0)", "whole number", "Points(100)")),
+        (Term(residual, Points("9")), ("Points('9')", "whole number")),
+        (Term(residual, Points(np.zeros((9, 1)))), ("Points(array(", "without Points")),
+        (Term(residual, Points(4, fixed={"ϕ": 0})), ("fixed", "'ϕ' (U+03D5)", "'φ' (U+03C6)")),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(term, words):
+    refused(words, term)
+
+
+def test_names_that_a_residual_cannot_write_are_refused():
+    """Python's source is normalized: ``u.ϕ`` is ``u.φ``, and ``at.µ``, the micro sign, ``at.μ``."""
+    term = Term(residual, Points(4))
+    refused(("domain", "'ϕ' (U+03D5)", "'φ' (U+03C6)", r"'\u03c6'"), term, domain={"ϕ": (0, 1)})
+    refused(("physics", "(U+00B5)", "(U+03BC)"), term, physics={"µ": 1.0})
+    refused(("physics", "'t'", "at.t", "rename"), term, physics={"t": 1.0})
+    greek = Problem(
+        {"φ": (0, 1)}, {"a": Term(lambda u, at: u.φ + at.ϕ * at.μ, Points(4))}, physics={"μ": 2}
+    )
+    ansatz = Ansatz(greek, MLP((3,)))
+    assert np.isfinite(ansatz.residual(ansatz.init(jax.random.key(0)), "a", np.ones((4, 1)))).all()

@@ -44,6 +44,9 @@ def test_faces_warps_and_parts():
     np.testing.assert_array_equal(initial, [[0, -1], [0, 0], [0, 1], [0, 2], [0, 3]])
     corner = draw(Points(3, fixed={"t": 2, "x": 3}), BOX, "sobol", 0)
     np.testing.assert_array_equal(corner, [[2, 3]] * 3)
+    for corner in ({"t": 2, "x": 3}, {"t": np.int32(2), "x": 3.0}):
+        points = draw(Points(3, fixed=corner), {"t": (0, 2), "x": (-1, 3)}, "grid", 0)
+        assert points.dtype == np.float64
     warped = draw(Points(8, warp=lambda p: p * [0.5, 1]), BOX, "uniform", 0)
     np.testing.assert_array_equal(warped, draw(Points(8), BOX, "uniform", 0) * [0.5, 1])
     square = {"x": (-1.0, 1.0), "y": (-1.0, 1.0)}
@@ -61,6 +64,8 @@ def test_faces_warps_and_parts():
         (Points(4), {"t": (1.0, 1.0)}, "grid", ("t from 1.0 to 1.0", "no interval")),
         (Points(4), {"t": (2.0, 1.0)}, "grid", ("t from 2.0 to 1.0",)),
         (Points(4), {"t": (0.0, np.inf)}, "grid", ("no interval",)),
+        (Points(100.0), BOX, "grid", ("Points(100.0)", "whole number as in Points(100)")),
+        (Points(4), {"ϕ": (0.0, 1.0)}, "grid", ("domain", "U+03D5", "U+03C6")),
         (Points(4), {"time": (0.0, 1.0)}, "grid", ("'time'", "a letter")),
         (Points(4, fixed={"t": 5}), BOX, "grid", ("t=5 is not on the domain",)),
         (Points(4, fixed={"y": 0}), BOX, "grid", ("y=0 is not on the domain",)),

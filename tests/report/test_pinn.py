@@ -15,6 +15,7 @@ from jaxdl.report.pinn import (
     table,
     write_results,
 )
+from jaxdl.report.tables import MISSING
 from jaxdl.types import DamagedFile
 
 NAN = float("nan")
@@ -57,6 +58,23 @@ def test_diverged_networks_are_told_and_in_no_median():
     assert "2 of 3" in table([*results()[:2], lost], [])
     assert "1.5e-10 (1.0e-10 to 2.0e-10)" in table([*results()[:2], lost], [])
     assert "0 of 1" in table([lost], [])
+
+
+def test_a_finite_network_is_not_called_diverged():
+    """Where a residual cannot be evaluated at some held-out points, or the solution."""
+    infinite = results()[1]._replace(heldout_loss=float("inf"))
+    undefined = results()[2]._replace(heldout_loss=NAN, rel_l2=NAN)
+    assert not diverged(infinite) and not diverged(undefined) and not false_loss(infinite)
+    said = findings([results()[0], infinite, undefined], [], [])
+    assert not any("diverged" in x or "false" in x for x in said)
+    for seed, loss in ((1, "inf"), (2, "nan")):
+        (line,) = (x for x in said if f"seed {seed}: the network is finite" in x)
+        assert f"held-out loss {loss}" in line
+    (row,) = table([results()[0], infinite, undefined], []).splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3] == "2.0e-10" and cells[4] == "1.2e-05 (1.0e-05 to 1.4e-05)"
+    assert cells[-1] == "3 of 3"
+    assert f" {MISSING} |" in table([infinite], [])
 
 
 def test_published_numbers_are_counted_by_seed():

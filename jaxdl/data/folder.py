@@ -36,6 +36,7 @@ def folder(
     size: int = 0,
     fit: str = "crop",
     channels: int = 0,
+    unlabelled: bool = False,
 ) -> Source:
     """Images in class sub-folders: ``PATH/CLASS/*.png``, or ``PATH/train/CLASS/*.png``.
 
@@ -48,6 +49,7 @@ def folder(
       validation, test: shares (below 1) or numbers of images to take for these splits.
       seed: draws them.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
+      unlabelled: whether images without labels will do: ``PATH/*.png``, ``PATH/train/*.png``.
 
     Raises:
       ValueError: no class folders, one without images, two with one name, a class in test that
@@ -60,12 +62,14 @@ def folder(
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: set path to one with class sub-folders")
     whole = root / "train" if (root / "train").is_dir() else root
-    class_names = _classes(whole)
+    bare = unlabelled and not _folders(whole) and bool(_pictures(whole))
+    class_names = () if bare else _classes(whole)
     listed = {"train": _list(whole, class_names)}
     if whole != root:
         # ImageNet's own test folder has no classes: its labels are not public.
         beside = [root / name for name in ("test", "val", "validation")]
-        held_out = [f.name for f in beside if f.is_dir() and any(e.is_dir() for e in f.iterdir())]
+        content = _pictures if bare else _folders
+        held_out = [f.name for f in beside if f.is_dir() and content(f)]
         for name, split in zip(held_out, ("test", "validation"), strict=False):
             listed[split] = _list(root / name, class_names)
     paths = [p for files, _ in listed.values() for p in files]
@@ -87,7 +91,7 @@ def folder(
 
 def _classes(where: Path) -> tuple[str, ...]:
     """The names of the class folders, sorted."""
-    names = sorted(e.name for e in os.scandir(where) if e.is_dir() and e.name[0] != ".")
+    names = _folders(where)
     if len(names) < 2:
         raise ValueError(
             f"{where} has {len(names)} class folders: it takes 2 or more to tell apart"
@@ -101,8 +105,24 @@ def _classes(where: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _folders(where: Path) -> list[str]:
+    return sorted(e.name for e in os.scandir(where) if e.is_dir() and e.name[0] != ".")
+
+
+def _pictures(where: Path) -> list[str]:
+    """The paths of the image files in a folder, sorted."""
+    return sorted(
+        entry.path
+        for entry in os.scandir(where)
+        if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and not entry.is_dir()
+    )
+
+
 def _list(where: Path, class_names: tuple[str, ...]) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
-    """All image files in the order of classes and names, and their labels."""
+    """All image files in the order of classes and names, and their labels: -1 without classes."""
+    if not class_names:
+        paths = list(map(Path, _pictures(where)))
+        return paths, np.full(len(paths), -1, np.int32)
     unknown = sorted(set(_classes(where)) - set(class_names))
     if unknown:
         raise ValueError(f"{where}: class {unknown[0]!r} is not among the training classes")
@@ -110,11 +130,7 @@ def _list(where: Path, class_names: tuple[str, ...]) -> tuple[list[Path], Int32[
     for label, name in enumerate(class_names):
         if not (where / name).is_dir():
             raise ValueError(f"{where}: there is no folder for class {name!r}")
-        files = sorted(
-            entry.path
-            for entry in os.scandir(where / name)
-            if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "." and not entry.is_dir()
-        )
+        files = _pictures(where / name)
         if not files:
             kinds = ", ".join(SUFFIXES)
             raise ValueError(f"{where / name} has no images ({kinds}): add some or remove it")

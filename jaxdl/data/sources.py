@@ -105,7 +105,14 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
     return splits
 
 
-def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Source:
+def npz(
+    path: str = "",
+    *,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    unlabelled: bool = False,
+) -> Source:
     """Arrays in NumPy's archive: ``train_images``, ``train_labels``, and the same of ``test`` and
     ``validation`` where it has them; or ``images`` and ``labels``, from which all splits are taken.
 
@@ -115,6 +122,7 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
       seed: draws them.
+      unlabelled: whether images without labels will do: an archive of nothing but images.
 
     Raises:
       DamagedFile: if it is no such archive.
@@ -135,8 +143,9 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     prefixes = {"train": "train_", "validation": "validation_", "test": "test_"}
     if "images" in arrays:
         prefixes = {"train": ""}
+    bare = unlabelled and all(name.endswith("images") for name in arrays)
     parts = {
-        split: (_pixels(path, prefix, arrays), _labels(path, prefix, arrays))
+        split: (_pixels(path, prefix, arrays), _labels(path, prefix, arrays, bare))
         for split, prefix in prefixes.items()
         if split == "train" or f"{prefix}images" in arrays or f"{prefix}labels" in arrays
     }
@@ -194,7 +203,11 @@ def _pixels(
     return images if images.ndim == 4 else images[..., None]
 
 
-def _labels(path: str, prefix: str, arrays: Mapping[str, np.ndarray]) -> Int32[np.ndarray, " n"]:
+def _labels(
+    path: str, prefix: str, arrays: Mapping[str, np.ndarray], bare: bool
+) -> Int32[np.ndarray, " n"]:
+    if bare:
+        return np.full(len(arrays[f"{prefix}images"]), -1, np.int32)
     name = f"{prefix}labels"
     labels = _array(path, name, arrays)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -219,8 +232,11 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def load(name: str, **options) -> Source:
+def load(name: str, *, unlabelled: bool = False, **options) -> Source:
     """The source of that name, built with its function's options.
+
+    Args:
+      unlabelled: whether images without labels will do, of a source that may have such.
 
     Raises:
       ValueError: unknown name, options its function does not take, or data it cannot use.
@@ -229,6 +245,8 @@ def load(name: str, **options) -> Source:
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}; known ones are {', '.join(SOURCES)}")
     signature = inspect.signature(SOURCES[name])
+    if unlabelled and "unlabelled" in signature.parameters:
+        options = {**options, "unlabelled": True}
     try:
         signature.bind(**options)
     except TypeError as error:

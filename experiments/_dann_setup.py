@@ -56,6 +56,8 @@ class Lab(NamedTuple):
     """All that is fixed before anything is trained."""
 
     config: ConfigDict
+    pair: str
+    """The name of the two domains: ``mnist_to_mnist_m``."""
     sources: dict[str, Source]
     """By domain."""
     mesh: Mesh
@@ -83,20 +85,17 @@ def make_lab(config: ConfigDict) -> Lab:
         methods[name] = config.base.to_dict() | own.to_dict()
     for name, settings in methods.items():
         check_method(config, name, settings)
-    known = {
-        domain: sources.load(config[domain].name, **config[domain].options) for domain in DOMAINS
-    }
+    known = {}
+    for domain in DOMAINS:
+        options = {"unlabelled": domain == "target", **config[domain].options}
+        known[domain] = sources.load(config[domain].name, **options)
+    check_labels(known, methods)
     shapes = [source.splits["train"][0].shape[1:] for source in known.values()]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"images of the source are {list(shapes[0])}, of the target {list(shapes[1])}: make "
             "them alike with config.source.options and config.target.options, size and channels"
         )
-    ours, theirs = (source.class_names for source in known.values())
-    if len(ours) != len(theirs):
-        raise ValueError(f"the source has {len(ours)} classes, the target {len(theirs)}")
-    if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
-        raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
     mesh = make_mesh(config.parallel.member, config.parallel.data)
     splits: dict[str, Split] = {}
     places, end = {}, 0
@@ -110,6 +109,7 @@ def make_lab(config: ConfigDict) -> Lab:
     ]
     return Lab(
         config=config,
+        pair=config.pair or "_to_".join(SHORT.get(of.name, of.name) for of in known.values()),
         sources=known,
         mesh=mesh,
         feed=make_feed(config.feed, splits, mesh, config.workers),
@@ -117,6 +117,31 @@ def make_lab(config: ConfigDict) -> Lab:
         means=np.stack(means).astype(np.float32),
         methods=methods,
     )
+
+
+SHORT = {"svhn_cropped": "svhn"}
+"""What papers call a data set of TFDS, where that is another name."""
+
+
+def check_labels(known: dict[str, Source], methods: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError where domains have other classes, or labels are missing that are needed."""
+    source, target = (known[domain] for domain in DOMAINS)
+    if not source.labelled:
+        raise ValueError(f"config.source: {source.name} has no labels to learn")
+    if not target.labelled:
+        learners = [name for name, of in methods.items() if of["labels"] == "target"]
+        if learners:
+            raise ValueError(
+                f"config.methods.{learners[0]} learns the target's labels, and {target.name} has "
+                f"none: name the others alone, --config.methods=\"{{'source_only': {{}}, 'dann': "
+                "{'adversarial': 1.0}}\", or give it labels"
+            )
+        return
+    ours, theirs = source.class_names, target.class_names
+    if len(ours) != len(theirs):
+        raise ValueError(f"the source has {len(ours)} classes, the target {len(theirs)}")
+    if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
+        raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
 
 
 def check(config: ConfigDict) -> None:
@@ -387,7 +412,8 @@ def assemble_hyper(lab: Lab, program: Program, method: str, seed: int) -> Hyper:
 
 
 def first_images(lab: Lab, program: Program, method: str) -> tuple[np.ndarray, list[str]]:
-    """Images of each domain as a network sees them in training, with their labels' names."""
+    """Images of each domain as a network sees them in training, with their labels' names if they
+    have labels."""
     settings = lab.methods[method] | {"batch": 24}
     hyper = assemble_hyper(lab, program, method, 0)
     prepare = jax.jit(make_prepare(settings, program.terms, both=True))
@@ -409,5 +435,5 @@ def first_images(lab: Lab, program: Program, method: str) -> tuple[np.ndarray, l
     for title, domain, part in parts:
         shown.append(np.asarray(batch[domain][part]))
         labels = stored["label"][:, DOMAINS.index(domain)]
-        titles += [f"{title} {names[label]}" for label in labels]
+        titles += [f"{title} {names[label]}" if label >= 0 else title for label in labels]
     return np.concatenate(shown), titles

@@ -4,7 +4,9 @@ python -m experiments.dann --config configs/dann.py[:pair]
 
 Networks learn the labels of a source domain and are tested on a target domain: without adaptation
 (``source_only``), with one method or several, which see the target's images and none of its labels,
-and, as the bound from above, with the target's labels (``target_only``).
+and, as the bound from above, with the target's labels (``target_only``). A target may come without
+labels (a folder of pictures, an archive of images alone): then there are no target accuracies, and
+the report has the criteria that need none.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def make_rounds(lab: Lab) -> list[Round]:
     # What takes longest comes first: its faults are the dearest.
     for methods in sorted(groups.values(), key=lambda m: -len(terms_of(lab.methods[m[0]]))):
         program = make_program(lab, lab.methods[methods[0]])
-        every = [Network(config.pair, m, s) for s, m in product(range(config.seeds), methods)]
+        every = [Network(lab.pair, m, s) for s, m in product(range(config.seeds), methods)]
         size = -(-len(every) // -(-len(every) // config.members_per_round))  # as even as can be
         for start in range(0, len(every), size):
             some = every[start : start + size]
@@ -113,6 +115,7 @@ def fit(lab: Lab, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
                 lab.feed.fetch,
             )
             for domain in DOMAINS
+            if lab.sources[domain].labelled
         }
 
     steps, batch = program.settings["steps"], program.settings["batch"]
@@ -166,8 +169,9 @@ def examine(
             lines, fault = curves[network], faults.get(network, logs.Fault(-1, ""))
             accuracies, told = [math.nan, math.nan], Diagnosis.unknown()
             if fault.step < 0:
-                right = [guesses[d][i].argmax(-1) == tests[d][1] for d in DOMAINS]
-                accuracies = [float(np.mean(hits)) for hits in right]
+                for at, d in enumerate(DOMAINS):
+                    if lab.sources[d].labelled:
+                        accuracies[at] = float(np.mean(guesses[d][i].argmax(-1) == tests[d][1]))
                 inside = [insides[d][i] for d in DOMAINS]
                 told |= diagnose(
                     *inside,
@@ -374,7 +378,7 @@ def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
     config = lab.config
     sizes = {
         domain: f"{source.name} ({len(lab.places[domain, 'train']):,} training, "
-        f"{source.test.size:,} test images)"
+        f"{source.test.size:,} test images{', no labels' * (not source.labelled)})"
         for domain, source in lab.sources.items()
     }
     programs = [each.program for each in rounds]

@@ -7,22 +7,26 @@ frozen or fine-tuned with the rest. What the new network loses against base B is
 layers did not know of B (AnB), or what was lost by cutting a network in two (BnB).
 
 All functions are pure and know nothing of how a network is trained. ``Variables`` are Flax's:
-``{"params": {layer: ...}, "batch_stats": {layer: ...}}``. A layer is a top-level entry of
-``params``; its depth is the number in its name (``conv1, conv2, fc3``, as in Caffe), or its place
-in ``order`` where a model's names do not tell.
+``{"params": {layer: ...}, "batch_stats": {layer: ...}}``, in dicts or FrozenDicts; what comes back
+are dicts. A layer is a top-level entry of ``params``; its depth is the number at the end of its
+name (``conv1, conv2, fc3``, as in Caffe), or its place in ``order`` where a model's names do not
+tell.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxdl import trees
 from jaxdl.nn.losses import correct, cross_entropy
 from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, Variables
 
@@ -47,21 +51,29 @@ TREATMENTS = {
 
 
 def layers(variables: Variables) -> tuple[str, ...]:
-    """The names of a network's layers, the first layer first.
+    """The names of a network's layers by their depth, the number at the end of each.
 
     Raises:
-      ValueError: if a name has no number, or two layers the same; such a model's layers are
+      ValueError: if a name does not end in a number, two end in the same, or numbers before the
+        last would have another order (``block2_conv1, block1_conv2``); such a model's layers are
         named by passing ``order`` to the functions below.
     """
-    depth = {}
+    by_depth: dict[int, str] = {}
     for name in variables["params"]:
-        numbers = re.findall(r"\d+", name)
-        if not numbers:
-            raise ValueError(f"layer {name!r} has no depth in its name: pass order=(...)")
-        depth[name] = int(numbers[-1])
-    if len(set(depth.values())) < len(depth):
-        raise ValueError(f"layers {sorted(depth)} share a depth: pass order=(...)")
-    return tuple(sorted(depth, key=depth.__getitem__))
+        if not (end := re.search(r"\d+$", name)):
+            raise ValueError(f"layer {name!r} has no depth at its end: pass order=(...)")
+        if (twin := by_depth.setdefault(int(end[0]), name)) != name:
+            raise ValueError(f"layers {twin!r} and {name!r} share a depth: pass order=(...)")
+    names = tuple(by_depth[depth] for depth in sorted(by_depth))
+    blocks = [(tuple(map(int, re.findall(r"\d+", name)[:-1])), name) for name in names]
+    blocks = [(numbers, name) for numbers, name in blocks if numbers]
+    for (first, before), (second, after) in pairwise(blocks):
+        if first > second:
+            raise ValueError(
+                f"layers {before!r} and {after!r}: their numbers tell of no one order: pass "
+                "order=(...)"
+            )
+    return names
 
 
 def cut(
@@ -76,6 +88,7 @@ def cut(
       ValueError: if ``n`` is not in 0 … number of layers, or ``order`` does not name each layer
         once.
     """
+    variables = trees.plain(variables)
     names = tuple(order) if order is not None else layers(variables)
     if sorted(names) != sorted(variables["params"]):
         raise ValueError(f"order={names} is not an order of {sorted(variables['params'])}")
@@ -94,7 +107,8 @@ def cut(
 
 def join(below: Variables, above: Variables) -> Variables:
     """The network whose first layers are ``below``: the inverse of :func:`cut`."""
-    return {kind: {**below[kind], **above[kind]} for kind in above}
+    kinds = [*above, *(kind for kind in below if kind not in above)]
+    return {kind: {**below.get(kind, {}), **above.get(kind, {})} for kind in kinds}
 
 
 def transplant(
@@ -105,14 +119,38 @@ def transplant(
     With batch normalization the running statistics of the copied layers come along.
 
     Raises:
-      ValueError: if ``n`` is out of range, or a copied layer has other shapes than the fresh one.
+      ValueError: if ``n`` is out of range, or naming the first copied layer that is not like the
+        fresh one in its name, arrays, shapes or types.
     """
     given, _ = cut(base, n, order)
     replaced, rest = cut(fresh, n, order)
-    shapes = [jax.tree.map(jnp.shape, part) for part in (given, replaced)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the first {n} layers differ in shape: {shapes[0]} and {shapes[1]}")
+    names = [layers(part) if order is None else tuple(order)[:n] for part in (given, replaced)]
+    for depth, (ours, theirs) in enumerate(zip(*names, strict=True), start=1):
+        if ours != theirs:
+            there = f"{ours!r} in the base, {theirs!r} in the fresh network"
+            raise ValueError(f"layer {depth} is {there}")
+        _check_alike(ours, _arrays(given, ours), _arrays(replaced, ours))
     return join(given, rest)
+
+
+def _arrays(variables: Variables, layer: str) -> dict[str, str]:
+    """The type and shape of each array of a layer, by its path: ``float32[3, 3, 1, 8]``."""
+    kept = {kind: collection.get(layer, {}) for kind, collection in variables.items()}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree.leaves_with_path(kept)
+    }
+
+
+def _check_alike(layer: str, base: dict[str, str], fresh: dict[str, str]) -> None:
+    for path in sorted(base.keys() | fresh.keys()):
+        ours, theirs = base.get(path, "absent"), fresh.get(path, "absent")
+        if ours != theirs:
+            convert = ": convert it with astype" * (ours.split("[")[1:] == theirs.split("[")[1:])
+            raise ValueError(
+                f"layer {layer!r}: {path} is {ours} in the base, {theirs} in the fresh "
+                f"network{convert}"
+            )
 
 
 def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) -> Variables:
@@ -127,10 +165,42 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
 
 
 class Layered(Protocol):
-    """A Flax module of which any stretch of layers can be applied alone."""
+    """A Flax module of which any stretch of layers can be applied alone, by default all."""
 
     def apply(self, variables: Variables, x: Array, *, train: bool, start: int, stop: int | None):
         """Layers ``start + 1 … stop`` applied to images or to what layer ``start`` put out."""
+
+
+def check_layered(model: Layered) -> None:
+    """Raise ValueError unless a model can be applied from one layer to another."""
+    taken = _parameters(model)
+    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    if not {"start", "stop"} <= taken.keys() and not any_keyword:
+        raise ValueError(
+            f"{type(model).__name__} takes ({', '.join(taken)}): frozen layers need a model that "
+            "also takes start= and stop=, as jaxdl.nn.models.convnet.ConvNet does, to apply "
+            "layers start + 1 to stop alone"
+        )
+
+
+def _parameters(model: Any) -> dict[str, inspect.Parameter]:
+    """What a Flax module's ``__call__`` takes; or ``apply``, of what is not called."""
+    return dict(inspect.signature(model if callable(model) else model.apply).parameters)
+
+
+def apply_train(
+    model: Any, variables: Variables, x: Array, key: PRNGKeyArray
+) -> tuple[Float[Array, "b k"], Params]:
+    """Train-mode logits of any Flax module and its new batch statistics.
+
+    Training mode is ``train=True``, ``training=True`` or ``deterministic=False``, as far as the
+    module's ``__call__`` takes them; ``key`` is for its dropout.
+    """
+    taken = _parameters(model)
+    modes = {"train": True, "training": True, "deterministic": False}
+    modes = {name: value for name, value in modes.items() if name in taken}
+    logits, new = model.apply(variables, x, mutable=["batch_stats"], rngs={"dropout": key}, **modes)
+    return logits, new.get("batch_stats", {})
 
 
 def apply_above(
@@ -154,10 +224,12 @@ def apply_frozen(
     """Train-mode logits of a network whose first ``n`` layers are frozen.
 
     The frozen layers run as in evaluation (running statistics, no dropout) and nothing is
-    differentiated below the cut.
+    differentiated below the cut. With ``n = 0`` any Flax module will do.
     """
+    if not n:
+        return apply_train(model, variables, x, key)
     below, above = cut(variables, n, order)
-    h = lax.stop_gradient(model.apply(below, x, train=False, start=0, stop=n)) if n else x
+    h = lax.stop_gradient(model.apply(below, x, train=False, start=0, stop=n))
     logits, stats = apply_above(model, above, h, n, key)
     return logits, {**below.get("batch_stats", {}), **stats}
 
@@ -173,7 +245,15 @@ def loss_and_metrics(
 def classification_loss(
     model: Layered, frozen: int = 0, order: Sequence[str] | None = None
 ) -> LossFn:
-    """The loss of one network; its first ``frozen`` layers are left as they are."""
+    """The loss of one network; its first ``frozen`` layers are left as they are.
+
+    With nothing frozen ``model`` is any Flax module that makes logits of images.
+
+    Raises:
+      ValueError: with frozen layers, if the model cannot be applied from one layer to another.
+    """
+    if frozen:
+        check_layered(model)
 
     def loss_fn(params, batch_stats, batch: Batch, hyper: Hyper, key):
         del hyper
@@ -204,7 +284,11 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
     variables. One forward pass of the base serves every cut. No parameter is in two of the
     summands, so the gradient of the sum is each network's own and an optimizer that works array by
     array trains each as if alone. Metrics are vectors over ``cuts``.
+
+    Raises:
+      ValueError: if the model cannot be applied from one layer to another.
     """
+    check_layered(model)
 
     def loss_fn(params, batch_stats, batch: Batch, hyper: Hyper, key):
         hidden = activations(model, lax.stop_gradient(hyper["base"]), batch["image"], cuts)

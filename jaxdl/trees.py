@@ -7,13 +7,37 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict, unfreeze
 
 from jaxdl.types import PyTree
 
 
+def plain(tree: PyTree) -> PyTree:
+    """The same tree with dicts in the place of Flax's FrozenDicts, which JAX takes for others."""
+    return jax.tree.map(unfreeze, tree, is_leaf=lambda node: isinstance(node, FrozenDict))
+
+
 def stack(members: Sequence[PyTree]) -> PyTree:
-    """Members of equal structure as one pytree whose leaves have a leading member axis."""
+    """Members of equal structure as one pytree whose leaves have a leading member axis.
+
+    Where some have FrozenDicts and others dicts, the result has dicts.
+
+    Raises:
+      ValueError: if the structures differ otherwise, naming what only one of two members has.
+    """
+    if len({jax.tree.structure(member) for member in members}) > 1:
+        members = [plain(member) for member in members]
+        for i, member in enumerate(members):
+            if jax.tree.structure(member) != jax.tree.structure(members[0]):
+                odd = sorted(_paths(member) ^ _paths(members[0]))
+                where = f": only one of them has {odd[0]}" if odd else ""
+                raise ValueError(f"members 0 and {i} differ in structure{where}")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+
+
+def _paths(tree: PyTree) -> set[str]:
+    paths = (path for path, _ in jax.tree.leaves_with_path(tree))
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path in paths}
 
 
 def unstack(population: PyTree) -> list[PyTree]:

@@ -2,13 +2,15 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 from jaxdl import transfer
-from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.losses import correct, cross_entropy
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.train.state import create_state, make_step
@@ -94,10 +96,26 @@ def test_layers_come_in_order_of_depth():
     # The last number counts: block1_conv2 comes after block1_conv1.
     names = {"block1_conv2": {}, "block1_conv1": {}}
     assert transfer.layers({"params": names}) == ("block1_conv1", "block1_conv2")
-    with pytest.raises(ValueError, match=r"'head' has no depth.*order"):
-        transfer.layers({"params": {"conv1": {}, "head": {}}})
-    with pytest.raises(ValueError, match=r"share a depth.*order"):
-        transfer.layers({"params": {"conv1": {}, "norm1": {}}})
+    names = {"conv2d_3": {}, "conv2d_1": {}, "dense_2": {}, "block4_conv4": {}}
+    assert transfer.layers({"params": names}) == ("conv2d_1", "dense_2", "conv2d_3", "block4_conv4")
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (("conv1", "head"), "'head' has no depth"),
+        # As Keras names them: the 2 is no depth.
+        (("conv2d", "conv2d_1", "conv2d_3"), "'conv2d' has no depth"),
+        (("conv1", "norm1"), "'conv1' and 'norm1' share a depth"),
+        (("Conv_0", "Conv_1", "Dense_0"), "'Conv_0' and 'Dense_0' share a depth"),
+        (("block1_conv2", "block2_conv1"), "'block2_conv1' and 'block1_conv2'.* no one order"),
+    ],
+)
+def test_names_that_do_not_tell_the_depth_are_refused(names, complaint):
+    variables = {"params": {name: {} for name in names}}
+    with pytest.raises(ValueError, match=rf"{complaint}.*pass order=\(\.\.\.\)$"):
+        transfer.layers(variables)
+    assert transfer.cut(variables, 1, names)[0]["params"] == {names[0]: {}}
 
 
 def test_cut_and_join_are_inverse(normed):
@@ -132,8 +150,59 @@ def test_transplant_works_where_the_layers_above_differ(plain):
     other = Setting(ConvNet((Conv(4, stride=2),), (7, 6), 5), plain.images, plain.labels)
     network = transfer.transplant(base, other.variables(1), 3)
     assert network["params"]["fc4"]["dense"]["kernel"].shape == (6, 5)
-    with pytest.raises(ValueError, match="first 4 layers differ in shape"):
+    with pytest.raises(ValueError, match=r"layer 'fc4'.*float32\[3\].*float32\[5\]") as raised:
         transfer.transplant(base, other.variables(1), 4)
+    assert len(str(raised.value)) < 120
+
+
+def test_the_first_layer_that_differs_is_named(normed):
+    base, fresh = normed.variables(0), normed.variables(1)
+
+    def refused(changed, n=4):
+        with pytest.raises(ValueError, match="in the base") as raised:
+            transfer.transplant(changed, fresh, n)
+        return str(raised.value)
+
+    def without(variables, kind, name):
+        return {
+            k: {m: layer for m, layer in c.items() if (k, m) != (kind, name)}
+            for k, c in variables.items()
+        }
+
+    # bfloat16 would be copied as it is, and train as such.
+    small = jax.tree.map(lambda a: a.astype(jnp.bfloat16), base)
+    assert refused(small) == (
+        "layer 'conv1': batch_stats/BatchNorm_0/mean is bfloat16[4] in the base, float32[4] in the "
+        "fresh network: convert it with astype"
+    )
+    half = {"params": {**base["params"], "fc3": small["params"]["fc3"]}}
+    half["batch_stats"] = base["batch_stats"]
+    assert refused(half).startswith("layer 'fc3': params/dense/bias is bfloat16[6] in the base")
+    transfer.transplant(half, fresh, 2)
+    bare = without(base, "batch_stats", "conv2")
+    assert refused(bare).startswith("layer 'conv2': batch_stats/BatchNorm_0/mean is absent in")
+    assert "batch_stats/BatchNorm_0/mean is absent" in refused({"params": base["params"]})
+    other = {**base["params"], "dense3": base["params"]["fc3"]}
+    del other["fc3"]
+    renamed = {"params": other, "batch_stats": base["batch_stats"]}
+    assert refused(renamed) == "layer 3 is 'dense3' in the base, 'fc3' in the fresh network"
+
+
+def test_frozen_dicts_and_dicts_can_be_mixed(normed):
+    base, fresh = normed.variables(0), normed.variables(1)
+    expected = transfer.transplant(base, fresh, 2)
+    inside = {kind: freeze(collection) for kind, collection in base.items()}
+    for ours in (freeze(base), inside):
+        assert_equal(transfer.transplant(ours, fresh, 2), expected)
+        assert_equal(transfer.transplant(fresh, ours, 2), transfer.transplant(fresh, base, 2))
+        assert_equal(transfer.join(*transfer.cut(ours, 2)), base)
+        assert_equal(transfer.trainable(ours, 2), transfer.trainable(base, 2))
+        assert_equal(
+            transfer.stack_cuts([ours, fresh], (1, 2)), transfer.stack_cuts([base, fresh], (1, 2))
+        )
+    rule = make_optimizer("momentum", 0.1, trainable=transfer.trainable(freeze(base), 2)["params"])
+    loss_fn = transfer.classification_loss(normed.model, frozen=2)
+    assert_equal(train(normed, loss_fn, freeze(base), rule), train(normed, loss_fn, base, rule))
 
 
 def test_order_can_be_given():
@@ -248,6 +317,85 @@ def test_loss_and_accuracy_are_those_of_numpy(plain):
     np.testing.assert_allclose(metrics["loss"], expected.mean(), atol=1e-5)
     assert float(metrics["accuracy"]) == (logits.argmax(1) == np.asarray(labels)).mean()
     assert stats == {}
+
+
+def test_labels_out_of_range_are_refused_where_they_can_be_seen():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    for bad in (3, -1, 255):
+        labels = jnp.asarray([0, 2, bad, bad], jnp.int32)
+        for given in (labels, np.asarray(labels)):
+            with pytest.raises(ValueError, match=rf"label {bad} of example 2 .* labels 0 to 2 \(2"):
+                cross_entropy(logits, given)
+        with pytest.raises(ValueError, match=f"label {bad} of example 2"):
+            jax.jit(lambda x, fixed=labels: cross_entropy(x, fixed))(logits)
+        np.testing.assert_array_equal(np.asarray(correct(logits, labels))[2:], False)
+    # Traced, they are what the docstring says.
+    found = jax.jit(cross_entropy)(logits, jnp.asarray([-1, 2, 3, -3], jnp.int32))
+    expected = cross_entropy(logits, jnp.asarray([2, 2, 0, 0], jnp.int32))
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-6)
+    np.testing.assert_allclose(found[3], expected[3], rtol=1e-6)
+    assert np.isnan(found[2])
+
+
+class Training(nn.Module):
+    """A network whose layers cannot be applied alone."""
+
+    @nn.compact
+    def layers(self, x, training):
+        x = nn.Dense(6, name="hidden")(x.reshape(len(x), -1))
+        x = nn.BatchNorm(use_running_average=not training, name="norm")(x)
+        x = nn.Dropout(0.5, deterministic=not training)(nn.relu(x))
+        return nn.Dense(3, name="logits")(x)
+
+
+class WithTrain(Training):
+    def __call__(self, x, train=False):
+        return self.layers(x, train)
+
+
+class WithTraining(Training):
+    def __call__(self, x, *, training=False):
+        return self.layers(x, training)
+
+
+class WithDeterministic(Training):
+    def __call__(self, x, deterministic=True):
+        return self.layers(x, not deterministic)
+
+
+@pytest.mark.parametrize("model", [WithTrain(), WithTraining(), WithDeterministic()])
+def test_with_nothing_frozen_any_flax_module_is_trained(model, plain):
+    x, labels, key = plain.images[0], plain.labels[0], jax.random.key(3)
+    variables = model.init(jax.random.key(0), x)
+    loss, (stats, metrics) = transfer.classification_loss(model)(
+        variables["params"], variables["batch_stats"], {"image": x, "label": labels}, {}, key
+    )
+    logits, new = model.apply(
+        variables, x, True, method="layers", mutable=["batch_stats"], rngs={"dropout": key}
+    )
+    np.testing.assert_allclose(loss, cross_entropy(logits, labels).mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
+    assert_close(stats, new["batch_stats"])
+    assert (np.asarray(new["batch_stats"]["norm"]["mean"]) != 0).all()
+
+
+def test_a_module_without_a_training_mode_is_trained(plain):
+    model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(3)])
+    variables, x = model.init(jax.random.key(0), plain.images[0]), plain.images[0]
+    batch = {"image": x, "label": plain.labels[0]}
+    loss_fn = transfer.classification_loss(model)
+    loss, (stats, _) = loss_fn(variables["params"], {}, batch, {}, jax.random.key(0))
+    expected = cross_entropy(model.apply(variables, x), plain.labels[0]).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert stats == {}
+
+
+def test_frozen_layers_need_a_model_that_can_be_applied_in_parts():
+    complaint = r"^WithTrain takes \(x, train\): frozen layers need .* start= and stop="
+    with pytest.raises(ValueError, match=complaint):
+        transfer.classification_loss(WithTrain(), frozen=1)
+    with pytest.raises(ValueError, match=complaint):
+        transfer.shared_prefix_loss(WithTrain(), (1,))
 
 
 def test_activations_are_those_of_the_layers_one_by_one(normed):

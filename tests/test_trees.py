@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 from jaxdl import trees
 
@@ -36,6 +37,21 @@ def test_stack_and_unstack_are_inverse():
         assert_equal(trees.member(population, i), given_)
     keys = trees.stack([{"key": jax.random.key(i)} for i in range(2)])
     assert trees.unstack(keys)[1]["key"] == jax.random.key(1)
+
+
+def test_frozen_dicts_and_dicts_are_stacked():
+    members = [tree(0), freeze(tree(1)), {**tree(2), "conv1": freeze(tree(2)["conv1"])}]
+    population = trees.stack(members)
+    assert_equal(population, trees.stack([tree(seed) for seed in range(3)]))
+    frozen = trees.stack([freeze(tree(0)), freeze(tree(1))])
+    assert jax.tree.structure(trees.member(frozen, 1)) == jax.tree.structure(freeze(tree(1)))
+    assert_equal(trees.plain({"state": (freeze(tree(0)), None)}), {"state": (tree(0), None)})
+
+
+def test_members_of_other_structure_are_refused():
+    other = {"conv1": tree(1)["conv1"], "fc3": []}
+    with pytest.raises(ValueError, match=r"^members 0 and 1 differ.*only one of them has fc2/0$"):
+        trees.stack([tree(0), other])
 
 
 def test_members_that_disagree_are_refused():

@@ -42,6 +42,7 @@ def folder(
     size: int = 0,
     fit: str = "crop",
     channels: int = 0,
+    unlabelled: bool = False,
 ) -> Source:
     """Images in class sub-folders: ``PATH/CLASS/*.png``, or ``PATH/train/CLASS/*.png``.
 
@@ -60,6 +61,7 @@ def folder(
       validation, test: shares (below 1) or numbers of images to take for these splits.
       seed: draws them.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
+      unlabelled: whether images without labels will do: ``PATH/*.png``, ``PATH/train/*.png``.
 
     Raises:
       ValueError: no class folders, one without images, two with one name, a class in test that
@@ -72,8 +74,12 @@ def folder(
     root, form = user_path(path), Form(size, fit, channels)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: set path to one with class sub-folders")
-    split_folders, unlabelled = _splits(root)
-    class_names, passed = _classes(split_folders["train"]), Counter()
+    if bare := _bare_splits(root) if unlabelled else {}:
+        split_folders, without_classes, class_names = bare, [], ()
+    else:
+        split_folders, without_classes = _splits(root)
+        class_names = _classes(split_folders["train"])
+    passed: Counter[str] = Counter()
     listed = {split: _list(f, class_names, passed) for split, f in split_folders.items()}
     paths = [p for files, _ in listed.values() for p in files]
     content = digest_files(paths, root)
@@ -89,7 +95,7 @@ def folder(
         splits,
         class_groups=imagenet.GROUPS if imagenet.is_imagenet(class_names) else (),
         fingerprint=content,
-        omissions=_omissions(passed, unlabelled),
+        omissions=_omissions(passed, without_classes),
     )
 
 
@@ -115,6 +121,16 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     return splits, [path.name for path in found.values() if path not in splits.values()]
 
 
+def _bare_splits(root: Path) -> dict[str, Path]:
+    """The folder of images of every split where there are no classes; none where there are."""
+    beside = {path.name: path for path in _folders(root)}
+    if not beside:
+        return {"train": root} if _has_images(root) else {}
+    bare = all(split_of(n) and _has_images(p) and not _folders(p) for n, p in beside.items())
+    names = by_split({name: name for name in beside}, str(root)) if bare else {}
+    return {split: beside[name] for split, name in names.items()} if "train" in names else {}
+
+
 def _folders(where: Path) -> list[Path]:
     """The folders in a folder, in the order of their names' bytes, which no locale changes."""
     paths = [e.path for e in os.scandir(where) if e.is_dir() and e.name[0] != "."]
@@ -131,13 +147,13 @@ def _is_image(entry: os.DirEntry) -> bool:
     return named and not entry.is_dir()
 
 
-def _omissions(passed: Counter[str], unlabelled: list[str]) -> str:
+def _omissions(passed: Counter[str], without_classes: list[str]) -> str:
     """In words: ``8 .heic, 3 folders in class folders, folder test without class folders``."""
     kinds = passed.most_common(5)
     if rest := passed.total() - sum(count for _, count in kinds):
         kinds.append(("others", rest))
     parts = [f"{count:,} {kind}" for kind, count in kinds]
-    parts += [f"folder {name} without class folders" for name in unlabelled]
+    parts += [f"folder {name} without class folders" for name in without_classes]
     return printable(", ".join(parts))
 
 
@@ -160,10 +176,13 @@ def _classes(where: Path) -> tuple[str, ...]:
 def _list(
     where: Path, class_names: tuple[str, ...], passed: Counter[str]
 ) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
-    """All image files in the order of classes and names, and their labels.
+    """All image files in the order of classes and names, and their labels: -1 without classes.
 
     What else is there is counted, by its kind, in ``passed``.
     """
+    if not class_names:
+        paths = _images(where, passed)
+        return paths, np.full(len(paths), -1, np.int32)
     unknown = sorted(set(_classes(where)) - set(class_names))
     if unknown:
         raise ValueError(f"{where}: class {unknown[0]!r} is not among the training classes")
@@ -171,18 +190,24 @@ def _list(
     for label, name in enumerate(class_names):
         if not (where / name).is_dir():
             raise ValueError(f"{where}: there is no folder for class {name!r}")
-        files = []
-        for entry in os.scandir(where / name):
-            if _is_image(entry):
-                files.append(entry.path)
-            elif entry.name[0] != ".":
-                passed[_kind(entry)] += 1
+        files = _images(where / name, passed)
         if not files:
             kinds = ", ".join(SUFFIXES)
             raise ValueError(f"{where / name} has no images ({kinds}): add some or remove it")
-        paths += map(Path, sorted(files, key=os.fsencode))
+        paths += files
         labels += [label] * len(files)
     return paths, np.array(labels, np.int32)
+
+
+def _images(where: Path, passed: Counter[str]) -> list[Path]:
+    """The image files in a folder, by name; what else is there is counted in ``passed``."""
+    files = []
+    for entry in os.scandir(where):
+        if _is_image(entry):
+            files.append(entry.path)
+        elif entry.name[0] != ".":
+            passed[_kind(entry)] += 1
+    return list(map(Path, sorted(files, key=os.fsencode)))
 
 
 def _kind(entry: os.DirEntry) -> str:

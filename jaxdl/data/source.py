@@ -36,13 +36,10 @@ class Sealed:
 
     def __init__(self, images: Images, labels: Int32[np.ndarray, " n"], classes: int):
         self._split: Split | None = (images, labels)
-        self.counts = np.bincount(labels, minlength=classes)
+        self.counts = np.bincount(labels[labels >= 0], minlength=classes)
         """Images of each class."""
-
-    @property
-    def size(self) -> int:
+        self.size = len(labels)
         """The number of images."""
-        return int(self.counts.sum())
 
     def verify(self) -> None:
         """See that every image can be read, and forget what is in it: better now than at the end.
@@ -67,7 +64,8 @@ class Sealed:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
 class Source:
-    """A data set. Labels index ``class_names``."""
+    """A data set. Labels index ``class_names``; of images without labels all are -1, and there are
+    no ``class_names``."""
 
     name: str
     class_names: tuple[str, ...]
@@ -77,6 +75,11 @@ class Source:
     version: str = ""
     fingerprint: str = ""  # of the content of all splits
     omissions: str = ""  # what was there and not read: "3 .heic, split extra"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has labels."""
+        return bool(self.class_names)
 
 
 def make_source(
@@ -213,6 +216,8 @@ def _check(
             raise ValueError(f"{where}: labels are {found}; expected int32 [{images.shape[0]}]")
         if len(labels) == 0:
             raise ValueError(f"{where}: no images")
+        if not classes and (labels == -1).all():
+            continue  # images without labels
         if labels.min() < 0 or labels.max() >= classes:
             found = f"{labels.min()}..{labels.max()}"
             raise ValueError(

@@ -107,7 +107,14 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
     return splits
 
 
-def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Source:
+def npz(
+    path: str = "",
+    *,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    unlabelled: bool = False,
+) -> Source:
     """Arrays in NumPy's archive: ``train_images``, ``train_labels`` (or ``images``, ``labels``),
     and the same of ``test`` and ``validation`` where it has them.
 
@@ -121,6 +128,7 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
       seed: draws them.
+      unlabelled: whether images without labels will do: an archive of nothing but images.
 
     Raises:
       DamagedFile: if it is no such archive.
@@ -130,8 +138,12 @@ def npz(path: str = "", *, validation: float = 0.1, test: float = 0.2, seed: int
     if not path:
         raise ValueError("which file? Set path to an .npz with train_images and train_labels")
     arrays = _plain_arrays(path)
+    bare = unlabelled and all(name.casefold().endswith("images") for name in arrays)
     parts = {
-        split: (_pixels(path, images, arrays), _labels(path, labels, arrays))
+        split: (
+            _pixels(path, images, arrays),
+            _labels(path, images if bare else labels, arrays, bare),
+        )
         for split, (images, labels) in _names(path, arrays).items()
     }
     if "class_names" in arrays:
@@ -240,7 +252,12 @@ def _pixels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> UInt8[np.
     return images if images.ndim == 4 else images[..., None]
 
 
-def _labels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> Int32[np.ndarray, " n"]:
+def _labels(
+    path: str, name: str, arrays: Mapping[str, np.ndarray], bare: bool
+) -> Int32[np.ndarray, " n"]:
+    """The labels of that name; with ``bare``, -1 for each of the images of that name."""
+    if bare:
+        return np.full(len(arrays[name]), -1, np.int32)
     labels = _array(path, name, arrays)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -264,8 +281,11 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-def load(name: str, **options) -> Source:
+def load(name: str, *, unlabelled: bool = False, **options) -> Source:
     """The source of that name, built with its function's options.
+
+    Args:
+      unlabelled: whether images without labels will do, of a source that may have such.
 
     Raises:
       ValueError: unknown name, options its function does not take, or data it cannot use.
@@ -274,6 +294,8 @@ def load(name: str, **options) -> Source:
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}; known ones are {', '.join(SOURCES)}")
     signature = inspect.signature(SOURCES[name])
+    if unlabelled and "unlabelled" in signature.parameters:
+        options = {**options, "unlabelled": True}
     try:
         signature.bind(**options)
     except TypeError as error:

@@ -54,7 +54,8 @@ FEW_SAMPLES = 100  # of which an accuracy has a standard error of up to 5 points
 
 
 class Result(NamedTuple):
-    """One trained network, a row of `results.csv`: accuracies on test images, NaN if diverged."""
+    """One trained network, a row of `results.csv`: accuracies on test images, NaN if diverged;
+    that of a target without labels is NaN."""
 
     pair: str
     method: str
@@ -176,7 +177,7 @@ def collapsed(diagnosis: Diagnosis) -> bool:
 
 
 def _diverged(result: Result, diagnosis: Diagnosis) -> bool:
-    return diagnosis.diverged_at >= 0 or math.isnan(result.source_accuracy + result.target_accuracy)
+    return diagnosis.diverged_at >= 0 or math.isnan(result.source_accuracy)
 
 
 _Networks = dict[str, dict[int, tuple[Result, Diagnosis]]]  # by method, in order, and seed
@@ -206,6 +207,12 @@ def _used(networks: _Networks) -> _Networks:
         }
         for method, members in networks.items()
     }
+
+
+def _unlabelled(used: _Networks) -> bool:
+    """Whether the target has no labels: no network that is used has a target accuracy."""
+    rows = [r for members in used.values() for r, _ in members.values()]
+    return bool(rows) and all(math.isnan(r.target_accuracy) for r in rows)
 
 
 def _target(networks: _Networks, method: str) -> dict[int, float]:
@@ -343,12 +350,17 @@ def findings(
     is above or below where the two-sided 95% t interval over seeds excludes zero. Source only and
     train on target are compared with the published numbers of the same method, but for those on
     recoloured images, which none of the papers had; any other method with those of all other
-    methods that have no note.
+    methods that have no note. Of a target without labels there is one sentence alone.
 
     Args:
       colours: how far the labelled images were recoloured, by method; 0 for others.
     """
     used = _used(_join(results, diagnoses))
+    if _unlabelled(used):
+        return [
+            "The target has no labels: there is no target accuracy to judge a method by. The "
+            "criteria below need none, and each of them can mislead."
+        ]
     sentences, judged = [], 0
     for method in used:
         mine, name = _target(used, method), f"**{name_of(method)}**"
@@ -388,21 +400,25 @@ def _left_out(networks: _Networks) -> Iterator[str]:
                 where = f" in {d.diverged_in}" * bool(d.diverged_in)
                 yield f"{who}, diverged{when}: NaN or infinity{where}. It stayed as it was before."
             elif collapsed(d):
+                known = {"source": r.source_accuracy, "target": r.target_accuracy}
+                known = {k: x for k, x in known.items() if not math.isnan(x)}
                 yield (
                     f"{who}, collapsed: {_percent(d.top_share)} of its target predictions are in "
-                    f"one class. Its accuracies are {_percent(r.source_accuracy)} (source) and "
-                    f"{_percent(r.target_accuracy)} (target)."
+                    f"one class. Its {'accuracies are' if len(known) > 1 else 'accuracy is'} "
+                    f"{' and '.join(f'{_percent(x)} ({k})' for k, x in known.items())}."
                 )
         finite = [r.target_accuracy for r, d in members.values() if not _diverged(r, d)]
         if any(collapsed(d) and not _diverged(r, d) for r, d in members.values()):
             mean = mean_and_standard_error(finite).mean
-            yield f"{name_of(method)} with the collapsed networks: {_percent(mean)} (target)."
+            if not math.isnan(mean):
+                yield f"{name_of(method)} with the collapsed networks: {_percent(mean)} (target)."
 
 
 def diagnostics(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list[str]:
     """What went wrong or looks so, in words: a sentence for each method and case that occurs."""
     networks = _join(results, diagnoses)
     sentences = list(_left_out(networks))
+    blind = " Whether their classes match, labels alone could tell." * _unlabelled(_used(networks))
     for method, members in networks.items():
         alive = {s: pair for s, pair in members.items() if not _diverged(*pair)}
         fought = {s: (r, d) for s, (r, d) in alive.items() if d.adversarial}
@@ -425,7 +441,7 @@ def diagnostics(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> li
                 [s for s in lost if s not in low],
                 "domain_accuracy",
                 "The domain classifier has lost: {} right, and 50 % is chance. For it the domains "
-                "look alike, which is the aim.",
+                "look alike, which is the aim." + blind,
             ),
             (
                 [s for s in lost if s in low],
@@ -479,6 +495,9 @@ def _choices(used: _Networks) -> Iterator[str]:
             continue
         truth = {m: mean_and_standard_error(list(_target(used, m).values())).mean for m in scores}
         chosen, best = max(scores, key=scores.get), max(truth, key=truth.get)
+        if _unlabelled(used):
+            yield f"{title} would choose {name_of(chosen)}."
+            continue
         rank = 1 + sum(x > truth[chosen] for x in truth.values())
         pairs = [(a, b) for a in scores for b in scores if scores[a] > scores[b]]
         right = sum(truth[a] > truth[b] for a, b in pairs)
@@ -599,7 +618,7 @@ def report(
         left = " The gap covered is the one that recolouring leaves."
         parts += [
             f"Trained on recoloured images: {', '.join(map(name_of, changed))}."
-            + left * ("source_only" in changed)
+            + left * ("source_only" in changed and not _unlabelled(used))
         ]
     gaps = _gaps(used)
     if gaps and min(gaps.values()) < MINIMAL_GAP:

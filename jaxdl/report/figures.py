@@ -198,7 +198,8 @@ def embeddings(
     """Draw features of both domains, in the form of the paper's Figure 3, as a PNG file.
 
     Above by domain, source blue and target red; below the same points by class, up to 10 classes
-    with their number at the median of the source's points. Target labels are for the eye only.
+    with their number at the median of the source's points, and grey where there is no label (-1).
+    Target labels are for the eye only.
 
     Args:
       panels: title -> points, whether they are of the source, and their classes.
@@ -218,6 +219,7 @@ def embeddings(
     hues = colormaps["tab10"].colors
     if classes > 10:  # neighbouring classes far apart on a cycle of colours
         hues = colormaps["hsv"](np.arange(classes) * 0.381966 % 1)[:, :3] * 0.85
+    hues = np.append(hues, [[0.6, 0.6, 0.6]], axis=0)  # the last, of label -1
     style = {"s": 7, "lw": 0, "alpha": 0.45}
     for (top, bottom), (title, (points, is_source, labels)) in zip(
         pairs, panels.items(), strict=False
@@ -227,7 +229,7 @@ def embeddings(
         domain = np.where(is_source[shuffled, None], (0.12, 0.32, 0.85), (0.85, 0.1, 0.1))
         top.scatter(x, y, c=domain, **style)
         top.set_title(plain(title), fontsize=11)
-        bottom.scatter(x, y, c=np.asarray(hues)[labels[shuffled]], **style)
+        bottom.scatter(x, y, c=hues[labels[shuffled]], **style)
         for k in range(classes if classes <= 10 else 0):
             if (mine := is_source & (labels == k)).any():
                 place = np.median(points[mine], axis=0)

@@ -11,6 +11,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from jaxdl import trees
 from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, PyTree, Variables
 
 Optimizer = Callable[[Hyper], optax.GradientTransformation]
@@ -44,12 +45,13 @@ def create_state(
     *,
     several: bool = False,
 ) -> TrainState:
-    """The state before the first step.
+    """The state before the first step, in dicts, also where Flax's FrozenDicts are given.
 
     Args:
       several: whether the first level of ``params`` and ``batch_stats`` are networks of their own,
         whose metrics are vectors in the order of their names.
     """
+    params, batch_stats = trees.plain(params), trees.plain(batch_stats)
     alive = dict.fromkeys(params, jnp.bool_(True)) if several else jnp.bool_(True)
     return TrainState(jnp.int32(0), params, batch_stats, rule.init(params), alive)
 

@@ -65,6 +65,27 @@ def refused(path, says, kind=ValueError, **options):
 # Layouts
 
 
+def test_pictures_alone_are_taken_where_labels_are_not_needed(root, tmp_path):
+    written = fill(root, {".": 20})
+    source = load("folder", unlabelled=True, path=str(root), validation=0.2, test=6)
+    assert not source.labelled and source.class_names == () and source.test.size == 6
+    everything = [item for part in found(source).values() for item in part]
+    assert sorted(everything) == sorted((-1, array.tobytes()) for array in written.values())
+    refused(root, "has 0 class folders")
+    split = tmp_path / "split"
+    written = fill(split, {"train": 10, "test": 4, "val": 3})
+    source = load("folder", unlabelled=True, path=str(split))
+    for part, items in found(source).items():
+        folder_of = {"validation": "val"}.get(part, part)
+        own = [(-1, a.tobytes()) for path, a in written.items() if path.startswith(folder_of)]
+        assert items == sorted(own)
+    (tmp_path / "nothing").mkdir()
+    refused(tmp_path / "nothing", "has 0 class folders", unlabelled=True)
+    fill(root, {"cat": 3, "dog": 3})
+    source = load("folder", unlabelled=True, path=str(root), validation=2, test=2)
+    assert source.class_names == ("cat", "dog")
+
+
 def test_flat(root):
     written = fill(root, {"zebra": 20, "ant": 30, "bee": 10})
     source = load("folder", path=str(root), validation=0.2, test=6, seed=3)

@@ -113,6 +113,23 @@ def test_rounding_beyond_0_and_1_is_allowed(write, dtype):
     refused(write(TRAIN, images=fractions * 1.01), "images spans .* to 1.01.*; fractions must lie")
 
 
+def test_images_alone_are_taken_where_labels_are_not_needed(write):
+    bare = {f"{split}_images": IMAGES[split] for split in SIZES}
+    source = load("npz", unlabelled=True, path=write(bare))
+    assert not source.labelled and source.class_names == ()
+    assert source.test.size == SIZES["test"]
+    for split, (images, labels) in {**source.splits, "test": source.test.open()}.items():
+        np.testing.assert_array_equal(images, IMAGES[split])
+        np.testing.assert_array_equal(labels, np.full(SIZES[split], -1))
+    taken = npz(write({"images": IMAGES["train"]}), unlabelled=True, validation=0.1, test=9)
+    assert [len(taken.splits[s][1]) for s in ("train", "validation")] == [18, 3]
+    # With labels they are read as ever; and elsewhere they are needed.
+    assert npz(write(ALL), unlabelled=True).labelled
+    refused(write(bare), "has no array train_labels, but")
+    refused(write(bare, names=LABELS["train"]), "has no array train_labels", unlabelled=True)
+    refused(write(ALL, test_labels=None), "has no array test_labels", unlabelled=True)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_fractions_and_grey(write, dtype):
     grey = IMAGES["train"][..., 0]

@@ -5,6 +5,7 @@ compilation, hence one cache of compiled programs for all runs. What every study
 tested in ``test_contract.py``.
 """
 
+import ast
 import csv
 import dataclasses
 import itertools
@@ -312,6 +313,63 @@ def test_where_all_diverge_a_report_says_so(start, tmp_path):
     assert_done(ended)
     assert {row["target_accuracy"] for row in rows(tmp_path / "results.csv")} == {"nan"}
     assert {path.name for path in tmp_path.iterdir()} == FILES - {"features.png"}
+
+
+@pytest.fixture
+def unlabelled(data, tmp_path):
+    """The folder of the tiny study's data, but of its target the images alone."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    archive(folder / "source.npz", "source")
+    with np.load(data / "target.npz") as arrays:
+        images = {name: array for name, array in arrays.items() if name.endswith("images")}
+        np.savez(folder / "target.npz", **images)
+    return folder
+
+
+def test_a_target_without_labels(finished, start, unlabelled, tmp_path):
+    """All is as with labels, except what needs them; and the pair is called as the data are."""
+    change = "del config.methods.target_only\nconfig.pair = ''"
+    workdir = tmp_path / "run"
+    ended = start(workdir, change=change, folder=unlabelled).wait()
+    assert_done(ended)
+    pair = "source_to_target"
+    for name, blank in (("results.csv", {"target_accuracy": "nan"}), ("diagnostics.csv", {})):
+        expected = [
+            row | {"pair": pair} | blank
+            for row in rows(finished[0] / name)
+            if row["method"] != "target_only"
+        ]
+        assert rows(workdir / name) == expected
+    for before in curves(finished[0]):
+        if before["method"] != "target_only":
+            del before["target_accuracy"]
+            before["pair"] = pair
+            (after,) = (c for c in curves(workdir) if place_of(c) == place_of(before))
+            assert after == before | {"population": after["population"]}
+    assert ended.out.startswith("# Domain adaptation: source → target")
+    assert "The target has no labels" in ended.out and "density would choose" in ended.out
+    assert "target (28 training, 24 test images, no labels)" in ended.out
+    assert {path.name for path in workdir.iterdir()} == FILES
+
+
+def place_of(record):
+    return record["method"], record["seed"], record["step"]
+
+
+def test_a_method_that_learns_labels_that_are_not_there(start, unlabelled, tmp_path):
+    ended = start(tmp_path / "run", folder=unlabelled).wait()
+    words = "config.methods.target_only learns the target's labels, and target has none"
+    assert_refused(ended, words, "--config.methods=")
+    methods = ended.err.partition('--config.methods="')[2].partition('"')[0]
+    assert ast.literal_eval(methods) == {"source_only": {}, "dann": {"adversarial": 1.0}}
+
+
+def test_a_source_without_labels(start, unlabelled, tmp_path):
+    (unlabelled / "target.npz").rename(unlabelled / "source.npz")
+    archive(unlabelled / "target.npz", "target")
+    ended = start(tmp_path / "run", folder=unlabelled).wait()
+    assert_refused(ended, "source.npz has no array train_labels")
 
 
 # What is refused.

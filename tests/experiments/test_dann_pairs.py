@@ -57,9 +57,9 @@ def test_every_variant_can_be_run_if_its_data_are_there(variant):
         side = settings["size"] or sides[0]
         image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         jax.eval_shape(model.init, jax.random.key(0), image)
-    if config.pair in DATA:
+    if variant in DATA:
         names = [config[domain].options.dataset for domain in setup.DOMAINS]
-        assert tuple(names) == DATA[config.pair]
+        assert tuple(names) == DATA[variant]
     if variant != "ablation":
         assert {"source_only", "target_only"} <= set(config.methods)
 

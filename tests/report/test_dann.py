@@ -412,6 +412,26 @@ def test_criteria_that_were_not_computed():
     assert "Neighbourhood density does not tell the methods apart." in text
 
 
+def test_a_target_without_labels_has_no_accuracy_and_no_comparison():
+    target = {method: (NAN, NAN, NAN) for method in ("source_only", "mmd", "dann")}
+    best = {f"dann_{s}": {"neighbourhood_density": 7.0} for s in range(3)}
+    best["dann_0"] |= {"domain_accuracy": 0.5}
+    best["mmd_1"] = {"top_share": 0.95}
+    best["source_only_2"] = {"diverged_at": 3, "source_accuracy": NAN}
+    rows = study(target, **best)
+    text = whole(rows)
+    assert row_of(text, "DANN") == ["DANN", "85.0 ± 0.0", "–", "–", "3 of 3"]
+    assert row_of(text, "MMD")[-1] == "2 of 3; seed 1 collapsed"
+    assert row_of(text, "source only")[-1] == "2 of 3; seed 2 diverged"
+    (sentence,) = findings(*rows, PUBLISHED, {})
+    assert sentence in text and "no labels" in sentence
+    assert "- Neighbourhood density would choose DANN.\n" in text
+    assert "95.0 % of its target predictions are in one class. Its accuracy is 85.0 % (so" in text
+    assert "which is the aim. Whether their classes match, labels alone could tell." in text
+    for absent in ("cannot be judged", "by target accuracy.", "pairs of methods", "(target)"):
+        assert absent not in text
+
+
 @pytest.mark.parametrize(
     "methods",
     [("dann",), ("source_only",), ("target_only",), ("source_only", "dann"), ("own_method",), ()],

@@ -387,8 +387,8 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         states = [begin(member_key("init", s), samples[s]) for s in seeds]
         return population_of(states, 0, mesh)
 
-    plain = {"mode": config.parallel.mode, "convolutions": False}
-    judged = over_members(judge, mesh, **plain)
+    mode = config.parallel.mode
+    judged = over_members(judge, mesh, mode=mode)
     states = start()
     if changes:  # for its errors: points and weights are not changed before training
         jax.eval_shape(
@@ -419,12 +419,12 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         singular,
         start,
         Training(
-            over_members(dispatch, mesh, donate=True, check_vma=False, **plain),
+            over_members(dispatch, mesh, donate=True, check_vma=False, mode=mode),
             make_first_losses(
                 lambda _: first_loss,
                 mesh,
                 specs=(P("member"), P("member"), P()),
-                mode=config.parallel.mode,
+                mode=mode,
             ),
         ),
         judged,

@@ -42,7 +42,6 @@ def over_members(
     batched: bool | None = None,
     donate: bool = False,
     check_vma: bool = True,
-    convolutions: bool = True,
 ) -> Callable[..., PyTree]:
     """Compile ``fn(*member, shared)`` for populations: ``run(*populations, shared)``.
 
@@ -57,7 +56,6 @@ def over_members(
       donate: reuse the memory of the first argument, which is lost to the caller.
       check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as line
         searches, and only where a member is not divided over the mesh's "data" axis.
-      convolutions: whether ``fn`` has some, for which XLA:CPU needs options of its own.
 
     The number of members must be a multiple of the mesh's "member" axis
     (:func:`population_of`). A member's result does not depend on its neighbours, on their order or
@@ -109,7 +107,6 @@ def over_members(
     return jax.jit(
         {"shard_map": with_shard_map, "pmap": with_pmap}.get(mode, with_shardings),
         donate_argnums=(0,) if donate else (),
-        compiler_options=convolution_options() if on_cpu and convolutions else {},
         out_shardings=NamedSharding(mesh, P("member")) if mode != "fsdp" else None,
     )
 
@@ -148,22 +145,6 @@ def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[...,
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found) if out == 0 else found
 
     return run
-
-
-@functools.cache
-def convolution_options() -> dict[str, str]:
-    """XLA:CPU's own convolutions instead of those of the library that jaxlib 0.10 prefers.
-
-    A training step of the DANN paper's network for MNIST takes 60 ms with them in the place of 96.
-    The library's matrix products go with them, which in float64 are three times as fast: networks
-    of dense layers alone do without these options. Nothing where XLA does not know the option.
-    """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    try:
-        jax.jit(lambda x: x, compiler_options=options).lower(np.float32(0)).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
 
 
 @dataclasses.dataclass(frozen=True)

@@ -448,10 +448,10 @@ def not_finite(
 ) -> str:
     """Where values are not finite: the first such point, in words that follow a subject."""
     i = int(np.argmin(np.isfinite(values).all(axis=-1)))
-    return f"is not finite at point {i} of {len(points)} ({place_of(problem, points[i])})"
+    return f"is not finite at point {i} of {len(points)} ({describe_point(problem, points[i])})"
 
 
-def place_of(problem: Problem, point: Float[np.ndarray, " d"]) -> str:
+def describe_point(problem: Problem, point: Float[np.ndarray, " d"]) -> str:
     """A point in words."""
     return ", ".join(f"{c}={x:g}" for c, x in zip(problem.domain, point, strict=True))
 

@@ -67,12 +67,18 @@ def user_input() -> Iterator[None]:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def run(study: Study, name: str, default: ConfigDict, members: Callable[[ConfigDict], int]) -> None:
+def run(
+    study: Study,
+    name: str,
+    default: ConfigDict,
+    members: Callable[[ConfigDict], int] = lambda _: cores(),
+) -> None:
     """The main program of a study's file.
 
     Args:
       default: has every setting that the study reads.
-      members: how many networks a configuration trains at a time, at most.
+      members: how many networks a configuration trains at a time, at most: devices beyond that
+        would have nothing to do.
     """
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
@@ -220,7 +226,9 @@ def device_count(config: ConfigDict, members: int) -> int:
     if along_data < 1:  # a batch can be divided over any number
         return cores()
     along_member = parallel.get("member", -1)
-    return min(cores(), max(1, members if along_member < 0 else along_member) * along_data)
+    if along_member < 0:
+        along_member = min(members, cores() // along_data)
+    return min(cores(), max(1, along_member) * along_data)
 
 
 def use_cores(count: int) -> None:
@@ -390,8 +398,9 @@ def describe_run(place: Workplace) -> dict[str, str]:
     }
     if place.discrepancies:
         told["First losses"] = (
-            f"of {len(place.discrepancies)} population(s), computed again by a plain program in "
-            f"{clock.verification:.1f} s, differ by {max(place.discrepancies.values()):.0e} at most"
+            f"of {len(place.discrepancies)} of {len(clock.by_population)} population(s), computed "
+            f"again by a plain program in {clock.verification:.1f} s, differ by "
+            f"{max(place.discrepancies.values()):.0e} at most"
         )
     if clock.steps:
         rate = clock.steps / clock.training

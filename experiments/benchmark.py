@@ -143,4 +143,4 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 
 
 if __name__ == "__main__":
-    _run.run(study, "benchmark", get_config(), lambda _: cores())
+    _run.run(study, "benchmark", get_config())

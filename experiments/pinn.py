@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs.pinn import get_config
 from experiments import _run
-from experiments._pinn_setup import Lab, Program, make_lab, place_of
+from experiments._pinn_setup import Lab, Program, describe_point, make_lab
 from jaxdl import trees
 from jaxdl.report import figures
 from jaxdl.report import pinn as reporting
@@ -209,7 +209,8 @@ def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str
             problem = program.ansatz.problem
             lines[f"{program.problem}, {program.method}, left out"] = "; ".join(
                 f"{len(points):,} of the {len(points) + len(rest):,} held-out points of {term}, "
-                f"where its residual is finite for no network, as at {place_of(problem, points[0])}"
+                "where its residual is finite for no network, as at "
+                f"{describe_point(problem, points[0])}"
                 for term, points in program.singular.items()
                 for rest in [program.heldout.sample.points[term]]
             )

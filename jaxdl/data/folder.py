@@ -186,6 +186,9 @@ def _list(
     unknown = sorted(set(_classes(where)) - set(class_names))
     if unknown:
         raise ValueError(f"{where}: class {unknown[0]!r} is not among the training classes")
+    with os.scandir(where) as entries:
+        if loose := sum(map(_is_image, entries)):
+            passed["images in no class folder"] += loose
     paths, labels = [], []
     for label, name in enumerate(class_names):
         if not (where / name).is_dir():

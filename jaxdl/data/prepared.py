@@ -21,7 +21,7 @@ from tqdm import tqdm
 from jaxdl.data import imagenet
 from jaxdl.data.cache import cached
 from jaxdl.data.encoded import MODES, Form, digest_files, encoded
-from jaxdl.data.source import Source, by_split, divide, make_source
+from jaxdl.data.source import Source, by_split, divide, make_source, split_of
 from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
@@ -98,7 +98,10 @@ def prepared(
         if key not in info.features or not isinstance(info.features[key], kind):
             has = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
             raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {has}")
-    known = by_split({split: split for split in info.splits}, dataset)
+    # Other names of a split count where it is not there by its own: nobody can rename TFDS's.
+    exact = {"train", "validation", "test"} & set(info.splits)
+    candidates = [s for s in info.splits if s in exact or split_of(s) not in exact]
+    known = by_split({split: split for split in candidates}, dataset)
     if "train" not in known:
         raise ValueError(f"{dataset}: it has no split train, but {', '.join(info.splits)}")
     held_out = [known[s] for s in ("test", "validation") if s in known]

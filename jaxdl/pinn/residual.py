@@ -187,7 +187,7 @@ def evaluate(
 ) -> Float[Array, "n r"]:
     """A residual, or r of them, at points.
 
-    It is called twice while JAX traces it: once to see which derivatives it needs, which are then
+    It is called while JAX traces it: once to see which derivatives it needs, which are then
     computed together, and once with them. Where a place (``u.at(x=…)``) is an array, it is that of
     the last call, so that it may be made of values of the solution.
 

@@ -25,7 +25,7 @@ from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.parallel import to_host
 from jaxdl.train.population import Training
 from jaxdl.train.state import TrainState, fault_names
-from jaxdl.train.verification import compare
+from jaxdl.train.verification import WrongNumbers, compare, rounding
 from jaxdl.types import DamagedFile, Hyper, Metrics, PyTree
 
 
@@ -118,7 +118,7 @@ class Workplace:
     compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict)
     discrepancies: dict[str, float] = dataclasses.field(default_factory=dict)
     """By population, how far its members' first losses by the program that trains are from those
-    by a plain one: the largest relative difference."""
+    by a plain one (:func:`jaxdl.train.verification.compare`); of those that were compared."""
 
     @property
     def curves(self) -> Path:
@@ -214,7 +214,7 @@ class Workplace:
                     data = next(items)  # read while the devices are at work
                 metrics = dict(to_host(metrics))
                 if before == first:
-                    self._verify(name, expected, metrics["loss"][:, 0], networks, hypers)
+                    self._verify(name, expected, metrics["loss"][:, 0], networks, states, first)
                 took = time.monotonic() - began
                 if before in traced[-1:]:
                     trace.close()
@@ -252,7 +252,7 @@ class Workplace:
                         states,
                         {
                             "seconds": self.clock.by_population[name],
-                            "discrepancy": self.discrepancies[name],
+                            "discrepancy": self.discrepancies.get(name),
                             "networks": list(map(dict, networks)),
                         },
                         good if math.isfinite(good) else None,
@@ -282,7 +282,8 @@ class Workplace:
         if first and notes.get("networks") != list(map(dict, networks)):
             raise DamagedFile(f"the checkpoint in {folder} is of other networks: {again}")
         self.clock.by_population[name] = notes.get("seconds", 0.0)
-        self.discrepancies[name] = notes.get("discrepancy", 0.0)
+        if notes.get("discrepancy") is not None:
+            self.discrepancies[name] = notes["discrepancy"]
         # They may be ahead of the checkpoint, never behind it: they are written first.
         lines = logs.rewind(self.curves, name, first)
         if lines != first // steps_per_dispatch * len(networks):
@@ -313,21 +314,36 @@ class Workplace:
         expected: Mapping[int, np.ndarray],
         losses: np.ndarray,
         networks: Sequence[Mapping[str, Any]],
-        hypers: Hyper,
+        states: TrainState,
+        first: int,
     ) -> None:
-        """Compare the first losses of a dispatch with those of a plain program."""
-        rows = jax.tree.leaves(hypers)[0].sharding.mesh.devices
+        """Compare the first losses of a dispatch with those of a plain program, on all processes
+        before one of them writes anything."""
         per_member = losses[0].size
 
         def describe(index: int, place: int) -> str:
+            rows = states.step.sharding.mesh.devices
             network = networks[min(index * per_member + place, len(networks) - 1)]
             devices = ", ".join(map(str, rows[index * len(rows) // len(losses)]))
-            return (
-                f"{'/'.join(map(str, network.values()))} (member {index} of {name}, on {devices})"
-            )
+            label = "/".join(map(str, network.values()))
+            return f"{label} at step {first} (member {index} of {name}, on {devices})"
 
-        difference = compare(expected, losses, describe)
-        self.discrepancies[name] = max(self.discrepancies[name], difference)
+        fault, difference = None, 0.0
+        if expected:
+            try:
+                tolerance = rounding(states.step.sharding.mesh)
+                difference = compare(expected, losses, describe, tolerance)
+            except WrongNumbers as error:
+                fault = error
+        if jax.process_count() > 1:
+            gathered = multihost_utils.process_allgather(np.array([fault is not None, difference]))
+            difference = float(gathered[:, 1].max())
+            if gathered[:, 0].any() and fault is None:
+                fault = WrongNumbers("another process's first losses are wrong: it says which")
+        if fault:
+            raise fault
+        if expected:
+            self.discrepancies[name] = max(self.discrepancies.get(name, 0.0), difference)
 
     def _agreed(self, due: bool) -> tuple[int | None, bool]:
         """The signal that any process received, and whether the first one would save."""

@@ -74,8 +74,10 @@ def row_mesh(mesh: Mesh, mode: str) -> Mesh | None:
     """The devices on which one member is trained, the first that all belong to this process.
 
     One device where the step sees whole batches (:func:`axis_of`); None if the devices of every
-    member belong to several processes.
+    member belong to several processes, or "fsdp" divides networks that one may not hold.
     """
+    if mode == "fsdp" and mesh.shape["data"] > 1:
+        return None
     process = jax.process_index()
     rows = [row for row in mesh.devices if all(d.process_index == process for d in row)]
     if not rows:

@@ -115,7 +115,7 @@ def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[...,
     """``local`` on each device, which has its share of the members or of each batch.
 
     For use within `jax.jit`, which keeps the program, where pmap compiles anew for every function
-    that it is given; has compiler options, where pmap has none; and donates the arguments
+    that it is given; and donates the arguments
     themselves, where pmap would donate the copies that reshaping makes of them.
     """
     axis = "data" if mesh.shape["data"] > 1 else "member"

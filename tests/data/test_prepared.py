@@ -170,10 +170,18 @@ def test_other_names_of_splits(monkeypatch, tmp_path, names):
 
 def test_two_splits_of_one_kind(monkeypatch, tmp_path):
     features = {"image": PICTURE, "label": LABEL}
-    splits = {split: examples(features, split, 4, 2) for split in ("train", "val", "validation")}
+    splits = {split: examples(features, split, 4, 2) for split in ("train", "val", "dev")}
     small(monkeypatch, features, splits)
-    says = "jaxdl_small: val and validation are both its validation split, by their names"
+    says = "jaxdl_small: (dev and val|val and dev) are both its validation split, by their names"
     refused(says, "jaxdl_small", data_dir=str(tmp_path))
+
+
+def test_a_split_of_the_usual_name_comes_before_others(monkeypatch, tmp_path):
+    features = {"image": PICTURE, "label": LABEL}
+    splits = {split: examples(features, split, 8, 2) for split in ("train", "dev", "validation")}
+    small(monkeypatch, features, splits)
+    source = prepared.prepared("jaxdl_small", data_dir=str(tmp_path), validation=2, test=2)
+    assert "dev" in source.omissions
 
 
 def test_names_groups_and_versions(data_dir):

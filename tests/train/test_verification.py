@@ -54,7 +54,7 @@ def make_population(mesh, mode, model):
 
 @pytest.mark.parametrize(
     "mode, member, data",
-    [("shard_map", 2, 1), ("shard_map", 2, 2), ("jit", 2, 2), ("fsdp", 1, 2), ("pmap", 1, 2)],
+    [("shard_map", 2, 1), ("shard_map", 2, 2), ("jit", 2, 2), ("fsdp", 2, 1), ("pmap", 1, 2)],
 )
 def test_right_programs_agree(mode, member, data):
     mesh = make_mesh(member, data, jax.devices()[: member * data])
@@ -68,7 +68,7 @@ def test_right_programs_agree(mode, member, data):
     assert sorted(expected) == list(range(len(states.step)))
     assert len({float(loss) for loss in expected.values()}) >= MEMBERS  # each member has its own
     _, metrics = training(states, hypers, shared)
-    assert compare(expected, np.asarray(metrics["loss"])[:, 0], lambda *_: "") < 1e-6
+    assert compare(expected, np.asarray(metrics["loss"])[:, 0], str, 1e-4) < 1e-6
 
 
 def test_streamed_batches_agree():
@@ -82,7 +82,7 @@ def test_streamed_batches_agree():
     batches = jax.device_put({"image": IMAGES[ids], "label": LABELS[ids]}, sharding)
     expected = training.first_losses(states, hypers, batches)
     _, metrics = training(states, hypers, batches)
-    assert compare(expected, np.asarray(metrics["loss"])[:, 0], lambda *_: "") < 1e-6
+    assert compare(expected, np.asarray(metrics["loss"])[:, 0], str, 1e-4) < 1e-6
 
 
 def test_a_wrong_convolution_ends_the_run_before_anything_is_written(tmp_path, monkeypatch):
@@ -125,7 +125,9 @@ def test_a_wrong_convolution_ends_the_run_before_anything_is_written(tmp_path, m
         patch.setattr(ops, "_dense", wrong)
         run = make_training().run
         run.lower(states, hypers, shared)  # traced with the wrong convolution
-    with pytest.raises(WrongNumbers, match=r"^dann/2 \(member 2 of networks-0, on .*1\): its") as e:
+    with pytest.raises(
+        WrongNumbers, match=r"^dann/2 at step 0 \(member 2 of networks-0, on .*1\): its"
+    ) as e:
         fit(tmp_path / "wrong", dataclasses.replace(training, run=run))
     assert "\n" not in str(e.value)
     assert not (tmp_path / "wrong" / "metrics.jsonl").exists()
@@ -138,14 +140,27 @@ def losses(*values):
 
 def test_what_counts_as_rounding():
     expected = dict(enumerate(losses(2.0, 1e-7, np.nan)))
-    difference = compare(expected, losses(2.0001, 3e-7, np.nan), "{}/{}".format)
+    difference = compare(expected, losses(2.0001, 3e-7, np.nan), "{}/{}".format, 1e-4)
     assert difference == pytest.approx(5e-5, rel=0.02)
-    assert compare({1: np.float32(4.0)}, losses(0.0, 4.0), "{}/{}".format) == 0.0
+    assert compare({1: np.float32(4.0)}, losses(0.0, 4.0), "{}/{}".format, 1e-4) == 0.0
 
 
 @pytest.mark.parametrize("value", [2.001, np.nan, np.inf])
-def test_the_worst_network_is_named(value):
-    expected = {0: losses(1.0, 1.0), 1: losses(1.0, 2.0)}
-    computed = np.stack([losses(1.0003, 1.0), losses(1.0, value)])
-    with pytest.raises(WrongNumbers, match=r"^1/1: its first loss is .* and 2 by a plain one"):
-        compare(expected, computed, "{}/{}".format)
+@pytest.mark.parametrize("member", [0, 1])
+def test_the_worst_network_is_named(value, member):
+    """Also before others that are healthy, and where only the plain loss is finite or is not."""
+    expected = {0: losses(1.0, 1.0), 1: losses(1.0, 1.0)}
+    computed = np.stack([losses(1.0003, 1.0), losses(1.0, 1.0)])
+    computed[member, 1] = value
+    with pytest.raises(WrongNumbers, match=rf"^{member}/1: its loss is .* and 1 by a plain one"):
+        compare(expected, computed, "{}/{}".format, 1e-4)
+    if not np.isfinite(value):
+        with pytest.raises(WrongNumbers, match=rf"^{member}/1: its loss is 1 by"):
+            compare(dict(enumerate(computed)), np.ones((2, 2), np.float32), "{}/{}".format, 1e-4)
+
+
+def test_networks_that_a_device_may_not_hold_are_not_checked():
+    mesh = make_mesh(1, 2, jax.devices()[:2])
+    step = make_step(classification_loss(ConvNet((), (), 3)), rule)
+    training = train_resident(step, noisy, mesh, steps=STEPS, batch=BATCH, mode="fsdp")
+    assert training.first_losses(None, None, None) == {}

@@ -1,5 +1,5 @@
 """Every network at its full size, 50 steps a dispatch, on one, two and four CPU devices that run at
-the same time, against the same steps one by one: with the compiler's options that studies use.
+the same time, against the same steps one by one, with the compiler's usual optimizations.
 
 Two devices that ran XLA's own convolutions at the same time have computed wrong features, in the
 later members of each and in no program that was short, small or alone.

@@ -104,7 +104,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     known = {"validation": 1000, "seed": 0, "data_dir": "", "channels": 3}
     mnist = {"dataset": "mnist", "size": 28, "fit": "stretch", **known}
     # Without the official file's margin of 2 pixels: the paper's network takes 28 x 28.
-    blended = {"photos": "", "mnist_dir": "", "padding": 0}
+    blended = {"photos": "", "mnist_dir": "", "padding": 0, "grey": False}
     mnist_m = mnist | {"dataset": "mnist_m", "builder": blended}
     usps = mnist | {"dataset": "usps", "builder": {"file": ""}}
     syn_numbers = mnist | {"dataset": "syn_numbers", "builder": {"train": 100_000}}

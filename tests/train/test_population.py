@@ -1,6 +1,7 @@
 """Populations against each network trained alone by a plain step, on meshes of every shape."""
 
 import hashlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxdl.train.population import (
     train_resident,
 )
 from jaxdl.train.state import create_state, fault_names, make_step
-from jaxdl.transfer import classification_loss
+from jaxdl.transfer import classification_loss, shared_prefix_loss, stack_cuts
 
 EXAMPLES, BATCH, STEPS, DISPATCHES = 20, 8, 10, 2
 RATES = (0.05, 0.1, 0.2, 0.02, 0.3)
@@ -43,8 +44,9 @@ def network(batch_norm, axis_name=None):
     return ConvNet((), (6,), 3)
 
 
-def variables(batch_norm, seed):
-    shapes = jax.eval_shape(network(batch_norm).init, jax.random.key(0), IMAGES[:1])
+def variables(batch_norm, seed, model=None):
+    model = model or network(batch_norm)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[:1])
     rng = np.random.default_rng(seed)
 
     def draw(low, high, tree):
@@ -366,3 +368,90 @@ def test_keys_depend_on_names_alone():
     assert member_key("train", "random", 0) == jax.random.key(number)
     keys = {tuple(jax.random.key_data(member_key("a", i)).tolist()) for i in range(200)}
     assert len(keys) == 200
+
+
+# What the number of devices changes. The compiler's usual optimizations are on in these programs,
+# since the difference comes of them.
+
+CUTS, FEW = (1, 2), 3  # steps
+SHARED = {"whole": False, "shared": True}
+
+
+def wide(axis_name=None):
+    convolutions = (Conv(4, stride=2), Conv(4))
+    return ConvNet(convolutions, (), 3, batch_norm=True, axis_name=axis_name)
+
+
+def loss_of(kind, axis_name=None):
+    model = wide(axis_name)
+    return shared_prefix_loss(model, CUTS) if SHARED[kind] else classification_loss(model)
+
+
+def start_of(kind, i):
+    """State and hyper-parameters of a member, as arrays of the host."""
+
+    def draw(seed):
+        return variables(True, seed, wide())
+
+    start, hyper = draw(i), hyper_of(i)
+    if SHARED[kind]:
+        start = stack_cuts([draw(10 * i + n) for n in CUTS], CUTS)
+        hyper["base"] = draw(100 + i)
+    return start, hyper
+
+
+def begin(kind, start, hyper):
+    return create_state(start["params"], start["batch_stats"], rule(hyper), several=SHARED[kind])
+
+
+def divided(kind, devices, batched):
+    """Losses [members, FEW, ...] and parameters of four members, of a well compiled program."""
+    mesh = mesh_of(devices)
+    step = make_step(loss_of(kind, "data"), rule, axis_name="data")
+    run = train_resident(step, as_stored, mesh, steps=FEW, batch=BATCH, batched=batched)
+    states, hypers = [], []
+    for start, hyper in (start_of(kind, i) for i in range(4)):
+        start = jax.tree.map(jnp.asarray, start)
+        states.append(begin(kind, start, hyper))
+        hypers.append(hyper)
+    data = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    populations = [population_of(part, 0, mesh) for part in (states, hypers)]
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        states, metrics = run(*populations, data)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    return jax.device_get((metrics["loss"], states.params))
+
+
+def in_float64(kind):
+    """The same losses, one network and one step after the other."""
+    losses = []
+    for i in range(4):
+        start, hyper = start_of(kind, i)
+        ids = batch_ids(hyper["key"], jnp.int32(0), steps=FEW, batch=BATCH, examples=COUNTS[i])
+        with jax.enable_x64(True):
+            to_exact = partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float64))
+            state = begin(kind, to_exact(start), hyper)
+            hyper["base"] = to_exact(hyper.get("base", {}))
+            step = jax.jit(make_step(loss_of(kind), rule))
+            for row in PLACES[i][np.asarray(ids)]:
+                batch = {"image": IMAGES[row].astype(np.float64), "label": LABELS[row]}
+                state, metrics = step(state, batch, hyper)
+                assert metrics["loss"].dtype == np.float64
+                losses.append(np.asarray(metrics["loss"]))
+    return np.reshape(losses, (4, FEW, *losses[0].shape))
+
+
+@pytest.mark.parametrize(
+    ("batched", "counts"), [(False, (1, 2)), pytest.param(True, (1, 2, 4), marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("kind", SHARED)
+def test_the_number_of_devices_changes_rounding_at_most(kind, batched, counts):
+    exact, by_devices = in_float64(kind), {}
+    for devices in counts:
+        losses, params = by_devices[devices] = divided(kind, devices, batched)
+        np.testing.assert_allclose(losses, exact, rtol=2e-6, err_msg=f"{devices} devices")
+        assert_close(params, by_devices[1][1], 2e-6)
+        if kind == "whole":  # where a prefix is shared, bits differ
+            assert_equal(by_devices[devices], by_devices[1])

@@ -394,13 +394,13 @@ def describe_run(place: Workplace) -> dict[str, str]:
         "Device": describe_devices(),
         "Time": f"{time.time() - BEGAN:.0f} s, {clock.compilation:.0f} s of them compilation, "
         f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
+        f"{clock.verification:.1f} s checking first losses, "
         f"{clock.saving:.1f} s waiting for checkpoints",
     }
     if place.discrepancies:
         told["First losses"] = (
             f"of {len(place.discrepancies)} of {len(clock.by_population)} population(s), computed "
-            f"again by a plain program in {clock.verification:.1f} s, differ by "
-            f"{max(place.discrepancies.values()):.0e} at most"
+            f"again by a plain program, differ by {max(place.discrepancies.values()):.0e} at most"
         )
     if clock.steps:
         rate = clock.steps / clock.training

@@ -343,7 +343,7 @@ class Workplace:
         if fault:
             raise fault
         if expected:
-            self.discrepancies[name] = max(self.discrepancies.get(name, 0.0), difference)
+            self.discrepancies.setdefault(name, difference)  # a restart has that of the beginning
 
     def _agreed(self, due: bool) -> tuple[int | None, bool]:
         """The signal that any process received, and whether the first one would save."""

@@ -20,6 +20,7 @@ class SearchState(NamedTuple):
     Attributes:
       rule: the state of the rule that gives directions.
       value, grad: of the function there; a value that is not finite is unknown.
+      descent: how much the value fell in that search; not finite where it was unknown before.
       learning_rate: how far along the direction that is.
       evaluations: of the function and its gradient, in the last search.
     """
@@ -27,6 +28,7 @@ class SearchState(NamedTuple):
     rule: PyTree
     value: Float[Array, ""]
     grad: PyTree
+    descent: Float[Array, ""]
     learning_rate: Float[Array, ""]
     evaluations: Int[Array, ""]
 
@@ -53,18 +55,22 @@ def wolfe_searched(
     decrease: float = 1e-4,
     curvature: float = 0.9,
     rounding: float = 1e-6,
-    initial_step: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Steps along the rule's direction ``-d`` so far that the strong Wolfe conditions hold::
 
         f(x - a d) <= f(x) - c1 a d·g(x)    and    |d·g(x - a d)| <= c2 d·g(x)
 
-    Begins with ``a = initial_step`` and doubles it until a bracket is found, then takes the minimum
-    of the cubic through values and slopes at the ends (Nocedal & Wright 2006, algorithms 3.5 and
-    3.6). Where the value has changed by less than ``rounding |f|``, slopes decide, which stay exact
-    for longer: ``d·g(x - a d) >= (2 c1 - 1) d·g(x)``, the approximate condition of Hager & Zhang
+    The first trial is ``a = 2.02 D / d·g(x)``, but at most 1, where D is how much the value fell in
+    the last search (Nocedal & Wright 2006, after equation 3.60): far from the quadratic that they
+    model, quasi-Newton directions are mostly too long. From there ``a`` grows to where the slopes
+    seen would come to 0, 2 to 30 times as far, until a bracket is found; then the minimum of the
+    cubic through values and slopes at its ends is tried (algorithms 3.5 and 3.6).
+
+    Where the value has changed by less than ``rounding |f|``, slopes decide, which stay exact for
+    longer: ``d·g(x - a d) >= (2 c1 - 1) d·g(x)``, the approximate condition of Hager & Zhang
     (2006); the value may then rise by as much. Where nothing such is found, or the direction does
-    not descend, nothing moves.
+    not descend, nothing moves. A trial that rounds to ``x`` ends a search within a bracket, and any
+    search after one that gained nothing: at the limit of precision an update is one evaluation.
 
     ``update(grads, state, params, value_fn=f)`` searches from the value and the gradient at which
     the last search ended; ``grads`` are not read. Without them, at the start and after
@@ -77,15 +83,14 @@ def wolfe_searched(
       max_evaluations: after so many the best point is taken.
       decrease, curvature: c1 and c2.
       rounding: relative changes of the value below this are not trusted.
-      initial_step: 1 where the rule is to converge faster than linearly; if its directions are
-        mostly too long, less saves a second evaluation.
     """
 
     def init(params: Params) -> SearchState:
         unknown = jnp.asarray(jnp.inf, jax.tree.leaves(params)[0].dtype)
         zeros = jax.tree.map(jnp.zeros_like, params)
         none = jnp.zeros((), jnp.int32)
-        return SearchState(rule.init(params), unknown, zeros, jnp.zeros_like(unknown), none)
+        step = jnp.zeros_like(unknown)
+        return SearchState(rule.init(params), unknown, zeros, unknown, step, none)
 
     def update(
         grads: PyTree,
@@ -112,13 +117,17 @@ def wolfe_searched(
                 lambda p, d: p - jnp.where(descends, search.trial * d, 0), params, directions
             )
             value, grad = jax.value_and_grad(value_fn)(there)
+            changes = jax.tree.map(lambda t, p: jnp.any(t != p), there, params)
+            moves = jnp.stack(jax.tree.leaves(changes)).any()
             here = -optax.tree.vdot(directions, grad)
             flat = value <= state.value + rounding * jnp.abs(state.value)
             flat &= here <= (2 * decrease - 1) * slope
             low = value <= state.value + decrease * search.trial * slope
             low &= (value < search.value) | (search.step == 0)
-            good = low | flat
-            done = (good & (jnp.abs(here) <= -curvature * slope)) | ~descends
+            # What is too short to move x may still be lengthened, once.
+            ends = ~moves & (search.bracketed | (state.descent == 0))
+            good = (low | flat) & ~ends
+            done = (good & (jnp.abs(here) <= -curvature * slope)) | ~descends | ends
             # The bracket's other end is the trial, where it is too high, or else the best until
             # now, where the trial is better and the function rises from it in that direction.
             turns = jnp.where(
@@ -131,12 +140,16 @@ def wolfe_searched(
                 jnp.where(good, jnp.where(turns, b, o), t)
                 for b, t, o in zip(best, trial, other, strict=True)
             ]
-            best = [jnp.where(good | done, t, b) for b, t in zip(best, trial, strict=True)]
+            taken = good | ~descends  # where nothing descends, the value at x is looked at
+            best = [jnp.where(taken, t, b) for b, t in zip(best, trial, strict=True)]
             bracketed = search.bracketed | ~good | turns
-            following = jnp.where(bracketed, _between(*best, *chosen), 2 * search.trial)
+            secant = search.trial + (search.trial - search.step) * here / (search.slope - here)
+            secant = jnp.where(here == search.slope, jnp.inf, secant)
+            beyond = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
+            following = jnp.where(bracketed, _between(*best, *chosen), beyond)
             return _Search(
                 *best,
-                jax.tree.map(lambda t, b: jnp.where(good | done, t, b), grad, search.grad),
+                jax.tree.map(lambda t, b: jnp.where(taken, t, b), grad, search.grad),
                 *chosen,
                 bracketed,
                 following,
@@ -144,6 +157,8 @@ def wolfe_searched(
                 search.evaluations + 1,
             )
 
+        expected = -2.02 * state.descent / slope
+        hopeful = (state.descent > 0) & (expected > 0)
         first = _Search(
             zero,
             state.value,
@@ -153,7 +168,7 @@ def wolfe_searched(
             zero,
             zero,
             bracketed=jnp.asarray(False),
-            trial=zero + initial_step,
+            trial=jnp.where(hopeful, jnp.minimum(expected, 1), jnp.ones_like(zero)),
             done=jnp.asarray(False),
             evaluations=jnp.zeros((), jnp.int32),
         )
@@ -162,17 +177,18 @@ def wolfe_searched(
         )
         step = jnp.where(descends, found.step, 0)
         updates = jax.tree.map(lambda d: jnp.where(step > 0, -step * d, 0), directions)
-        return updates, SearchState(kept, found.value, found.grad, step, found.evaluations)
+        descent = state.value - found.value
+        return updates, SearchState(kept, found.value, found.grad, descent, step, found.evaluations)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _between(a: Array, fa: Array, da: Array, b: Array, fb: Array, db: Array) -> Float[Array, ""]:
-    """The minimum of the cubic through two points, or their middle if it is too near to one."""
+    """The minimum of the cubic through two points, not too near to either; or their middle."""
     slope = da + db - 3 * (fa - fb) / (a - b)
     root = jnp.sqrt(slope**2 - da * db) * jnp.sign(b - a)
     place = b - (b - a) * (db + root - slope) / (db - da + 2 * root)
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-    margin = 0.1 * (high - low)
-    inside = (place >= low + margin) & (place <= high - margin)
-    return jnp.where(inside, place, (a + b) / 2)  # also where the place is not a number
+    margin = 0.03 * (high - low)
+    inside = jnp.clip(place, low + margin, high - margin)
+    return jnp.where(jnp.isfinite(place), inside, (a + b) / 2)

@@ -98,8 +98,8 @@ def inverse_update(
 def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
     """``H g`` with the inverse Hessian of the family member that ``scaling`` names.
 
-    - The first direction is ``g / max(1, |g|)``: a first step in the unit ball, as in
-      :func:`optax.scale_by_lbfgs`, since nothing is known of the scale of H.
+    - The first direction is ``g / |g|``, since nothing is known of the scale of H; so a loss and
+      a multiple of it are minimized alike.
     - Before its first update H is scaled to ``y·s / (y·Hy)`` times itself (Shanno & Phua 1978):
       ``τ ≤ 1`` never makes an H smaller that was chosen too large.
     - A pair without safely positive curvature, or not finite, leaves H as it is.
@@ -144,7 +144,7 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         known = ~state.fresh & curved & (tau > 0) & jnp.isfinite(tau) & jnp.isfinite(phi)
 
         length = norm(g)
-        unit = jnp.where(jnp.isfinite(length), 1.0 / jnp.maximum(length, 1.0), 1.0)
+        unit = jnp.where(jnp.isfinite(length) & (length > 0), 1.0 / length, 1.0)
         # Both selects join the loop of the update; vmap would make the same of a `cond`.
         H = jnp.where(known, inverse_update(H, Hy, s, y, tau, phi), H)
         d = H @ g

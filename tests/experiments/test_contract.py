@@ -507,11 +507,12 @@ def test_one_line_of_the_study_leads_to_the_test_images():
     (body,) = [node.body for node in study.body if getattr(node, "name", "") == "study"]
     names = ("train_all", "source.test.open", "run.measure")
     calls = [
-        ast.unparse(node.func)
+        (node.lineno, node.col_offset, ast.unparse(node.func))
         for statement in body
         for node in ast.walk(statement)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in names
     ]
+    calls = [name for *_, name in sorted(calls)]  # as they stand in the file
     assert calls == list(names)
     (sealed,) = [node for node in source.body if getattr(node, "name", "") == "Sealed"]
     hidden = [n for n in ast.walk(source) if getattr(n, "attr", "") == "_split"]

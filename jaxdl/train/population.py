@@ -60,12 +60,11 @@ def over_members(
     The number of members must be a multiple of the mesh's "member" axis
     (:func:`population_of`). A member's result does not depend on its neighbours or on their order;
     on the number of devices along "member" it depends by float32 rounding at most. XLA makes other
-    programs for one device and for several, and for one member a device and for several. On CPU,
-    mapped or batched, networks trained whole (bases, fine-tuned ones) are equal bit for bit on 1, 2
-    and 4 devices; networks that share a frozen prefix
-    (:func:`jaxdl.transfer.shared_prefix_loss`) differ by 1e-7 of their first losses, as much as
-    each does from float64, and training enlarges that as it does any rounding. On GPU and TPU
-    products may be computed in another order for another number of batched members.
+    programs for one device and for several, and for another number of members on a device. Mapped
+    networks that are trained whole (bases, fine-tuned ones) are equal bit for bit on 1, 2 and 4
+    CPU devices. Those that share a frozen prefix (:func:`jaxdl.transfer.shared_prefix_loss`), and
+    batched ones of any kind, differ by 1e-7 of their first losses, as much as each does from
+    float64, and training enlarges that as it does any rounding.
 
     Raises:
       ValueError: for an unknown mode, or one that the mesh does not allow.

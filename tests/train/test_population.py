@@ -453,5 +453,5 @@ def test_the_number_of_devices_changes_rounding_at_most(kind, batched, counts):
         losses, params = by_devices[devices] = divided(kind, devices, batched)
         np.testing.assert_allclose(losses, exact, rtol=2e-6, err_msg=f"{devices} devices")
         assert_close(params, by_devices[1][1], 2e-6)
-        if kind == "whole":  # where a prefix is shared, bits differ
+        if kind == "whole" and not batched:  # of others bits differ
             assert_equal(by_devices[devices], by_devices[1])

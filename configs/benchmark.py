@@ -26,11 +26,6 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     # transferability
     config.steps = 50  # of each network in a round
     config.study = transferability.get_config()  # the grid that is timed
-    # Speeds up dense layers on some machines; timed and compared here, used nowhere else.
-    config.xla_flag = (
-        "--xla_cpu_experimental_ynn_fusion_type="
-        "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-    )
     config.engine = ConfigDict()  # a round of networks of DANN's size
     config.engine.members = 8
     config.engine.steps = 20

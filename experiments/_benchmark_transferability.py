@@ -14,9 +14,6 @@ from experiments import _transferability_setup as study
 from experiments._interleave import Row, Setup, format_ratio, series
 from experiments._transferability_contenders import (
     FROZEN_A_CUT,
-    NUDGED,
-    TRACE,
-    Outcome,
     plain_jax,
     population,
     pytorch,
@@ -24,7 +21,7 @@ from experiments._transferability_contenders import (
 from jaxdl.data.encoded import cores
 from jaxdl.report.tables import markdown_table
 
-OURS, FLAGGED, PLAIN, TORCH = "population", "population with the flag", "plain JAX", "PyTorch"
+OURS, PLAIN, TORCH = "population", "plain JAX", "PyTorch"
 BYTES = ("data", "states", "arguments", "temporary")
 
 
@@ -42,8 +39,7 @@ def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
     """The contenders by name; nothing is written to ``scratch``."""
     devices = cores()
     return {
-        OURS: Setup(population, devices, questions=(TRACE, NUDGED, "memory")),
-        FLAGGED: Setup(population, devices, xla_flags=config.xla_flag, questions=(TRACE,)),
+        OURS: Setup(population, devices, questions=("memory",)),
         PLAIN: Setup(plain_jax, 1),
         TORCH: Setup(pytorch, 1, questions=("settings",)),
     }
@@ -65,7 +61,6 @@ def sections(
         [
             *the_grid(config, rows, answers[TORCH]["settings"]["bases"], first_seconds),
             *the_engine(config, rows, answers[TORCH]["settings"]["engine"]),
-            *the_flag(config, answers),
             *the_memory(answers[OURS]["memory"]),
         ]
     )
@@ -79,7 +74,6 @@ def the_grid(config: ConfigDict, rows, setting: str, first_seconds) -> list[str]
     a_cut = {FROZEN_A_CUT if kind == "frozen" else kind: n for kind, n in counts.items()}
     lines = {
         OURS: (OURS, counts),
-        FLAGGED: (FLAGGED, counts),
         f"{PLAIN}, one program": (PLAIN, counts),
         f"{PLAIN}, a program a cut": (PLAIN, a_cut),
         TORCH: (TORCH, counts),
@@ -112,7 +106,7 @@ def the_grid(config: ConfigDict, rows, setting: str, first_seconds) -> list[str]
 def the_engine(config: ConfigDict, rows, setting: str) -> list[str]:
     """A population of larger networks."""
     of = config.engine
-    ms = {what: series(rows, what, {"engine": of.members}) for what in (OURS, FLAGGED, TORCH)}
+    ms = {what: series(rows, what, {"engine": of.members}) for what in (OURS, TORCH)}
     return [
         f"## The engine: {of.members} networks of DANN's size",
         paragraph(f"""Milliseconds for a step of all of them (28 x 28 x 1, c5-32 pool2, c5-48 pool2,
@@ -121,27 +115,6 @@ def the_engine(config: ConfigDict, rows, setting: str) -> list[str]:
             ["", "ms", "times ours"],
             [[what, f"{np.median(t):.0f}", format_ratio(t, ms[OURS])] for what, t in ms.items()],
         ),
-    ]
-
-
-def the_flag(config: ConfigDict, answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the flag changes beside the speed."""
-    plain, nudged = answers[OURS][TRACE], answers[OURS][NUDGED]
-    others = {"the flag": answers[FLAGGED][TRACE], "a start one rounding away": nudged}
-    table = [
-        [kind, name, *map("{:.0e}".format, difference(plain[kind], other[kind]))]
-        for kind in plain
-        for name, other in others.items()
-    ]
-    return [
-        "## The flag",
-        f"`{config.xla_flag}`",
-        paragraph(f"""Its speed is in the tables above. What it changes in the results, beside what
-            a start changes in which every parameter is larger by 2^-23 of itself, a rounding in
-            float32: the largest relative difference of a network's loss at the first step, of its
-            loss at any ({config.steps} for bases, {config.engine.steps} for the engine), and of
-            its parameters at the end (2-norm)."""),
-        markdown_table(["", "by", "first loss", "any loss", "parameters"], table, left=2),
     ]
 
 
@@ -154,13 +127,6 @@ def the_memory(sizes: Sequence[Mapping[str, int]]) -> list[str]:
             of its arguments. The data are there once, whatever the number of members."""),
         markdown_table(["members", *BYTES], kib, left=0),
     ]
-
-
-def difference(a: Outcome, b: Outcome) -> tuple[float, float, float]:
-    """Largest relative differences over networks: of the first loss, of any, of the parameters."""
-    losses = np.abs(a[0] - b[0]) / np.abs(a[0])
-    params = np.linalg.norm(a[1] - b[1], axis=1) / np.linalg.norm(a[1], axis=1)
-    return float(losses[:, 0].max()), float(losses.max()), float(params.max())
 
 
 def paragraph(text: str) -> str:

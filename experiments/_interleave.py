@@ -8,7 +8,6 @@ other, so that what slows the machine down slows all of them; a ratio is taken w
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,7 +52,6 @@ class Setup(NamedTuple):
     """Called in the worker with the configuration; a module's function, to be found there."""
     devices: int
     """Devices that JAX makes of the cores: one for each, or one whose operations use all."""
-    xla_flags: str = ""
     questions: Sequence[str] = ()
     """What is asked of it once, before the rounds."""
     platform: str | None = "cpu"
@@ -119,7 +117,6 @@ def _serve(pipe: Connection, setup: Setup, config: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # So is this, but processes that are started here must not inherit that they ignore it.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {setup.xla_flags}".strip()
     if setup.platform is not None:
         jax.config.update("jax_platforms", setup.platform)
     jax.config.update("jax_num_cpu_devices", setup.devices)

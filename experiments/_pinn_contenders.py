@@ -154,7 +154,7 @@ def jaxdl(config: ConfigDict) -> Contender:
 
     def begin(start: TrainState) -> Run:
         states, hypers, _ = assembled(lab, start)
-        train, seconds = compiled(program.train, states, hypers, ())
+        train, seconds = compiled(program.train.run, states, hypers, ())
 
         def advance() -> int:
             nonlocal states
@@ -170,7 +170,7 @@ def jaxdl(config: ConfigDict) -> Contender:
     wide = make_lab(config, optimizer="adam", hidden=config.pinn.adam_hidden)
     (other,) = wide.programs
     arguments = assembled(wide, start_of(other, 0))
-    train, _ = compiled(other.train, *arguments)
+    train, _ = compiled(other.train.run, *arguments)
     run = going_on(train, [arguments[:2]], ())
     chunks = config.pinn.adam_chunks
     slices = {ADAM: Slice(1, chunks * config.pinn.chunk, times(run, chunks))}

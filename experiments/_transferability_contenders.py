@@ -38,12 +38,9 @@ from jaxdl.types import Batch, Hyper, PyTree, Variables
 
 Run = Callable[[TrainState, Hyper, PyTree], tuple[TrainState, PyTree]]
 Round = tuple[TrainState, Hyper]
-Outcome = tuple[np.ndarray, np.ndarray]
-"""Losses [members, steps] and parameters [members, all] of a dispatch."""
 
 
 FROZEN_A_CUT = "frozen, a program a cut"
-TRACE, NUDGED = "trace", "trace from one rounding away"
 
 
 class Part(NamedTuple):
@@ -110,42 +107,10 @@ def population(config: ConfigDict) -> Contender:
         run = going_on(program.train, rounds, lab.feed.data)
         slices[kind] = Slice(len(parts[kind].networks), config.steps, run)
     engine = make_engine(config)
-    run = going_on(engine.run, [engine.start(0.0)], engine.data)
+    run = going_on(engine.run, [engine.start], engine.data)
     slices["engine"] = Slice(config.engine.members, config.engine.steps, run)
 
-    bases = parts["bases"]
-
-    def base_start(perturbed: float) -> Round:
-        states, hypers = study.assemble(lab, bases.members[:size], min(size, len(bases.members)))
-        return perturb(states, perturbed), hypers
-
-    def trace(perturbed: float) -> dict[str, Outcome]:
-        return {
-            "bases": outcome(bases.program.train, base_start(perturbed), lab.feed.data),
-            "engine": outcome(engine.run, engine.start(perturbed), engine.data),
-        }
-
-    return Contender(
-        slices,
-        {
-            TRACE: partial(trace, 0.0),
-            NUDGED: partial(trace, float(np.finfo(np.float32).eps)),
-            "memory": partial(memory, lab, bases),
-        },
-    )
-
-
-@jax.jit
-def perturb(states: TrainState, relative: float) -> TrainState:
-    """The states with every parameter larger by this fraction."""
-    return states.replace(params=jax.tree.map(lambda p: p * (1 + relative), states.params))
-
-
-def outcome(run: Run, start: Round, data: PyTree) -> Outcome:
-    """What a dispatch does: the losses [members, steps] and the parameters [members, all]."""
-    states, metrics = run(*start, data)
-    leaves = [np.asarray(p).reshape(len(p), -1) for p in jax.tree.leaves(states.params)]
-    return np.asarray(metrics["loss"]), np.concatenate(leaves, axis=1)
+    return Contender(slices, {"memory": partial(memory, lab, parts["bases"])})
 
 
 def memory(lab: setup.Lab, bases: Part) -> list[dict[str, int]]:
@@ -180,7 +145,7 @@ class Engine(NamedTuple):
     inits: list[Variables]
     data: Batch
     run: Run
-    start: Callable[[float], Round]
+    start: Round
 
 
 def make_engine(config: ConfigDict) -> Engine:
@@ -206,13 +171,13 @@ def make_engine(config: ConfigDict) -> Engine:
         step, lambda stored, hyper, key: stored, mesh, steps=of.steps, batch=of.batch
     )
 
-    def start(perturbed: float) -> Round:
-        states = [create_state(v["params"], v["batch_stats"], rule) for v in inits]
-        every = {"examples": np.arange(len(labels)), "count": np.int32(len(labels))}
-        hypers = [{"key": member_key("engine data", i)} | every for i in range(of.members)]
-        states = population_of(states, of.members, mesh)
-        return perturb(states, perturbed), population_of(hypers, of.members, mesh)
-
+    states = [create_state(v["params"], v["batch_stats"], rule) for v in inits]
+    every = {"examples": np.arange(len(labels)), "count": np.int32(len(labels))}
+    hypers = [{"key": member_key("engine data", i)} | every for i in range(of.members)]
+    start = (
+        population_of(states, of.members, mesh),
+        population_of(hypers, of.members, mesh),
+    )
     return Engine(model, inits, data, run, start)
 
 

@@ -305,7 +305,7 @@ def test_ill_conditioned_quadratics_take_about_as_many_evaluations_as_by_scipy(n
             ours.append(int(evaluations(tx, quadratic, jnp.asarray(x), root, goal)))
             theirs.append(evaluations_by_scipy(root, x, goal))
     mean = np.exp(np.mean(np.log(theirs)))
-    assert np.mean(ours) <= 1.25 * mean + 15, (ours, theirs)
+    assert np.mean(ours) <= 1.25 * mean + 20, (ours, theirs)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "lbfgs"])

@@ -1,11 +1,12 @@
 """Convolution and pooling whose gradients stay fast inside loops on every platform.
 
-XLA:CPU has a fast convolution for one layout only (NHWC inputs, HWIO kernels, stride 1). What
-automatic differentiation writes for the two gradients has other layouts, and inside `scan`,
-`while` and `lax.map` nothing moves them back: a training step there is some ten times slower
-(https://github.com/jax-ml/jax/issues/12868). So the gradients are spelled here as
-convolutions of the fast kind. Values are those of `lax.conv_general_dilated` and
-`lax.reduce_window`, gradients those that autodiff gives them.
+XLA:CPU has a fast convolution for one layout only (NHWC inputs, HWIO kernels, stride 1), and it is
+fast where there are many channels. What automatic differentiation writes for the two gradients has
+other layouts, and inside `scan`, `while` and `lax.map` nothing moves them back: a training step
+there is some ten times slower (https://github.com/jax-ml/jax/issues/12868). So on CPU both
+gradients, and images of few channels, are spelled here as convolutions of the fast kind. Values are
+those of `lax.conv_general_dilated` and `lax.reduce_window`, gradients those that autodiff gives
+them, up to the order of sums.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jaxtyping import Array, Float
 Padding = str | Sequence[tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_NONE = (0, 0, 0)  # padding of an axis
 
 
 def convolution(
@@ -109,30 +111,88 @@ def _dense(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Arr
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
-    return _dense(x, kernel, padding)
+    dense = partial(_dense, padding=padding)
+    if x.shape[-1] > 4 or kernel.shape[-1] > 32:
+        return dense(x, kernel)
+    by_blocks = partial(_dense_by_blocks, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=by_blocks, default=dense)
+
+
+def _dense_by_blocks(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
+    """:func:`_dense` of few channels, where the time goes into reading images: the kernel at its
+    four shifts by a pixel gives 2 x 2 pixels of the output at once, as four times the filters, and
+    reads blocks of 2 x 2 pixels, as four times the channels."""
+    oh, ow = (
+        size + sum(pads) - width + 1
+        for size, width, pads in zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)
+    )
+    shifts = [(i, j) for i in range(2) for j in range(2)]
+    shifted = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in shifts]
+    # A row or column of zeros more where the output has an odd number of them.
+    padding = tuple(
+        (low, high + size % 2) for size, (low, high) in zip((oh, ow), padding, strict=True)
+    )
+    y = _dense(*_stride_to_channels(x, jnp.concatenate(shifted, -1), 2, padding), ((0, 0), (0, 0)))
+    n, bh, bw, filters = y.shape
+    y = y.reshape(n, bh, bw, 2, 2, filters // 4).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(n, 2 * bh, 2 * bw, filters // 4)[:, :oh, :ow]
 
 
 def _convolve_forward(x: Array, kernel: Array, padding: tuple) -> tuple[Array, tuple]:
-    return _dense(x, kernel, padding), (x, kernel)
+    return _convolve(x, kernel, padding), (x, kernel)
 
 
 def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> tuple:
     def canonical(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        # dL/dx[p] = sum_d g[p - d] kernel[d]: a convolution with the kernel turned by 180 degrees.
-        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        around = tuple(
-            (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(kernel.shape[:2], padding, strict=True)
-        )
-        dx = _dense(g, turned, around)
-        # dL/dkernel[d] = sum_{n, p} x[n, p + d] g[n, p]: examples play the part of channels.
-        dkernel = _dense(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)
-        return dx, dkernel.transpose(1, 2, 0, 3)
+        chunks = _chunks(x, g)
+        dx = lax.map(lambda g: _image_gradient(kernel, g, padding, x.shape[1]), chunks[1])
+        dkernel = lax.map(lambda chunk: _kernel_gradient(*chunk, padding), chunks)
+        return dx.reshape(x.shape), jnp.sum(dkernel, 0)
 
     def autodiff(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, kernel: _dense(x, kernel, padding), x, kernel)[1](g)
 
     return lax.platform_dependent(*saved, g, cpu=canonical, default=autodiff)
+
+
+def _chunks(x: Array, g: Array) -> tuple[Array, Array]:
+    """Images and gradients, divided into chunks that stay in a core's cache while a convolution
+    moves their axes: of 8 examples at least."""
+    size = n = len(x)
+    limit = max(8, 3 * 2**18 // max(1, (x[0].nbytes + g[0].nbytes)))
+    while size > limit and size % 2 == 0:
+        size //= 2
+    if size > limit:
+        size = n
+    return tuple(a.reshape(n // size, size, *a.shape[1:]) for a in (x, g))
+
+
+def _image_gradient(kernel: Array, g: Array, padding: tuple, rows: int) -> Array:
+    """``dL/dx[p] = sum_d g[p - d] kernel[d]``: a convolution with the kernel turned by 180 degrees.
+
+    Where ``g`` has fewer rows than the images, the kernel's rows come as filters of their own, of
+    convolutions along the width, whose outputs are shifted and added: no products with padding.
+    """
+    kh, kw, c, o = kernel.shape
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    (top, bottom), across = (
+        (width - 1 - low, width - 1 - high)
+        for width, (low, high) in zip((kh, kw), padding, strict=True)
+    )
+    if g.shape[1] >= rows:
+        return _dense(g, turned, ((top, bottom), across))
+    filters = turned.transpose(1, 2, 0, 3).reshape(1, kw, o, kh * c)
+    by_row = jnp.split(_dense(g, filters, ((0, 0), across)), kh, -1)
+    return sum(
+        lax.pad(y, jnp.zeros((), y.dtype), (_NONE, (top - i, bottom - kh + 1 + i, 0), _NONE, _NONE))
+        for i, y in enumerate(by_row)
+    )
+
+
+def _kernel_gradient(x: Array, g: Array, padding: tuple) -> Array:
+    """``dL/dkernel[d] = sum_{n, p} x[n, p + d] g[n, p]``: examples play the part of channels."""
+    dkernel = _dense(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)
+    return dkernel.transpose(1, 2, 0, 3)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

@@ -19,7 +19,7 @@ from jaxdl.data.source import Source, Split
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.adversarial import AdversarialNet
 from jaxdl.nn.models.convnet import Start
-from jaxdl.optim import make_optimizer
+from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.train.evaluate import Accuracy, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, make_feed
 from jaxdl.train.parallel import axis_of, make_mesh, to_host
@@ -174,7 +174,7 @@ CHOICES = {
     "subtract": ("common", "own", "none"),
     "padding": ("VALID", "SAME"),
     "start": tuple(STARTS),
-    "schedule": ("annealed", "constant"),
+    "schedule": ("annealed", "constant", "cosine"),
 }
 COUNTS = ("steps", "batch", "size")
 
@@ -262,9 +262,9 @@ def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
 
     def rule(hyper: Hyper) -> optax.GradientTransformation:
         def rate(step: jax.Array) -> jax.Array:
-            if settings["schedule"] == "constant":
-                return hyper["rate"]
-            return adaptation.rate_schedule(step / settings["steps"], hyper["rate"])
+            if settings["schedule"] == "annealed":
+                return adaptation.rate_schedule(step / settings["steps"], hyper["rate"])
+            return make_schedule(settings["schedule"], hyper["rate"], steps=settings["steps"])(step)
 
         return make_optimizer(
             "momentum",

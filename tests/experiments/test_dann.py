@@ -392,7 +392,7 @@ def test_a_source_without_labels(start, unlabelled, tmp_path):
         (["--config.base.start=cold"], ["start", "'cold'", "glorot"]),
         (["--config.base.labels=both"], ["labels", "'both'", "source, target"]),
         (["--config.base.subtract=mean"], ["subtract", "common, own, none"]),
-        (["--config.base.schedule=cosine"], ["schedule", "annealed, constant"]),
+        (["--config.base.schedule=steps"], ["schedule", "annealed, constant, cosine"]),
         (["--config.base.adversarial=1.0"], ["one domain classifier"]),
         (["--config.methods.dann.conditional=1.0"], ["conditional"]),
         (["--config.parallel.member=3"], ["mesh", "2 device(s)"]),

@@ -110,7 +110,8 @@ def curves(
 ) -> None:
     """Curves of single networks (thin) and their mean (thick), on a logarithmic scale their median.
 
-    More than six entries have one legend for all panels, and more than ten other lines, too.
+    Entries of a panel with the same curves are drawn as one, since they would hide each other. More
+    than six entries have one legend for all panels, and more than ten other lines, too.
 
     Args:
       panels: the y axis's label -> legend entry -> one ``(steps, values)`` a network; the
@@ -118,6 +119,7 @@ def curves(
     """
     from matplotlib.figure import Figure
 
+    panels = {label: _without_repetition(groups) for label, groups in panels.items()}
     order = list(dict.fromkeys(name for groups in panels.values() for name in groups))
     styles = [{"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]} for i in range(len(order))]
     shared = len(order) > 6
@@ -150,6 +152,17 @@ def curves(
 
 
 LINES = ("-", "--", ":", "-.")
+
+
+def _without_repetition(groups: Mapping[str, Sequence]) -> dict[str, Sequence]:
+    """Entries with equal curves as one."""
+    names: dict[bytes, list[str]] = {}
+    for name, lines in groups.items():
+        names.setdefault(b"".join(np.round(line, 6).tobytes() for line in lines), []).append(name)
+    return {
+        ", ".join(same) if len(same) < 4 else f"{same[0]} and {len(same) - 1} more": groups[same[0]]
+        for same in names.values()
+    }
 
 
 def embed(

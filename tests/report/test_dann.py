@@ -8,21 +8,18 @@ import pytest
 from scipy import stats
 
 from jaxdl.report import figures
-from jaxdl.report.dann import (
+from jaxdl.report.adapted import (
     Diagnosis,
-    Published,
     Result,
     collapsed,
-    diagnostics,
-    findings,
+    join,
     read_diagnoses,
     read_results,
-    report,
-    summarize,
-    table,
     write_diagnoses,
     write_results,
 )
+from jaxdl.report.criteria import diagnostics
+from jaxdl.report.dann import Published, findings, report, summarize, table
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
 from jaxdl.types import DamagedFile
 
@@ -326,7 +323,7 @@ GOOD = TARGET | {"dann": (0.80, 0.80, 0.78)}
 
 @pytest.mark.parametrize(("phrase", "change"), [(k, c) for k, cs in CASES.items() for c in cs])
 def test_each_diagnosis_is_told_exactly_where_it_holds(phrase, change):
-    said = diagnostics(*study(GOOD, dann_1=change))
+    said = diagnostics(join(*study(GOOD, dann_1=change)))
     assert {p for p in CASES if any(p in x for x in said)} == {phrase}
     assert all(x.startswith(("DANN, seed 1", "DANN with")) for x in said)
 
@@ -344,18 +341,18 @@ def test_each_diagnosis_is_told_exactly_where_it_holds(phrase, change):
 )
 def test_no_diagnosis_where_all_is_well(change):
     rows = study(GOOD, dann_1=change)
-    assert diagnostics(*rows) == []
+    assert diagnostics(join(*rows)) == []
     assert "Nothing to report" in whole(rows)
 
 
 def test_a_classifier_that_only_watches_is_not_blamed():
     watching = {"adversarial": 0, "domain_accuracy": 1.0, "reversal": 0.0}
-    assert diagnostics(*study(GOOD, mmd_0=watching)) == []
+    assert diagnostics(join(*study(GOOD, mmd_0=watching))) == []
 
 
 def test_a_case_is_one_sentence_for_all_its_seeds():
     won = {"domain_accuracy": 0.97}
-    (sentence,) = diagnostics(*study(GOOD, dann_0=won, dann_2={"domain_accuracy": 0.99}))
+    (sentence,) = diagnostics(join(*study(GOOD, dann_0=won, dann_2={"domain_accuracy": 0.99})))
     assert sentence.startswith("DANN, seeds 0, 2. The domain classifier has won")
     assert "97.0, 99.0 %" in sentence
 

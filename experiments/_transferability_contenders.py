@@ -189,7 +189,7 @@ def make_reference(config: ConfigDict) -> Reference:
     examples = task.examples["train"]
     hyper = {"label_of": jnp.asarray(task.label_of)}
     stored = jax.tree.map(lambda leaf: leaf[jnp.asarray(examples)], study.feed.data)
-    batch = jax.device_get(jax.jit(study.prepare)(stored, hyper, None))
+    batch = jax.device_get(jax.jit(study.prepare[study.full])(stored, hyper, None))
     ids = order(config.steps, study.config.batch, len(examples))
     return Reference(study.model, Task(batch["image"], batch["label"], ids), starts)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from ml_collections import ConfigDict
 
 from configs.dann import get_config
 from experiments.harness import settings as declared
-from experiments.harness.classification import COUNTS, ImageStudy
+from experiments.harness.classification import COUNTS, ImageStudy, Starter, starting
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
 from experiments.harness.study import conduct, curve_panels, describe_source
@@ -45,9 +44,9 @@ from jaxdl.train import logs
 from jaxdl.train.evaluate import make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, make_feed
 from jaxdl.train.groups import Member, Program, example_streams, first_examples
-from jaxdl.train.loop import StopFlag, Trainer
+from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
-from jaxdl.train.state import TrainState, create_state
+from jaxdl.train.state import TrainState
 from jaxdl.types import Batch, Hyper, Variables
 
 DOMAINS = ("source", "target")
@@ -223,26 +222,24 @@ class Adaptation(ImageStudy):
         means = [encoded.statistics(of)[0].mean((0, 1)) for of in images]
         self.means = np.stack(means).astype(np.float32)
         self.functions: dict[Program, Functions] = {}
-        self.members, made = [], {}
         # Methods with most terms come first: they take longest, and their faults are the dearest.
         names = sorted(self.methods, key=lambda name: -len(terms_of(self.methods[name])))
-        for seed, name in product(range(config.seeds), names):
+
+        def alike(name: str) -> tuple:
             settings, terms = self.methods[name], terms_of(self.methods[name])
             left_out = {*NUMBERS, *TERMS, *(() if terms else ("labels",))}
-            key = terms, *((k, v) for k, v in settings.items() if k not in left_out)
-            if key not in made:
-                made[key] = self.program(settings)
-            program, start = made[key]
-            network, hyper = Network(self.pair, name, seed), partial(self.hyper, name, seed)
-            self.members.append(Member([network], program, partial(start, seed, hyper), hyper))
+            return terms, *((k, v) for k, v in settings.items() if k not in left_out)
 
-    def program(self, settings: dict[str, Any]) -> tuple[Program, Callable]:
-        """Training and evaluation for methods with these settings, but for numbers; and
-        ``start(seed, hyper)``, the state of a member before its first step.
+        name = partial(Network, self.pair)
+        self.members = self.make_members(names, alike, self.program, name)
+
+    def program(self, method: str) -> tuple[Program, Starter]:
+        """Training and evaluation for a method, and how its networks start.
 
         Raises:
           ValueError: if the network does not fit the images.
         """
+        settings = self.methods[method]
         config, placement, terms = self.config, self.placement, terms_of(settings)
         side, conditional = settings["size"] or self.shape[0], "conditional" in terms
         model = ADVERSARIAL_MODELS[config.model](
@@ -268,13 +265,6 @@ class Adaptation(ImageStudy):
 
         def annealed(step: jax.Array, initial: jax.Array) -> jax.Array:
             return adaptation.rate_schedule(step / settings["steps"], initial)
-
-        @jax.jit
-        def create(variables: Variables, hyper: Hyper) -> TrainState:
-            return create_state(variables["params"], variables["batch_stats"], rule(hyper))
-
-        def start(seed: int, hyper: Callable[[], Hyper]) -> TrainState:
-            return create(init(member_key("init", seed)), hyper())
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
             return adaptation.outputs(model, state.variables, x, conditional=conditional)
@@ -306,7 +296,7 @@ class Adaptation(ImageStudy):
         program = self.make_program(loss, rule, make_prepare(settings), watch, **size)
         made = (make_outputs(fn, see, placement.mesh, *evaluated) for fn in (logits, outputs))
         self.functions[program] = Functions(settings, shapes, *made)
-        return program, start
+        return program, starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
         """What makes a member of a population: its examples, its numbers, its random key.
@@ -492,10 +482,7 @@ def most_members(config: ConfigDict) -> int:
     return min(config.members_per_round, config.seeds * len(config.methods))
 
 
-def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run the whole study; the report."""
-    return conduct(Adaptation, config, workdir, stop)
-
+study = partial(conduct, Adaptation)
 
 if __name__ == "__main__":
     run(study, "dann", get_config(), members=most_members, free=SETTINGS.free)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,11 +33,11 @@ from jaxdl.pinn import judgement, objective, weighting
 from jaxdl.pinn.problem import Ansatz, Problem
 from jaxdl.pinn.problems import PROBLEMS
 from jaxdl.pinn.sampling import RULES, Points
-from jaxdl.report import figures
+from jaxdl.report import figures, solutions
 from jaxdl.report import pinn as reporting
 from jaxdl.report.published import PINN
 from jaxdl.train.groups import Group, Member, Program, make_program_without_data, train
-from jaxdl.train.loop import StopFlag, Trainer
+from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh, to_host
 from jaxdl.train.population import member_key, over_members
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
@@ -359,8 +358,8 @@ class Physics(Study):
             ending = f"-{name}" if len(surfaces) > 1 else ""
             panels = self.curves(trainer, name)
             figures.curves(panels, folder / f"curves{ending}.png", "iteration", logarithmic=True)
-            figures.surfaces(surfaces[name], folder / f"solution{ending}.png", f"{name}, seed 0")
-        figures.scattered(points, folder / "samples.png", "points of seed 0 at the end")
+            solutions.surfaces(surfaces[name], folder / f"solution{ending}.png", f"{name}, seed 0")
+        solutions.scattered(points, folder / "samples.png", "points of seed 0 at the end")
 
     def curves(self, trainer: Trainer, problem: str) -> dict[str, dict[str, list]]:
         """Losses and errors of a problem."""
@@ -410,11 +409,7 @@ def float64() -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
-@float64()
-def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run the whole study; the report."""
-    return conduct(Physics, config, workdir, stop)
-
+study = float64()(partial(conduct, Physics))
 
 if __name__ == "__main__":
     run(study, "pinn", get_config(), members=lambda config: config.seeds, free=SETTINGS.free)

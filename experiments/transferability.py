@@ -14,39 +14,37 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from configs.transferability import get_config
-from experiments.harness import classification
+from experiments.harness.classification import COMMON, Classification
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
-from experiments.harness.study import conduct, curve_panels
+from experiments.harness.study import conduct
 from jaxdl import transfer, trees
 from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
-from jaxdl.report import figures
+from jaxdl.report import transfer_figure
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
 from jaxdl.report.transferability import Result
 from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
-from jaxdl.train.loop import StopFlag, Trainer
-from jaxdl.train.population import member_key
+from jaxdl.train.loop import Trainer
+from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState, create_state
 from jaxdl.types import Batch, Hyper, LossFn, Variables
 
 HALVES = ("random", "dissimilar")
 SETTINGS = Settings(
     {
-        **classification.SETTINGS,
+        **COMMON,
         "splits": SomeOf(HALVES, least=1),
         "treatments": SomeOf(tuple(transfer.TREATMENTS)),
         "fine_tuned_splits": SomeOf(HALVES),
@@ -97,7 +95,7 @@ def make_rule(config: ConfigDict) -> optax.GradientTransformation:
     return make_optimizer(rule.name, rate, weight_decay=rule.weight_decay, **options)
 
 
-class Transferability(classification.Classification):
+class Transferability(Classification):
     """Bases, then all that starts from their layers."""
 
     settings, network = SETTINGS, Network
@@ -119,15 +117,9 @@ class Transferability(classification.Classification):
             see = preparation.standardized(self.images, **config.image)
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
-        side, shape = config.image.crop, self.images.shape[1:]
-        image = jnp.zeros((1, *((side, side, shape[2]) if side else shape)))
-        self.init = jax.jit(lambda key: {"batch_stats": {}, **self.model.init(key, image)})
-        try:
-            self.shapes = jax.eval_shape(self.init, jax.random.key(0))
-            self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
-        except ValueError as error:
-            size = " x ".join(map(str, image.shape[1:]))
-            raise ValueError(f"config.model={config.model} on images of {size}: {error}") from None
+        place = f"config.model={config.model}"
+        self.init, self.shapes = self.initializer(self.model, config.image.crop, place)
+        self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             labels = hyper["label_of"][stored["label"]]
@@ -137,13 +129,15 @@ class Transferability(classification.Classification):
             collections = variables["params"], variables["batch_stats"]
             return create_state(*collections, self.rule, several=several)
 
-        self.prepare, self.start = prepare, jax.jit(start, static_argnums=1)
+        self.start = jax.jit(start, static_argnums=1)
         model, cuts = self.model, self.cuts
         self.full = self.kind(
+            prepare,
             transfer.classification_loss(model),
             lambda state, hyper, x: model.apply(state.variables, x),
         )
         self.frozen = self.kind(
+            prepare,
             transfer.shared_prefix_loss(model, cuts),
             lambda state, hyper, x: transfer.shared_prefix_logits(
                 model, cuts, hyper["base"], state.variables, x
@@ -172,10 +166,10 @@ class Transferability(classification.Classification):
                 tasks[split, seed, side] = task
         return tasks
 
-    def kind(self, loss: LossFn, logits: Callable) -> Program:
+    def kind(self, prepare: Prepare, loss: LossFn, logits: Callable) -> Program:
         """Training with a loss, evaluation with logits."""
         size = {"steps": self.config.steps, "batch": self.config.batch}
-        return self.program(loss, logits, lambda _: self.rule, self.prepare, **size)
+        return self.program(loss, logits, lambda _: self.rule, prepare, **size)
 
     def make_plan(self) -> dict[str, list[Member]]:
         """All members, by kind, in the order of training."""
@@ -248,26 +242,24 @@ class Transferability(classification.Classification):
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Accuracies; NaN for a network that diverged, or has its first layers of one that did."""
-        diverged = trainer.curves.faults(Network)
+        accuracies = self.accuracies(trainer, tests)
         rows = [
-            Result(*n, math.nan if {n, donor_of(n)} & set(diverged) else accuracy)
-            for n, accuracy in self.accuracies(tests).items()
+            Result(*network, math.nan if math.isnan(accuracies.get(donor, 0)) else accuracy)
+            for network, accuracy in accuracies.items()
+            for donor in [donor_of(network)]
         ]
         reporting.write_results(trainer.folder / "results.csv", rows)
 
+    def entry(self, network: Network) -> str | None:
+        """Curves are those of the bases."""
+        return f"bases, {network.split} halves" if network.treatment == "base" else None
+
     def draw(self, trainer: Trainer) -> None:
-        """Accuracy against the cut; images as the first base sees them; the bases' curves."""
-        folder = trainer.folder
-        results = reporting.read_results(folder / "results.csv")
-        summary, path = reporting.summarize(results), folder / "transferability.png"
-        reporting.figure(summary, results, YOSINSKI_2014, path)
-        self.draw_samples(trainer, self.plan["bases"][0], self.prepare)
-        fields = {"loss": "training loss", "validation_accuracy": "validation accuracy"}
-
-        def entry(network: Network) -> str | None:
-            return f"bases, {network.split} halves" if network.treatment == "base" else None
-
-        figures.curves(curve_panels(trainer, Network, fields, entry), folder / "curves.png")
+        """Accuracy against the cut; images as the first base sees them; curves."""
+        super().draw(trainer)
+        results = reporting.read_results(trainer.folder / "results.csv")
+        summary, path = reporting.summarize(results), trainer.folder / "transferability.png"
+        transfer_figure.draw(summary, results, YOSINSKI_2014, path)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
@@ -299,10 +291,7 @@ def most_members(config: ConfigDict) -> int:
     return min(config.members_per_round, count)
 
 
-def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run the whole study; the report."""
-    return conduct(Transferability, config, workdir, stop)
-
+study = partial(conduct, Transferability)
 
 if __name__ == "__main__":
     run(study, "transferability", get_config(), members=most_members, free=SETTINGS.free)

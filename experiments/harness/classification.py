@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from itertools import product
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness.settings import Between, Count, OneOf, Options
-from experiments.harness.study import Study, describe_source
+from experiments.harness.study import Study, curve_panels, describe_source
 from jaxdl.data import sources, splits
 from jaxdl.data.encoded import Images, in_memory
 from jaxdl.data.source import Split, end_to_end
@@ -28,9 +34,9 @@ from jaxdl.train.groups import (
 )
 from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh
-from jaxdl.train.population import Prepare
-from jaxdl.train.state import Optimizer, TrainState, make_step
-from jaxdl.types import Hyper, LossFn
+from jaxdl.train.population import Prepare, member_key
+from jaxdl.train.state import Optimizer, TrainState, create_state, make_step
+from jaxdl.types import Hyper, LossFn, Variables
 
 COUNTS = {
     "seeds": Count(),
@@ -39,7 +45,7 @@ COUNTS = {
     "dispatches_per_evaluation": Count(),
     "evaluation_batch": Count(),
 }
-SETTINGS = COUNTS | {
+COMMON = COUNTS | {
     "data.options": Options(),
     "data.feed": OneOf(FEEDS),
     "data.workers": Between(0, 2**15 - 1),
@@ -48,8 +54,26 @@ SETTINGS = COUNTS | {
 """Settings that these studies have in common."""
 
 
+Starter = Callable[[int, Callable[[], Hyper]], TrainState]
+"""``start(seed, hyper)``: the state before the first step."""
+
+
+def starting(init: Callable[[jax.Array], Variables], optimizer: Optimizer) -> Starter:
+    """How networks start that depend on their seed alone."""
+
+    @jax.jit
+    def create(variables: Variables, hyper: Hyper) -> TrainState:
+        return create_state(variables["params"], variables["batch_stats"], optimizer(hyper))
+
+    return lambda seed, hyper: create(init(member_key("init", seed)), hyper())
+
+
 class ImageStudy(Study):
     """Networks on images: data on the devices, programs, groups."""
+
+    numbered: bool = False
+    """Whether what is stored as labels are the examples' numbers, so that members can have labels
+    of their own, ``hyper["labels"][number]``."""
 
     def lay_out(self, feed: str, workers: int) -> None:
         """Bring the training and validation images of all sources to the devices, end to end."""
@@ -58,6 +82,10 @@ class ImageStudy(Study):
         self.placement = MeshPlacement(mesh, config.parallel.mode)
         splits, self.ids = end_to_end(self.sources)
         """By source and split, the places of the examples."""
+        self.labels = np.concatenate([labels for _, labels in splits.values()])
+        """Of all examples, in the order of their numbers."""
+        if self.numbered:
+            splits = {part: (split[0], self.ids[part]) for part, split in splits.items()}
         self.feed = make_feed(feed, splits, mesh, workers)
         for source in self.sources.values():
             source.test.verify()
@@ -88,6 +116,34 @@ class ImageStudy(Study):
             watch=watch,
         )
 
+    def make_members(
+        self,
+        methods: Sequence[str],
+        alike: Callable[[str], Hashable],
+        make: Callable[[str], tuple[Program, Starter]],
+        name: Callable[[str, int], tuple],
+    ) -> list[Member]:
+        """A member for each seed and method; ``hyper(method, seed)`` is what differs between them.
+
+        Args:
+          alike: equal for methods that share a program.
+          make: the program of a method, and :func:`starting` of its networks.
+          name: names a network, by its method and seed.
+        """
+        members, made = [], {}
+        for seed, method in product(range(self.config.seeds), methods):
+            key = alike(method)
+            if key not in made:
+                try:
+                    made[key] = make(method)
+                except ValueError as error:
+                    raise ValueError(f"config.methods.{method}: {error}") from None
+            program, start = made[key]
+            hyper = partial(self.hyper, method, seed)
+            network = [name(method, seed)]
+            members.append(Member(network, program, partial(start, seed, hyper), hyper))
+        return members
+
     def train(self, trainer: Trainer) -> None:
         """All members, as many at a time as the configuration allows."""
         groups = make_groups("networks", self.members, self.config.members_per_round, even=True)
@@ -103,6 +159,7 @@ class Classification(ImageStudy):
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
         self.accuracy: dict[Program, Callable] = {}
+        self.prepare: dict[Program, Prepare] = {}
 
     def build(self) -> None:
         """Lay the data out on the devices."""
@@ -113,6 +170,21 @@ class Classification(ImageStudy):
         """The training images; in memory where they are on the devices, too."""
         images = self.source.splits["train"][0]
         return in_memory(images) if isinstance(self.feed, Resident) else images
+
+    def initializer(self, model: nn.Module, crop: int, place: str) -> tuple[Callable, Variables]:
+        """``init(key)``, the variables of a fresh network, and their shapes.
+
+        Raises:
+          ValueError: naming the setting, ``place``, of a network that does not fit the images.
+        """
+        *shape, channels = self.images.shape[1:]
+        image = jnp.zeros((1, *([crop, crop] if crop else shape), channels))
+        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image)})
+        try:
+            return init, jax.eval_shape(init, jax.random.key(0))
+        except ValueError as error:
+            size = " x ".join(map(str, image.shape[1:]))
+            raise ValueError(f"{place} on images of {size}: {error}") from None
 
     @abstractmethod
     def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
@@ -137,25 +209,42 @@ class Classification(ImageStudy):
             return {"validation_accuracy": accuracy(states, hypers, examples, self.feed.fetch)}
 
         program = self.make_program(loss, optimizer, prepare, watch, steps=steps, batch=batch)
-        self.accuracy[program] = accuracy
+        self.accuracy[program], self.prepare[program] = accuracy, prepare
         return program
 
-    def accuracies(self, tests: Mapping[str, Split]) -> dict[tuple, float]:
-        """Of every network, on the test images or, without them, on those for validation."""
+    def accuracies(self, trainer: Trainer, tests: Mapping[str, Split]) -> dict[tuple, float]:
+        """Of every network, on the test images or, without them, on those for validation; NaN where
+        it has diverged."""
         feed, self.tests, found = self.feed, tests, {}
         if tests:
-            feed = make_feed(self.config.data.feed, tests, self.placement.mesh)
+            images, labels = tests["images"]
+            if self.numbered:
+                first = len(self.labels)
+                self.labels = np.concatenate([self.labels, labels])
+                labels = np.arange(first, len(self.labels), dtype=np.int32)
+            splits = {"images": (images, labels)}
+            feed = make_feed(self.config.data.feed, splits, self.placement.mesh)
         for trained in self.trained:
             group, population = trained.group, trained.population(self.placement)
             examples = [self.examples(member, tests) for member in group.members]
             values = self.accuracy[group.program](*population, examples, feed.fetch)
             found |= zip(group.networks, values.reshape(-1).tolist(), strict=True)
-        return found
+        return found | dict.fromkeys(trainer.curves.faults(self.network), math.nan)
 
-    def draw_samples(self, trainer: Trainer, member: Member, prepare: Prepare) -> None:
-        """The first images of a member in training, as its network sees them."""
+    def entry(self, network: tuple) -> str | None:
+        """How the legend of the curves calls a network; None where it is not drawn."""
+        return network.method
+
+    def draw(self, trainer: Trainer) -> None:
+        """The first images that a member is trained on, as its network sees them; curves."""
+        fields = {"loss": "training loss", "validation_accuracy": "validation accuracy"}
+        panels = curve_panels(trainer, self.network, fields, self.entry)
+        figures.curves(panels, trainer.folder / "curves.png")
+        member = self.members[0]
+        prepare = self.prepare[member.program]
         stored, seen = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
-        names = [self.source.class_names[label] for label in stored["label"]]
+        labels = seen["label"] if self.numbered else stored["label"]
+        names = [self.source.class_names[label] for label in labels]
         figures.samples(np.asarray(seen["image"]), names, trainer.folder / "samples.png")
 
     def describe_data(self, images: str) -> str:

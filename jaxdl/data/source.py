@@ -102,7 +102,7 @@ def end_to_end(
         for split, part in source.splits.items()
     }
     sizes = [len(labels) for _, labels in splits.values()]
-    ids = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    ids = np.split(np.arange(sum(sizes), dtype=np.int32), np.cumsum(sizes)[:-1])
     return splits, dict(zip(splits, ids, strict=True))
 
 

@@ -24,6 +24,7 @@ Key = TypeVar("Key", bound=Hashable)
 ALIKE = 1e-9
 """A standard error up to this is only rounding: values that are all alike have no interval."""
 
+
 def minus(a: Mapping[Key, float], b: Mapping[Key, float]) -> dict[Key, float]:
     """Paired differences, where both have a value."""
     return {key: value - b[key] for key, value in a.items() if key in b}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdl.report import criteria, figures
+from jaxdl.report import criteria, embeddings
 from jaxdl.report.adapted import (
     Diagnosis,
     Networks,
@@ -305,6 +305,6 @@ def draw_features(
     is_source = np.repeat([True, False], list(map(len, labels)))
     panels = {
         name: (points, is_source, np.concatenate(labels))
-        for name, points in figures.embed(names).items()
+        for name, points in embeddings.embed(names).items()
     }
-    figures.embeddings(panels, path)
+    embeddings.draw(panels, path)

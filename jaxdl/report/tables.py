@@ -179,8 +179,8 @@ def read_rows(
             for field, limit in (limits or {}).items():
                 value = getattr(row, field)
                 if not (math.isnan(value) or 0 <= value <= limit):
-                    wanted = f"out of [0, {limit:g}]" if limit < math.inf else "a negative number"
-                    raise ValueError(f"{field} {wanted}: {row}")
+                    negative = ", a negative number" * (value < 0)
+                    raise ValueError(f"{field} out of [0, {limit:g}]{negative}: {row}")
             if key and row[:key] in seen:
                 raise ValueError(f"two rows for one network: {row}")
             seen.add(row[:key])

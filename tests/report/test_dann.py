@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdl.report import figures
+from jaxdl.report import embeddings
 from jaxdl.report.adapted import (
     Diagnosis,
     Result,
@@ -519,7 +519,7 @@ def clouds(n=60, classes=10, apart=6.0, d=8):
 
 def test_pca_is_that_of_the_singular_vectors():
     x, is_source, _ = clouds()
-    points = figures.embed({"a": (x[is_source], x[~is_source])}, "pca")["a"]
+    points = embeddings.embed({"a": (x[is_source], x[~is_source])}, "pca")["a"]
     u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
     np.testing.assert_allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-8)
 
@@ -527,8 +527,8 @@ def test_pca_is_that_of_the_singular_vectors():
 def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
     x, is_source, labels = clouds(apart=0.0)
     features = {"a": (x[is_source], x[~is_source])}
-    points = figures.embed(features, seed=1)["a"]
-    np.testing.assert_array_equal(points, figures.embed(features, seed=1)["a"])
+    points = embeddings.embed(features, seed=1)["a"]
+    np.testing.assert_array_equal(points, embeddings.embed(features, seed=1)["a"])
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert np.mean(labels[distances.argmin(1)] == labels) > 0.9
@@ -536,8 +536,8 @@ def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
 
 def test_features_that_cannot_be_embedded():
     with pytest.raises(ValueError, match="a: features that are not finite"):
-        figures.embed({"a": (np.full((4, 3), NAN), np.ones((4, 3)))})
-    assert not figures.embed({"dead": (np.ones((4, 3)), np.ones((5, 3)))})["dead"].any()
+        embeddings.embed({"a": (np.full((4, 3), NAN), np.ones((4, 3)))})
+    assert not embeddings.embed({"dead": (np.ones((4, 3)), np.ones((5, 3)))})["dead"].any()
 
 
 @pytest.mark.parametrize(("classes", "panels"), [(10, 2), (43, 3)])
@@ -546,7 +546,7 @@ def test_embedding_figure_shows_both_domains(tmp_path, classes, panels):
 
     x, is_source, labels = clouds(n=300, classes=classes)
     names = ("source only", "DANN", "CDAN")[:panels]
-    figures.embeddings({n: (x[:, :2], is_source, labels) for n in names}, tmp_path / "figure.png")
+    embeddings.draw({n: (x[:, :2], is_source, labels) for n in names}, tmp_path / "figure.png")
     image = imread(tmp_path / "figure.png")[..., :3]
     assert image.shape[0] > 800 and image.shape[1] > 500 * panels
     top = image[: len(image) // 2]

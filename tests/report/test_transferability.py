@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from jaxdl.report.published import YOSINSKI_2014
+from jaxdl.report.transfer_figure import draw as figure
 from jaxdl.report.transferability import (
     Result,
-    figure,
     findings,
     read_results,
     report,

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from configs.dann import get_config
 from experiments.harness import settings as declared
-from experiments.harness.classification import COUNTS, ImageStudy, Starter, starting
+from experiments.harness.classification import COUNTS, ImageStudy, Starter, most_members, starting
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
 from experiments.harness.study import conduct, curve_panels, describe_source
@@ -47,14 +47,14 @@ from jaxdl.train.groups import Member, Program, example_streams, first_examples
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState
-from jaxdl.types import Batch, Hyper, Variables
+from jaxdl.types import Hyper, Variables
 
 DOMAINS = ("source", "target")
 STARTS = {"he": Start(), "glorot": Start(glorot=True), "small": Start(deviation=0.01)}
 NUMBERS = ("reversal", "radius", "threshold", "range", "rate", "weight_decay")
 """Settings in which the members of one population may differ, beside the terms' weights."""
-HELD_OUT, EMBEDDED = 1000, 300
-"""Images of each domain that networks are examined with, and whose features are drawn."""
+HELD_OUT = 1000
+"""Images of each domain that networks are examined with."""
 SHORT = {"svhn_cropped": "svhn"}
 """What papers call a data set of TFDS, where that is another name."""
 
@@ -96,6 +96,7 @@ class Functions(NamedTuple):
 
     settings: dict[str, Any]
     shapes: Variables
+    prepare: Prepare
     logits: Callable
     """``logits(states, hypers, examples, fetch)``: of the label head."""
     outputs: Callable
@@ -151,14 +152,6 @@ def sees_both(terms: Sequence[str]) -> bool:
     return any(term in adaptation.UNLABELLED for term in terms)
 
 
-def is_adversarial(terms: Sequence[str]) -> bool:
-    """Whether a domain classifier takes part in the training."""
-    return bool(set(adaptation.ADVERSARIES) & set(terms))
-
-
-# How images are prepared.
-
-
 def seen(settings: Mapping, images: jax.Array, hyper: Hyper, domain: int | jax.Array) -> jax.Array:
     """Images 0 … 255 of a domain as the network sees them."""
     means = hyper["means"]
@@ -166,21 +159,11 @@ def seen(settings: Mapping, images: jax.Array, hyper: Hyper, domain: int | jax.A
     return preparation.centred(images, mean[settings["subtract"]], hyper["range"], settings["size"])
 
 
-def make_evaluation_prepare(settings: Mapping[str, Any]) -> Prepare:
-    """Images of the domain ``hyper["domain"]``, and their labels."""
-
-    def prepare(stored: Batch, hyper: Hyper, key: None) -> Batch:
-        del key
-        images = stored["image"].astype(jnp.float32)
-        image = seen(settings, images, hyper, hyper["domain"])
-        return {"image": image, "label": stored["label"]}
-
-    return prepare
-
-
 def make_prepare(settings: Mapping[str, Any]) -> Prepare:
-    """What a step is given. "target_only" recolours images of the target as others do those of the
-    source, and is the fairer bound for it."""
+    """What a step is given; without a key, images of one domain.
+
+    "target_only" recolours images of the target as others do those of the source: a fairer bound.
+    """
     terms, colours = terms_of(settings), settings["colours"]
     change = preparation.recolour(settings["changes"])
     if settings["warps"]:
@@ -241,30 +224,23 @@ class Adaptation(ImageStudy):
         """
         settings = self.methods[method]
         config, placement, terms = self.config, self.placement, terms_of(settings)
-        side, conditional = settings["size"] or self.shape[0], "conditional" in terms
+        conditional, place = "conditional" in terms, f"config.model={config.model}"
         model = ADVERSARIAL_MODELS[config.model](
             len(self.sources["source"].class_names),
             padding=settings["padding"],
             dropout=settings["dropout"],
             start=STARTS[settings["start"]],
         )
-        image = jnp.zeros((1, side, side, self.shape[2]))
         join = {"join": adaptation.joined} if conditional else {}
-        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image, **join)})
-        try:
-            shapes = jax.eval_shape(init, jax.random.key(0))
-        except ValueError as error:
-            raise ValueError(f"config.model={config.model} on images of {side}: {error}") from None
+        init, shapes = self.initializer(model, settings["size"], place, **join)
 
         def rule(hyper: Hyper) -> optax.GradientTransformation:
-            rate, norm = hyper["rate"], settings["max_norm"] or None
-            if settings["schedule"] == "annealed":
-                rate = partial(annealed, initial=rate)
-            decay = hyper["weight_decay"]
-            return make_optimizer("momentum", rate, weight_decay=decay, max_norm=norm)
+            def annealed(step: jax.Array) -> jax.Array:
+                return adaptation.rate_schedule(step / settings["steps"], hyper["rate"])
 
-        def annealed(step: jax.Array, initial: jax.Array) -> jax.Array:
-            return adaptation.rate_schedule(step / settings["steps"], initial)
+            rate = annealed if settings["schedule"] == "annealed" else hyper["rate"]
+            decay, norm = hyper["weight_decay"], settings["max_norm"] or None
+            return make_optimizer("momentum", rate, weight_decay=decay, max_norm=norm)
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
             return adaptation.outputs(model, state.variables, x, conditional=conditional)
@@ -272,11 +248,9 @@ class Adaptation(ImageStudy):
         def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
             return outputs(state, hyper, x)["logits"]
 
-        see, evaluated = (
-            make_evaluation_prepare(settings),
-            (config.evaluation_batch, placement.mode),
-        )
-        accuracy = make_accuracy(logits, see, placement.mesh, *evaluated)
+        prepare = make_prepare(settings)
+        evaluated = prepare, placement.mesh, config.evaluation_batch, placement.mode
+        accuracy = make_accuracy(logits, *evaluated)
 
         def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
             # For the eye: nothing is chosen by these, and the test images are not among them.
@@ -293,9 +267,9 @@ class Adaptation(ImageStudy):
 
         loss = adaptation.adaptation_loss(model, terms, settings["steps"])
         size = {"steps": settings["steps"], "batch": settings["batch"]}
-        program = self.make_program(loss, rule, make_prepare(settings), watch, **size)
-        made = (make_outputs(fn, see, placement.mesh, *evaluated) for fn in (logits, outputs))
-        self.functions[program] = Functions(settings, shapes, *made)
+        program = self.make_program(loss, rule, prepare, watch, **size)
+        made = (make_outputs(function, *evaluated) for function in (logits, outputs))
+        self.functions[program] = Functions(settings, shapes, prepare, *made)
         return program, starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
@@ -330,64 +304,56 @@ class Adaptation(ImageStudy):
         """Accuracies on the test images, and what held-out images say of a network without labels
         of the target; NaN for a network that diverged."""
         feed = make_feed(self.config.feed, tests, self.placement.mesh)
-        counts = [len(labels) for _, labels in tests.values()]
-        tested = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
+        sizes = [len(labels) for _, labels in tests.values()]
+        tested = dict(zip(DOMAINS, np.split(np.arange(sum(sizes)), sizes[:1]), strict=True))
         self.held = {domain: self.held_out(domain) for domain in DOMAINS}
-        self.features, results, diagnoses = {}, [], []
+        self.features, rows = {}, []
+        curves = trainer.curves.by_network(Network)
+        faults = trainer.curves.faults(Network)
         for trained in self.trained:
-            group = trained.group
+            networks, functions = trained.group.networks, self.functions[trained.group.program]
             states, hypers = trained.population(self.placement)
-            functions, logits, insides = self.functions[group.program], {}, {}
+            guesses, outputs = {}, {}
             for domain in DOMAINS:
-                population, n = (states, of_domain(hypers, domain)), len(group.networks)
-                logits[domain] = functions.logits(*population, [tested[domain]] * n, feed.fetch)
-                held = [self.held[domain][0]] * n
-                insides[domain] = functions.outputs(*population, held, self.feed.fetch)
-            for i, network in enumerate(group.networks):
-                inside = {domain: insides[domain][i] for domain in DOMAINS}
-                guesses = {domain: logits[domain][i].argmax(-1) for domain in DOMAINS}
-                row, diagnosis = self.examine(trainer, network, inside, guesses, tests)
-                results.append(row)
-                diagnoses.append(diagnosis)
+                population = states, of_domain(hypers, domain)
+                ids = [tested[domain]] * len(networks), [self.held[domain][0]] * len(networks)
+                guesses[domain] = functions.logits(*population, ids[0], feed.fetch)
+                outputs[domain] = functions.outputs(*population, ids[1], self.feed.fetch)
+            for i, network in enumerate(networks):
+                right, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
+                own = {domain: outputs[domain][i] for domain in DOMAINS}
+                fault = faults.get(network, logs.Fault(-1, ""))
+                adversarial = set(adaptation.ADVERSARIES) & set(terms_of(functions.settings))
+                if fault.step < 0:
+                    classes = {domain: guesses[domain][i].argmax(-1) for domain in DOMAINS}
+                    for domain, source in self.sources.items():
+                        if source.labelled:
+                            right[domain] = float(np.mean(classes[domain] == tests[domain][1]))
+                    numbers |= self.criteria(own, classes["target"], bool(adversarial))
+                    if network.seed == 0:
+                        self.features[network.method] = [of["features"] for of in own.values()]
+                if adversarial:
+                    height = self.methods[network.method]["reversal"]
+                    scale = logs.series(curves[network], "reversal")[1].max()
+                    numbers["reversal"] = float(scale / height) if height else 0.0
+                shared = {"adversarial": len(adversarial), "diverged_at": fault.step}
+                diagnosis = Diagnosis(*network, diverged_in=fault.array, **shared, **numbers)
+                rows.append((Result(*network, *right.values()), diagnosis))
+        results, diagnoses = zip(*rows, strict=True)
         adapted.write_results(trainer.folder / "results.csv", results)
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
 
-    def examine(
-        self,
-        trainer: Trainer,
-        network: Network,
-        inside: Mapping[str, Mapping[str, np.ndarray]],
-        guesses: Mapping[str, np.ndarray],
-        tests: Mapping[str, Split],
-    ) -> tuple[Result, Diagnosis]:
-        """A network's rows of both tables.
-
-        Args:
-          inside: by domain, the outputs for held-out images.
-          guesses: by domain, the classes predicted for the test images.
-        """
-        settings = self.methods[network.method]
-        fault = trainer.curves.faults(Network).get(network, logs.Fault(-1, ""))
-        adversarial = is_adversarial(terms_of(settings))
-        accuracies, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
-        if fault.step < 0:
-            for domain in DOMAINS:
-                if self.sources[domain].labelled:
-                    accuracies[domain] = float(np.mean(guesses[domain] == tests[domain][1]))
-            labels, domains = self.held["source"][1], list(inside.values())
-            numbers |= validation.unlabelled_criteria(*domains, labels, guesses["target"])
-            if adversarial:
-                read = (of["domain"] for of in domains)
-                numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
-            if network.seed == 0:
-                self.features[network.method] = [of["features"][:EMBEDDED] for of in domains]
+    def criteria(
+        self, outputs: Mapping[str, Mapping], predictions: np.ndarray, adversarial: bool
+    ) -> dict[str, float]:
+        """What can be said of a network without target labels, by its outputs for held-out images
+        and its predictions for the target's test images."""
+        labels, domains = self.held["source"][1], list(outputs.values())
+        numbers = validation.unlabelled_criteria(*domains, labels, predictions)
         if adversarial:
-            height = settings["reversal"]
-            scale = logs.series(trainer.curves.by_network(Network)[network], "reversal")[1]
-            numbers["reversal"] = float(scale.max() / height) if height else 0.0
-        shared = {"adversarial": int(adversarial), "diverged_at": fault.step}
-        diagnosis = Diagnosis(*network, diverged_in=fault.array, **shared, **numbers)
-        return Result(*network, *accuracies.values()), diagnosis
+            read = (of["domain"] for of in domains)
+            numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
+        return numbers
 
     def draw(self, trainer: Trainer) -> None:
         """Images of both domains, curves, and the features with and without adaptation."""
@@ -401,26 +367,24 @@ class Adaptation(ImageStudy):
             lambda network: (place_of(network.method), network.seed),
         )
         figures.curves(panels, folder / "curves.png")
-        labels = [self.held[domain][1][:EMBEDDED] for domain in DOMAINS]
         if self.features:  # not where all have diverged
+            labels = [self.held[domain][1] for domain in DOMAINS]
             reporting.draw_features(self.features, labels, folder / "features.png")
 
     def draw_samples(self, path: Path) -> None:
         """The first images of a member with most terms, of each domain that it sees."""
-        member = self.members[0]
-        prepare = make_prepare(self.functions[member.program].settings)
+        member, names = self.members[0], self.sources["source"].class_names
+        prepare = self.functions[member.program].prepare
         stored, batch = first_examples(self.feed, prepare, member.hyper(), 24, self.placement)
-        labels, names = stored["label"].reshape(24, -1).T, self.sources["source"].class_names
-        parts = [("source", "source", "image"), ("target", "target", "image")]
-        parts += [("changed", "target", "changed")]
-        parts = [part for part in parts if part[2] in batch.get(part[1], {})]
-        shown = np.concatenate([np.asarray(batch[domain][part]) for _, domain, part in parts])
-        titles = [
-            f"{title} {names[label]}" if label >= 0 else title
-            for title, domain, _ in parts
-            for label in labels[DOMAINS.index(domain)]
-        ]
-        figures.samples(shown, titles, path)
+        labels, images, titles = stored["label"].reshape(24, -1), [], []
+        for column, domain in enumerate(domain for domain in DOMAINS if domain in batch):
+            for part in ("image", "changed"):
+                if part in batch[domain]:
+                    images.append(np.asarray(batch[domain][part]))
+                    title = domain if part == "image" else part
+                    known = (f" {names[label]}" * (label >= 0) for label in labels[:, column])
+                    titles += [title + label for label in known]
+        figures.samples(np.concatenate(images), titles, path)
 
     def facts(self) -> dict[str, str]:
         """What a reader of the report must know of data, networks and settings."""
@@ -475,11 +439,6 @@ PANELS = {
     "source_accuracy": "source accuracy (validation)",
     "target_accuracy": "target accuracy (for the eye)",
 }
-
-
-def most_members(config: ConfigDict) -> int:
-    """How many networks are trained at a time, at most: all methods may share a program."""
-    return min(config.members_per_round, config.seeds * len(config.methods))
 
 
 study = partial(conduct, Adaptation)

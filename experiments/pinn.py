@@ -9,8 +9,7 @@ loss on a dense grid and the distance to the exact solution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from ml_collections import ConfigDict
 from configs.pinn import get_config
 from experiments.harness import own
 from experiments.harness import settings as declared
+from experiments.harness.devices import float64
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
 from experiments.harness.study import Study, conduct, curve_panels
@@ -66,6 +66,10 @@ METHOD = {
     "weighting": OneOf(weighting.WEIGHTINGS),
     **dict.fromkeys(("rate", "power", "floor", "tolerance", "decay", "attention"), Between(0)),
 }
+
+
+REFRESH = ("candidates", "power", "floor", "weighting", "tolerance", "decay", "attention")
+"""Settings of :class:`jaxdl.pinn.objective.Refresh`, in its order."""
 
 
 class Network(NamedTuple):
@@ -257,15 +261,7 @@ class Physics(Study):
         loss falls, and the one to compare with ``heldout_loss``.
         """
         settings = planned.settings
-        refreshing = objective.Refresh(
-            settings["candidates"],
-            settings["power"],
-            settings["floor"],
-            settings["weighting"],
-            settings["tolerance"],
-            settings["decay"],
-            settings["attention"],
-        )
+        refreshing = objective.Refresh(*map(settings.get, REFRESH))
 
         def loss(params: Params, sample: objective.Sample, batch: Batch, hyper: Hyper, key: Any):
             value, means = objective.loss(ansatz, params, sample)
@@ -363,15 +359,20 @@ class Physics(Study):
 
     def curves(self, trainer: Trainer, problem: str) -> dict[str, dict[str, list]]:
         """Losses and errors of a problem."""
-        panels: dict[str, dict[str, list]] = {f"loss, {problem}": {}}
-        fields = {"train_loss": "on the points", "heldout_loss": "held out"}
-
-        def entry(network: Network) -> str | None:
-            return network.method if network.problem == problem else None
-
-        for label, lines in curve_panels(trainer, Network, fields, entry).items():
-            panels[f"loss, {problem}"] |= {f"{label}, {m}": line for m, line in lines.items()}
-        return panels | curve_panels(trainer, Network, {"rel_l2": f"relative L2, {problem}"}, entry)
+        panels: dict[str, dict[str, list]] = {}
+        for field, title, label in (
+            ("train_loss", f"loss, {problem}", "on the points, "),
+            ("heldout_loss", f"loss, {problem}", "held out, "),
+            ("rel_l2", f"relative L2, {problem}", ""),
+        ):
+            found = curve_panels(
+                trainer,
+                Network,
+                {field: title},
+                lambda n, label=label: f"{label}{n.method}" if n.problem == problem else None,
+            )
+            panels[title] = panels.get(title, {}) | found.get(title, {})
+        return panels
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
@@ -395,18 +396,6 @@ class Physics(Study):
         facts = own | {"Precision": "float64"} | facts
         results = reporting.read_results(trainer.folder / "results.csv")
         return reporting.report(results, self.parameters, PINN, facts)
-
-
-@contextmanager
-def float64() -> Iterator[None]:
-    """Within, or within a function decorated by it, JAX computes in double precision, in all
-    threads."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", before)
 
 
 study = float64()(partial(conduct, Physics))

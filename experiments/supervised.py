@@ -18,7 +18,13 @@ from ml_collections import ConfigDict
 from configs.supervised import get_config
 from experiments.harness import own
 from experiments.harness import settings as declared
-from experiments.harness.classification import COMMON, Classification, Starter, starting
+from experiments.harness.classification import (
+    COMMON,
+    Classification,
+    Starter,
+    most_members,
+    starting,
+)
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
 from experiments.harness.study import conduct
@@ -129,7 +135,6 @@ class Supervised(Classification):
         return np.arange(len(tests["images"][1])) if tests else self.ids["images", "validation"]
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """Accuracies."""
         rows = [reporting.Result(*n, x) for n, x in self.accuracies(trainer, tests).items()]
         reporting.write_results(trainer.folder / "results.csv", rows)
 
@@ -148,4 +153,4 @@ class Supervised(Classification):
 study = partial(conduct, Supervised)
 
 if __name__ == "__main__":
-    run(study, "supervised", get_config(), free=SETTINGS.free)
+    run(study, "supervised", get_config(), members=most_members, free=SETTINGS.free)

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import product
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -68,6 +69,11 @@ def starting(init: Callable[[jax.Array], Variables], optimizer: Optimizer) -> St
     return lambda seed, hyper: create(init(member_key("init", seed)), hyper())
 
 
+def most_members(config: ConfigDict) -> int:
+    """How many networks are trained at a time, at most: all methods may share a program."""
+    return min(config.members_per_round, config.seeds * len(config.methods))
+
+
 class ImageStudy(Study):
     """Networks on images: data on the devices, programs, groups."""
 
@@ -115,6 +121,28 @@ class ImageStudy(Study):
             dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=watch,
         )
+
+    def initializer(
+        self, model: nn.Module, side: int, place: str, **options: Any
+    ) -> tuple[Callable, Variables]:
+        """``init(key)``, the variables of a fresh network, and their shapes.
+
+        Args:
+          side: of the images that it sees; 0 for that of the data.
+          place: the setting that names the model, for messages.
+          options: of the model's ``init``.
+
+        Raises:
+          ValueError: for a network that does not fit the images.
+        """
+        *shape, channels = next(iter(self.sources.values())).splits["train"][0].shape[1:]
+        image = jnp.zeros((1, *([side, side] if side else shape), channels))
+        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image, **options)})
+        try:
+            return init, jax.eval_shape(init, jax.random.key(0))
+        except ValueError as error:
+            size = " x ".join(map(str, image.shape[1:]))
+            raise ValueError(f"{place} on images of {size}: {error}") from None
 
     def make_members(
         self,
@@ -170,21 +198,6 @@ class Classification(ImageStudy):
         """The training images; in memory where they are on the devices, too."""
         images = self.source.splits["train"][0]
         return in_memory(images) if isinstance(self.feed, Resident) else images
-
-    def initializer(self, model: nn.Module, crop: int, place: str) -> tuple[Callable, Variables]:
-        """``init(key)``, the variables of a fresh network, and their shapes.
-
-        Raises:
-          ValueError: naming the setting, ``place``, of a network that does not fit the images.
-        """
-        *shape, channels = self.images.shape[1:]
-        image = jnp.zeros((1, *([crop, crop] if crop else shape), channels))
-        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image)})
-        try:
-            return init, jax.eval_shape(init, jax.random.key(0))
-        except ValueError as error:
-            size = " x ".join(map(str, image.shape[1:]))
-            raise ValueError(f"{place} on images of {size}: {error}") from None
 
     @abstractmethod
     def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import jax
 from ml_collections import ConfigDict
@@ -83,3 +84,15 @@ def describe_devices() -> str:
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
     processes = "" if alone() else f" of {jax.process_count()} processes"
     return f"{len(devices)} x {kind}{processes}, jax {jax.__version__}"
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Within, or within a function decorated by it, JAX computes in double precision, in all
+    threads."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)

@@ -127,7 +127,7 @@ class Options:
     def check(self, name: str, value: Any, config: ConfigDict) -> None:
         """See :class:`Kind`."""
         for key, option in value.items():
-            if isinstance(option, int | float):
+            if isinstance(option, int | float) and not isinstance(option, bool):
                 Between(0).check(f"{name}.{key}", option, config)
 
 

@@ -89,9 +89,10 @@ def domain_batches(
     both: bool,
     recolour: augment.Augment | None = None,
     change: augment.Augment | None = None,
-) -> Callable[[Batch, Hyper, PRNGKeyArray], Batch]:
+) -> Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]:
     """Batches of a labelled and an unlabelled domain, for
-    :func:`jaxdl.adaptation.adaptation_loss`: never a label of the second.
+    :func:`jaxdl.adaptation.adaptation_loss`: never a label of the second. Without a key, as in
+    evaluation, images of the domain ``hyper["domain"]`` and their labels.
 
     Args:
       see: ``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1 for the network.
@@ -101,9 +102,11 @@ def domain_batches(
       change: makes another view of the unlabelled images, ``changed``.
     """
 
-    def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray) -> Batch:
-        one, other = jax.random.split(key)
+    def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray | None) -> Batch:
         images, labels = stored["image"].astype(jnp.float32), stored["label"]
+        if key is None:
+            return {"image": see(images, hyper, hyper["domain"]), "label": labels}
+        one, other = jax.random.split(key)
         domain = 0 if both else hyper["domain"]
         labelled = images[:, 0] if both else images
         labelled = recolour(one, labelled) if recolour else labelled

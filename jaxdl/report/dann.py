@@ -54,6 +54,7 @@ PAIRS = {
 }
 UNADAPTED = ("source_only", "source_recoloured")  # trained on the source alone
 BOUNDS = ("source_only", "target_only")  # of the gap
+EMBEDDED = 300  # images of each domain whose features are drawn
 MINIMAL_GAP = 0.02  # between source only and train on target, in which a share makes sense
 
 
@@ -294,12 +295,14 @@ def draw_features(
     labels: Sequence[np.ndarray],
     path: str | os.PathLike,
 ) -> None:
-    """Features of both domains in the plane, a column a method.
+    """Features of both domains in the plane, a column a method; of the first 300 images.
 
     Args:
       features: by method, those of source and target images.
       labels: of these images.
     """
+    features = {method: [x[:EMBEDDED] for x in domains] for method, domains in features.items()}
+    labels = [x[:EMBEDDED] for x in labels]
     about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
     names = {f"{name_of(m)}\n{about}": features[m] for m in sorted(features, key=place_of)}
     is_source = np.repeat([True, False], list(map(len, labels)))

@@ -617,7 +617,7 @@ def test_images_as_the_network_sees_them(subtract):
     alone = {"image": images[:, 1], "label": stored["label"][:, 1]}
     for prepare in (
         lambda *of: dann.make_prepare(settings)(*of)["source"],
-        dann.make_evaluation_prepare(settings),
+        lambda stored, hyper, key: dann.make_prepare(settings)(stored, hyper, None),
     ):
         seen = prepare(alone, hyper, jax.random.key(0))["image"]
         np.testing.assert_allclose(seen, (images[:, 1] - taken[1]) / 255 * 3, atol=1e-5)

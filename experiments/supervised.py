@@ -16,15 +16,8 @@ import optax
 from ml_collections import ConfigDict
 
 from configs.supervised import get_config
-from experiments.harness import own
+from experiments.harness import classification, own
 from experiments.harness import settings as declared
-from experiments.harness.classification import (
-    COMMON,
-    Classification,
-    Starter,
-    most_members,
-    starting,
-)
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
 from experiments.harness.study import conduct
@@ -42,7 +35,7 @@ from jaxdl.types import Batch, Hyper
 
 NUMBERS = ("rate", "weight_decay", "share", "wrong_labels")
 """Settings in which the members of one population may differ."""
-SETTINGS = Settings(COMMON, ("options", "methods"), ("data.workers",))
+SETTINGS = Settings(classification.COMMON, ("options", "methods"), ("data.workers",))
 METHOD = {
     "share": Between(0, 1, above=True),
     "wrong_labels": Between(0, 1),
@@ -63,7 +56,7 @@ class Network(NamedTuple):
     seed: int
 
 
-class Supervised(Classification):
+class Supervised(classification.Classification):
     """All methods and seeds on one data set."""
 
     settings, network, numbered = SETTINGS, Network, True
@@ -83,7 +76,7 @@ class Supervised(Classification):
 
         self.members = self.make_members(list(self.methods), alike, self.make, Network)
 
-    def make(self, name: str) -> tuple[Program, Starter]:
+    def make(self, name: str) -> tuple[Program, classification.Starter]:
         """The program of a method, and how its networks start."""
         settings, place = self.methods[name].settings, self.methods[name].place("model")
         function = own.function_named(settings["model"], MODELS, place, "model")
@@ -111,8 +104,8 @@ class Supervised(Classification):
 
         rule(self.hyper(name, 0))  # for its errors
         size = {"steps": settings["steps"], "batch": settings["batch"]}
-        loss = transfer.classification_loss(model)
-        return self.program(loss, logits, rule, prepare, **size), starting(init, rule)
+        program = self.program(transfer.classification_loss(model), logits, rule, prepare, **size)
+        return program, classification.starting(init, rule)
 
     def hyper(self, name: str, seed: int) -> Hyper:
         """The numbers of a member, its examples and their labels. What a seed draws, the order of
@@ -153,4 +146,4 @@ class Supervised(Classification):
 study = partial(conduct, Supervised)
 
 if __name__ == "__main__":
-    run(study, "supervised", get_config(), members=most_members, free=SETTINGS.free)
+    run(study, "supervised", get_config(), members=classification.most_members, free=SETTINGS.free)

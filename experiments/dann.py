@@ -36,7 +36,7 @@ from jaxdl.data.source import Source, Split, check_same_classes
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import Start
 from jaxdl.optim import make_optimizer
-from jaxdl.report import adapted, figures
+from jaxdl.report import adapted, embeddings, figures
 from jaxdl.report import dann as reporting
 from jaxdl.report.adapted import Diagnosis, Result, name_of, place_of
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
@@ -369,7 +369,9 @@ class Adaptation(ImageStudy):
         figures.curves(panels, folder / "curves.png")
         if self.features:  # not where all have diverged
             labels = [self.held[domain][1] for domain in DOMAINS]
-            reporting.draw_features(self.features, labels, folder / "features.png")
+            ordered = sorted(self.features, key=place_of)
+            features = {name_of(method): self.features[method] for method in ordered}
+            embeddings.draw_domains(features, labels, folder / "features.png")
 
     def draw_samples(self, path: Path) -> None:
         """The first images of a member with most terms, of each domain that it sees."""

@@ -10,7 +10,6 @@ one base are one member, since they share its forward pass
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -31,10 +30,9 @@ from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
-from jaxdl.report import transfer_figure
+from jaxdl.report import transfer_figure, transferred
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
-from jaxdl.report.transferability import Result
 from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
@@ -244,11 +242,11 @@ class Transferability(Classification):
         """Accuracies; NaN for a network that diverged, or has its first layers of one that did."""
         accuracies = self.accuracies(trainer, tests)
         rows = [
-            Result(*network, math.nan if math.isnan(accuracies.get(donor, 0)) else accuracy)
+            # 0 times NaN is NaN: where the donor has diverged, its layers are of no use.
+            transferred.Result(*network, accuracy + 0 * accuracies.get(donor_of(network), 0))
             for network, accuracy in accuracies.items()
-            for donor in [donor_of(network)]
         ]
-        reporting.write_results(trainer.folder / "results.csv", rows)
+        transferred.write_results(trainer.folder / "results.csv", rows)
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of the bases."""
@@ -257,8 +255,8 @@ class Transferability(Classification):
     def draw(self, trainer: Trainer) -> None:
         """Accuracy against the cut; images as the first base sees them; curves."""
         super().draw(trainer)
-        results = reporting.read_results(trainer.folder / "results.csv")
-        summary, path = reporting.summarize(results), trainer.folder / "transferability.png"
+        results = transferred.read_results(trainer.folder / "results.csv")
+        summary, path = transferred.summarize(results), trainer.folder / "transferability.png"
         transfer_figure.draw(summary, results, YOSINSKI_2014, path)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
@@ -273,7 +271,7 @@ class Transferability(Classification):
             **self.describe_copies(),
             **facts,
         }
-        results = reporting.read_results(trainer.folder / "results.csv")
+        results = transferred.read_results(trainer.folder / "results.csv")
         return reporting.report(results, YOSINSKI_2014, facts=facts)
 
 

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxdl.report.tables import read_rows, write_rows
+from jaxdl.report.comparisons import minus
+from jaxdl.report.tables import Estimate, mean_and_standard_error, read_rows, write_rows
 
 METHODS = {  # in the order of tables; others come by name before the last
     "source_only": "source only",
@@ -25,6 +26,8 @@ METHODS = {  # in the order of tables; others come by name before the last
     "target_only": "train on target",
 }
 COLLAPSED = 0.9  # of the target predictions in one class
+BOUNDS = ("source_only", "target_only")  # of the gap
+MINIMAL_GAP = 0.02  # between source only and train on target, in which a share makes sense
 
 
 class Result(NamedTuple):
@@ -156,3 +159,46 @@ def unlabelled(networks: Networks) -> bool:
 def target(networks: Networks, method: str) -> dict[int, float]:
     """Target accuracies by seed."""
     return {s: r.target_accuracy for s, (r, _) in networks.get(method, {}).items()}
+
+
+class Summary(NamedTuple):
+    """A method: means over the seeds whose network is used, and the other seeds."""
+
+    method: str
+    source_accuracy: Estimate
+    target_accuracy: Estimate
+    gap_covered: Estimate  # by seed; empty where it is not computed
+    networks: int  # that the means rest on
+    collapsed: tuple[int, ...] = ()  # seeds
+    diverged: tuple[int, ...] = ()
+
+
+def gaps_of(kept: Networks) -> dict[int, float]:
+    """Train on target minus source only, by seed."""
+    return minus(target(kept, "target_only"), target(kept, "source_only"))
+
+
+def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list[Summary]:
+    """Mean ± s.e. over seeds of both accuracies, and of the gap covered, by method.
+
+    The gap covered is (method − source only) / (train on target − source only) of the target
+    accuracies of a seed. It is computed only if the denominator is .02 or more in every seed that
+    has one, and never for the two methods that define it. Raises as `join` does.
+    """
+    networks = join(results, diagnoses)
+    kept = used(networks)
+    gaps, lower = gaps_of(kept), target(kept, "source_only")
+    wide = bool(gaps) and min(gaps.values()) >= MINIMAL_GAP
+    summary = []
+    for method, members in networks.items():
+        rows = [r for r, _ in kept[method].values()]
+        gains = minus(target(kept, method), lower) if wide and method not in BOUNDS else {}
+        lost = tuple(s for s, pair in members.items() if diverged(*pair))
+        fallen = tuple(s for s, (_, d) in members.items() if collapsed(d) and s not in lost)
+        estimates = (
+            mean_and_standard_error([r.source_accuracy for r in rows]),
+            mean_and_standard_error([r.target_accuracy for r in rows]),
+            mean_and_standard_error([g / gaps[s] for s, g in gains.items() if s in gaps]),
+        )
+        summary.append(Summary(method, *estimates, len(rows), fallen, lost))
+    return summary

@@ -5,22 +5,21 @@ or a covered gap is a value a seed.
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from jaxdl.report import criteria, embeddings
+from jaxdl.report import criteria
 from jaxdl.report.adapted import (
+    BOUNDS,
+    MINIMAL_GAP,
     Diagnosis,
     Networks,
     Result,
-    collapsed,
-    diverged,
+    Summary,
+    gaps_of,
     join,
     name_of,
-    place_of,
+    summarize,
     target,
     unlabelled,
     used,
@@ -43,7 +42,6 @@ from jaxdl.report.tables import (
     format_mean,
     format_number,
     markdown_table,
-    mean_and_standard_error,
 )
 
 PAIRS = {
@@ -53,9 +51,6 @@ PAIRS = {
     "syn_signs_to_gtsrb": "SYN SIGNS → GTSRB",
 }
 UNADAPTED = ("source_only", "source_recoloured")  # trained on the source alone
-BOUNDS = ("source_only", "target_only")  # of the gap
-EMBEDDED = 300  # images of each domain whose features are drawn
-MINIMAL_GAP = 0.02  # between source only and train on target, in which a share makes sense
 
 
 class Published(NamedTuple):
@@ -66,49 +61,6 @@ class Published(NamedTuple):
     method: str
     target_accuracy: float
     note: str = ""  # what makes it no match for the paper's networks
-
-
-class Summary(NamedTuple):
-    """A method: means over the seeds whose network is used, and the other seeds."""
-
-    method: str
-    source_accuracy: Estimate
-    target_accuracy: Estimate
-    gap_covered: Estimate  # by seed; empty where it is not computed
-    networks: int  # that the means rest on
-    collapsed: tuple[int, ...] = ()  # seeds
-    diverged: tuple[int, ...] = ()
-
-
-def _gaps(kept: Networks) -> dict[int, float]:
-    """Train on target minus source only, by seed."""
-    return minus(target(kept, "target_only"), target(kept, "source_only"))
-
-
-def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list[Summary]:
-    """Mean ± s.e. over seeds of both accuracies, and of the gap covered, by method.
-
-    The gap covered is (method − source only) / (train on target − source only) of the target
-    accuracies of a seed. It is computed only if the denominator is .02 or more in every seed that
-    has one, and never for the two methods that define it. Raises as `join` does.
-    """
-    networks = join(results, diagnoses)
-    kept = used(networks)
-    gaps, lower = _gaps(kept), target(kept, "source_only")
-    wide = bool(gaps) and min(gaps.values()) >= MINIMAL_GAP
-    summary = []
-    for method, members in networks.items():
-        rows = [r for r, _ in kept[method].values()]
-        gains = minus(target(kept, method), lower) if wide and method not in BOUNDS else {}
-        lost = tuple(s for s, pair in members.items() if diverged(*pair))
-        fallen = tuple(s for s, (_, d) in members.items() if collapsed(d) and s not in lost)
-        estimates = (
-            mean_and_standard_error([r.source_accuracy for r in rows]),
-            mean_and_standard_error([r.target_accuracy for r in rows]),
-            mean_and_standard_error([g / gaps[s] for s, g in gains.items() if s in gaps]),
-        )
-        summary.append(Summary(method, *estimates, len(rows), fallen, lost))
-    return summary
 
 
 def _adapted(method: str) -> bool:
@@ -262,7 +214,7 @@ def report(
     left = " The gap covered is the one that recolouring leaves."
     recoloured = f"Trained on recoloured images: {', '.join(map(name_of, changed))}."
     recoloured += left * ("source_only" in changed and not unlabelled(kept))
-    gaps = _gaps(kept)
+    gaps = gaps_of(kept)
     if gaps and min(gaps.values()) < MINIMAL_GAP:
         seed = min(gaps, key=gaps.get)
         no_gap = (
@@ -288,26 +240,3 @@ def report(
     ]
     title = f"Domain adaptation: {PAIRS.get(pair, pair.replace('_to_', ' → '))}"
     return assemble(title, {"Networks": str(len(results)), **facts}, sections)
-
-
-def draw_features(
-    features: Mapping[str, Sequence[np.ndarray]],
-    labels: Sequence[np.ndarray],
-    path: str | os.PathLike,
-) -> None:
-    """Features of both domains in the plane, a column a method; of the first 300 images.
-
-    Args:
-      features: by method, those of source and target images.
-      labels: of these images.
-    """
-    features = {method: [x[:EMBEDDED] for x in domains] for method, domains in features.items()}
-    labels = [x[:EMBEDDED] for x in labels]
-    about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
-    names = {f"{name_of(m)}\n{about}": features[m] for m in sorted(features, key=place_of)}
-    is_source = np.repeat([True, False], list(map(len, labels)))
-    panels = {
-        name: (points, is_source, np.concatenate(labels))
-        for name, points in embeddings.embed(names).items()
-    }
-    embeddings.draw(panels, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -105,3 +105,31 @@ def draw(
     handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
     figure.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)
     save(figure, path)
+
+
+EMBEDDED = 300
+"""Images of each domain whose features are drawn."""
+
+
+def draw_domains(
+    features: Mapping[str, Sequence[Float[np.ndarray, "_ d"]]],
+    labels: Sequence[Int[np.ndarray, " _"]],
+    path: Path,
+) -> None:
+    """Embed and draw features of held-out images of both domains, a column a network of seed 0.
+
+    Args:
+      features: title -> those of source and target images, of which the first are drawn.
+      labels: of these images.
+    """
+    labels = [domain[:EMBEDDED] for domain in labels]
+    about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
+    points = embed(
+        {
+            f"{name}\n{about}": tuple(domain[:EMBEDDED] for domain in domains)
+            for name, domains in features.items()
+        }
+    )
+    is_source = np.repeat([True, False], list(map(len, labels)))
+    classes = np.concatenate(labels)
+    draw({name: (plane, is_source, classes) for name, plane in points.items()}, path)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxdl.report.figures import own_style, save
-from jaxdl.report.transferability import SPLITS, TREATMENTS, Cell, Result, pick
+from jaxdl.report.transferred import SPLITS, TREATMENTS, Cell, Result, pick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,60 +1,25 @@
-"""The report of the transferability study (Yosinski et al. 2014): table and findings in words.
-
-A treatment is compared with the base trained on the same target task, of the same split, seed and
-direction. These paired differences are averaged over the directions of a seed, and seeds are the
-independent samples: the networks of one seed share their bases, and are not more samples.
-"""
+"""The report of the transferability study (Yosinski et al. 2014): table and findings in words."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxdl.report.comparisons import assemble, minus, over_seeds, quote, shows
-from jaxdl.report.tables import (
-    MISSING,
-    Estimate,
-    bullets,
-    format_mean,
-    markdown_table,
-    mean_and_standard_error,
-    read_rows,
-    write_rows,
+from jaxdl.report.tables import MISSING, Estimate, bullets, format_mean, markdown_table
+from jaxdl.report.transferred import (
+    SPLITS,
+    Cell,
+    Pair,
+    Result,
+    by_seed,
+    cuts_of,
+    estimate,
+    index_of,
+    order,
+    pick,
+    profile_of,
+    summarize,
 )
-from jaxdl.types import DamagedFile
-
-SPLITS = {
-    "random": "Random halves",
-    "dissimilar": "Dissimilar halves",
-    "whole1000": "All 1000 classes",  # the paper's split of the random-features control
-}
-TREATMENTS = ("base", "BnB", "BnB+", "AnB", "AnB+", "random")
-"""In the order of tables."""
-
-
-class Result(NamedTuple):
-    """One trained network, a row of `results.csv`."""
-
-    split: str  # how the classes were halved: random, dissimilar
-    seed: int
-    direction: str  # the target task: AB is tested on B, BA on A, bases too
-    treatment: str  # a key of TREATMENTS
-    n: int  # the layers taken over; 0 for base
-    accuracy: float  # fraction; NaN where training diverged
-
-
-class Cell(NamedTuple):
-    """What is told of one treatment at one cut: our rows and published ones alike."""
-
-    split: str
-    treatment: str
-    n: int
-    accuracy: Estimate  # over seeds, as fractions
-    difference: Estimate  # to base, paired; empty for base itself and where there is none
-    networks: int  # that were trained to the end
-    diverged: int = 0
 
 
 class Finding(NamedTuple):
@@ -63,103 +28,6 @@ class Finding(NamedTuple):
     name: str
     shows: bool | None  # None: it cannot be judged
     sentence: str
-
-
-def read_results(path: str | os.PathLike) -> list[Result]:
-    """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
-    results = read_rows(path, Result, limits={"accuracy": 1})
-    for row in results:
-        if row.treatment not in TREATMENTS:
-            raise DamagedFile(f"{os.fspath(path)}: damaged table: unknown treatment: {row}")
-    return results
-
-
-def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
-    """Write `results.csv` in one piece, in an order independent of the order of training."""
-    write_rows(path, Result, sorted(results, key=_order))
-
-
-# Estimates. Accuracies of networks are looked up by (split, treatment, n), then by pair.
-
-_Pair = tuple[int, str]  # seed and direction: what is equal here is compared
-_Index = dict[tuple[str, str, int], dict[_Pair, float]]
-
-
-def _order(row: Result | Cell) -> tuple:
-    splits = list(SPLITS)
-    split = splits.index(row.split) if row.split in splits else len(splits)
-    rest = (row.seed, row.direction) if isinstance(row, Result) else ()
-    return split, row.split, TREATMENTS.index(row.treatment), row.n, *rest
-
-
-def _index(results: Iterable[Result]) -> _Index:
-    index: _Index = {}
-    for row in results:
-        networks = index.setdefault((row.split, row.treatment, row.n), {})
-        if (row.seed, row.direction) in networks:
-            raise ValueError(f"two rows for one network: {row}")
-        networks[row.seed, row.direction] = row.accuracy
-    return index
-
-
-def _cuts(index: _Index, split: str, *treatments: str) -> list[int]:
-    """The cuts that all these treatments have."""
-    cuts = [{n for s, t, n in index if (s, t) == (split, treatment)} for treatment in treatments]
-    return sorted(set.intersection(*cuts))
-
-
-def _profile(index: _Index, split: str, treatment: str, cuts: Sequence[int]) -> dict[_Pair, float]:
-    """Mean over the cuts, for the pairs that have them all; NaN where one diverged."""
-    columns = [index.get((split, treatment, n), {}) for n in cuts]
-    if not columns:
-        return {}
-    pairs = sorted(set.intersection(*map(set, columns)))
-    return {pair: float(np.mean([column[pair] for column in columns])) for pair in pairs}
-
-
-def _by_seed(values: Mapping[_Pair, float]) -> dict[int, float]:
-    """Mean over the directions of each seed; a direction that diverged leaves the other."""
-    seeds = sorted({seed for seed, _ in values})
-    return {
-        s: mean_and_standard_error([x for (t, _), x in values.items() if t == s]).mean
-        for s in seeds
-    }
-
-
-def _estimate(values: Mapping[_Pair, float]) -> Estimate:
-    return over_seeds(_by_seed(values))
-
-
-def summarize(results: Iterable[Result]) -> list[Cell]:
-    """Accuracy and paired difference to base, mean ± s.e. over seeds, by split, treatment and cut.
-
-    With x the accuracy of a network and b that of the base of the same split, seed and direction,
-    the difference is the mean over seeds of mean over directions of x − b. Diverged networks are
-    left out, and counted.
-
-    Raises:
-      ValueError: two rows describe the same network.
-    """
-    index = _index(results)
-    cells = []
-    for (split, treatment, n), networks in index.items():
-        base = index.get((split, "base", 0), {}) if treatment != "base" else {}
-        diverged = sum(map(math.isnan, networks.values()))
-        cells.append(
-            Cell(
-                split,
-                treatment,
-                n,
-                accuracy=_estimate(networks),
-                difference=_estimate(minus(networks, base)),
-                networks=len(networks) - diverged,
-                diverged=diverged,
-            )
-        )
-    return sorted(cells, key=_order)
-
-
-# Findings.
 
 
 def _finding(name: str, shows: bool | None, claim: str, evidence: str) -> Finding:
@@ -186,18 +54,18 @@ def findings(results: Iterable[Result]) -> list[Finding]:
     - distance: AnB at the last cut loses more to its base on the dissimilar halves than on the
       random ones.
     """
-    index = _index(results)
+    index = index_of(results)
 
-    def profile(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[_Pair, float]:
-        return _profile(index, split, treatment, cuts)
+    def profile(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[Pair, float]:
+        return profile_of(index, split, treatment, cuts)
 
-    def drop(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[_Pair, float]:
+    def drop(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[Pair, float]:
         return minus(profile(treatment, cuts, split), profile("base", [0], split))
 
-    cuts = _cuts(index, "random", "AnB")
+    cuts = cuts_of(index, "random", "AnB")
     first, last = cuts[:1], cuts[-1:] if len(cuts) > 1 else []
     depth, slope = (
-        _estimate(x)
+        estimate(x)
         for x in (drop("AnB", cuts[-1:]), minus(profile("AnB", last), profile("AnB", first)))
     )
     ends = [str(*n) if n else MISSING for n in (first, cuts[-1:])]
@@ -209,11 +77,11 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         f"minus AnB at the first cut (n = {ends[0]}): {quote(slope)}.",
     )
 
-    own = _cuts(index, "random", "BnB")
+    own = cuts_of(index, "random", "BnB")
     middle = own[1:-1]
-    dip = _estimate(drop("BnB", middle))
+    dip = estimate(drop("BnB", middle))
     evidence = f"BnB over the middle cuts ({_span(middle)}) minus base: {quote(dip)}."
-    by_cut = {n: _estimate(drop("BnB", [n])) for n in own}
+    by_cut = {n: estimate(drop("BnB", [n])) for n in own}
     measured = {n: x for n, x in by_cut.items() if x.used}
     if measured:
         deepest = min(measured, key=lambda n: measured[n].mean)
@@ -229,10 +97,10 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         evidence,
     )
 
-    tuned = _cuts(index, "random", "AnB+", "BnB+") or _cuts(index, "random", "AnB+")
+    tuned = cuts_of(index, "random", "AnB+", "BnB+") or cuts_of(index, "random", "AnB+")
     transferred, retrained = drop("AnB+", tuned), drop("BnB+", tuned)
     gain, control, rest = (
-        _estimate(x)
+        estimate(x)
         for x in (transferred, retrained, minus(profile("AnB+", tuned), profile("BnB+", tuned)))
     )
     generalization = _finding(
@@ -243,18 +111,18 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         f"BnB+ minus base: {quote(control)}. What is left for A, AnB+ minus BnB+: {quote(rest)}.",
     )
 
-    shared = [n for n in cuts if n in _cuts(index, "dissimilar", "AnB")][-1:]
+    shared = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
     here, there = drop("AnB", shared), drop("AnB", shared, "dissimilar")
-    farther = over_seeds(minus(_by_seed(there), _by_seed(here)))
-    control_split = "dissimilar" if _cuts(index, "dissimilar", "random") else "random"
-    floor = _estimate(drop("random", _cuts(index, control_split, "random")[-1:], control_split))
+    farther = over_seeds(minus(by_seed(there), by_seed(here)))
+    control_split = "dissimilar" if cuts_of(index, "dissimilar", "random") else "random"
+    floor = estimate(drop("random", cuts_of(index, control_split, "random")[-1:], control_split))
     distance = _finding(
         "distance",
         shows(-1, farther),
         "features transfer less well between dissimilar tasks",
         f"AnB at n = {_span(shared)} minus base, dissimilar halves minus random halves: "
-        f"{quote(farther)}; apart they are {quote(_estimate(there))} and "
-        f"{quote(_estimate(here))}. Random frozen features at their last cut, "
+        f"{quote(farther)}; apart they are {quote(estimate(there))} and "
+        f"{quote(estimate(here))}. Random frozen features at their last cut, "
         f"{control_split} halves, minus base: {quote(floor)}.",
     )
     return [specificity, adaptation, generalization, distance]
@@ -262,14 +130,6 @@ def findings(results: Iterable[Result]) -> list[Finding]:
 
 def _span(cuts: Sequence[int]) -> str:
     return ", ".join(map(str, cuts)) or MISSING
-
-
-# Tables and text.
-
-
-def pick(cells: Iterable[Cell], split: str, treatment: str) -> list[Cell]:
-    """The cells of a split and treatment that have an accuracy."""
-    return [c for c in cells if (c.split, c.treatment) == (split, treatment) and c.accuracy.used]
 
 
 def _mean(x: Estimate, signed: bool = False) -> str:
@@ -371,7 +231,7 @@ def report(
     judged = findings(results)
     lost = [
         f"{r.split} halves, seed {r.seed}, direction {r.direction}: {r.treatment}, n = {r.n}"
-        for r in sorted(results, key=_order)
+        for r in sorted(results, key=order)
         if math.isnan(r.accuracy)
     ]
     sentences = [

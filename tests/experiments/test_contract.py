@@ -268,8 +268,8 @@ def test_killed_while_it_measures_and_draws_it_measures_again(finished, start, u
     (unreported / "results.csv").unlink()
     for function, moment in (
         ("jaxdl.data.source.Sealed.open", "before"),
-        ("jaxdl.report.transferability.write_results", "before"),
-        ("jaxdl.report.transferability.write_results", "after"),
+        ("jaxdl.report.transferred.write_results", "before"),
+        ("jaxdl.report.transferred.write_results", "after"),
         ("jaxdl.report.figures.samples", "before"),
     ):
         place, _, name = function.rpartition(".")

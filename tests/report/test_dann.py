@@ -15,11 +15,12 @@ from jaxdl.report.adapted import (
     join,
     read_diagnoses,
     read_results,
+    summarize,
     write_diagnoses,
     write_results,
 )
 from jaxdl.report.criteria import diagnostics
-from jaxdl.report.dann import Published, findings, report, summarize, table
+from jaxdl.report.dann import Published, findings, report, table
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
 from jaxdl.types import DamagedFile
 

@@ -8,6 +8,7 @@ Methods whose settings differ only in numbers are one population, with all their
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax

@@ -195,14 +195,14 @@ class Adaptation(ImageStudy):
     def build(self) -> None:
         """The images of both domains laid end to end, programs and members."""
         config, images = self.config, [s.splits["train"][0] for s in self.sources.values()]
-        self.shape, other = (list(of.shape[1:]) for of in images)
+        self.shape, other = (list(part.shape[1:]) for part in images)
         if self.shape != other:
             raise ValueError(
                 f"images of the source are {self.shape}, of the target {other}: make them alike "
                 "with config.source.options and config.target.options, size and channels"
             )
         self.lay_out(config.feed, config.workers)
-        means = [encoded.statistics(of)[0].mean((0, 1)) for of in images]
+        means = [encoded.statistics(part)[0].mean((0, 1)) for part in images]
         self.means = np.stack(means).astype(np.float32)
         self.functions: dict[Program, Functions] = {}
         # Methods with most terms come first: they take longest, and their faults are the dearest.
@@ -321,7 +321,7 @@ class Adaptation(ImageStudy):
                 outputs[domain] = functions.outputs(*population, ids[1], self.feed.fetch)
             for i, network in enumerate(networks):
                 right, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
-                own = {domain: outputs[domain][i] for domain in DOMAINS}
+                inside = [outputs[domain][i] for domain in DOMAINS]
                 fault = faults.get(network, logs.Fault(-1, ""))
                 adversarial = set(adaptation.ADVERSARIES) & set(terms_of(functions.settings))
                 if fault.step < 0:
@@ -329,9 +329,13 @@ class Adaptation(ImageStudy):
                     for domain, source in self.sources.items():
                         if source.labelled:
                             right[domain] = float(np.mean(classes[domain] == tests[domain][1]))
-                    numbers |= self.criteria(own, classes["target"], bool(adversarial))
+                    labels = self.held["source"][1]
+                    numbers |= validation.unlabelled_criteria(*inside, labels, classes["target"])
+                    if adversarial:
+                        read = (part["domain"] for part in inside)
+                        numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
                     if network.seed == 0:
-                        self.features[network.method] = [of["features"] for of in own.values()]
+                        self.features[network.method] = [part["features"] for part in inside]
                 if adversarial:
                     height = self.methods[network.method]["reversal"]
                     scale = logs.series(curves[network], "reversal")[1].max()
@@ -342,18 +346,6 @@ class Adaptation(ImageStudy):
         results, diagnoses = zip(*rows, strict=True)
         adapted.write_results(trainer.folder / "results.csv", results)
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
-
-    def criteria(
-        self, outputs: Mapping[str, Mapping], predictions: np.ndarray, adversarial: bool
-    ) -> dict[str, float]:
-        """What can be said of a network without target labels, by its outputs for held-out images
-        and its predictions for the target's test images."""
-        labels, domains = self.held["source"][1], list(outputs.values())
-        numbers = validation.unlabelled_criteria(*domains, labels, predictions)
-        if adversarial:
-            read = (of["domain"] for of in domains)
-            numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
-        return numbers
 
     def draw(self, trainer: Trainer) -> None:
         """Images of both domains, curves, and the features with and without adaptation."""
@@ -384,15 +376,15 @@ class Adaptation(ImageStudy):
                 if part in batch[domain]:
                     images.append(np.asarray(batch[domain][part]))
                     title = domain if part == "image" else part
-                    known = (f" {names[label]}" * (label >= 0) for label in labels[:, column])
-                    titles += [title + label for label in known]
+                    endings = (f" {names[label]}" * (label >= 0) for label in labels[:, column])
+                    titles += [title + ending for ending in endings]
         figures.samples(np.concatenate(images), titles, path)
 
     def facts(self) -> dict[str, str]:
         """What a reader of the report must know of data, networks and settings."""
         config, every = self.config, list(self.functions.values())
         sizes = {trees.count(functions.shapes["params"]) for functions in every}
-        lengths = {(of.settings["steps"], of.settings["batch"]) for of in every}
+        lengths = {(f.settings["steps"], f.settings["batch"]) for f in every}
         absent = {"Published numbers": "not beside these runs, which are shorter"}
         # The one base that no variant has changed: in others, settings of all methods may be.
         recipe = get_config("mnist_to_mnist_m").base.to_dict()

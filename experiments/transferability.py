@@ -129,12 +129,12 @@ class Transferability(Classification):
 
         self.start = jax.jit(start, static_argnums=1)
         model, cuts = self.model, self.cuts
-        self.full = self.kind(
+        self.full = self.make_kind(
             prepare,
             transfer.classification_loss(model),
             lambda state, hyper, x: model.apply(state.variables, x),
         )
-        self.frozen = self.kind(
+        self.frozen = self.make_kind(
             prepare,
             transfer.shared_prefix_loss(model, cuts),
             lambda state, hyper, x: transfer.shared_prefix_logits(
@@ -164,7 +164,7 @@ class Transferability(Classification):
                 tasks[split, seed, side] = task
         return tasks
 
-    def kind(self, prepare: Prepare, loss: LossFn, logits: Callable) -> Program:
+    def make_kind(self, prepare: Prepare, loss: LossFn, logits: Callable) -> Program:
         """Training with a loss, evaluation with logits."""
         size = {"steps": self.config.steps, "batch": self.config.batch}
         return self.program(loss, logits, lambda _: self.rule, prepare, **size)

@@ -37,12 +37,12 @@ def _left_out(networks: Networks) -> Iterator[str]:
                 where = f" in {d.diverged_in}" * bool(d.diverged_in)
                 yield f"{who}, diverged{when}: NaN or infinity{where}. It stayed as it was before."
             elif collapsed(d):
-                known = {"source": r.source_accuracy, "target": r.target_accuracy}
-                known = {k: x for k, x in known.items() if not math.isnan(x)}
+                accuracies = {"source": r.source_accuracy, "target": r.target_accuracy}
+                accuracies = {k: x for k, x in accuracies.items() if not math.isnan(x)}
                 yield (
                     f"{who}, collapsed: {percent(d.top_share)} of its target predictions are in "
-                    f"one class. Its {'accuracies are' if len(known) > 1 else 'accuracy is'} "
-                    f"{' and '.join(f'{percent(x)} ({k})' for k, x in known.items())}."
+                    f"one class. Its {'accuracies are' if len(accuracies) > 1 else 'accuracy is'} "
+                    f"{' and '.join(f'{percent(x)} ({k})' for k, x in accuracies.items())}."
                 )
         finite = [r.target_accuracy for r, d in members.values() if not diverged(r, d)]
         if any(collapsed(d) and not diverged(r, d) for r, d in members.values()):

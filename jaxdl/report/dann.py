@@ -75,10 +75,10 @@ def _control(method: str, kept: Networks, colours: Mapping[str, float]) -> str |
     """
     if method == "target_only":
         return None
-    known = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
-    known = [m for m in known if m in kept and m != method]
-    alike = [m for m in known if colours.get(m, 0) == colours.get(method, 0)]
-    return next(iter(alike or known), None)
+    controls = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
+    controls = [m for m in controls if m in kept and m != method]
+    alike = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
+    return next(iter(alike or controls), None)
 
 
 def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -> str:
@@ -87,13 +87,15 @@ def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -
         value = value if x.used > 1 else "too few seeds"
         return f"It cannot be judged how {what} compares with published numbers: {value}."
     low, high = confidence_interval(x)
-    places = []
+    judgements = []
     for p in published:
         above, below = p.target_accuracy < low, p.target_accuracy > high
         side = "above" if above else "below" if below else "not shown to differ from"
-        places.append(f"{side} {p.who}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
+        judgements.append(f"{side} {p.who}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
     reach = f"{format_number(max(low, 0.0), 100)} to {percent(min(high, 1.0))}"
-    return f"{what}, its mean in {reach} (95% interval, {x.used} seeds), is {'; '.join(places)}."
+    return (
+        f"{what}, its mean in {reach} (95% interval, {x.used} seeds), is {'; '.join(judgements)}."
+    )
 
 
 def findings(

@@ -92,8 +92,8 @@ def draw(
         top.set_title(plain(title), fontsize=11)
         bottom.scatter(x, y, c=hues[labels[shuffled]], **style)
         for k in range(classes if classes <= 10 else 0):
-            if (mine := is_source & (labels == k)).any():
-                place = np.median(points[mine], axis=0)
+            if (shown := is_source & (labels == k)).any():
+                place = np.median(points[shown], axis=0)
                 text = bottom.text(*place, k, ha="center", va="center", weight="bold")
                 text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         for axes in (top, bottom):

@@ -54,9 +54,9 @@ def draw(
             other = [*pick(cells, control[0].split, "base"), *control]
         elif not any(c in other for c in control):  # it was measured on another split
             other += control
-        for axes, title, mine in ((left, "Random halves", halves), (right, name, other)):
+        for axes, title, shown in ((left, "Random halves", halves), (right, name, other)):
             axes.set_title(f"{title}, {who}", loc="left", fontsize=10)
-            legend |= _draw_cells(axes, mine, networks)
+            legend |= _draw_cells(axes, shown, networks)
         legend |= _draw_reference(right, cells)
         left.set_ylabel("accuracy, %")
     for axes in grid[1]:

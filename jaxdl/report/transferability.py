@@ -170,10 +170,10 @@ def _by_cut(cells: Sequence[Cell]) -> str:
     cuts = sorted({cell.n for cell in cells if cell.n})
     rows = []
     for split, treatment in dict.fromkeys((c.split, c.treatment) for c in cells if c.n):
-        mine = {c.n: c for c in pick(cells, split, treatment)}
+        row = {c.n: c for c in pick(cells, split, treatment)}
         base = pick(cells, split, "base")
         values = {
-            n: _mean(c.difference, True) if base else _mean(c.accuracy) for n, c in mine.items()
+            n: _mean(c.difference, True) if base else _mean(c.accuracy) for n, c in row.items()
         }
         rows.append(
             (

@@ -37,7 +37,7 @@ class Result(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is told of one treatment at one cut: our rows and published ones alike."""
+    """A treatment at one cut, summarized: our rows and published ones alike."""
 
     split: str
     treatment: str

@@ -97,7 +97,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.dispatches_per_evaluation = 40  # on the validation images, for the curves
     config.evaluation_batch = 500
     config.seconds_between_saves = 30.0
-    config.checkpoints = 2  # kept of each population, the latest; and the best
+    config.checkpoints = 2  # kept of each population, the latest
 
     # The data. TFDS keeps its own under data_dir (empty: ~/tensorflow_datasets), where a folder
     # downloads/manual takes what must be provided; or the builders' settings say where that is.

@@ -89,5 +89,5 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.parallel.member = -1  # devices that share the networks; -1 for all that are left
     config.parallel.mode = "shard_map"  # who divides the work: "jit", "pmap"
     config.seconds_between_saves = 30.0
-    config.checkpoints = 2  # kept of each population, the latest; and the best
+    config.checkpoints = 2  # kept of each population, the latest
     return config

@@ -69,7 +69,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.dispatches_per_evaluation = 1  # on the validation images, for the curves
     config.evaluation_batch = 480
     config.seconds_between_saves = 20.0
-    config.checkpoints = 2  # kept of each population, the latest; and the best
+    config.checkpoints = 2  # kept of each population, the latest
 
     match variant:
         case "quick":

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _dann_setup
+from experiments import dann
 from experiments._benchmark_transferability import paragraph
 from experiments._dann_contenders import ABOUT, population, pytorch, write_noise
 from experiments._interleave import Row, Setup, format_ratio, series
+from experiments.harness.settings import check as check_settings
 from jaxdl.data.encoded import cores
 from jaxdl.report.tables import markdown_table
 
@@ -38,12 +39,12 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"config.dann.{name} must be at least {least}, got {of[name]}")
     if len(study.methods) != 1:
         raise ValueError("config.dann.study.methods: one is timed")
-    (name,), settings, study.steps_per_dispatch = study.methods, settings_of(config), of.steps
+    settings, study.steps_per_dispatch = settings_of(config), of.steps
     if settings["steps"] % of.steps:
         raise ValueError(f"config.dann.steps={of.steps} does not divide {settings['steps']} steps")
-    _dann_setup.check(study)
-    _dann_setup.check_method(study, name, settings)
-    if study.model != "dann_mnist" or _dann_setup.terms_of(settings) != ("adversarial",):
+    check_settings(study, dann.SETTINGS.kinds)
+    dann.check(study)
+    if study.model != "dann_mnist" or dann.terms_of(settings) != ("adversarial",):
         raise ValueError("config.dann.study: the reference knows dann_mnist and an adversary alone")
     for name in ("dropout", "max_norm", "size", "colours"):
         if settings[name]:

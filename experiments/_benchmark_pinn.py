@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _interleave, _pinn_peers, _run
+from experiments import _interleave, _pinn_peers
 from experiments._benchmark_transferability import paragraph
 from experiments._interleave import MILLI, Setup, Worker
 from experiments._pinn_contenders import ADAM, jaxdl, of_seed
+from experiments.harness.settings import check_counts
 from jaxdl.report.tables import MISSING, bullets, markdown_table
 
 SOLVE = "solve"
@@ -59,7 +60,7 @@ def check(config: ConfigDict) -> None:
     if not hasattr(os, "sched_setaffinity") or not Path("/proc/self/task").exists():
         raise ValueError("each contender is pinned to one hardware thread: that needs Linux")
     chunks = [name for name in of if name.endswith("chunk")]
-    _run.check_counts(of, *chunks, "adam_iterations", "adam_chunks")
+    check_counts(of, *chunks, "adam_iterations", "adam_chunks")
     if min(of.seconds, of.target, of.adam_rate) <= 0:
         raise ValueError("config.pinn.seconds, target and adam_rate must be more than 0")
     if len(study.problems) != 1 or len(study.methods) != 1:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _interleave, _run
+from experiments import _interleave
 from experiments._benchmark_dann import spread
 from experiments._benchmark_transferability import paragraph
 from experiments._interleave import MILLI, Row, Setup, Worker, format_ratio, series
@@ -32,7 +32,9 @@ from experiments._scale_contenders import (
     on_cores,
     starting,
 )
-from experiments._transferability_setup import check as check_study
+from experiments.harness.settings import check as check_settings
+from experiments.harness.settings import check_counts
+from experiments.transferability import SETTINGS, make_rule
 from jaxdl.data.encoded import cores
 from jaxdl.report import figures
 from jaxdl.report.tables import MISSING, markdown_table
@@ -54,12 +56,13 @@ data sheet of the H200 SXM has the same) and A100 data sheet."""
 def check(config: ConfigDict) -> None:
     """Raise ValueError where the benchmark cannot be made."""
     of = config.scale
-    _run.check_counts(of, "devices", "members", "steps", "saves", "accelerator_steps")
+    check_counts(of, "devices", "members", "steps", "saves", "accelerator_steps")
     if not 2 <= of.devices <= cores():
         raise ValueError(f"config.scale.devices={of.devices}: each is a core, of {cores()} here")
     if of.seconds_between_saves <= 0 or min(of.accelerator_members, default=1) < 1:
         raise ValueError("config.scale: seconds_between_saves and members must be more than 0")
-    check_study(of.study)
+    check_settings(of.study, SETTINGS.kinds)
+    make_rule(of.study)
 
 
 def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _transferability_setup as study
 from experiments._interleave import Row, Setup, format_ratio, series
 from experiments._transferability_contenders import (
     FROZEN_A_CUT,
@@ -18,6 +17,8 @@ from experiments._transferability_contenders import (
     population,
     pytorch,
 )
+from experiments.harness.study import make_study
+from experiments.transferability import Transferability
 from jaxdl.data.encoded import cores
 from jaxdl.report.tables import markdown_table
 
@@ -29,7 +30,7 @@ def check(config: ConfigDict) -> None:
     """Raise ValueError where the benchmark cannot be made."""
     if config.study.data.feed == "streamed":
         raise ValueError("study.data.feed: the grid is timed on resident data")
-    study.make_lab(config.study)
+    make_study(Transferability, config.study).build()
     rule = config.study.optimizer
     if rule.name != "momentum" or rule.max_norm:
         raise ValueError("the references know study.optimizer.name='momentum' without max_norm")

@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import _dann_setup, _run, dann
 from experiments._interleave import Contender, Slice
 from experiments._transferability_contenders import going_on
+from experiments.dann import Adaptation, seen
+from experiments.harness.devices import describe_devices
+from experiments.harness.study import make_study
 from jaxdl import adaptation
 from jaxdl.data.batches import batch_ids
 from jaxdl.data.encoded import cores
 from jaxdl.nn.models.adversarial import dann_mnist
-from jaxdl.train.population import member_key, order_keys
+from jaxdl.train.groups import Group
+from jaxdl.train.population import order_keys
 
 ABOUT = "about"
 """The question on what, or how, a contender computes."""
@@ -38,7 +41,7 @@ def write_noise(path: Path, count: int) -> None:
 
 def rehearse(
     noise: Path, config: ConfigDict, members: int, shards: int
-) -> tuple[_dann_setup.Lab, dann.Round]:
+) -> tuple[Adaptation, Group]:
     """What the study makes of so many members, whose batches so many devices share."""
     study = config.dann.study.copy_and_resolve_references()
     options = {"path": str(noise), "validation": 10, "test": 10}
@@ -46,9 +49,9 @@ def rehearse(
     study.seeds = study.members_per_round = members
     study.steps_per_dispatch, study.feed = config.dann.steps, "resident"
     study.parallel.member, study.parallel.data = -1, shards
-    lab = _dann_setup.make_lab(study)
-    (only,) = dann.make_rounds(lab)
-    return lab, only
+    lab = make_study(Adaptation, study)
+    lab.build()
+    return lab, Group("networks-0", lab.members, members)
 
 
 def population(noise: Path, sizes: Mapping[str, int], shards: int, config: ConfigDict) -> Contender:
@@ -56,9 +59,9 @@ def population(noise: Path, sizes: Mapping[str, int], shards: int, config: Confi
     slices = {}
     for kind, members in sizes.items():
         lab, each = rehearse(noise, config, members, shards)
-        run = going_on(each.program.train, [dann.assemble(lab, each)], lab.feed.data)
+        run = going_on(each.program.training, [each.start(lab.placement)], lab.feed.data)
         slices[kind] = Slice(members, config.dann.steps, run)
-    return Contender(slices, {ABOUT: _run.describe_devices})
+    return Contender(slices, {ABOUT: describe_devices})
 
 
 def pytorch(noise: Path, sizes: Mapping[str, int], device: str, config: ConfigDict) -> Contender:
@@ -79,14 +82,14 @@ def pytorch(noise: Path, sizes: Mapping[str, int], device: str, config: ConfigDi
     return Contender(slices, {ABOUT: lambda: str(setting)})
 
 
-def reference(lab: _dann_setup.Lab, each: dann.Round):
+def reference(lab: Adaptation, each: Group):
     """The network, the members' first variables, and what the first of them is trained on in its
     first dispatch, for :mod:`experiments._torch_dann`."""
     from experiments import _torch_dann
 
-    settings, network = each.program.settings, each.networks[0]
+    settings = lab.functions[each.program].settings
     steps = lab.config.steps_per_dispatch
-    hyper = _dann_setup.assemble_hyper(lab, each.program, network.method, network.seed)
+    hyper = each.members[0].hyper()
     order = partial(batch_ids, first_step=jnp.int32(0), steps=steps, batch=settings["batch"])
     ids = [
         examples[order(key, examples=count)]
@@ -95,15 +98,15 @@ def reference(lab: _dann_setup.Lab, each: dann.Round):
         )
     ]
     images = np.asarray(lab.feed.data["image"], np.float32)
-    seen = np.zeros_like(images)
+    shown = np.zeros_like(images)
     for number, places in enumerate(hyper["examples"]):
-        seen[places] = _dann_setup.normalized(settings, images[places], hyper, number)
+        shown[places] = seen(settings, images[places], hyper, number)
     p = np.arange(steps) / settings["steps"]
     rates = np.full(steps, settings["rate"])
     if settings["schedule"] == "annealed":
         rates = adaptation.rate_schedule(p, settings["rate"])
     task = _torch_dann.Task(
-        seen,
+        shown,
         np.asarray(lab.feed.data["label"]),
         np.concatenate(ids, axis=1),
         [float(rate) for rate in rates],
@@ -112,5 +115,5 @@ def reference(lab: _dann_setup.Lab, each: dann.Round):
         settings["weight_decay"],
     )
     model = dann_mnist(len(lab.sources["source"].class_names), padding=settings["padding"])
-    starts = [jax.device_get(each.program.init(member_key("init", n.seed))) for n in each.networks]
+    starts = [jax.device_get(member.start().variables) for member in each.members]
     return model, starts, task

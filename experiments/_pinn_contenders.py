@@ -20,10 +20,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from threadpoolctl import threadpool_limits
 
-from experiments import _pinn_setup
 from experiments._interleave import Contender, Slice
-from experiments._pinn_setup import Lab, Program
 from experiments._transferability_contenders import going_on
+from experiments.harness.study import make_study
+from experiments.pinn import Physics, Solver
 from jaxdl import trees
 from jaxdl.nn.models.mlp import MLP
 from jaxdl.pinn.problem import Ansatz
@@ -67,27 +67,29 @@ def pin() -> None:
     threadpool_limits(1)
 
 
-def make_lab(config: ConfigDict, **changes: Any) -> Lab:
+def make_lab(config: ConfigDict, **changes: Any) -> Physics:
     """The study of as many seeds as there are rounds, its base changed."""
     study = config.pinn.study.copy_and_resolve_references()
     study.seeds, study.iterations_per_dispatch = config.rounds, config.pinn.chunk
     study.base.update(changes)
-    return _pinn_setup.make_lab(study)
+    lab = make_study(Physics, study)
+    lab.build()
+    return lab
 
 
-def start_of(program: Program, seed: int) -> TrainState:
+def start_of(program: Solver, seed: int) -> TrainState:
     """Parameters and points of a seed, on the host."""
-    return trees.member(jax.device_get(program.start()), seed)
+    return jax.device_get(program.group.members[seed].start())
 
 
-def wide_start(config: ConfigDict, program: Program) -> TrainState:
+def wide_start(config: ConfigDict, program: Solver) -> TrainState:
     """The same points, and parameters of the network of which iterations of Adam are timed."""
     network = MLP(tuple(config.pinn.adam_hidden))
     params = Ansatz(program.ansatz.problem, network).init(member_key("init", 0))
     return start_of(program, 0).replace(params=jax.device_get(params))
 
 
-def judged(program: Program, start: TrainState, params: Params) -> tuple[float, float]:
+def judged(program: Solver, start: TrainState, params: Params) -> tuple[float, float]:
     """Held-out loss and relative L2."""
     state = start.replace(params=params, opt_state=())
     states = jax.tree.map(lambda leaf: np.asarray(leaf)[None], state)
@@ -97,7 +99,7 @@ def judged(program: Program, start: TrainState, params: Params) -> tuple[float, 
 
 def questions(
     config: ConfigDict,
-    program: Program,
+    program: Solver,
     begin: Callable[[TrainState], Run],
     loss: Callable[[TrainState], float],
 ) -> dict[str, Callable[[], Any]]:
@@ -140,21 +142,25 @@ def compiled(fn: Callable[..., PyTree], *arguments: PyTree) -> tuple[Callable[..
 # --- ours --------------------------------------------------------------------------------------
 
 
-def assembled(lab: Lab, start: TrainState) -> tuple[TrainState, PyTree, tuple]:
+def assembled(lab: Physics, start: TrainState) -> tuple[TrainState, PyTree, tuple]:
     """What the study's program takes, for one network."""
     hyper = {"key": member_key("refresh", 0)}
-    return population_of([start], 0, lab.mesh), population_of([hyper], 0, lab.mesh), ()
+    return (
+        population_of([start], 0, lab.placement.mesh),
+        population_of([hyper], 0, lab.placement.mesh),
+        (),
+    )
 
 
 def jaxdl(config: ConfigDict) -> Contender:
     """The study's own programs."""
     pin()
     lab = make_lab(config)
-    (program,) = lab.programs
+    (program,) = lab.solvers
 
     def begin(start: TrainState) -> Run:
         states, hypers, _ = assembled(lab, start)
-        train, seconds = compiled(program.train.run, states, hypers, ())
+        train, seconds = compiled(program.group.program.training.run, states, hypers, ())
 
         def advance() -> int:
             nonlocal states
@@ -168,9 +174,9 @@ def jaxdl(config: ConfigDict) -> Contender:
         return float(program.judge(states, program.heldout)["train_loss"][0])
 
     wide = make_lab(config, optimizer="adam", hidden=config.pinn.adam_hidden)
-    (other,) = wide.programs
+    (other,) = wide.solvers
     arguments = assembled(wide, start_of(other, 0))
-    train, _ = compiled(other.train.run, *arguments)
+    train, _ = compiled(other.group.program.training.run, *arguments)
     run = going_on(train, [arguments[:2]], ())
     chunks = config.pinn.adam_chunks
     slices = {ADAM: Slice(1, chunks * config.pinn.chunk, times(run, chunks))}

@@ -67,8 +67,8 @@ def deepxde(config: ConfigDict) -> Contender:
         dde.config.set_default_float("float64")
     dde.optimizers.LBFGS_options["iter_per_step"] = config.pinn.lbfgs_chunk
     of = config.pinn
-    (program,) = make_lab(config).programs
-    k = program.settings["options"]["k"]
+    (program,) = make_lab(config).solvers
+    k = program.planned.settings["options"]["k"]
 
     def model_of(start: TrainState):
         def equation(p, u):
@@ -152,8 +152,8 @@ def jinns(optimizer: str, config: ConfigDict) -> Contender:
     import equinox as eqx
     import jinns as ji
 
-    (program,) = make_lab(config).programs
-    k = program.settings["options"]["k"]
+    (program,) = make_lab(config).solvers
+    k = program.planned.settings["options"]["k"]
 
     class Heat(ji.loss.PDENonStatio):
         def equation(self, t_x, u, params):  # as jinns' own BurgersEquation

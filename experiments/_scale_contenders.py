@@ -28,10 +28,10 @@ from ml_collections import ConfigDict
 from experiments import _interleave
 from experiments._interleave import Contender, Slice
 from experiments._transferability_contenders import Round, Run, going_on
-from experiments._transferability_setup import make_rule
+from experiments.transferability import make_rule
 from jaxdl import transfer
 from jaxdl.nn.models import MODELS
-from jaxdl.train.loop import Clock, StopFlag, Workplace
+from jaxdl.train.loop import Clock, StopFlag, Trainer
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, make_step
@@ -107,7 +107,7 @@ def on_cores(scratch: Path, config: ConfigDict) -> Contender:
 
         with TemporaryDirectory(dir=scratch) as folder:
             at = Path(folder), StopFlag(), progress, seconds_between_saves
-            Workplace(*at, clock=clock, compiled=compiled).fit(
+            Trainer(*at, clock=clock, compiled=compiled).fit(
                 "networks",
                 each.run,
                 *each.start(),

@@ -22,15 +22,16 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from experiments import _plain_reference
-from experiments import _transferability_setup as setup
-from experiments import transferability as study
 from experiments._interleave import Contender, Slice
 from experiments._plain_reference import Task
+from experiments.harness.study import make_study
+from experiments.transferability import Network, Transferability, make_rule
 from jaxdl import transfer
 from jaxdl.data.batches import batch_ids
 from jaxdl.data.encoded import cores
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.train.groups import Group, Member, make_groups
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import TrainState, create_state, make_step
@@ -43,41 +44,20 @@ Round = tuple[TrainState, Hyper]
 FROZEN_A_CUT = "frozen, a program a cut"
 
 
-class Part(NamedTuple):
-    """Members of one kind and the study's program for them."""
-
-    program: setup.Program
-    members: Sequence[study.Member]
-
-    @property
-    def networks(self) -> list[study.Network]:
-        """All networks of all members."""
-        return [network for member in self.members for network in member.networks]
-
-
-class Rehearsal:
-    """Stands in for the study's `Run`: notes what it would train and gives back what went in."""
-
-    def __init__(self):
-        self.parts: dict[str, Part] = {}
-
-    def train(self, name: str, program: setup.Program, members: Sequence[study.Member]):
-        """Train nothing."""
-        if members:
-            self.parts[name] = Part(program, members)
-
-    def trained(self, name: str) -> list[Variables]:
-        """The variables before the first step."""
-        return [member.start() for member in self.parts[name].members]
-
-
-def rehearse(config: ConfigDict) -> tuple[setup.Lab, dict[str, Part]]:
-    """The study's lab and everything that it trains, by kind, with untrained bases."""
+def rehearse(config: ConfigDict) -> tuple[Transferability, dict[str, list[Member]]]:
+    """The study and everything that it trains, by kind, with untrained bases."""
     with config.study.unlocked():
         config.study.steps_per_dispatch = config.steps
-    lab, rehearsal = setup.make_lab(config.study), Rehearsal()
-    study.train_all(lab, rehearsal)
-    return lab, rehearsal.parts
+    study = make_study(Transferability, config.study)
+    study.build()
+    for base in networks_of(study.plan["bases"]):
+        study.variables[base] = study.fresh(base)
+    return study, {kind: members for kind, members in study.plan.items() if members}
+
+
+def networks_of(members: Sequence[Member]) -> list[Network]:
+    """All networks of all members."""
+    return [network for member in members for network in member.networks]
 
 
 # --- ours --------------------------------------------------------------------------------------
@@ -98,25 +78,24 @@ def going_on(run: Run, rounds: Sequence[Round], data: PyTree) -> Callable[[], No
 
 def population(config: ConfigDict) -> Contender:
     """The study's programs on the whole grid, and the round of the engine."""
-    lab, parts = rehearse(config)
-    size = lab.config.members_per_round
+    study, parts = rehearse(config)
     slices = {}
-    for kind, (program, members) in parts.items():
-        chunks = [members[at : at + size] for at in range(0, len(members), size)]
-        rounds = [study.assemble(lab, chunk, min(size, len(members))) for chunk in chunks]
-        run = going_on(program.train, rounds, lab.feed.data)
-        slices[kind] = Slice(len(parts[kind].networks), config.steps, run)
+    for kind, members in parts.items():
+        groups = make_groups(kind, members, study.config.members_per_round)
+        rounds = [group.start(study.placement) for group in groups]
+        run = going_on(members[0].program.training, rounds, study.feed.data)
+        slices[kind] = Slice(len(networks_of(members)), config.steps, run)
     engine = make_engine(config)
     run = going_on(engine.run, [engine.start], engine.data)
     slices["engine"] = Slice(config.engine.members, config.engine.steps, run)
 
-    return Contender(slices, {"memory": partial(memory, lab, parts["bases"])})
+    return Contender(slices, {"memory": partial(memory, study, parts["bases"])})
 
 
-def memory(lab: setup.Lab, bases: Part) -> list[dict[str, int]]:
+def memory(study: Transferability, bases: Sequence[Member]) -> list[dict[str, int]]:
     """Bytes a device of the compiled training, for two and for four members a device."""
-    devices = lab.mesh.shape["member"]
-    states, hypers = study.assemble(lab, bases.members[:1], 1)
+    devices = study.placement.member_devices
+    states, hypers = Group("bases", bases[:1], 1).start(study.placement)
     found = []
     for each in (2, 4):
 
@@ -125,11 +104,12 @@ def memory(lab: setup.Lab, bases: Part) -> list[dict[str, int]]:
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
 
         shapes = jax.tree.map(stretched, (states, hypers))
-        stats = bases.program.train.run.lower(*shapes, lab.feed.data).compile().memory_analysis()
+        run = bases[0].program.training.run
+        stats = run.lower(*shapes, study.feed.data).compile().memory_analysis()
         found.append(
             {
                 "members": each * devices,
-                "data": sum(leaf.nbytes for leaf in jax.tree.leaves(lab.feed.data)),
+                "data": sum(leaf.nbytes for leaf in jax.tree.leaves(study.feed.data)),
                 "states": each * sum(leaf.nbytes for leaf in jax.tree.leaves(states)) // devices,
                 "arguments": stats.argument_size_in_bytes,
                 "temporary": stats.temp_size_in_bytes,
@@ -195,22 +175,23 @@ class Reference(NamedTuple):
 
 def make_reference(config: ConfigDict) -> Reference:
     """A share of the networks of each kind, and the data of their task."""
-    lab, parts = rehearse(config)
+    study, parts = rehearse(config)
     starts = {}
-    for kind, part in parts.items():
-        first = part.networks[0]
+    for kind, members in parts.items():
+        networks = networks_of(members)
+        first = networks[0]
         starts[kind] = [
-            (jax.device_get(lab.init(member_key("init", *network))), frozen_layers(network))
-            for network in part.networks
+            (jax.device_get(study.init(member_key("init", *network))), frozen_layers(network))
+            for network in networks
             if network[:3] == first[:3]
         ]
-    task = lab.tasks[first.split, first.seed, first.direction[1]]
+    task = study.tasks[first.split, first.seed, first.direction[1]]
     examples = task.examples["train"]
     hyper = {"label_of": jnp.asarray(task.label_of)}
-    stored = jax.tree.map(lambda leaf: leaf[jnp.asarray(examples)], lab.feed.data)
-    batch = jax.device_get(jax.jit(lab.prepare)(stored, hyper, None))
-    ids = order(config.steps, lab.config.batch, len(examples))
-    return Reference(lab.model, Task(batch["image"], batch["label"], ids), starts)
+    stored = jax.tree.map(lambda leaf: leaf[jnp.asarray(examples)], study.feed.data)
+    batch = jax.device_get(jax.jit(study.prepare[study.full])(stored, hyper, None))
+    ids = order(config.steps, study.config.batch, len(examples))
+    return Reference(study.model, Task(batch["image"], batch["label"], ids), starts)
 
 
 def order(steps: int, batch: int, examples: int) -> np.ndarray:
@@ -218,14 +199,14 @@ def order(steps: int, batch: int, examples: int) -> np.ndarray:
     return np.asarray(batch_ids(jax.random.key(0), 0, steps=steps, batch=batch, examples=examples))
 
 
-def frozen_layers(network: study.Network) -> int:
+def frozen_layers(network: Network) -> int:
     """How many layers of it are frozen."""
     return network.n if network.n and transfer.TREATMENTS[network.treatment].frozen else 0
 
 
 def plain_jax(config: ConfigDict) -> Contender:
     """The Python loop over a jitted step; frozen networks also with a program for each cut."""
-    reference, rule = make_reference(config), setup.make_rule(config.study)
+    reference, rule = make_reference(config), make_rule(config.study)
 
     def work(kind: str, static: bool) -> Slice:
         starts = reference.starts[kind]

@@ -34,9 +34,10 @@ from experiments import (
     _benchmark_pinn,
     _benchmark_scale,
     _benchmark_transferability,
-    _run,
 )
 from experiments._interleave import Worker, one_round
+from experiments.harness.run import run, user_input
+from experiments.harness.study import claim
 from jaxdl.data.encoded import cores
 from jaxdl.report import figures
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
@@ -79,7 +80,7 @@ def processor() -> str:
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run the benchmark; the report. Rounds that are in ``results.csv`` are not timed again."""
-    with _run.user_input():
+    with user_input():
         peers = PEERS[config.variant]
         if missing := [name for package, name in peers.items() if find_spec(package) is None]:
             raise ValueError(
@@ -90,7 +91,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
             raise ValueError("config.rounds and config.steps must be at least 1")
         benchmark.check(config)
         here = machine(peers)
-        _run.claim(workdir, config, here)
+        claim(workdir, config, here)
         finished, table = workdir / "report.md", workdir / "results.csv"
         if finished.exists():
             return finished.read_text(encoding="utf-8")
@@ -108,7 +109,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         scratch = Path(workers_of.enter_context(TemporaryDirectory(dir=workdir)))
         for what, setup in benchmark.setups(config, scratch).items():
             bar.set_description(f"starting {what}")
-            with _run.user_input():
+            with user_input():
                 workers[what] = worker = workers_of.enter_context(Worker(setup, config))
             answers[what] = {question: worker.ask(question) for question in setup.questions}
             go_on()
@@ -143,4 +144,4 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 
 
 if __name__ == "__main__":
-    _run.run(study, "benchmark", get_config())
+    run(study, "benchmark", get_config(), free=("options", "problems", "methods"))

@@ -12,43 +12,75 @@ the report has the criteria that need none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from configs.dann import get_config
-from experiments import _run
-from experiments._dann_setup import (
-    DOMAINS,
-    Lab,
-    Program,
-    assemble_hyper,
-    first_images,
-    make_lab,
-    make_program,
-    signature,
-    terms_of,
-)
+from experiments.harness import settings as declared
+from experiments.harness.classification import COUNTS, ImageStudy, Starter, most_members, starting
+from experiments.harness.run import run
+from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
+from experiments.harness.study import conduct, curve_panels, describe_source
 from jaxdl import adaptation, trees, validation
-from jaxdl.data.source import Split
+from jaxdl.adaptation import TERMS
+from jaxdl.data import augment, encoded, preparation, sources
+from jaxdl.data.source import Source, Split, check_same_classes
+from jaxdl.nn.models import ADVERSARIAL_MODELS
+from jaxdl.nn.models.convnet import Start
+from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.report import adapted, embeddings, figures
 from jaxdl.report import dann as reporting
-from jaxdl.report import figures
-from jaxdl.report.dann import Diagnosis, Result
+from jaxdl.report.adapted import Diagnosis, Result, name_of, place_of
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
-from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
-from jaxdl.train.feed import make_feed
-from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.population import member_key, population_of
+from jaxdl.train.evaluate import make_accuracy, make_outputs
+from jaxdl.train.feed import FEEDS, make_feed
+from jaxdl.train.groups import Member, Program, example_streams, first_examples
+from jaxdl.train.loop import Trainer
+from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState
-from jaxdl.types import Hyper
+from jaxdl.types import Hyper, Variables
+
+DOMAINS = ("source", "target")
+STARTS = {"he": Start(), "glorot": Start(glorot=True), "small": Start(deviation=0.01)}
+NUMBERS = ("reversal", "radius", "threshold", "range", "rate", "weight_decay")
+"""Settings in which the members of one population may differ, beside the terms' weights."""
+HELD_OUT = 1000
+"""Images of each domain that networks are examined with."""
+SHORT = {"svhn_cropped": "svhn"}
+"""What papers call a data set of TFDS, where that is another name."""
+
+SETTINGS = Settings(
+    {
+        "model": OneOf(tuple(ADVERSARIAL_MODELS)),
+        "feed": OneOf(FEEDS),
+        **COUNTS,
+    },
+    free=("options", "methods"),
+    computing=("workers",),
+)
+METHOD = {
+    "labels": OneOf(DOMAINS),
+    "steps": (Count(), Multiple("steps_per_dispatch")),
+    "batch": (Count(), Multiple("parallel.data")),
+    **dict.fromkeys((*TERMS, "reversal", "radius", "weight_decay", "max_norm"), Between(0)),
+    **dict.fromkeys(("threshold", "colours", "changes", "warps"), Between(0, 1)),
+    **dict.fromkeys(("range", "rate"), Between(0, above=True)),
+    "dropout": Between(0, 1, below=True),
+    "subtract": OneOf(("common", "own", "none")),
+    "size": Count(0),
+    "padding": OneOf(("VALID", "SAME")),
+    "start": OneOf(tuple(STARTS)),
+    "schedule": OneOf(("annealed", "constant", "cosine")),
+}
 
 
 class Network(NamedTuple):
@@ -59,228 +91,342 @@ class Network(NamedTuple):
     seed: int
 
 
-class Round(NamedTuple):
-    """Networks that are trained at a time, as one population."""
+class Functions(NamedTuple):
+    """What the networks of a program are examined with."""
 
-    name: str
-    program: Program
-    networks: Sequence[Network]
-    size: int
-    """Of the population, which copies of the last member fill up."""
-
-
-def make_rounds(lab: Lab) -> list[Round]:
-    """All networks: methods that one program can train, and all their seeds, are one population."""
-    config, groups = lab.config, {}
-    for method, settings in lab.methods.items():
-        groups.setdefault(signature(settings), []).append(method)
-    rounds = []
-    # What takes longest comes first: its faults are the dearest.
-    for methods in sorted(groups.values(), key=lambda m: -len(terms_of(lab.methods[m[0]]))):
-        program = make_program(lab, lab.methods[methods[0]])
-        every = [Network(lab.pair, m, s) for s, m in product(range(config.seeds), methods)]
-        size = -(-len(every) // -(-len(every) // config.members_per_round))  # as even as can be
-        for start in range(0, len(every), size):
-            some = every[start : start + size]
-            rounds.append(Round(f"networks-{len(rounds)}", program, some, size))
-    return rounds
+    settings: dict[str, Any]
+    shapes: Variables
+    prepare: Prepare
+    logits: Callable
+    """``logits(states, hypers, examples, fetch)``: of the label head."""
+    outputs: Callable
+    """The same of :func:`jaxdl.adaptation.outputs`."""
 
 
-def assemble(lab: Lab, each: Round) -> tuple[TrainState, Hyper]:
-    """The population before its first step, and what differs between its members."""
-    hypers = [assemble_hyper(lab, each.program, n.method, n.seed) for n in each.networks]
-    starts = [each.program.init(member_key("init", n.seed)) for n in each.networks]
-    states = [each.program.start(*both) for both in zip(starts, hypers, strict=True)]
-    states = population_of(states, each.size, lab.mesh, mode=lab.config.parallel.mode)
-    return states, population_of(hypers, each.size, lab.mesh)
+def check(config: ConfigDict) -> dict[str, declared.Method]:
+    """All methods.
+
+    Raises:
+      ValueError: where settings do not go together.
+    """
+    domains = [config[domain] for domain in DOMAINS]
+    seeds = [domain.options.get("seed", 0) for domain in domains]
+    if all(d.name in ("digits", "digits_m") for d in domains) and seeds[0] != seeds[1]:
+        raise ValueError(
+            f"config.source.options.seed={seeds[0]}, config.target.options.seed={seeds[1]}: digits "
+            "and digits_m need the same seed, or test digits of the one train the other"
+        )
+    every = declared.methods(config, METHOD)
+    for name, (settings, _) in every.items():
+        place, terms = f"config.methods.{name}", terms_of(settings)
+        if settings["coral"] and settings["batch"] < 2 * max(1, config.parallel.data):
+            raise ValueError(f"{place}.coral needs at least 2 images of each domain on each device")
+        if settings["labels"] == "target" and terms:
+            raise ValueError(f"{place}: trained on the target's labels, there is nothing to adapt")
+        if set(adaptation.ADVERSARIES) <= set(terms):
+            raise ValueError(f"{place}: adversarial or conditional, one domain classifier at most")
+    return every
+
+
+def check_labels(source: Source, target: Source, settings: Mapping[str, Mapping]) -> None:
+    """Raise ValueError where domains have other classes, or labels are missing that are needed."""
+    if not source.labelled:
+        raise ValueError(f"config.source: {source.name} has no labels to learn")
+    if target.labelled:
+        check_same_classes(source, target)
+    elif learners := [name for name, own in settings.items() if own["labels"] == "target"]:
+        raise ValueError(
+            f"config.methods.{learners[0]} learns the target's labels, and {target.name} has "
+            f"none: name the others alone, --config.methods=\"{{'source_only': {{}}, 'dann': "
+            "{'adversarial': 1.0}}\", or give it labels"
+        )
+
+
+def terms_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a method adds to the loss of the labels."""
+    return tuple(term for term in TERMS if settings[term])
+
+
+def sees_both(terms: Sequence[str]) -> bool:
+    """Whether a step sees images of both domains, or (for "target_only") those of one alone."""
+    return any(term in adaptation.UNLABELLED for term in terms)
+
+
+def seen(settings: Mapping, images: jax.Array, hyper: Hyper, domain: int | jax.Array) -> jax.Array:
+    """Images 0 … 255 of a domain as the network sees them."""
+    means = hyper["means"]
+    mean = {"common": means.mean(0), "own": means[domain], "none": jnp.zeros_like(means[0])}
+    return preparation.centred(images, mean[settings["subtract"]], hyper["range"], settings["size"])
+
+
+def make_prepare(settings: Mapping[str, Any]) -> Prepare:
+    """What a step is given; without a key, images of one domain.
+
+    "target_only" recolours images of the target as others do those of the source: a fairer bound.
+    """
+    terms, colours = terms_of(settings), settings["colours"]
+    change = preparation.recolour(settings["changes"])
+    if settings["warps"]:
+        change = augment.compose(change, preparation.warp(settings["warps"]))
+    return preparation.domain_batches(
+        partial(seen, settings),
+        both=sees_both(terms),
+        recolour=preparation.recolour(colours) if colours else None,
+        change=change if "consistency" in terms else None,
+    )
+
+
+class Adaptation(ImageStudy):
+    """All methods and seeds on one pair of domains."""
+
+    settings, network = SETTINGS, Network
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.methods = {name: method.settings for name, method in check(config).items()}
+        for domain in DOMAINS:
+            options = {"unlabelled": domain == "target", **config[domain].options}
+            self.sources = {**self.sources, domain: sources.load(config[domain].name, **options)}
+        check_labels(*self.sources.values(), self.methods)
+        self.identity = {name: describe_source(s) for name, s in self.sources.items()}
+        names = (SHORT.get(source.name, source.name) for source in self.sources.values())
+        self.pair = config.pair or "_to_".join(names)
+
+    def build(self) -> None:
+        """The images of both domains laid end to end, programs and members."""
+        config, images = self.config, [s.splits["train"][0] for s in self.sources.values()]
+        self.shape, other = (list(part.shape[1:]) for part in images)
+        if self.shape != other:
+            raise ValueError(
+                f"images of the source are {self.shape}, of the target {other}: make them alike "
+                "with config.source.options and config.target.options, size and channels"
+            )
+        self.lay_out(config.feed, config.workers)
+        means = [encoded.statistics(part)[0].mean((0, 1)) for part in images]
+        self.means = np.stack(means).astype(np.float32)
+        self.functions: dict[Program, Functions] = {}
+        # Methods with most terms come first: they take longest, and their faults are the dearest.
+        names = sorted(self.methods, key=lambda name: -len(terms_of(self.methods[name])))
+
+        def alike(name: str) -> tuple:
+            settings, terms = self.methods[name], terms_of(self.methods[name])
+            left_out = {*NUMBERS, *TERMS, *(() if terms else ("labels",))}
+            return terms, *((k, v) for k, v in settings.items() if k not in left_out)
+
+        name = partial(Network, self.pair)
+        self.members = self.make_members(names, alike, self.program, name)
+
+    def program(self, method: str) -> tuple[Program, Starter]:
+        """Training and evaluation for a method, and how its networks start.
+
+        Raises:
+          ValueError: if the network does not fit the images.
+        """
+        settings = self.methods[method]
+        config, placement, terms = self.config, self.placement, terms_of(settings)
+        conditional, place = "conditional" in terms, f"config.model={config.model}"
+        model = ADVERSARIAL_MODELS[config.model](
+            len(self.sources["source"].class_names),
+            padding=settings["padding"],
+            dropout=settings["dropout"],
+            start=STARTS[settings["start"]],
+        )
+        join = {"join": adaptation.joined} if conditional else {}
+        init, shapes = self.initializer(model, settings["size"], place, **join)
+
+        def rule(hyper: Hyper) -> optax.GradientTransformation:
+            def annealed(step: jax.Array) -> jax.Array:
+                return adaptation.rate_schedule(step / settings["steps"], hyper["rate"])
+
+            name = settings["schedule"]
+            if name == "annealed":
+                rate = annealed
+            else:
+                rate = make_schedule(name, hyper["rate"], steps=settings["steps"])
+            decay, norm = hyper["weight_decay"], settings["max_norm"] or None
+            return make_optimizer("momentum", rate, weight_decay=decay, max_norm=norm)
+
+        def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
+            return adaptation.outputs(model, state.variables, x, conditional=conditional)
+
+        def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
+            return outputs(state, hyper, x)["logits"]
+
+        prepare = make_prepare(settings)
+        evaluated = prepare, placement.mesh, config.evaluation_batch, placement.mode
+        accuracy = make_accuracy(logits, *evaluated)
+
+        def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
+            # For the eye: nothing is chosen by these, and the test images are not among them.
+            return {
+                f"{domain}_accuracy": accuracy(
+                    states,
+                    of_domain(hypers, domain),
+                    [self.ids[domain, "validation"]] * len(members),
+                    self.feed.fetch,
+                )
+                for domain in DOMAINS
+                if self.sources[domain].labelled
+            }
+
+        loss = adaptation.adaptation_loss(model, terms, settings["steps"])
+        size = {"steps": settings["steps"], "batch": settings["batch"]}
+        program = self.make_program(loss, rule, prepare, watch, **size)
+        made = (make_outputs(function, *evaluated) for function in (logits, outputs))
+        self.functions[program] = Functions(settings, shapes, prepare, *made)
+        return program, starting(init, rule)
+
+    def hyper(self, method: str, seed: int) -> Hyper:
+        """What makes a member of a population: its examples, its numbers, its random key.
+
+        Networks of one seed begin alike, where they have the same layers, and see the same source
+        images in the same order, whatever their method.
+        """
+        settings, terms = self.methods[method], terms_of(self.methods[method])
+        domains = DOMAINS if sees_both(terms) else (settings["labels"],)
+        longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
+        return {
+            "key": member_key("train", seed),
+            **example_streams([self.ids[domain, "train"] for domain in domains], longest),
+            "domain": np.int32(DOMAINS.index(domains[0])),
+            "means": self.means,
+            "weights": {term: np.float32(settings[term]) for term in terms},
+            **{name: np.float32(settings[name]) for name in NUMBERS},
+        }
+
+    def held_out(self, domain: str) -> tuple[np.ndarray, np.ndarray]:
+        """Validation images to examine networks with: their places in the feed, and their labels.
+
+        In a random order, since many data sets list their images by class; in the same one for
+        domains of the same size, so that a digit and its blended twin are in the same half of them.
+        """
+        labels = self.sources[domain].splits["validation"][1]
+        chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
+        return self.ids[domain, "validation"][chosen], labels[chosen]
+
+    def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
+        """Accuracies on the test images, and what held-out images say of a network without labels
+        of the target; NaN for a network that diverged."""
+        feed = make_feed(self.config.feed, tests, self.placement.mesh)
+        sizes = [len(labels) for _, labels in tests.values()]
+        tested = dict(zip(DOMAINS, np.split(np.arange(sum(sizes)), sizes[:1]), strict=True))
+        self.held = {domain: self.held_out(domain) for domain in DOMAINS}
+        self.features, rows = {}, []
+        curves = trainer.curves.by_network(Network)
+        faults = trainer.curves.faults(Network)
+        for trained in self.trained:
+            networks, functions = trained.group.networks, self.functions[trained.group.program]
+            states, hypers = trained.population(self.placement)
+            guesses, outputs = {}, {}
+            for domain in DOMAINS:
+                population = states, of_domain(hypers, domain)
+                ids = [tested[domain]] * len(networks), [self.held[domain][0]] * len(networks)
+                guesses[domain] = functions.logits(*population, ids[0], feed.fetch)
+                outputs[domain] = functions.outputs(*population, ids[1], self.feed.fetch)
+            for i, network in enumerate(networks):
+                right, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
+                inside = [outputs[domain][i] for domain in DOMAINS]
+                fault = faults.get(network, logs.Fault(-1, ""))
+                adversarial = set(adaptation.ADVERSARIES) & set(terms_of(functions.settings))
+                if fault.step < 0:
+                    classes = {domain: guesses[domain][i].argmax(-1) for domain in DOMAINS}
+                    for domain, source in self.sources.items():
+                        if source.labelled:
+                            right[domain] = float(np.mean(classes[domain] == tests[domain][1]))
+                    labels = self.held["source"][1]
+                    numbers |= validation.unlabelled_criteria(*inside, labels, classes["target"])
+                    if adversarial:
+                        read = (part["domain"] for part in inside)
+                        numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
+                    if network.seed == 0:
+                        self.features[network.method] = [part["features"] for part in inside]
+                if adversarial:
+                    height = self.methods[network.method]["reversal"]
+                    scale = logs.series(curves[network], "reversal")[1].max()
+                    numbers["reversal"] = float(scale / height) if height else 0.0
+                shared = {"adversarial": len(adversarial), "diverged_at": fault.step}
+                diagnosis = Diagnosis(*network, diverged_in=fault.array, **shared, **numbers)
+                rows.append((Result(*network, *right.values()), diagnosis))
+        results, diagnoses = zip(*rows, strict=True)
+        adapted.write_results(trainer.folder / "results.csv", results)
+        adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
+
+    def draw(self, trainer: Trainer) -> None:
+        """Images of both domains, curves, and the features with and without adaptation."""
+        folder = trainer.folder
+        self.draw_samples(folder / "samples.png")
+        panels = curve_panels(
+            trainer,
+            Network,
+            PANELS,
+            lambda network: name_of(network.method),
+            lambda network: (place_of(network.method), network.seed),
+        )
+        figures.curves(panels, folder / "curves.png")
+        if self.features:  # not where all have diverged
+            labels = [self.held[domain][1] for domain in DOMAINS]
+            ordered = sorted(self.features, key=place_of)
+            features = {name_of(method): self.features[method] for method in ordered}
+            embeddings.draw_domains(features, labels, folder / "features.png")
+
+    def draw_samples(self, path: Path) -> None:
+        """The first images of a member with most terms, of each domain that it sees."""
+        member, names = self.members[0], self.sources["source"].class_names
+        prepare = self.functions[member.program].prepare
+        stored, batch = first_examples(self.feed, prepare, member.hyper(), 24, self.placement)
+        labels, images, titles = stored["label"].reshape(24, -1), [], []
+        for column, domain in enumerate(domain for domain in DOMAINS if domain in batch):
+            for part in ("image", "changed"):
+                if part in batch[domain]:
+                    images.append(np.asarray(batch[domain][part]))
+                    title = domain if part == "image" else part
+                    endings = (f" {names[label]}" * (label >= 0) for label in labels[:, column])
+                    titles += [title + ending for ending in endings]
+        figures.samples(np.concatenate(images), titles, path)
+
+    def facts(self) -> dict[str, str]:
+        """What a reader of the report must know of data, networks and settings."""
+        config, every = self.config, list(self.functions.values())
+        sizes = {trees.count(functions.shapes["params"]) for functions in every}
+        lengths = {(f.settings["steps"], f.settings["batch"]) for f in every}
+        absent = {"Published numbers": "not beside these runs, which are shorter"}
+        # The one base that no variant has changed: in others, settings of all methods may be.
+        recipe = get_config("mnist_to_mnist_m").base.to_dict()
+        return {
+            domain.capitalize(): f"{source.name} ({len(self.ids[domain, 'train']):,} "
+            f"training, {source.test.size:,} test images{', no labels' * (not source.labelled)})"
+            for domain, source in self.sources.items()
+        } | {
+            "Network": f"{config.model}, "
+            + " or ".join(f"{n:,} parameters" for n in sorted(sizes)),
+            "Training": " or ".join(
+                f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)
+            ),
+            **({} if config.beside_published else absent),
+            "Settings come from": config.settings_from,
+            **{
+                f"Settings of {name_of(method)}": declared.describe(self.methods[method], recipe)
+                or "the paper's recipe for MNIST → MNIST-M"
+                for method in sorted(self.methods, key=place_of)
+            },
+        }
+
+    def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
+        """The report in Markdown."""
+        published = (*DANN_2015, *DANN_2016, *DANN_LATER)
+        return reporting.report(
+            adapted.read_results(trainer.folder / "results.csv"),
+            adapted.read_diagnoses(trainer.folder / "diagnostics.csv"),
+            published if self.config.beside_published else (),
+            colours={method: settings["colours"] for method, settings in self.methods.items()},
+            facts=self.facts() | facts,
+            chosen_by="the last step; adapted networks saw no label of the target",
+        )
 
 
 def of_domain(hypers: Hyper, domain: str) -> Hyper:
     """The same, for evaluation on a domain."""
     return {**hypers, "domain": jnp.full_like(hypers["domain"], DOMAINS.index(domain))}
-
-
-def fit(lab: Lab, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
-    """A population trained to its end; at once where it is already."""
-    config, program = lab.config, each.program
-    states, hypers = assemble(lab, each)
-
-    def watch(states: TrainState) -> dict[str, np.ndarray]:
-        # For the eye: nothing is chosen by these, and the test images are not among them.
-        return {
-            f"{domain}_accuracy": program.accuracy(
-                states,
-                of_domain(hypers, domain),
-                [lab.places[domain, "validation"]] * len(each.networks),
-                lab.feed.fetch,
-            )
-            for domain in DOMAINS
-            if lab.sources[domain].labelled
-        }
-
-    steps, batch = program.settings["steps"], program.settings["batch"]
-    dispatches = partial(lab.feed.dispatches, hypers, steps=config.steps_per_dispatch, batch=batch)
-    states = place.fit(
-        each.name,
-        program.train,
-        states,
-        hypers,
-        lambda first: dispatches(range(first, steps)),
-        networks=[network._asdict() for network in each.networks],
-        steps=steps,
-        steps_per_dispatch=config.steps_per_dispatch,
-        dispatches_per_evaluation=config.dispatches_per_evaluation,
-        watch=watch,
-        score=lambda told: np.mean(told["source_accuracy"]),
-    )
-    return states, hypers
-
-
-class Findings(NamedTuple):
-    """What is known of the trained networks."""
-
-    results: list[Result]
-    diagnoses: list[Diagnosis]
-    features: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Of held-out source and target images, by method, for the first seed; none of a network that
-    has diverged."""
-
-
-def examine(
-    lab: Lab, rounds: Sequence[Round], place: Workplace, tests: dict[str, Split]
-) -> Findings:
-    """Test all networks, and look into them with images that were held out."""
-    feed = make_feed(lab.config.feed, tests, lab.mesh)
-    counts = [len(tests[domain][1]) for domain in DOMAINS]
-    test_places = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
-    known = held_out(lab)
-    curves, faults = (of(place.curves, Network) for of in (logs.by_network, logs.faults))
-    found = Findings([], [], {})
-    for each in rounds:
-        states, hypers = fit(lab, each, place)
-        guesses, insides = {}, {}
-        for domain in DOMAINS:
-            of = states, of_domain(hypers, domain)
-            tested = [test_places[domain]] * len(each.networks)
-            kept = [known[domain].places] * len(each.networks)
-            guesses[domain] = each.program.logits(*of, tested, feed.fetch)
-            insides[domain] = each.program.insides(*of, kept, lab.feed.fetch)
-        for i, network in enumerate(each.networks):
-            lines, fault = curves[network], faults.get(network, logs.Fault(-1, ""))
-            accuracies, told = [math.nan, math.nan], Diagnosis.unknown()
-            if fault.step < 0:
-                for at, d in enumerate(DOMAINS):
-                    if lab.sources[d].labelled:
-                        accuracies[at] = float(np.mean(guesses[d][i].argmax(-1) == tests[d][1]))
-                inside = [insides[d][i] for d in DOMAINS]
-                told |= diagnose(
-                    *inside,
-                    labels=known["source"].labels,
-                    tested=guesses["target"][i],
-                    adversarial=is_adversarial(each.program),
-                )
-                if network.seed == 0:
-                    found.features[network.method] = tuple(
-                        of["features"][:EMBEDDED] for of in inside
-                    )
-            if is_adversarial(each.program):
-                height = lab.methods[network.method]["reversal"]
-                told["reversal"] = (
-                    logs.series(lines, "reversal")[1].max() / height if height else 0.0
-                )
-            found.results.append(Result(*network, *accuracies))
-            found.diagnoses.append(
-                Diagnosis(
-                    *network,
-                    adversarial=int(is_adversarial(each.program)),
-                    diverged_at=fault.step,
-                    diverged_in=fault.array,
-                    **{name: float(value) for name, value in told.items()},
-                )
-            )
-    return found
-
-
-HELD_OUT, EMBEDDED = 1000, 300
-"""Images of each domain that networks are examined with, and whose features are drawn."""
-
-
-def is_adversarial(program: Program) -> bool:
-    """Whether a domain classifier takes part in the training."""
-    return bool(set(adaptation.ADVERSARIES) & set(program.terms))
-
-
-class HeldOut(NamedTuple):
-    """Validation images of a domain."""
-
-    places: np.ndarray
-    """In the lab's feed."""
-    labels: np.ndarray
-
-
-def held_out(lab: Lab) -> dict[str, HeldOut]:
-    """What networks are examined with, by domain.
-
-    In a random order, since many data sets list their images by class; in the same one for domains
-    of the same size, so that a digit and its blended twin are in the same half of them.
-    """
-    found = {}
-    for domain in DOMAINS:
-        labels = lab.sources[domain].splits["validation"][1]
-        chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
-        found[domain] = HeldOut(lab.places[domain, "validation"][chosen], labels[chosen])
-    return found
-
-
-def diagnose(
-    source: dict[str, np.ndarray],
-    target: dict[str, np.ndarray],
-    *,
-    labels: np.ndarray,
-    tested: np.ndarray,
-    adversarial: bool,
-) -> dict[str, float]:
-    """What can be told of a network without the target's labels, as in :class:`Diagnosis`.
-
-    Args:
-      source, target: "features", "logits" and "domain" (logits of "this is a source image") of
-        held-out images.
-      labels: of the source's.
-      tested: logits of the target's test images.
-      adversarial: whether the domain classifier was trained.
-    """
-    weights, rest = importance(source["features"], target["features"])
-    hits = (source["logits"].argmax(-1) == labels)[rest]
-    told = {
-        "top_share": np.bincount(tested.argmax(-1)).max() / len(tested),
-        "neighbourhood_density": validation.soft_neighbourhood_density(target["logits"]),
-        "importance_weighted_accuracy": validation.importance_weighted_accuracy(hits, weights),
-        "effective_samples": validation.effective_sample_size(weights),
-    }
-    if adversarial:
-        told["domain_accuracy"] = adaptation.domain_accuracy(source["domain"], target["domain"])
-    return told
-
-
-def importance(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, slice]:
-    """How much more probable features of source images are in the target, and of which images.
-
-    By a domain classifier of its own, fitted to the first half of the features of each domain, for
-    the source images of the second: that of an adversary would not do, since the features are
-    trained to deceive it.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    n, m = len(source) // 2, len(target) // 2
-    classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
-    )
-    classifier.fit(np.concatenate([source[:n], target[:m]]), np.repeat([1, 0], [n, m]))
-    return np.asarray(
-        validation.importance_weights(classifier.decision_function(source[n:]))
-    ), slice(n, None)
 
 
 PANELS = {
@@ -293,123 +439,7 @@ PANELS = {
 }
 
 
-def draw(lab: Lab, rounds: Sequence[Round], place: Workplace, found: Findings) -> None:
-    """The figures: images of both domains, curves, and the features with and without adaptation."""
-    workdir = place.folder
-    first = max(rounds, key=lambda each: len(each.program.terms))
-    figures.samples(
-        *first_images(lab, first.program, first.networks[0].method), workdir / "samples.png"
-    )
-
-    curves, panels = logs.by_network(place.curves, Network), {}
-    for network in sorted(curves, key=lambda n: (reporting.place_of(n.method), n.seed)):
-        for field, label in PANELS.items():
-            if (kept := logs.series(curves[network], field)).size:
-                group = panels.setdefault(label, {})
-                group.setdefault(reporting.name_of(network.method), []).append(kept)
-    # λ is the same for many, and one curve would hide the others.
-    shared = {}
-    for name, curves_of in panels.get(PANELS["reversal"], {}).items():
-        shared.setdefault(np.round(curves_of, 6).tobytes(), []).append(name)
-    if shared:
-        group = panels[PANELS["reversal"]]
-        panels[PANELS["reversal"]] = {
-            ", ".join(n) if len(n) < 4 else f"{n[0]} and {len(n) - 1} more": group[n[0]]
-            for n in shared.values()
-        }
-    figures.curves({p: panels[p] for p in PANELS.values() if p in panels}, workdir / "curves.png")
-
-    known = held_out(lab)
-    labels = [known[d].labels[:EMBEDDED] for d in DOMAINS]
-    what = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
-    ordered = sorted(found.features, key=reporting.place_of)
-    points = figures.embed({f"{reporting.name_of(m)}\n{what}": found.features[m] for m in ordered})
-    is_source = np.repeat([True, False], list(map(len, labels)))
-    if points:  # not where all have diverged
-        figures.embeddings(
-            {name: (at, is_source, np.concatenate(labels)) for name, at in points.items()},
-            workdir / "features.png",
-        )
-
-
-def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run the whole study; the report."""
-    with _run.user_input():
-        lab = make_lab(config)
-        rounds = make_rounds(lab)
-        about = {domain: _run.describe_source(of) for domain, of in lab.sources.items()}
-        _run.claim(workdir, config, about)
-        if omissions := _run.describe_omissions(*lab.sources.values()):
-            _run.say(f"not read: {omissions}")
-        finished = workdir / "report.md"
-        if finished.exists():
-            return finished.read_text(encoding="utf-8")
-    with stop:  # there is something to save from here on
-        total = sum(len(each.networks) * each.program.settings["steps"] for each in rounds)
-        with _run.progress_bar(total) as progress:
-            place = _run.workplace(config, workdir, stop, progress)
-            for each in rounds:
-                fit(lab, each, place)
-        # Everything is trained: here, and nowhere before, the test images are read.
-        tests = {domain: source.test.open() for domain, source in lab.sources.items()}
-        found = examine(lab, rounds, place.quiet, tests)
-        reporting.write_results(workdir / "results.csv", found.results)
-        reporting.write_diagnoses(workdir / "diagnostics.csv", found.diagnoses)
-        draw(lab, rounds, place.quiet, found)
-        report = reporting.report(
-            reporting.read_results(workdir / "results.csv"),
-            reporting.read_diagnoses(workdir / "diagnostics.csv"),
-            (*DANN_2015, *DANN_2016, *DANN_LATER) if config.beside_published else (),
-            colours={method: settings["colours"] for method, settings in lab.methods.items()},
-            facts=facts(lab, rounds) | _run.describe_run(place),
-            chosen_by="the last step; adapted networks saw no label of the target",
-        )
-        write_atomically(finished, report)
-        return report
-
-
-def most_members(config: ConfigDict) -> int:
-    """How many networks are trained at a time, at most: all methods may share a program."""
-    return min(config.members_per_round, config.seeds * len(config.methods))
-
-
-def facts(lab: Lab, rounds: Sequence[Round]) -> dict[str, str]:
-    """What a reader of the report must know of the run."""
-    config = lab.config
-    sizes = {
-        domain: f"{source.name} ({len(lab.places[domain, 'train']):,} training, "
-        f"{source.test.size:,} test images{', no labels' * (not source.labelled)})"
-        for domain, source in lab.sources.items()
-    }
-    programs = [each.program for each in rounds]
-    parameters = {
-        trees.count(jax.eval_shape(p.init, jax.random.key(0))["params"]) for p in programs
-    }
-    # The one base that no variant has changed: in others, settings of all methods may be changed.
-    recipe = get_config("mnist_to_mnist_m").base.to_dict()
-    lengths = {(p.settings["steps"], p.settings["batch"]) for p in programs}
-    absent = {"Published numbers": "not beside these runs, which are shorter"}
-    omissions = _run.describe_omissions(*lab.sources.values())
-    return {
-        "Source": sizes["source"],
-        "Target": sizes["target"],
-        **({"Not read": omissions} if omissions else {}),
-        "Network": f"{config.model}, "
-        + " or ".join(f"{n:,} parameters" for n in sorted(parameters)),
-        "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)),
-        **({} if config.beside_published else absent),
-        "Settings come from": config.settings_from,
-        **{
-            f"Settings of {reporting.name_of(method)}": ", ".join(
-                f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in lab.methods[method].items()
-                if value != recipe.get(key)
-            )
-            or "the paper's recipe for MNIST → MNIST-M"
-            for method in sorted(lab.methods, key=reporting.place_of)
-        },
-    }
-
+study = partial(conduct, Adaptation)
 
 if __name__ == "__main__":
-    _run.run(study, "dann", get_config(), most_members)
+    run(study, "dann", get_config(), members=most_members, free=SETTINGS.free)

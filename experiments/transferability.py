@@ -2,51 +2,65 @@
 
 python -m experiments.transferability --config configs/transferability.py[:variant]
 
-Three populations are trained: the bases; the fine-tuned networks, which start from layers of a
-base; and the frozen ones, which keep them. The frozen networks of one base are one member, since
-they share its forward pass (:func:`jaxdl.transfer.shared_prefix_loss`).
+Base networks are trained on two halves of the classes, A and B. Then every treatment is trained at
+every cut: its first layers come from a base, and are frozen or fine-tuned. The frozen networks of
+one base are one member, since they share its forward pass
+(:func:`jaxdl.transfer.shared_prefix_loss`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from configs.transferability import get_config
-from experiments import _run
-from experiments._transferability_setup import (
-    Lab,
-    Program,
-    first_batch,
-    frozen_program,
-    full_program,
-    make_lab,
-)
+from experiments.harness.classification import COMMON, Classification
+from experiments.harness.run import run
+from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
+from experiments.harness.study import conduct
 from jaxdl import transfer, trees
-from jaxdl.data import splits
-from jaxdl.data.encoded import in_memory
+from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
-from jaxdl.data.splits import Task
-from jaxdl.report import figures
+from jaxdl.nn.models import MODELS
+from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.report import transfer_figure, transferred
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
-from jaxdl.report.tables import write_atomically
-from jaxdl.report.transferability import Result
-from jaxdl.train import logs
-from jaxdl.train.feed import Resident, make_feed
-from jaxdl.train.loop import StopFlag, Workplace
-from jaxdl.train.parallel import to_host
-from jaxdl.train.population import member_key, population_of
-from jaxdl.train.state import TrainState
-from jaxdl.types import Hyper, Variables
+from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
+from jaxdl.train.loop import Trainer
+from jaxdl.train.population import Prepare, member_key
+from jaxdl.train.state import TrainState, create_state
+from jaxdl.types import Batch, Hyper, LossFn, Variables
+
+HALVES = ("random", "dissimilar")
+SETTINGS = Settings(
+    {
+        **COMMON,
+        "splits": SomeOf(HALVES, least=1),
+        "treatments": SomeOf(tuple(transfer.TREATMENTS)),
+        "fine_tuned_splits": SomeOf(HALVES),
+        "fine_tuned_directions": SomeOf(("AB", "BA")),
+        "image.subtract": OneOf(("channels", "pixels")),
+        "image.crop": Between(0, 2**15 - 1),
+        "image.padding": Between(0, 2**15 - 1),
+        "model": OneOf(tuple(MODELS)),
+        "steps": (Count(), Multiple("steps_per_dispatch")),
+        "batch": (Count(), Multiple("parallel.data")),
+        "optimizer.learning_rate": Between(0, above=True),
+        "optimizer.weight_decay": Between(0),
+        "optimizer.bias_rate": Between(0, above=True),
+        "schedule.drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
+    },
+    free=("options",),
+    computing=("data.workers",),
+)
 
 
 class Network(NamedTuple):
@@ -59,194 +73,210 @@ class Network(NamedTuple):
     n: int
 
 
-class Member(NamedTuple):
-    """What is trained as one: a network, or all networks with frozen layers of one base."""
-
-    networks: Sequence[Network]
-    start: Callable[[], Variables]
-    """Its variables before the first step, made when they are needed."""
-    base: Variables | None = None
-
-
-class Round(NamedTuple):
-    """Members that are trained at a time, as one population."""
-
-    name: str
-    program: Program
-    members: Sequence[Member]
-    size: int
-    """Of the population, which copies of the last member fill up."""
-
-    @property
-    def networks(self) -> list[Network]:
-        """All networks of all members."""
-        return [network for member in self.members for network in member.networks]
-
-
-def task_of(lab: Lab, member: Member) -> Task:
-    """What a member is trained on: the task that its direction leads to."""
-    of = member.networks[0]
-    return lab.tasks[of.split, of.seed, of.direction[1]]
-
-
-def assemble(lab: Lab, members: Sequence[Member], size: int) -> tuple[TrainState, Hyper]:
-    """The population before its first step, and what differs between its members."""
-    longest = max(len(task.examples["train"]) for task in lab.tasks.values())
-    hypers = []
-    for member in members:
-        task = task_of(lab, member)
-        examples = task.examples["train"]
-        hyper = {
-            "key": member_key("train", *member.networks[0]),
-            "examples": np.pad(examples, (0, longest - len(examples))),
-            "count": np.int32(len(examples)),
-            "label_of": task.label_of,
-        }
-        hypers.append(hyper if member.base is None else hyper | {"base": member.base})
-    states = [lab.start(member.start(), member.base is not None) for member in members]
-    states = population_of(states, size, lab.mesh, mode=lab.config.parallel.mode)
-    return states, population_of(hypers, size, lab.mesh)
-
-
-class Run:
-    """A run of the study: what is done so far, and how to do more."""
-
-    def __init__(self, lab: Lab, place: Workplace):
-        self.lab, self.place, self.csv = lab, place, place.folder / "results.csv"
-        self.rounds: list[Round] = []
-
-    def train(self, name: str, program: Program, members: Sequence[Member]) -> None:
-        """Train members, so many at a time; what is trained already is not trained again."""
-        # Not of the number of devices, which a restart may have others of.
-        size = max(1, min(self.lab.config.members_per_round, len(members)))
-        for i, at in enumerate(range(0, len(members), size)):
-            self.rounds.append(Round(f"{name}-{i}", program, members[at : at + size], size))
-            self._fit(self.rounds[-1], self.place)
-
-    def trained(self, name: str) -> list[Variables]:
-        """The variables of the members that were trained under that name."""
-        found = []
-        for each in self.rounds:
-            if each.name.rpartition("-")[0] == name:
-                states, _ = self._fit(each, self.place.quiet)
-                found += trees.unstack(to_host(states.variables))[: len(each.members)]
-        return found
-
-    def _fit(self, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
-        lab, config = self.lab, self.lab.config
-        tasks = [task_of(lab, member) for member in each.members]
-        states, hypers = assemble(lab, each.members, each.size)
-
-        def accuracy(states: TrainState) -> np.ndarray:
-            examples = [task.examples["validation"] for task in tasks]
-            return each.program.accuracy(states, hypers, examples, lab.feed.fetch)
-
-        dispatches = partial(
-            lab.feed.dispatches, hypers, steps=config.steps_per_dispatch, batch=config.batch
-        )
-        states = place.fit(
-            each.name,
-            each.program.train,
-            states,
-            hypers,
-            lambda first: dispatches(range(first, config.steps)),
-            networks=[network._asdict() for network in each.networks],
-            steps=config.steps,
-            steps_per_dispatch=config.steps_per_dispatch,
-            dispatches_per_evaluation=config.dispatches_per_evaluation,
-            watch=lambda states: {"validation_accuracy": accuracy(states)},
-            score=lambda told: np.mean(told["validation_accuracy"]),
-        )
-        return states, hypers
-
-    def measure(self, test: Split | None) -> None:
-        """Write ``results.csv``: accuracies on the test images, or, with None, on those for
-        validation; NaN for a network that diverged, or whose first layers are of one that did."""
-        lab, rows, lost = self.lab, [], logs.faults(self.place.curves, Network)
-        feed = lab.feed
-        if test is not None:
-            feed = make_feed(lab.config.data.feed, {"test": test}, lab.mesh)
-
-        def examples(member: Member) -> np.ndarray:
-            task = task_of(lab, member)
-            if test is None:
-                return task.examples["validation"]
-            return np.flatnonzero(task.label_of[test[1]] >= 0)
-
-        for each in self.rounds:
-            states, hypers = self._fit(each, self.place.quiet)
-            places = list(map(examples, each.members))
-            found = each.program.accuracy(states, hypers, places, feed.fetch).reshape(-1)
-            for network, accuracy in zip(each.networks, found.tolist(), strict=True):
-                of_no_use = network in lost or donor_of(network) in lost
-                rows.append(Result(*network, math.nan if of_no_use else accuracy))
-        reporting.write_results(self.csv, rows)
-
-
 def donor_of(network: Network) -> Network | None:
     """The base that gives a network its first layers, if one does."""
-    asked = transfer.TREATMENTS.get(network.treatment)
-    if asked is None or asked.source == "random":
+    treatment = transfer.TREATMENTS.get(network.treatment)
+    if treatment is None or treatment.source == "random":
         return None
-    direction = network.direction if asked.source == "self" else network.direction[::-1]
+    direction = network.direction if treatment.source == "self" else network.direction[::-1]
     return network._replace(direction=direction, treatment="base", n=0)
 
 
-def bases(config: ConfigDict) -> list[Network]:
-    """The networks trained on A and on B, for each kind of halves and seed."""
-    every = product(config.splits, range(config.seeds), ("AB", "BA"))
-    return [Network(*one, "base", 0) for one in every]
+def make_rule(config: ConfigDict) -> optax.GradientTransformation:
+    """The update rule of the configuration."""
+    rule, schedule = config.optimizer, config.schedule
+    drops, warmup = tuple(schedule.drops), schedule.warmup
+    rate = make_schedule(
+        schedule.name, rule.learning_rate, steps=config.steps, warmup=warmup, drops=drops
+    )
+    options = {"bias_rate": rule.bias_rate, "max_norm": rule.max_norm or None}
+    return make_optimizer(rule.name, rate, weight_decay=rule.weight_decay, **options)
 
 
-def train_all(lab: Lab, run: Run) -> None:
-    """Bases, then what starts from their layers; rounds that are done are not done again."""
-    config, treatments = lab.config, transfer.TREATMENTS
-    full = full_program(lab)
+class Transferability(Classification):
+    """Bases, then all that starts from their layers."""
 
-    def fresh(network: Network) -> Variables:
-        return jax.device_get(lab.init(member_key("init", *network)))
+    settings, network = SETTINGS, Network
 
-    names = bases(config)
-    run.train("bases", full, [Member([name], partial(fresh, name)) for name in names])
-    trained = run.trained("bases")
-    variables = dict(zip(names, trained, strict=True))
+    def __init__(self, config: ConfigDict):
+        self.rule = make_rule(config)
+        super().__init__(config)
+        if "dissimilar" in config.splits and not self.source.class_groups:
+            problem = f"{self.source.name} has no groups of classes"
+            raise ValueError(f"{problem}: set config.splits=('random',)")
 
-    def donor(network: Network) -> Variables:
-        """What gives the first layers: a base, or a network as it began."""
+    def build(self) -> None:
+        """Tasks, network, programs, and the plan of all members."""
+        super().build()
+        config, self.tasks = self.config, self.make_tasks()
+        classes = max(int(task.label_of.max()) + 1 for task in self.tasks.values())
+        self.model = MODELS[config.model](classes, axis_name=self.placement.axis_name)
+        try:
+            see = preparation.standardized(self.images, **config.image)
+        except ValueError as error:
+            raise ValueError(f"config.image.{error}") from None
+        place = f"config.model={config.model}"
+        self.init, self.shapes = self.initializer(self.model, config.image.crop, place)
+        self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
+
+        def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
+            labels = hyper["label_of"][stored["label"]]
+            return {"image": see(stored["image"], key), "label": labels}
+
+        def start(variables: Variables, several: bool) -> TrainState:
+            collections = variables["params"], variables["batch_stats"]
+            return create_state(*collections, self.rule, several=several)
+
+        self.start = jax.jit(start, static_argnums=1)
+        model, cuts = self.model, self.cuts
+        self.full = self.make_kind(
+            prepare,
+            transfer.classification_loss(model),
+            lambda state, hyper, x: model.apply(state.variables, x),
+        )
+        self.frozen = self.make_kind(
+            prepare,
+            transfer.shared_prefix_loss(model, cuts),
+            lambda state, hyper, x: transfer.shared_prefix_logits(
+                model, cuts, hyper["base"], state.variables, x
+            ),
+        )
+        self.plan = self.make_plan()
+        self.members = [member for members in self.plan.values() for member in members]
+        self.variables: dict[Network, Variables] = {}
+        """Of the bases, when they are trained."""
+
+    def make_tasks(self) -> dict[tuple[str, int, str], splits.Task]:
+        """By kind of halves, seed, and A or B."""
+        config, source, tasks = self.config, self.source, {}
+        labels = {split: labels for split, (_, labels) in source.splits.items()}
+        for split, seed in product(config.splits, range(config.seeds)):
+            if split == "random":
+                halves = splits.random_halves(len(source.class_names), seed)
+            else:
+                halves = splits.group_halves(source.class_groups)
+            for side, half in zip("AB", halves, strict=True):
+                task = splits.make_task(labels, half, len(source.class_names))
+                sizes = {part: len(examples) for part, examples in task.examples.items()}
+                for part, size in (sizes | {"test": source.test.counts[half].sum()}).items():
+                    if not size:
+                        raise ValueError(f"no {part} images for task {side} of {split} halves")
+                tasks[split, seed, side] = task
+        return tasks
+
+    def make_kind(self, prepare: Prepare, loss: LossFn, logits: Callable) -> Program:
+        """Training with a loss, evaluation with logits."""
+        size = {"steps": self.config.steps, "batch": self.config.batch}
+        return self.program(loss, logits, lambda _: self.rule, prepare, **size)
+
+    def make_plan(self) -> dict[str, list[Member]]:
+        """All members, by kind, in the order of training."""
+        config, tuned, frozen = self.config, [], []
+        names = product(config.splits, range(config.seeds), ("AB", "BA"))
+        bases = [Network(*name, "base", 0) for name in names]
+        tuned_bases = set(product(config.fine_tuned_splits, config.fine_tuned_directions))
+        for treatment, base in product(config.treatments, bases):
+            networks = [base._replace(treatment=treatment, n=n) for n in self.cuts]
+            if transfer.TREATMENTS[treatment].frozen:
+                frozen.append(self.member(networks, partial(self.above_cuts, networks), True))
+            elif (base.split, base.direction) in tuned_bases:
+                tuned += [self.member([n], partial(self.transplanted, n)) for n in networks]
+        bases = [self.member([base], partial(self.fresh, base)) for base in bases]
+        return {"bases": bases, "fine-tuned": tuned, "frozen": frozen}
+
+    def member(
+        self, networks: list[Network], variables: Callable[[], Variables], frozen: bool = False
+    ) -> Member:
+        """Networks that are trained as one, and the variables that they start from."""
+        task = self.task_of(networks[0])
+        longest = max(len(task.examples["train"]) for task in self.tasks.values())
+
+        def hyper() -> Hyper:
+            donor = {"base": self.donor(networks[0])} if frozen else {}
+            key, examples = member_key("train", *networks[0]), task.examples["train"]
+            streams = example_streams([examples], longest)
+            return {"key": key, "label_of": task.label_of, **streams, **donor}
+
+        program = self.frozen if frozen else self.full
+        return Member(networks, program, lambda: self.start(variables(), frozen), hyper)
+
+    def task_of(self, network: Network) -> splits.Task:
+        """The task that a network is trained on: the one that its direction leads to."""
+        return self.tasks[network.split, network.seed, network.direction[1]]
+
+    def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
+        """Those of the member's task."""
+        task = self.task_of(member.networks[0])
+        if not tests:
+            return task.examples["validation"]
+        return np.flatnonzero(task.label_of[tests["images"][1]] >= 0)
+
+    def fresh(self, network: Network) -> Variables:
+        """A network before training."""
+        return jax.device_get(self.init(member_key("init", *network)))
+
+    def donor(self, network: Network) -> Variables:
+        """The network that gives the first layers: a base, or one that is never trained."""
         base = donor_of(network)
-        return variables[base] if base else fresh(network._replace(treatment="untrained", n=0))
+        return self.variables[base] if base else self.fresh(network._replace(**UNTRAINED))
 
-    def transplanted(network: Network) -> Variables:
-        return transfer.transplant(donor(network), fresh(network), network.n)
+    def transplanted(self, network: Network) -> Variables:
+        """The first layers of the donor, the others fresh."""
+        return transfer.transplant(self.donor(network), self.fresh(network), network.n)
 
-    def above_cuts(networks: Sequence[Network]) -> Variables:
-        return transfer.stack_cuts([fresh(network) for network in networks], lab.cuts)
+    def above_cuts(self, networks: Sequence[Network]) -> Variables:
+        """The layers above each cut, fresh."""
+        return transfer.stack_cuts(list(map(self.fresh, networks)), self.cuts)
 
-    tuned, frozen = [], []
-    for treatment in config.treatments:
-        if treatments[treatment].frozen:
-            for base in names:
-                networks = [base._replace(treatment=treatment, n=n) for n in lab.cuts]
-                start = partial(above_cuts, networks)
-                frozen.append(Member(networks, start, donor(networks[0])))
-        else:
-            for base, n in product(names, lab.cuts):
-                asked = base.split in config.fine_tuned_splits
-                if asked and base.direction in config.fine_tuned_directions:
-                    network = base._replace(treatment=treatment, n=n)
-                    tuned.append(Member([network], partial(transplanted, network)))
-    run.train("fine-tuned", full, tuned)
-    if frozen:
-        run.train("frozen", frozen_program(lab), frozen)
+    def train(self, trainer: Trainer) -> None:
+        """Bases first, then all that starts from their layers."""
+        for kind, members in self.plan.items():
+            for group in make_groups(kind, members, self.config.members_per_round):
+                trained = train(group, trainer, self.placement)
+                self.trained.append(trained)
+                if kind == "bases":
+                    variables = (state.variables for state in trained.states)
+                    self.variables |= zip(group.networks, variables, strict=True)
+
+    def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
+        """Accuracies; NaN for a network that diverged, or has its first layers of one that did."""
+        accuracies = self.accuracies(trainer, tests)
+        rows = [
+            # 0 times NaN is NaN: where the donor has diverged, its layers are of no use.
+            transferred.Result(*network, accuracy + 0 * accuracies.get(donor_of(network), 0))
+            for network, accuracy in accuracies.items()
+        ]
+        transferred.write_results(trainer.folder / "results.csv", rows)
+
+    def entry(self, network: Network) -> str | None:
+        """Curves are those of the bases."""
+        return f"bases, {network.split} halves" if network.treatment == "base" else None
+
+    def draw(self, trainer: Trainer) -> None:
+        """Accuracy against the cut; images as the first base sees them; curves."""
+        super().draw(trainer)
+        results = transferred.read_results(trainer.folder / "results.csv")
+        summary, path = transferred.summarize(results), trainer.folder / "transferability.png"
+        transfer_figure.draw(summary, results, YOSINSKI_2014, path)
+
+    def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
+        """The report in Markdown."""
+        config = self.config
+        images = sorted({len(task.examples["train"]) for task in self.tasks.values()})
+        images = " to ".join(map(str, images[:: max(1, len(images) - 1)]))
+        facts = {
+            "Data": self.describe_data(f"{images} training images a task"),
+            "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters, "
+            f"{config.steps} steps of {config.batch} images",
+            **self.describe_copies(),
+            **facts,
+        }
+        results = transferred.read_results(trainer.folder / "results.csv")
+        return reporting.report(results, YOSINSKI_2014, facts=facts)
 
 
-def count_networks(config: ConfigDict, cuts: int) -> int:
-    """How many networks the configuration asks for."""
-    frozen = sum(transfer.TREATMENTS[t].frozen for t in config.treatments)
-    tuned = len(config.treatments) - frozen
-    tuned *= len(set(config.fine_tuned_splits) & set(config.splits))
-    tuned *= len(config.fine_tuned_directions)
-    return config.seeds * (2 * len(config.splits) * (1 + frozen * cuts) + tuned * cuts)
+UNTRAINED = {"treatment": "untrained", "n": 0}
+"""In the name of a network of random features, the same for all cuts."""
 
 
 def most_members(config: ConfigDict) -> int:
@@ -259,86 +289,7 @@ def most_members(config: ConfigDict) -> int:
     return min(config.members_per_round, count)
 
 
-def draw(lab: Lab, run: Run, workdir: Path) -> None:
-    """The figures."""
-    config, results = lab.config, reporting.read_results(run.csv)
-    reporting.figure(
-        reporting.summarize(results), results, YOSINSKI_2014, workdir / "transferability.png"
-    )
-    base = bases(config)[0]
-    task = lab.tasks[base.split, base.seed, base.direction[1]]
-    batch, names = first_batch(lab, task, member_key("train", *base), 60)
-    figures.samples(np.asarray(batch["image"]), names, workdir / "samples.png")
-    lines = logs.by_network(run.place.curves, Network)
-    panels = {}
-    for label, field in (("training loss", "loss"), ("validation accuracy", "validation_accuracy")):
-        panels[label] = {}
-        for split in config.splits:
-            mine = [lines[base] for base in bases(config) if base.split == split]
-            panels[label][f"bases, {split} halves"] = [logs.series(m, field) for m in mine]
-    figures.curves(panels, workdir / "curves.png")
-
-
-def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run the whole study; the report."""
-    with _run.user_input():
-        lab = make_lab(config)
-        source = lab.source
-        _run.claim(workdir, config, _run.describe_source(source))
-        if omissions := _run.describe_omissions(source):
-            _run.say(f"not read: {omissions}")
-        finished = workdir / "report.md"
-        if finished.exists():
-            return finished.read_text(encoding="utf-8")
-    with stop:  # there is something to save from here on
-        total = count_networks(config, len(lab.cuts)) * config.steps
-        with _run.progress_bar(total) as progress:
-            run = Run(lab, _run.workplace(config, workdir, stop, progress))
-            train_all(lab, run)
-        # Everything is trained and chosen: here, and nowhere before, the test images are read.
-        test = source.test.open() if config.report_on == "test" else None
-        run.measure(test)
-        draw(lab, run, workdir)
-        told = facts(lab, run, test) | _run.describe_run(run.place)
-        report = reporting.report(reporting.read_results(run.csv), YOSINSKI_2014, facts=told)
-        write_atomically(finished, report)
-        return report
-
-
-def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
-    """What a reader of the report must know of the run."""
-    config, source = lab.config, lab.source
-    images = sorted({len(task.examples["train"]) for task in lab.tasks.values()})
-    parameters = trees.count(jax.eval_shape(lab.init, jax.random.key(0))["params"])
-    told = {
-        "Data": f"{source.name} {source.version}".strip() + f", {len(source.class_names)} classes, "
-        f"{' to '.join(map(str, images[:: max(1, len(images) - 1)]))} training images a task; "
-        f"accuracy on the {config.report_on} split",
-        "Network": f"{config.model}, {parameters:,} parameters, {config.steps} steps of "
-        f"{config.batch} images",
-    }
-    if omissions := _run.describe_omissions(source):
-        told["Not read"] = omissions
-    others = {"validation": source.splits["validation"]}
-    if test is not None:
-        others["test"] = test
-    if isinstance(lab.feed, Resident):  # a stream is not read for this alone
-        known = in_memory(source.splits["train"][0])
-        twins = [
-            f"{len(np.unique(splits.duplicates(in_memory(images), known)[:, 0]))} in {split}"
-            for split, (images, _) in others.items()
-        ]
-        told["Exact copies of training images"] = ", ".join(twins)
-    if lost := logs.faults(run.place.curves, Network):
-        networks = [network for each in run.rounds for network in each.networks]
-        steps = [
-            _run.describe_fault(network, fault)
-            + ", and with it those that have its layers" * (network in map(donor_of, networks))
-            for network, fault in lost.items()
-        ]
-        told["Diverged"] = "; ".join(steps)
-    return told
-
+study = partial(conduct, Transferability)
 
 if __name__ == "__main__":
-    _run.run(study, "transferability", get_config(), most_members)
+    run(study, "transferability", get_config(), members=most_members, free=SETTINGS.free)

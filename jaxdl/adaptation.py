@@ -284,6 +284,22 @@ def joined(features: Float[Array, "b d"], logits: Float[Array, "b k"]) -> Float[
     return condition(features, jax.lax.stop_gradient(jax.nn.softmax(logits)))
 
 
+def outputs(
+    model: Adaptable, variables: Variables, x: Float[Array, "b ..."], *, conditional: bool = False
+) -> dict[str, Array]:
+    """In evaluation, the "features" of images, the "logits" of the label head, and "domain", the
+    logits of "this is a source image".
+
+    Args:
+      conditional: whether the domain head reads features and predictions, :func:`joined`.
+    """
+    features = model.apply(variables, x, method="encode")
+    logits = model.apply(variables, features, method="classify")
+    read = joined(features, logits) if conditional else features
+    domain = model.apply(variables, read, method="discriminate")
+    return {"features": features, "logits": logits, "domain": domain}
+
+
 def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> LossFn:
     """The cross-entropy of the source images, and weighted terms that adapt it to the target's.
 

@@ -9,7 +9,7 @@ more than one. All functions are pure and know nothing of how a network is train
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,28 @@ def importance_weights(domain_logits: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.exp(-jnp.clip(domain_logits, -MOST, MOST))
 
 
+def fitted_importance_weights(
+    source: Float[np.ndarray, "n d"], target: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, " k"], slice]:
+    """:func:`importance_weights` of the second half of the source's features, and which these are.
+
+    The classifier is a logistic regression of its own, fitted to the first halves of both domains,
+    each domain of equal weight: features that were trained to deceive an adversary are not judged
+    by that adversary.
+    """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    n, m = len(source) // 2, len(target) // 2
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
+    )
+    classifier.fit(np.concatenate([source[:n], target[:m]]), np.repeat([1, 0], [n, m]))
+    rest = slice(n, None)
+    return np.asarray(importance_weights(classifier.decision_function(source[rest]))), rest
+
+
 def effective_sample_size(weights: Float[Array, " n"]) -> Float[Array, ""]:
     """``(sum w)^2 / sum w^2``: how many examples of equal weight a weighted mean is worth.
 
@@ -121,6 +143,34 @@ def importance_weighted_accuracy(
     _check(correct, weights)
     weights = weights / jnp.max(weights)
     return jnp.sum(weights * correct) / jnp.sum(weights)
+
+
+def unlabelled_criteria(
+    source: Mapping[str, Float[np.ndarray, "n ..."]],
+    target: Mapping[str, Float[np.ndarray, "m ..."]],
+    labels: Int[np.ndarray, " n"],
+    predictions: Int[np.ndarray, " t"],
+) -> dict[str, float]:
+    """Criteria of a network that need no target labels, by name.
+
+    ``top_share``: the part of the predictions that are of the most frequent class;
+    ``neighbourhood_density``: :func:`soft_neighbourhood_density` of the target's logits;
+    ``importance_weighted_accuracy`` on the second half of the source examples, by
+    :func:`fitted_importance_weights`, and the ``effective_samples`` of the weights.
+
+    Args:
+      source, target: "features" and "logits" of held-out examples.
+      labels: of the source examples.
+      predictions: the classes predicted for target examples, such as test images.
+    """
+    weights, rest = fitted_importance_weights(source["features"], target["features"])
+    hits = (source["logits"].argmax(-1) == labels)[rest]
+    return {
+        "top_share": float(np.bincount(predictions).max() / len(predictions)),
+        "neighbourhood_density": float(soft_neighbourhood_density(target["logits"])),
+        "importance_weighted_accuracy": float(importance_weighted_accuracy(hits, weights)),
+        "effective_samples": float(effective_sample_size(weights)),
+    }
 
 
 def deep_embedded_validation(

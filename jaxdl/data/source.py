@@ -82,6 +82,30 @@ class Source:
         return bool(self.class_names)
 
 
+def check_same_classes(source: Source, target: Source) -> None:
+    """Raise ValueError, naming what differs, unless two data sets have the same classes."""
+    ours, theirs = source.class_names, target.class_names
+    if len(ours) != len(theirs):
+        raise ValueError(f"the source has {len(ours)} classes, the target {len(theirs)}")
+    if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
+        raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
+
+
+def end_to_end(
+    sources: Mapping[str, Source],
+) -> tuple[dict[tuple[str, str], Split], dict[tuple[str, str], np.ndarray]]:
+    """The training and validation splits of several data sets, by data set and split, and where
+    each one's examples are when they are laid end to end."""
+    splits = {
+        (name, split): part
+        for name, source in sources.items()
+        for split, part in source.splits.items()
+    }
+    sizes = [len(labels) for _, labels in splits.values()]
+    ids = np.split(np.arange(sum(sizes), dtype=np.int32), np.cumsum(sizes)[:-1])
+    return splits, dict(zip(splits, ids, strict=True))
+
+
 def make_source(
     name: str,
     class_names: tuple[str, ...],

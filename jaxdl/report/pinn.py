@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdl.report.comparisons import assemble
 from jaxdl.report.tables import MISSING, bullets, markdown_table, read_rows, write_rows
-from jaxdl.types import DamagedFile
 
 FALSE = 10  # times the training loss: a held-out loss above that says that the first is false
 
@@ -49,14 +49,8 @@ class Published(NamedTuple):
 
 def read_results(path: str | os.PathLike) -> list[Result]:
     """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
-    rows, seen = read_rows(path, Result), set()
-    for row in rows:
-        if row[:3] in seen:
-            raise DamagedFile(f"{os.fspath(path)}: damaged table: two rows for one network: {row}")
-        if any(x < 0 for x in row[3:]):
-            raise DamagedFile(f"{os.fspath(path)}: damaged table: a negative number: {row}")
-        seen.add(row[:3])
-    return rows
+    fields = ("train_loss", "heldout_loss", "rel_l2", "iterations", "seconds")
+    return read_rows(path, Result, key=3, limits=dict.fromkeys(fields, math.inf))
 
 
 def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
@@ -201,14 +195,9 @@ def report(
     facts: Mapping[str, str],
 ) -> str:
     """The whole report in Markdown."""
-    parts = [
-        "# Physics in the loss",
-        bullets(f"{key}: {value}" for key, value in facts.items()),
-        "## Findings",
-        bullets(findings(results, parameters, published)),
-        "## Results",
-        table(results, published),
-        "## How the numbers are computed",
-        _METHOD,
+    sections = [
+        ("Findings", bullets(findings(results, parameters, published))),
+        ("Results", table(results, published)),
+        ("How the numbers are computed", _METHOD),
     ]
-    return "\n\n".join(parts) + "\n"
+    return assemble("Physics in the loss", facts, sections)

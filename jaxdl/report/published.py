@@ -3,7 +3,7 @@
 `YOSINSKI_2014`: Yosinski, Clune, Bengio, Lipson, "How transferable are features in deep neural
 networks?", NIPS 2014. Top-1 accuracies of AlexNet (CaffeNet, 8 layers) on ImageNet, out of the
 authors' own training logs (for each network the mean of its 10 best validations), summarized by our
-rules (`transferability.summarize`), so that three things differ from the paper's text:
+rules (`transferred.summarize`), so that three things differ from the paper's text:
 
 - Differences are to the base of the same split and half. The paper subtracts the mean of all 8
   bases; since the few fine-tuned networks do not cover all halves, AnB+ gains 1.67 points over base
@@ -25,7 +25,7 @@ import math
 from jaxdl.report import pinn
 from jaxdl.report.dann import Published
 from jaxdl.report.tables import Estimate
-from jaxdl.report.transferability import Cell
+from jaxdl.report.transferred import Cell
 
 _ = math.nan
 

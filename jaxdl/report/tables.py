@@ -1,4 +1,4 @@
-"""What the reports of all studies share: means with standard errors, Markdown tables, tidy files.
+"""Means with standard errors, Markdown tables, and tidy files, for the reports of all studies.
 
 An `Estimate` is a mean over *independent* values, as a rule over seeds. What was measured several
 times within a seed (directions, folds) is averaged before it comes here, since it would make the
@@ -10,7 +10,7 @@ import io
 import math
 import os
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -140,12 +140,22 @@ def write_rows(
     write_atomically(path, text.getvalue())
 
 
-def read_rows(path: str | os.PathLike, kind: type[Row]) -> list[Row]:
+def read_rows(
+    path: str | os.PathLike,
+    kind: type[Row],
+    *,
+    key: int = 0,
+    limits: Mapping[str, float] | None = None,
+) -> list[Row]:
     """Read what `write_rows` wrote; the types of the columns are those of `kind`'s fields.
+
+    Args:
+      key: so many of the first fields name a network, of which there is one row; 0: none do.
+      limits: the greatest value of a field, whose least is 0; NaN is allowed.
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it is not such a file; the message names the line and what is wrong there.
+      DamagedFile: it is not such a file; the message names the line or row and what is wrong there.
     """
     types = list(typing.get_type_hints(kind).values())
     rows = []
@@ -164,6 +174,16 @@ def read_rows(path: str | os.PathLike, kind: type[Row]) -> list[Row]:
                     rows.append(kind(*(t(cell) for t, cell in zip(types, cells, strict=True))))
                 except ValueError as error:
                     raise ValueError(f"line {reader.line_num}: {error}") from None
+        seen = set()
+        for row in rows:
+            for field, limit in (limits or {}).items():
+                value = getattr(row, field)
+                if not (math.isnan(value) or 0 <= value <= limit):
+                    negative = ", a negative number" * (value < 0)
+                    raise ValueError(f"{field} out of [0, {limit:g}]{negative}: {row}")
+            if key and row[:key] in seen:
+                raise ValueError(f"two rows for one network: {row}")
+            seen.add(row[:key])
     except (ValueError, csv.Error) as error:
         raise DamagedFile(f"{os.fspath(path)}: damaged table: {error}") from None
     return rows

@@ -92,6 +92,11 @@ class Streamed:
         self._places, self._columns = part_of_process(mesh)
         self._threads = ThreadPoolExecutor(cores())
 
+    @property
+    def example_size(self) -> int:
+        """Bytes of an image."""
+        return prod(self._images.shape[1:])
+
     def program(
         self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
     ) -> Callable:
@@ -164,6 +169,20 @@ def make_feed(kind: str, splits: Mapping[str, Split], mesh: Mesh, workers: int =
     if kind == "auto":
         kind = "resident" if size < device_memory(mesh) / 4 else "streamed"
     return Resident(splits, mesh) if kind == "resident" else Streamed(splits, mesh, workers)
+
+
+def check_stream(feed: Feed, mesh: Mesh, *, members: int, steps: int, batch: int) -> None:
+    """Raise ValueError where the images of one dispatch of a stream would fill the memory."""
+    if not isinstance(feed, Streamed):
+        return
+    members = max(members, mesh.shape["member"])
+    size = members * steps * batch * feed.example_size
+    if size > device_memory(mesh) * mesh.size / 8:
+        raise ValueError(
+            f"steps_per_dispatch={steps} steps of {members} networks would stream "
+            f"{size / 1e9:.1f} GB at a time: set a smaller number, 10 or so, or fewer "
+            "members_per_round"
+        )
 
 
 def device_memory(mesh: Mesh) -> int:

@@ -36,15 +36,15 @@ def sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-EVERY = {"population": str, "step": int}
+FIELDS = {"population": str, "step": int}
 """What every record has."""
 
 
-def read(path: Path, fields: Mapping[str, type] = EVERY) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """The records of a file, none if it is missing; a last line cut short by a kill is left out.
 
     Raises:
-      DamagedFile: if another line is not a JSON object with these fields of these types.
+      DamagedFile: if another line is not a JSON object with :data:`FIELDS`.
     """
     if not path.exists():
         return []
@@ -53,30 +53,20 @@ def read(path: Path, fields: Mapping[str, type] = EVERY) -> list[dict[str, Any]]
     for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
         try:
             record = json.loads(line)
-            for field, kind in fields.items():
-                if type(record[field]) is not kind:
-                    raise TypeError(field)
-            records.append(record)
-        except (ValueError, KeyError, TypeError):
-            raise DamagedFile(
-                f"{path}, line {number}, is damaged: mend it, or delete {path.parent} to start anew"
-            ) from None
+        except ValueError:
+            record = None
+        _check(record, FIELDS, path, number)
+        records.append(record)
     return records
 
 
-def by_network(path: Path, kind: type[Name]) -> dict[Name, list[dict[str, Any]]]:
-    """The records of each network, in their order.
-
-    Args:
-      kind: the NamedTuple that names a network; its fields are among those of a record.
-
-    Raises:
-      DamagedFile: as :func:`read` does.
-    """
-    networks: dict[Name, list[dict[str, Any]]] = {}
-    for record in read(path, EVERY | get_type_hints(kind)):
-        networks.setdefault(kind(*(record[field] for field in kind._fields)), []).append(record)
-    return networks
+def _check(record: Any, fields: Mapping[str, type], path: Path, line: int) -> None:
+    """Raise DamagedFile unless a record has these fields of these types."""
+    wanted = isinstance(record, dict) and {f: type(record.get(f)) for f in fields} == dict(fields)
+    if not wanted:
+        raise DamagedFile(
+            f"{path}, line {line}, is damaged: mend it, or delete {path.parent} to start anew"
+        )
 
 
 def series(records: Iterable[Mapping[str, Any]], field: str) -> Float[np.ndarray, "2 n"]:
@@ -92,35 +82,84 @@ class Fault(NamedTuple):
     """Its path, the first that was not finite."""
 
 
-def faults(path: Path, kind: type[Name]) -> dict[Name, Fault]:
-    """The networks that ceased to be finite, as :meth:`jaxdl.train.loop.Workplace.fit` has it."""
-    return {
-        network: Fault(record["diverged_at"], record["diverged_in"])
-        for network, records in by_network(path, kind).items()
-        for record in records
-        if "diverged_at" in record
-    }
+class Curves:
+    """The records of a file, read once and kept with those that are appended."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._records: list[dict[str, Any]] | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All records, in the order of the file's lines.
+
+        Raises:
+          DamagedFile: see :func:`read`.
+        """
+        if self._records is None:
+            self._records = read(self.path)
+        return self._records
+
+    def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write records at the end of the file."""
+        new = [{key: _finite(value) for key, value in record.items()} for record in records]
+        known = self.records
+        append(self.path, new)
+        known += new
+
+    def rewind(self, population: str, step: int) -> int:
+        """Drop what training of a population from a checkpoint at ``step`` will write again.
+
+        Returns:
+          how many of its records stay.
+
+        Raises:
+          DamagedFile: see :func:`read`.
+        """
+        before, path = self.records, self.path
+        kept = [r for r in before if r["population"] != population or r["step"] <= step]
+        # A file may be long, so it is written anew only where something goes: also a line cut
+        # short.
+        if path.exists() and (len(kept) < len(before) or not _ends_in_newline(path)):
+            new = path.with_name(path.name + ".tmp")
+            new.write_bytes(b"")
+            append(new, kept)
+            sync(new)
+            os.replace(new, path)
+        self._records = kept
+        return sum(record["population"] == population for record in kept)
+
+    def by_network(self, kind: type[Name]) -> dict[Name, list[dict[str, Any]]]:
+        """The records of each network, in their order.
+
+        Args:
+          kind: the NamedTuple that names a network; its fields are among those of a record.
+
+        Raises:
+          DamagedFile: naming the line of a record that does not have them.
+        """
+        fields, networks = get_type_hints(kind), {}
+        for number, record in enumerate(self.records, start=1):
+            _check(record, fields, self.path, number)
+            name = kind(*(record[field] for field in kind._fields))
+            networks.setdefault(name, []).append(record)
+        return networks
+
+    def faults(self, kind: type[Name]) -> dict[Name, Fault]:
+        """The networks that ceased to be finite: see :meth:`jaxdl.train.loop.Trainer.fit`."""
+        return {
+            network: Fault(record["diverged_at"], record["diverged_in"])
+            for network, records in self.by_network(kind).items()
+            for record in records
+            if "diverged_at" in record
+        }
 
 
-def rewind(path: Path, population: str, step: int) -> int:
-    """Drop what training of a population from a checkpoint at ``step`` will write again.
-
-    Returns:
-      how many of its records stay.
-
-    Raises:
-      DamagedFile: as :func:`read` does.
-    """
-    records = read(path)
-    kept = [r for r in records if r["population"] != population or r["step"] <= step]
-    # A file may be long, so it is written anew only where something goes: also a line cut short.
-    if path.exists() and (len(kept) < len(records) or not path.read_bytes().endswith(b"\n")):
-        new = path.with_name(path.name + ".tmp")
-        new.write_bytes(b"")
-        append(new, kept)
-        sync(new)
-        os.replace(new, path)
-    return sum(record["population"] == population for record in kept)
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        return file.read() == b"\n"
 
 
 class Events:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import os
 import signal
 import threading
@@ -80,7 +80,8 @@ class Clock:
 
     compilation: float = 0.0
     training: float = 0.0
-    """From the data of a dispatch to its metrics on the host, the next data read meanwhile."""
+    """From the start of a dispatch until its metrics are on the host; reading the data of the next
+    one, which happens meanwhile, is included."""
     steps: int = 0
     """Steps times networks in that time."""
     evaluation: float = 0.0
@@ -93,8 +94,8 @@ class Clock:
 
 
 @dataclasses.dataclass(frozen=True)
-class Workplace:
-    """Where populations are trained, one after the other."""
+class Trainer:
+    """Trains populations, one after the other: their folder, curves, checkpoints and progress."""
 
     folder: Path
     """Gets ``metrics.jsonl`` and ``checkpoints/``; where several processes train, the latter is
@@ -104,7 +105,7 @@ class Workplace:
     """Told the population's name and the steps of networks done since it was last called."""
     seconds_between_saves: float
     checkpoints: int = 2
-    """So many of the latest are kept of each population, beside the best."""
+    """So many of the latest are kept of each population."""
     events: bool = False
     """Whether the curves are also written for TensorBoard."""
     profiled: range = range(0)
@@ -120,15 +121,10 @@ class Workplace:
     """By population, how far its members' first losses by the program that trains are from those
     by a plain one (:func:`jaxdl.train.verification.compare`); of those that were compared."""
 
-    @property
-    def curves(self) -> Path:
-        """The file with a line for each network and dispatch."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def quiet(self) -> Workplace:
-        """The same place, without a word of progress."""
-        return dataclasses.replace(self, progress=lambda *_: None)
+    @functools.cached_property
+    def curves(self) -> logs.Curves:
+        """``metrics.jsonl``, with a line for each network and dispatch."""
+        return logs.Curves(self.folder / "metrics.jsonl")
 
     def fit(
         self,
@@ -142,7 +138,6 @@ class Workplace:
         steps: int,
         steps_per_dispatch: int,
         watch: Callable[[TrainState], Mapping[str, Float[np.ndarray, "m ..."]]],
-        score: Callable[[Mapping[str, list[float]]], float] | None = None,
         dispatches_per_evaluation: int = 1,
     ) -> TrainState:
         """Train a population to step ``steps``, from its latest checkpoint if it has one.
@@ -162,9 +157,6 @@ class Workplace:
           networks: how each network is named in the curves, in the order of members (and,
             where a member is several networks, of those within it); the members that only
             fill up the population come after them and are not named.
-          score: from what ``watch`` says of the networks, by name, to how good they are: the
-            checkpoint of the highest is kept. Saves wait for the next evaluation, but not for
-            longer than so many times their interval: :data:`PATIENCE`.
 
         Raises:
           ValueError: if the dispatches do not divide the steps.
@@ -235,18 +227,16 @@ class Workplace:
                     {"population": name, **record}
                     for record in _records(metrics, watched, networks, arrays, before)
                 ]
-                logs.append(self.curves, records)
+                self.curves.append(records)
                 if events:
                     events.write(records)
                 self.progress(name, steps_per_dispatch * len(networks))
 
-                waits = 1 if evaluated or score is None else PATIENCE
-                due = time.monotonic() - saved > waits * self.seconds_between_saves
+                due = time.monotonic() - saved > self.seconds_between_saves
                 stopped, due = self._agreed(due)
                 if step == steps or due or stopped:
                     began = time.monotonic()
-                    good = float(score(watched)) if score and evaluated else math.nan
-                    logs.sync(self.curves)
+                    logs.sync(self.curves.path)
                     checkpoints.save(
                         step,
                         states,
@@ -255,7 +245,6 @@ class Workplace:
                             "discrepancy": self.discrepancies.get(name),
                             "networks": list(map(dict, networks)),
                         },
-                        good if math.isfinite(good) else None,
                     )
                     saved = time.monotonic()
                     self.clock.saving += saved - began
@@ -285,10 +274,10 @@ class Workplace:
         if notes.get("discrepancy") is not None:
             self.discrepancies[name] = notes["discrepancy"]
         # They may be ahead of the checkpoint, never behind it: they are written first.
-        lines = logs.rewind(self.curves, name, first)
+        lines = self.curves.rewind(name, first)
         if lines != first // steps_per_dispatch * len(networks):
             what = f"lacks lines of {name} before its checkpoint at step {first}"
-            raise DamagedFile(f"{self.curves} {what}: {again}")
+            raise DamagedFile(f"{self.curves.path} {what}: {again}")
         return states, first
 
     def _compile(self, run: Callable, *args: PyTree) -> Callable:
@@ -351,9 +340,6 @@ class Workplace:
             return self.stop.received, due
         told = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
         return int(told[:, 0].max()) or None, bool(told[0, 1])
-
-
-PATIENCE = 5
 
 
 def _by_network(values: Float[np.ndarray, "m ..."], networks: Sequence) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -68,6 +69,37 @@ def axis_of(mode: str, mesh: Mesh) -> str | None:
     if mode in ("jit", "fsdp") or (mode == "pmap" and mesh.shape["data"] == 1):
         return None
     return "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshPlacement:
+    """How populations lie on the devices: a mesh, and who divides the work on it.
+
+    Raises:
+      ValueError: for a mode that is unknown, or that the mesh does not allow.
+    """
+
+    mesh: Mesh
+    mode: str = "shard_map"
+    """One of :data:`MODES`."""
+
+    def __post_init__(self):
+        axis_of(self.mode, self.mesh)
+
+    @property
+    def axis_name(self) -> str | None:
+        """The axis over which a step averages: see :func:`axis_of`."""
+        return axis_of(self.mode, self.mesh)
+
+    @property
+    def member_devices(self) -> int:
+        """Devices along "member": the number of members of a population is a multiple of it."""
+        return self.mesh.shape["member"]
+
+    @property
+    def data_devices(self) -> int:
+        """Devices along "data", which share each batch."""
+        return self.mesh.shape["data"]
 
 
 def row_mesh(mesh: Mesh, mode: str) -> Mesh | None:

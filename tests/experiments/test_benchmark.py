@@ -21,7 +21,7 @@ from experiments import _benchmark_transferability as ours
 from experiments import _interleave, _plain_reference, benchmark
 from experiments import _transferability_contenders as contenders
 from experiments._interleave import Contender, Row, Setup, Slice, Worker
-from experiments._run import UserError
+from experiments.harness.run import UserError
 from jaxdl import transfer
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.data.folder import folder
@@ -232,7 +232,7 @@ def digits(monkeypatch) -> ConfigDict:
 def test_the_slices_are_the_study_s_networks(digits):
     lab, parts = contenders.rehearse(digits)
     cuts = 2
-    sizes = {kind: len(part.networks) for kind, part in parts.items()}
+    sizes = {kind: len(contenders.networks_of(part)) for kind, part in parts.items()}
     assert sizes == {"bases": 2, "fine-tuned": cuts, "frozen": 2 * cuts}
     reference = contenders.make_reference(digits)
     frozen = {kind: [n for _, n in starts] for kind, starts in reference.starts.items()}
@@ -248,7 +248,7 @@ def test_the_slices_are_the_study_s_networks(digits):
     grown = many["arguments"] - few["arguments"]
     examples = len(next(iter(lab.tasks.values())).examples["train"])
     each_member_s_own = 4 * examples + 1000  # its order of examples and its labels
-    members_a_device = few["members"] // lab.mesh.shape["member"]
+    members_a_device = few["members"] // lab.placement.member_devices
     assert 0 <= grown - few["states"] < members_a_device * each_member_s_own
 
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs import benchmark as configs
 from experiments import _benchmark_dann as ours
 from experiments import _dann_contenders as contenders
-from experiments import benchmark, dann
+from experiments import benchmark
 from experiments._interleave import Row
 from jaxdl.report.tables import read_rows
 from jaxdl.train.loop import StopFlag
@@ -43,7 +43,7 @@ def test_pytorch_steps_as_the_study_does(little, tmp_path, padding):
     assert str(setting) in ("1 thread, contiguous", "1 thread, channels_last")
     (layers,), run = _torch_dann.starting(model, starts[:1], task, setting)
     (loss,) = run()
-    states, metrics = each.program.train(*dann.assemble(lab, each), lab.feed.data)
+    states, metrics = each.program.training(*each.start(lab.placement), lab.feed.data)
     np.testing.assert_allclose(task.scales, metrics["reversal"][0], atol=1e-6)
     assert task.scales[-1] > 0.5
     np.testing.assert_allclose(loss, metrics["loss"][0, -1], atol=1e-4)

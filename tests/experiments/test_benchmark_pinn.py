@@ -48,7 +48,7 @@ def reference(config: ConfigDict) -> Contender:
     """In a worker, what the others are compared with: the loss written out with finite differences
     of our network, and the study's own parameters, there and back."""
     contenders.pin()
-    (program,) = contenders.make_lab(config).programs
+    (program,) = contenders.make_lab(config).solvers
 
     def loss() -> float:
         start = contenders.start_of(program, 0)

@@ -10,7 +10,7 @@ import pytest
 from configs.pinn import get_config as pinn_config
 from configs.transferability import get_config
 from experiments import pinn, transferability
-from experiments._run import UserError
+from experiments.harness.run import UserError
 from jaxdl.train.loop import Interrupted, StopFlag
 
 

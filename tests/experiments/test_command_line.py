@@ -13,8 +13,9 @@ from ml_collections import ConfigDict, config_flags
 
 import configs
 from configs import transferability
-from experiments import _run
-from experiments._command_line import _last_of_each, _resolved
+from experiments.harness import devices
+from experiments.harness.command_line import _last_of_each, _resolved
+from experiments.harness.study import claim
 
 ROOT = Path(configs.__file__).parents[1]
 
@@ -69,17 +70,17 @@ def test_devices_that_xla_is_asked_for_are_not_silently_others(unset, monkeypatc
     flag = "--xla_force_host_platform_device_count=4"
     monkeypatch.setenv("XLA_FLAGS", f"--xla_other=1 {flag}")
     with pytest.raises(ValueError, match=f"XLA_FLAGS={flag} .* set JAX_NUM_CPU_DEVICES=4"):
-        _run.use_cores(2)
+        devices.use_cores(2)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
-    _run.use_cores(2)
+    devices.use_cores(2)
     assert not unset
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "0")
     with pytest.raises(ValueError, match="at least 1"):
-        _run.use_cores(2)
+        devices.use_cores(2)
 
 
 def test_cores_become_devices(unset):
-    _run.use_cores(3)
+    devices.use_cores(3)
     assert unset == {"jax_num_cpu_devices": 3}
 
 
@@ -90,7 +91,7 @@ def test_a_platform_that_is_missing_is_named(error, monkeypatch):
 
     monkeypatch.setattr(jax, "devices", fail)
     with pytest.raises(ValueError, match=r"cannot compute on JAX_PLATFORMS=.*set it to cpu$") as e:
-        _run.check_platform()
+        devices.check_platform()
     assert "\n" not in str(e.value)
 
 
@@ -110,9 +111,9 @@ def test_a_platform_that_is_missing_is_named(error, monkeypatch):
     ],
 )
 def test_there_are_no_more_devices_than_share_the_work(parallel, members, expected, monkeypatch):
-    monkeypatch.setattr(_run, "cores", lambda: 64)
+    monkeypatch.setattr(devices, "cores", lambda: 64)
     config = ConfigDict({"parallel": parallel}) if parallel else ConfigDict()
-    assert _run.device_count(config, members) == expected
+    assert devices.device_count(config, members) == expected
 
 
 def test_how_many_members_a_study_has():
@@ -136,7 +137,7 @@ def test_how_many_members_a_study_has():
 @pytest.fixture
 def claimed(tmp_path):
     config = ConfigDict({"variant": "a", "steps": 3})
-    _run.claim(tmp_path / "new" / "run", config, {"classes": [f"class {i}" for i in range(1000)]})
+    claim(tmp_path / "new" / "run", config, {"classes": [f"class {i}" for i in range(1000)]})
     return tmp_path / "new" / "run", config
 
 
@@ -145,7 +146,7 @@ def test_another_run_is_refused_in_few_words(claimed):
     classes = [f"other {i}" for i in range(1000)]
     config.variant = "b"
     with pytest.raises(ValueError) as error:
-        _run.claim(folder, config, {"classes": classes, "name": "x" * 1000})
+        claim(folder, config, {"classes": classes, "name": "x" * 1000})
     line = str(error.value)
     assert len(line) < 600 and "another variant (a there, b now), data.classes" in line
     assert "data.classes (['class 0', 'class 1'" in line
@@ -160,13 +161,13 @@ def test_a_config_with_letters_of_any_alphabet_is_known_again(claimed):
     text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.variant = text["config"]["variant"] = "μ \udcfc"
     (folder / "config.json").write_text(json.dumps(text))
-    _run.claim(folder, config, text["data"])
+    claim(folder, config, text["data"])
 
 
 def test_without_a_home_it_is_said_that_nothing_is_kept(monkeypatch, capsys):
-    monkeypatch.setattr(_run.cache, "folder", lambda: None)
+    monkeypatch.setattr(devices.cache, "folder", lambda: None)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    _run.keep_programs()
+    devices.keep_programs()
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and "no home folder" in line and "XDG_CACHE_HOME" in line
 
@@ -174,11 +175,11 @@ def test_without_a_home_it_is_said_that_nothing_is_kept(monkeypatch, capsys):
 def test_jax_s_own_cache_may_be_below_the_home_folder(unset, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "~/programs")
-    _run.keep_programs()
+    devices.keep_programs()
     assert unset == {"jax_compilation_cache_dir": "/somewhere/programs"}
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/x")  # as it is
     unset.clear()
-    _run.keep_programs()
+    devices.keep_programs()
     assert not unset
 
 

@@ -268,8 +268,8 @@ def test_killed_while_it_measures_and_draws_it_measures_again(finished, start, u
     (unreported / "results.csv").unlink()
     for function, moment in (
         ("jaxdl.data.source.Sealed.open", "before"),
-        ("jaxdl.report.transferability.write_results", "before"),
-        ("jaxdl.report.transferability.write_results", "after"),
+        ("jaxdl.report.transferred.write_results", "before"),
+        ("jaxdl.report.transferred.write_results", "after"),
         ("jaxdl.report.figures.samples", "before"),
     ):
         place, _, name = function.rpartition(".")
@@ -485,27 +485,23 @@ def test_a_run_that_reports_on_validation_leaves_them_closed(start, tmp_path):
 
 
 def test_one_line_of_the_study_leads_to_the_test_images():
-    """``source.test.open()``, in ``study``, after the training and before the measurement."""
-    study, setup, run, source = (
-        ast.parse((ROOT / path).read_text())
-        for path in (
-            "experiments/transferability.py",
-            "experiments/_transferability_setup.py",
-            "experiments/_run.py",
-            "jaxdl/data/source.py",
-        )
-    )
+    """``source.test.open()``, in ``conduct``, after the training and before the measurement."""
+    harness = sorted((ROOT / "experiments/harness").glob("*.py"))
+    studies = [ROOT / f"experiments/{name}.py" for name in ("transferability", "dann", "pinn")]
+    parsed = {path: ast.parse(path.read_text()) for path in (*studies, *harness)}
+    source = ast.parse((ROOT / "jaxdl/data/source.py").read_text())
     uses = [
         ast.unparse(node)
-        for tree in (study, setup, run)
+        for tree in parsed.values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("test", "open", "_split")
         if ast.unparse(node) != "os.open"
     ]
     # The others ask for its size and counts, and whether it is whole.
-    assert sorted(uses) == [*["source.test"] * 4, "source.test.open"]
-    (body,) = [node.body for node in study.body if getattr(node, "name", "") == "study"]
-    names = ("train_all", "source.test.open", "run.measure")
+    assert sorted(uses) == [*["source.test"] * 5, "source.test.open"]
+    study = parsed[ROOT / "experiments/harness/study.py"]
+    (body,) = [node.body for node in study.body if getattr(node, "name", "") == "conduct"]
+    names = ("study.train", "source.test.open", "study.measure")
     calls = [
         (node.lineno, node.col_offset, ast.unparse(node.func))
         for statement in body
@@ -1175,7 +1171,8 @@ def test_programs_are_kept(where, tmp_path):
         environment["JAX_COMPILATION_CACHE_DIR"] = str(named)
     (tmp_path / "file").write_text("no folder can be made in here")
     code = (
-        "from experiments import _run; _run.keep_programs(); import jax; jax.jit(jax.lax.sin)(1.)"
+        "from experiments.harness.devices import keep_programs; keep_programs(); "
+        "import jax; jax.jit(jax.lax.sin)(1.)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -24,12 +24,14 @@ from scipy.optimize import minimize_scalar
 from sklearn.datasets import load_digits
 
 from configs.dann import VARIANTS, get_config
-from experiments import _dann_setup as setup
 from experiments import dann
-from jaxdl import adaptation
+from experiments.harness import classification
+from experiments.harness.study import describe_omissions, make_study
+from jaxdl import adaptation, validation
 from jaxdl.data import sources
 from jaxdl.train.feed import make_feed
-from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.groups import make_groups, train
+from jaxdl.train.loop import StopFlag, Trainer
 from jaxdl.train.parallel import make_mesh
 from tests.experiments.launcher import Launcher, assert_refused, quick_environment
 from tests.test_validation import density
@@ -383,11 +385,11 @@ def test_a_source_without_labels(start, unlabelled, tmp_path):
         (["--config.seeds=0"], ["config.seeds", "at least 1"]),
         (["--config.evaluation_batch=0"], ["config.evaluation_batch"]),
         (["--config.base.steps=9"], ["steps=9", "not a multiple", "steps_per_dispatch=2"]),
-        (["--config.base.steps=0"], ["steps", "from 1"]),
+        (["--config.base.steps=0"], ["steps", "at least 1"]),
         (["--config.base.batch=-2"], ["batch"]),
-        (["--config.base.rate=nan"], ["config.methods.", ".rate", "nan"]),
-        (["--config.base.weight_decay=-1."], ["weight_decay", "negative"]),
-        (["--config.base.dropout=1."], ["dropout", "at most 1"]),
+        (["--config.base.rate=nan"], ["config.base.rate", "nan"]),
+        (["--config.base.weight_decay=-1."], ["weight_decay", "at least 0"]),
+        (["--config.base.dropout=1."], ["dropout", "below 1"]),
         (["--config.base.padding=FULL"], ["padding", "'FULL'", "VALID, SAME"]),
         (["--config.base.start=cold"], ["start", "'cold'", "glorot"]),
         (["--config.base.labels=both"], ["labels", "'both'", "source, target"]),
@@ -470,7 +472,7 @@ def test_every_variant_is_read(variant, start, tmp_path):
 def quick():
     """Two of the devices, and programs compiled in haste."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
+        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
@@ -503,23 +505,25 @@ def lab(quick, data, seen):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adaptation, "adaptation_loss", spied)
-        lab = setup.make_lab(config)
-        yield lab, dann.make_rounds(lab)
+        yield assembled(config)
 
 
-def end_of(lab, each, folder):
+def assembled(config):
+    """The study with its programs, and the groups that it trains."""
+    lab = make_study(dann.Adaptation, config)
+    lab.build()
+    return lab, make_groups("networks", lab.members, config.members_per_round, even=True)
+
+
+def end_of(lab, group, folder):
     """The last state of each of the networks that are trained together, by method."""
-    place = Workplace(folder, StopFlag(), lambda *_: None, 1e9)
-    states, _ = dann.fit(lab, each, place)
-    states = jax.device_get(states)
-    return {
-        n.method: jax.tree.leaves(jax.tree.map(lambda leaf, i=i: leaf[i], states))
-        for i, n in enumerate(each.networks)
-    }
+    trained = train(group, Trainer(folder, StopFlag(), lambda *_: None, 1e9), lab.placement)
+    states = zip(group.networks, trained.states, strict=True)
+    return {network.method: jax.tree.leaves(state) for network, state in states}
 
 
 def with_labels(lab, monkeypatch, domain, change):
-    """The same lab whose training labels of a domain were changed."""
+    """The same groups where the training labels of a domain were changed."""
     load = sources.load
 
     def changed(name, path, **options):
@@ -531,13 +535,13 @@ def with_labels(lab, monkeypatch, domain, change):
         return source
 
     monkeypatch.setattr(sources, "load", changed)
-    other = setup.make_lab(lab.config)
+    other = assembled(lab.config)
     monkeypatch.setattr(sources, "load", load)
     return other
 
 
 def test_target_labels_change_no_parameter(lab, seen, monkeypatch, tmp_path):
-    lab, rounds = lab
+    lab, groups = lab
 
     def shuffle(labels):
         return np.random.default_rng(3).permutation(labels)
@@ -545,10 +549,14 @@ def test_target_labels_change_no_parameter(lab, seen, monkeypatch, tmp_path):
     target = with_labels(lab, monkeypatch, "target", shuffle)
     source = with_labels(lab, monkeypatch, "source", shuffle)
     compared = {}
-    for each in rounds:
+    for i, group in enumerate(groups):
         ends = [
-            end_of(which, each, tmp_path / f"{name}-{each.name}")
-            for name, which in (("as-is", lab), ("target", target), ("source", source))
+            end_of(other, others[i], tmp_path / f"{name}-{group.name}")
+            for name, (other, others) in (
+                ("as-is", (lab, groups)),
+                ("target", target),
+                ("source", source),
+            )
         ]
         for method, leaves in ends[0].items():
             compared[method] = [
@@ -560,7 +568,9 @@ def test_target_labels_change_no_parameter(lab, seen, monkeypatch, tmp_path):
     assert all(equal == [True, False] for equal in compared.values()), compared
     image = (BATCH, 12, 12, 3)
     labelled = {"image": image, "label": (BATCH,)}
-    assert {terms for terms, _ in seen} == {each.program.terms for each in rounds}
+    assert {terms for terms, _ in seen} == {
+        dann.terms_of(functions.settings) for functions in lab.functions.values()
+    }
     for terms, batch in seen:
         expected = {"source": labelled}
         if terms:
@@ -573,11 +583,12 @@ def test_target_labels_change_no_parameter(lab, seen, monkeypatch, tmp_path):
 @pytest.mark.parametrize("terms", [("adversarial",), ("conditional", "consistency"), ("mmd",)])
 def test_no_number_of_a_batch_depends_on_target_labels(terms):
     settings = get_config().base.to_dict() | {"colours": 0.5, "changes": 0.5, "size": 9}
+    settings |= dict.fromkeys(terms, 1.0)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 2, 12, 12, 3)).astype(np.uint8)
     labels = rng.integers(0, 10, (5, 2)).astype(np.int32)
     hyper = {"means": jnp.ones((2, 3)), "range": 2.0, "domain": 0}
-    prepare = jax.jit(setup.make_prepare(settings, terms, True))
+    prepare = jax.jit(dann.make_prepare(settings))
 
     def batch_of(labels):
         return prepare({"image": images, "label": labels}, hyper, jax.random.key(0))
@@ -598,14 +609,15 @@ def test_images_as_the_network_sees_them(subtract):
     hyper = {"means": jnp.asarray(means), "range": jnp.float32(3), "domain": jnp.int32(1)}
     taken = {"common": (means.sum(0) / 2,) * 2, "own": means, "none": np.zeros((2, 3))}[subtract]
     stored = {"image": images, "label": np.zeros((5, 2), np.int32)}
-    both = setup.make_prepare(settings, ("adversarial",), True)(stored, hyper, jax.random.key(0))
+    adversarial = settings | {"adversarial": 1.0}
+    both = dann.make_prepare(adversarial)(stored, hyper, jax.random.key(0))
     for i, domain in enumerate(("source", "target")):
         expected = (images[:, i] - taken[i]) / 255 * 3
         np.testing.assert_allclose(both[domain]["image"], expected, atol=1e-5)
     alone = {"image": images[:, 1], "label": stored["label"][:, 1]}
     for prepare in (
-        lambda *of: setup.make_prepare(settings, (), False)(*of)["source"],
-        setup.make_evaluation_prepare(settings),
+        lambda *of: dann.make_prepare(settings)(*of)["source"],
+        lambda stored, hyper, key: dann.make_prepare(settings)(stored, hyper, None),
     ):
         seen = prepare(alone, hyper, jax.random.key(0))["image"]
         np.testing.assert_allclose(seen, (images[:, 1] - taken[1]) / 255 * 3, atol=1e-5)
@@ -613,15 +625,16 @@ def test_images_as_the_network_sees_them(subtract):
 
 def test_networks_of_a_seed_see_the_same_source_images_in_the_same_order(lab):
     """Batch by batch, as a stream delivers them, over more than an epoch of the source."""
-    lab, rounds = lab
+    lab, groups = lab
     parts = [lab.sources[domain].splits.values() for domain in SIZES]
-    feed = make_feed("streamed", dict(enumerate(itertools.chain(*parts))), lab.mesh)
+    mesh = lab.placement.mesh
+    feed = make_feed("streamed", dict(enumerate(itertools.chain(*parts))), mesh)
     batches = {}
-    for each in rounds:
-        hypers = dann.assemble(lab, each)[1]
+    for group in groups:
+        hypers = group.hypers(lab.placement)
         with closing(feed.dispatches(hypers, range(12), steps=12, batch=BATCH)) as dispatches:
             images = np.asarray(next(dispatches)["image"])
-        for i, n in enumerate(each.networks):
+        for i, n in enumerate(group.networks):
             batches[n.method] = images[i] if images[i].ndim == 5 else images[i][:, :, 0]
     plain, target = batches.pop("source_only"), batches.pop("target_only")
     assert set(batches) == {"dann", "cdan", "everything"}
@@ -635,11 +648,11 @@ def test_networks_of_a_seed_see_the_same_source_images_in_the_same_order(lab):
 
 
 def test_networks_of_a_seed_begin_alike(lab):
-    lab, rounds = lab
+    lab, groups = lab
     starts = {}
-    for each in rounds:
-        states = jax.device_get(dann.assemble(lab, each)[0])
-        for i, n in enumerate(each.networks):
+    for group in groups:
+        states = jax.device_get(group.start(lab.placement)[0])
+        for i, n in enumerate(group.networks):
             starts[n.method] = jax.tree.map(lambda leaf, i=i: leaf[i], states.params)
     plain = starts.pop("source_only")
     for method, params in starts.items():
@@ -654,10 +667,11 @@ def test_networks_of_a_seed_begin_alike(lab):
 
 def test_held_out_images_are_in_no_order_of_classes(lab):
     lab, _ = lab
-    for domain, (places, labels) in dann.held_out(lab).items():
-        known = lab.places[domain, "validation"]
+    for domain in SIZES:
+        places, labels = lab.held_out(domain)
+        known = lab.ids[domain, "validation"]
         assert sorted(places) == list(known) != list(places)
-        members = lab.mesh.shape["member"]
+        members = lab.placement.member_devices
         fetched = lab.feed.fetch(np.tile(places, (members, 1)))
         np.testing.assert_array_equal(np.asarray(fetched["label"])[0], labels)
     by_class = np.repeat(np.arange(10), 200)
@@ -665,9 +679,10 @@ def test_held_out_images_are_in_no_order_of_classes(lab):
     places = np.arange(5000, 7000)
     listed = SimpleNamespace(
         sources=dict.fromkeys(SIZES, source),
-        places={(domain, "validation"): places for domain in SIZES},
+        ids={(domain, "validation"): places for domain in SIZES},
     )
-    for chosen, labels in dann.held_out(listed).values():
+    for domain in SIZES:
+        chosen, labels = dann.Adaptation.held_out(listed, domain)
         assert len(set(chosen)) == dann.HELD_OUT
         np.testing.assert_array_equal(by_class[chosen - 5000], labels)
         for half in np.split(labels, 2):
@@ -688,9 +703,10 @@ def test_diagnosis_by_hand():
         for d, x in (("source", logits), ("target", unlabelled))
     ]
     tested = np.eye(3)[[0, 1, 1, 1, 2]]
-    told = dann.diagnose(*inside, labels=labels, tested=tested, adversarial=True)
+    told = validation.unlabelled_criteria(*inside, labels, tested.argmax(-1))
     assert told["top_share"] == 3 / 5
-    assert told["domain_accuracy"] == pytest.approx((0.9 + 0.7) / 2)
+    accuracy = adaptation.domain_accuracy(*(of["domain"] for of in inside))
+    assert float(accuracy) == pytest.approx((0.9 + 0.7) / 2)
     assert told["neighbourhood_density"] == pytest.approx(density(unlabelled, 0.05), abs=1e-4)
     # Logistic regression on the standardised feature, z of -1 and +1: scikit-learn's C multiplies
     # the sum of the losses beside w^2 / 2. The odds of the target, by symmetry, are e^-w and e^w.
@@ -710,13 +726,10 @@ def test_diagnosis_by_hand():
     assert told["importance_weighted_accuracy"] == pytest.approx(right, abs=1e-3)
     size = weights.sum() ** 2 / (weights**2).sum()
     assert told["effective_samples"] == pytest.approx(size, rel=1e-3)
-    alone = dann.diagnose(*inside, labels=labels, tested=tested, adversarial=False)
-    assert alone == {name: x for name, x in told.items() if name != "domain_accuracy"}
 
 
 def test_facts_tell_what_is_not_the_papers(lab):
-    lab, rounds = lab
-    facts = dann.facts(lab, rounds)
+    facts = lab[0].facts()
     common = "batch 4", "rate 0.02", "steps 4"
     expected = {
         "source only": common,
@@ -730,14 +743,12 @@ def test_facts_tell_what_is_not_the_papers(lab):
     assert "Not read" not in facts
 
 
-def test_facts_tell_what_was_not_read(lab):
-    lab, rounds = lab
+def test_the_report_tells_what_was_not_read(lab):
     partial = {
         domain: dataclasses.replace(source, omissions=f"{place} .heic")
-        for place, (domain, source) in enumerate(lab.sources.items(), 1)
+        for place, (domain, source) in enumerate(lab[0].sources.items(), 1)
     }
-    facts = dann.facts(lab._replace(sources=partial), rounds)
-    assert facts["Not read"] == "source: 1 .heic; target: 2 .heic"
+    assert describe_omissions(*partial.values()) == "source: 1 .heic; target: 2 .heic"
 
 
 # The test images.

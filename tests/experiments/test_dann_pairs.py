@@ -15,8 +15,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from configs.dann import PAIRS, VARIANTS, get_config
-from experiments import _dann_setup as setup
 from experiments import dann
+from experiments.harness import classification
+from experiments.harness.settings import check
 from jaxdl.data import prepared
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.train.loop import StopFlag
@@ -39,26 +40,25 @@ archive = official_archive  # a fixture: a folder GTSRB as the official archives
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_can_be_run_if_its_data_are_there(variant):
     config = get_config(variant)
-    setup.check(config)
+    check(config, dann.SETTINGS.kinds)
+    every = dann.check(config)
     assert config.settings_from
     assert config.beside_published == (variant != "ablation")
-    sides = [config[domain].options.size for domain in setup.DOMAINS]
+    sides = [config[domain].options.size for domain in dann.DOMAINS]
     assert sides[0] == sides[1]
-    base = config.base.to_dict()
-    for name, own in config.methods.items():
-        settings = base | own.to_dict()
-        setup.check_method(config, name, settings)
+    assert set(every) == set(config.methods)
+    for settings, _ in every.values():
         model = ADVERSARIAL_MODELS[config.model](
             CLASSES.get(variant, 10),
             padding=settings["padding"],
             dropout=settings["dropout"],
-            start=setup.STARTS[settings["start"]],
+            start=dann.STARTS[settings["start"]],
         )
         side = settings["size"] or sides[0]
         image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         jax.eval_shape(model.init, jax.random.key(0), image)
     if variant in DATA:
-        names = [config[domain].options.dataset for domain in setup.DOMAINS]
+        names = [config[domain].options.dataset for domain in dann.DOMAINS]
         assert tuple(names) == DATA[variant]
     if variant != "ablation":
         assert {"source_only", "target_only"} <= set(config.methods)
@@ -111,14 +111,14 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def run(data_dir, monkeypatch, tmp_path):
     """Four steps of a pair, in this process; its results and what was trained on."""
-    monkeypatch.setattr(setup, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:1]))
+    monkeypatch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:1]))
     jax.config.update("jax_disable_most_optimizations", True)
 
     def run(pair, changes):
         config = get_config(pair)
         config.seeds, config.base.steps, config.base.batch = 1, 4, 2
         config.steps_per_dispatch, config.evaluation_batch = 2, 30
-        for domain in setup.DOMAINS:
+        for domain in dann.DOMAINS:
             config[domain].options.data_dir = str(data_dir)
             config[domain].options.validation = 20
         config.update_from_flattened_dict(changes)
@@ -167,7 +167,7 @@ def test_svhn_to_mnist(run):
 def test_syn_signs_to_gtsrb(run, archive, monkeypatch):
     smaller(monkeypatch, "syn_signs", train=86, test=43)
     changes = made("target", folder=str(archive))
-    for domain in setup.DOMAINS:
+    for domain in dann.DOMAINS:
         changes[f"{domain}.options.validation"] = 43
     changes |= {"model": "dann_mnist", "target.options.test": 0.2}
     report = run("syn_signs_to_gtsrb", changes)
@@ -183,7 +183,7 @@ def test_mnist_to_usps_of_one_channel(run, tmp_path):
         arrays[f"{split}_labels"] = np.arange(count) % 10
     np.savez(tmp_path / "usps.npz", **arrays)
     changes = made("target", file=str(tmp_path / "usps.npz"))
-    changes |= {f"{domain}.options.channels": 1 for domain in setup.DOMAINS}
+    changes |= {f"{domain}.options.channels": 1 for domain in dann.DOMAINS}
     report = run("mnist_to_usps", changes)
     assert "usps (100 training, 30 test" in report
 

@@ -1,5 +1,5 @@
 """Settings of any type and size, and files damaged in any way: a run begins, or one line says why
-not. ValueError is what becomes that line (`experiments._run.user_input`)."""
+not. ValueError is what becomes that line (`experiments.harness.run.user_input`)."""
 
 import json
 import math
@@ -11,21 +11,18 @@ from hypothesis import given, settings
 from ml_collections import ConfigDict
 
 from configs import dann, pinn, transferability
-from experiments import _dann_setup, _pinn_setup, _run, _transferability_setup
+from experiments import dann as adaptation
+from experiments import pinn as physics
+from experiments import transferability as transfer
+from experiments.harness import settings as declared
+from experiments.harness.study import COMMON, claim
 from jaxdl.train import logs
 from jaxdl.types import DamagedFile
 
-
-def check_dann(config):
-    _dann_setup.check(config)
-    for name, own in config.methods.items():
-        _dann_setup.check_method(config, name, config.base.to_dict() | own.to_dict())
-
-
 STUDIES = {
-    "transferability": (transferability, _transferability_setup.check),
-    "dann": (dann, check_dann),
-    "pinn": (pinn, _pinn_setup.plan),
+    "transferability": (transferability, transfer, transfer.make_rule),
+    "dann": (dann, adaptation, adaptation.check),
+    "pinn": (pinn, physics, physics.plan),
 }
 SKIPPED = {"variant", "pair"}  # names of the run
 NUMBERS = st.one_of(
@@ -55,7 +52,7 @@ def leaves(config, path=()):
 @given(data=st.data())
 @settings(max_examples=150)
 def test_any_value_that_a_flag_can_set_is_taken_or_refused_in_words(study, data):
-    module, check = STUDIES[study]
+    module, its_study, check = STUDIES[study]
     config = module.get_config(data.draw(st.sampled_from(module.VARIANTS)))
     every = list(leaves(config))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -69,6 +66,7 @@ def test_any_value_that_a_flag_can_set_is_taken_or_refused_in_words(study, data)
         except TypeError:  # another type than the setting's: refused before the study begins
             continue
     try:
+        declared.check(config, {**its_study.SETTINGS.kinds, **COMMON})
         check(config)
     except ValueError as error:
         assert str(error).strip() and len(str(error)) < 2000
@@ -90,9 +88,9 @@ def test_damaged_curves_are_read_or_named(tmp_path_factory, cut, flip, byte):
     data[min(flip, len(data) - 1)] = byte
     path.write_bytes(data[: len(data) - min(cut, len(data))])
     try:
-        found = logs.by_network(path, Name)
+        found = logs.Curves(path).by_network(Name)
         assert all(isinstance(name.seed, int) for name in found)
-        assert logs.rewind(path, "a", 10) <= len(records)
+        assert logs.Curves(path).rewind("a", 10) <= len(records)
     except DamagedFile as error:
         assert "metrics.jsonl, line" in str(error)
 
@@ -110,5 +108,5 @@ def test_a_work_folder_with_any_config_json_is_refused_in_words(tmp_path_factory
     workdir = tmp_path_factory.mktemp("run")
     (workdir / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json is damaged|holds a run with another"):
-        _run.claim(workdir, pinn.get_config(), {})
+        claim(workdir, pinn.get_config(), {})
     assert (workdir / "config.json").read_bytes() == content

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from configs.pinn import PROBLEMS, VARIANTS, get_config
-from experiments._pinn_setup import leave_out_singular, make_heldout, plan
+from experiments.pinn import plan
 from jaxdl.nn.models.mlp import MLP
+from jaxdl.pinn.judgement import leave_out_singular, make_heldout
 from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.sampling import Points
 from tests.experiments.launcher import Launcher, assert_refused, quick_environment
@@ -224,7 +225,7 @@ def test_a_solution_that_nothing_can_be_judged_by_is_refused():
         (["--config.base.weighting=even"], ("weighting", "even", "causal")),
         (["--config.base.hidden=(0,)"], ("hidden", "(24, 24)")),
         (["--config.base.iterations=7"], ("iterations=7", "iterations_per_dispatch=2")),
-        (["--config.base.iterations=0"], ("iterations", "from 1")),
+        (["--config.base.iterations=0"], ("iterations", "at least 1")),
         (["--config.base.rate=-1.0"], ("config.base.rate", "at least 0")),
         (["--config.base.steepness=0.5"], ("config.base.steepness", "at least 1")),
         (["--config.methods={'adam': {'rate': -1.0}}"], ("config.methods.adam.rate", "least 0")),

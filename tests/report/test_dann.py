@@ -7,22 +7,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxdl.report import figures
-from jaxdl.report.dann import (
+from jaxdl.report import embeddings
+from jaxdl.report.adapted import (
     Diagnosis,
-    Published,
     Result,
     collapsed,
-    diagnostics,
-    findings,
+    join,
     read_diagnoses,
     read_results,
-    report,
     summarize,
-    table,
     write_diagnoses,
     write_results,
 )
+from jaxdl.report.criteria import diagnostics
+from jaxdl.report.dann import Published, findings, report, table
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
 from jaxdl.types import DamagedFile
 
@@ -326,7 +324,7 @@ GOOD = TARGET | {"dann": (0.80, 0.80, 0.78)}
 
 @pytest.mark.parametrize(("phrase", "change"), [(k, c) for k, cs in CASES.items() for c in cs])
 def test_each_diagnosis_is_told_exactly_where_it_holds(phrase, change):
-    said = diagnostics(*study(GOOD, dann_1=change))
+    said = diagnostics(join(*study(GOOD, dann_1=change)))
     assert {p for p in CASES if any(p in x for x in said)} == {phrase}
     assert all(x.startswith(("DANN, seed 1", "DANN with")) for x in said)
 
@@ -344,18 +342,18 @@ def test_each_diagnosis_is_told_exactly_where_it_holds(phrase, change):
 )
 def test_no_diagnosis_where_all_is_well(change):
     rows = study(GOOD, dann_1=change)
-    assert diagnostics(*rows) == []
+    assert diagnostics(join(*rows)) == []
     assert "Nothing to report" in whole(rows)
 
 
 def test_a_classifier_that_only_watches_is_not_blamed():
     watching = {"adversarial": 0, "domain_accuracy": 1.0, "reversal": 0.0}
-    assert diagnostics(*study(GOOD, mmd_0=watching)) == []
+    assert diagnostics(join(*study(GOOD, mmd_0=watching))) == []
 
 
 def test_a_case_is_one_sentence_for_all_its_seeds():
     won = {"domain_accuracy": 0.97}
-    (sentence,) = diagnostics(*study(GOOD, dann_0=won, dann_2={"domain_accuracy": 0.99}))
+    (sentence,) = diagnostics(join(*study(GOOD, dann_0=won, dann_2={"domain_accuracy": 0.99})))
     assert sentence.startswith("DANN, seeds 0, 2. The domain classifier has won")
     assert "97.0, 99.0 %" in sentence
 
@@ -522,7 +520,7 @@ def clouds(n=60, classes=10, apart=6.0, d=8):
 
 def test_pca_is_that_of_the_singular_vectors():
     x, is_source, _ = clouds()
-    points = figures.embed({"a": (x[is_source], x[~is_source])}, "pca")["a"]
+    points = embeddings.embed({"a": (x[is_source], x[~is_source])}, "pca")["a"]
     u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
     np.testing.assert_allclose(np.abs(points), np.abs(u[:, :2] * s[:2]), atol=1e-8)
 
@@ -530,8 +528,8 @@ def test_pca_is_that_of_the_singular_vectors():
 def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
     x, is_source, labels = clouds(apart=0.0)
     features = {"a": (x[is_source], x[~is_source])}
-    points = figures.embed(features, seed=1)["a"]
-    np.testing.assert_array_equal(points, figures.embed(features, seed=1)["a"])
+    points = embeddings.embed(features, seed=1)["a"]
+    np.testing.assert_array_equal(points, embeddings.embed(features, seed=1)["a"])
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert np.mean(labels[distances.argmin(1)] == labels) > 0.9
@@ -539,8 +537,8 @@ def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
 
 def test_features_that_cannot_be_embedded():
     with pytest.raises(ValueError, match="a: features that are not finite"):
-        figures.embed({"a": (np.full((4, 3), NAN), np.ones((4, 3)))})
-    assert not figures.embed({"dead": (np.ones((4, 3)), np.ones((5, 3)))})["dead"].any()
+        embeddings.embed({"a": (np.full((4, 3), NAN), np.ones((4, 3)))})
+    assert not embeddings.embed({"dead": (np.ones((4, 3)), np.ones((5, 3)))})["dead"].any()
 
 
 @pytest.mark.parametrize(("classes", "panels"), [(10, 2), (43, 3)])
@@ -549,7 +547,7 @@ def test_embedding_figure_shows_both_domains(tmp_path, classes, panels):
 
     x, is_source, labels = clouds(n=300, classes=classes)
     names = ("source only", "DANN", "CDAN")[:panels]
-    figures.embeddings({n: (x[:, :2], is_source, labels) for n in names}, tmp_path / "figure.png")
+    embeddings.draw({n: (x[:, :2], is_source, labels) for n in names}, tmp_path / "figure.png")
     image = imread(tmp_path / "figure.png")[..., :3]
     assert image.shape[0] > 800 and image.shape[1] > 500 * panels
     top = image[: len(image) // 2]

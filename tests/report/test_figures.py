@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdl.report import figures
+from jaxdl.report import embeddings, figures, solutions
 
 ROOT = Path(figures.__file__).parents[2]
 NAMES = ["$", r"$\foo$", "$ and $", r"\$", "m\udcfcll", "", "\0", "x" * 300]
@@ -28,11 +28,11 @@ def test_any_name_is_shown_as_it_is(tmp_path):
     for axes in ((NAMES[1],), (NAMES[1], NAMES[4]), (NAMES[4], NAMES[2], NAMES[1])):
         points = np.ones((3, len(axes)))
         panels = {NAMES[1]: (axes, dict.fromkeys(NAMES, points))}
-        figures.scattered(panels, tmp_path / f"scattered{len(axes)}.png", NAMES[1])
+        solutions.scattered(panels, tmp_path / f"scattered{len(axes)}.png", NAMES[1])
     panel = GRID, np.arange(16) < 8, np.arange(16) % 3
-    figures.embeddings({NAMES[1]: panel, NAMES[4]: panel}, tmp_path / "embeddings.png")
+    embeddings.draw({NAMES[1]: panel, NAMES[4]: panel}, tmp_path / "embeddings.png")
     panels = {name: ((NAMES[1], NAMES[4]), GRID, ONES, ONES) for name in NAMES[1:5:3]}
-    figures.surfaces(panels, tmp_path / "surfaces.png", NAMES[1])
+    solutions.surfaces(panels, tmp_path / "surfaces.png", NAMES[1])
     assert len(list(tmp_path.iterdir())) == 8
 
 
@@ -44,7 +44,7 @@ def test_values_that_are_not_finite_are_left_out(value, tmp_path):
     figures.curves({"loss": {"a": lines}}, tmp_path / "curves.png", logarithmic=True)
     panels = {"a": (some, ONES), "b": (ONES, some), "c": (ONES * value, ONES * value)}
     panels = {name: (("x", "t"), GRID, *pair) for name, pair in panels.items()}
-    figures.surfaces(panels, tmp_path / "surfaces.png", "t")
+    solutions.surfaces(panels, tmp_path / "surfaces.png", "t")
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdl.report.published import YOSINSKI_2014
-from jaxdl.report.transferability import Result, summarize
+from jaxdl.report.transferred import Result, summarize
 
 LOGS = Path(__file__).parents[2] / ".." / "shared" / "reference" / "yosinski2014.csv"
 needs_logs = pytest.mark.skipif(not LOGS.exists(), reason="the authors' logs are not here")

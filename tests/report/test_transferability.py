@@ -9,16 +9,9 @@ import pytest
 from scipy import stats
 
 from jaxdl.report.published import YOSINSKI_2014
-from jaxdl.report.transferability import (
-    Result,
-    figure,
-    findings,
-    read_results,
-    report,
-    summarize,
-    table,
-    write_results,
-)
+from jaxdl.report.transfer_figure import draw as figure
+from jaxdl.report.transferability import findings, report, table
+from jaxdl.report.transferred import Result, read_results, summarize, write_results
 
 EFFECTS = {  # points at n = 1 … 4
     ("random", "AnB"): (1, -1, -4, -10),

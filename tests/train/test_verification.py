@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
-from jaxdl.train.loop import StopFlag, Workplace
+from jaxdl.train.loop import StopFlag, Trainer
 from jaxdl.train.parallel import axis_of, make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident, train_streamed
 from jaxdl.train.state import create_state, make_step
@@ -104,8 +104,8 @@ def test_a_wrong_convolution_ends_the_run_before_anything_is_written(tmp_path, m
         return convolve(x, kernel, padding).at[0].multiply(jnp.where(second, 0.95, 1.0))
 
     def fit(folder, training):
-        workplace = Workplace(folder, StopFlag(), lambda *_: None, 1e9)
-        workplace.fit(
+        trainer = Trainer(folder, StopFlag(), lambda *_: None, 1e9)
+        trainer.fit(
             "networks-0",
             training,
             jax.tree.map(jnp.copy, states),
@@ -116,7 +116,7 @@ def test_a_wrong_convolution_ends_the_run_before_anything_is_written(tmp_path, m
             steps_per_dispatch=STEPS,
             watch=lambda states: {},
         )
-        return workplace
+        return trainer
 
     right = fit(tmp_path / "right", training)
     assert 0 <= right.discrepancies["networks-0"] < 1e-6

@@ -7,6 +7,8 @@ MODELS = {
     "digit_net": convnet.digit_net,
     "cifar_net": convnet.cifar_net,
     "caffenet": convnet.caffenet,
+    "mlp": convnet.mlp,
+    "small_net": convnet.small_net,
 }
 
 ADVERSARIAL_MODELS = {

@@ -183,6 +183,18 @@ def digit_net(classes: int, **options) -> ConvNet:
     return ConvNet((Conv(16), Conv(24, pool=2), Conv(32, pool=2)), (64,), classes, **options)
 
 
+def mlp(classes: int, **options) -> ConvNet:
+    """A multilayer perceptron on the pixels, of two hidden layers."""
+    return ConvNet((), (128, 128), classes, **options)
+
+
+def small_net(classes: int, **options) -> ConvNet:
+    """The simple network of a first course, for images of 32 pixels: three convolutions of 3 x 3,
+    each with batch normalization and pooling, and a dense layer."""
+    convolutions = (Conv(32, pool=2), Conv(64, pool=2), Conv(128, pool=2))
+    return ConvNet(convolutions, (128,), classes, batch_norm=True, **options)
+
+
 def cifar_net(classes: int, **options) -> ConvNet:
     """Seven layers for images of 16 to 64 pixels: the plan of :func:`glyph_net`, wider."""
     convolutions = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,11 +23,14 @@ OPTIONS: dict[str, tuple[Callable, str]] = {
     "tensorboard": (flags.DEFINE_bool, "write the curves for TensorBoard, too"),
     "profile": (flags.DEFINE_string, "FIRST:LAST steps for the profiler"),
 }
-"""Of the command line, beside the configuration: what they define, what they mean."""
+"""Options beside the configuration: how each is defined, and what it means."""
 
 
-def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
+def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]) -> list[str]:
     """Define and read the flags of the study ``name``; what is left over of ``argv``.
+
+    Args:
+      free: sections, by their last name, that each configuration fills as it likes.
 
     Raises:
       ValueError: where something else was asked for than ``default`` has, or cannot be read.
@@ -43,7 +46,7 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
-        if argument.startswith("--config.") and not _is_setting(key, _keys(default)):
+        if argument.startswith("--config.") and not _is_setting(key, _keys(default, free)):
             raise ValueError(f"there is no setting config.{key}: configs/{name}.py has them all")
     asked = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     where = "" if asked is None else f"--config={asked}: "  # to begin a message with
@@ -90,7 +93,7 @@ def parse(argv: list[str], name: str, default: ConfigDict) -> list[str]:
         raise ValueError(
             f"what is {rest[1]!r}? Options begin with --; a config is given by --config"
         )
-    if missing := sorted(_keys(default) - _keys(config)):
+    if missing := sorted(_keys(default, free) - _keys(config, free)):
         rest_of = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         lacking = f"does not set {', '.join(missing[:5])}{rest_of}"
         for section in (a.partition("=")[0].removeprefix("--config.") for a in argv):
@@ -151,17 +154,13 @@ def _resolved(asked: str) -> str:
     return f"{path}{colon}{variant}"
 
 
-def _keys(config: ConfigDict) -> set[str]:
-    """The names of all settings, ``optimizer.name`` and the like, but for sections of ``OWN``."""
+def _keys(config: ConfigDict, free: Collection[str]) -> set[str]:
+    """The names of all settings, ``optimizer.name`` and the like, none within a free section."""
     names = set()
     for key, value in config.items():
-        inner = isinstance(value, ConfigDict) and key not in OWN
-        names |= {f"{key}.{name}" for name in _keys(value)} if inner else {key}
+        inner = isinstance(value, ConfigDict) and key not in free
+        names |= {f"{key}.{name}" for name in _keys(value, free)} if inner else {key}
     return names
-
-
-OWN = ("options", "methods", "problems")
-"""Sections that each configuration fills as it likes: options of a data set, what a study does."""
 
 
 def _is_setting(key: str, names: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The processes of a run: joined, told apart, and with a folder each."""
+"""The processes of a run: how they join, and the folder that each writes to."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ def agree(config: ConfigDict, workdir: Path) -> None:
         return
     asked = {"--workdir": str(workdir.resolve())} | config.to_dict()
     marks = np.array([zlib.crc32(repr(value).encode()) for value in asked.values()])
-    every = multihost_utils.process_allgather(marks)
-    if differ := [name for name, of in zip(asked, every.T, strict=True) if len(set(of)) > 1]:
+    gathered = multihost_utils.process_allgather(marks)
+    by_setting = zip(asked, gathered.T, strict=True)
+    if differ := [name for name, values in by_setting if len(set(values)) > 1]:
         raise ValueError(
             f"the processes were started with another {', '.join(differ)} each: start all of them "
             "with the same command but for --process"

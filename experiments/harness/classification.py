@@ -1,0 +1,284 @@
+"""What studies of images share, and those whose networks classify the images of one data set."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.harness.settings import Between, Count, OneOf, Options
+from experiments.harness.study import Study, curve_panels, describe_source
+from jaxdl.data import sources, splits
+from jaxdl.data.encoded import Images, in_memory
+from jaxdl.data.source import Split, end_to_end
+from jaxdl.report import figures
+from jaxdl.train.evaluate import Logits, make_accuracy
+from jaxdl.train.feed import FEEDS, Resident, check_stream, make_feed
+from jaxdl.train.groups import (
+    Member,
+    Program,
+    Trained,
+    Watch,
+    first_examples,
+    make_groups,
+    make_program,
+    train,
+)
+from jaxdl.train.loop import Trainer
+from jaxdl.train.parallel import MeshPlacement, make_mesh
+from jaxdl.train.population import Prepare, member_key
+from jaxdl.train.state import Optimizer, TrainState, create_state, make_step
+from jaxdl.types import Hyper, LossFn, Variables
+
+COUNTS = {
+    "seeds": Count(),
+    "members_per_round": Count(),
+    "steps_per_dispatch": Count(),
+    "dispatches_per_evaluation": Count(),
+    "evaluation_batch": Count(),
+}
+COMMON = COUNTS | {
+    "data.options": Options(),
+    "data.feed": OneOf(FEEDS),
+    "data.workers": Between(0, 2**15 - 1),
+    "report_on": OneOf(("validation", "test")),
+}
+"""Settings that these studies have in common."""
+
+
+Starter = Callable[[int, Callable[[], Hyper]], TrainState]
+"""``start(seed, hyper)``: the state before the first step."""
+
+
+def starting(init: Callable[[jax.Array], Variables], optimizer: Optimizer) -> Starter:
+    """How networks start that depend on their seed alone."""
+
+    @jax.jit
+    def create(variables: Variables, hyper: Hyper) -> TrainState:
+        return create_state(variables["params"], variables["batch_stats"], optimizer(hyper))
+
+    return lambda seed, hyper: create(init(member_key("init", seed)), hyper())
+
+
+def most_members(config: ConfigDict) -> int:
+    """How many networks are trained at a time, at most: all methods may share a program."""
+    return min(config.members_per_round, config.seeds * len(config.methods))
+
+
+class ImageStudy(Study):
+    """Networks on images: data on the devices, programs, groups."""
+
+    numbered: bool = False
+    """Whether what is stored as labels are the examples' numbers, so that members can have labels
+    of their own, ``hyper["labels"][number]``."""
+
+    def lay_out(self, feed: str, workers: int) -> None:
+        """Bring the training and validation images of all sources to the devices, end to end."""
+        config = self.config
+        mesh = make_mesh(config.parallel.member, config.parallel.data)
+        self.placement = MeshPlacement(mesh, config.parallel.mode)
+        splits, self.ids = end_to_end(self.sources)
+        """By source and split, the places of the examples."""
+        self.labels = np.concatenate([labels for _, labels in splits.values()])
+        """Of all examples, in the order of their numbers."""
+        if self.numbered:
+            splits = {part: (split[0], self.ids[part]) for part, split in splits.items()}
+        self.feed = make_feed(feed, splits, mesh, workers)
+        for source in self.sources.values():
+            source.test.verify()
+
+    def make_program(
+        self,
+        loss: LossFn,
+        optimizer: Optimizer,
+        prepare: Prepare,
+        watch: Watch,
+        *,
+        steps: int,
+        batch: int,
+    ) -> Program:
+        """Training with a loss, watched on the validation images for the curves."""
+        config, placement = self.config, self.placement
+        size = {"steps": config.steps_per_dispatch, "batch": batch}
+        check_stream(self.feed, placement.mesh, members=config.members_per_round, **size)
+        return make_program(
+            self.feed,
+            make_step(loss, optimizer, placement.axis_name),
+            prepare,
+            steps=steps,
+            batch=batch,
+            steps_per_dispatch=config.steps_per_dispatch,
+            mode=placement.mode,
+            dispatches_per_evaluation=config.dispatches_per_evaluation,
+            watch=watch,
+        )
+
+    def initializer(
+        self, model: nn.Module, side: int, place: str, **options: Any
+    ) -> tuple[Callable, Variables]:
+        """``init(key)``, the variables of a fresh network, and their shapes.
+
+        Args:
+          side: of the images that it sees; 0 for that of the data.
+          place: the setting that names the model, for messages.
+          options: of the model's ``init``.
+
+        Raises:
+          ValueError: for a network that does not fit the images.
+        """
+        *shape, channels = next(iter(self.sources.values())).splits["train"][0].shape[1:]
+        image = jnp.zeros((1, *([side, side] if side else shape), channels))
+        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image, **options)})
+        try:
+            return init, jax.eval_shape(init, jax.random.key(0))
+        except ValueError as error:
+            size = " x ".join(map(str, image.shape[1:]))
+            raise ValueError(f"{place} on images of {size}: {error}") from None
+
+    def make_members(
+        self,
+        methods: Sequence[str],
+        alike: Callable[[str], Hashable],
+        make: Callable[[str], tuple[Program, Starter]],
+        name: Callable[[str, int], tuple],
+    ) -> list[Member]:
+        """A member for each seed and method; ``hyper(method, seed)`` is what differs between them.
+
+        Args:
+          alike: equal for methods that share a program.
+          make: the program of a method, and :func:`starting` of its networks.
+          name: names a network, by its method and seed.
+        """
+        members, made = [], {}
+        for seed, method in product(range(self.config.seeds), methods):
+            key = alike(method)
+            if key not in made:
+                try:
+                    made[key] = make(method)
+                except ValueError as error:
+                    raise ValueError(f"config.methods.{method}: {error}") from None
+            program, start = made[key]
+            hyper = partial(self.hyper, method, seed)
+            network = [name(method, seed)]
+            members.append(Member(network, program, partial(start, seed, hyper), hyper))
+        return members
+
+    def train(self, trainer: Trainer) -> None:
+        """All members, as many at a time as the configuration allows."""
+        groups = make_groups("networks", self.members, self.config.members_per_round, even=True)
+        self.trained = [train(group, trainer, self.placement) for group in groups]
+
+
+class Classification(ImageStudy):
+    """Networks that classify the images of one data set: accuracies, figures, facts."""
+
+    def __init__(self, config: ConfigDict):
+        self.config, self.trained = config, list[Trained]()
+        self.source = sources.load(config.data.name, **config.data.options)
+        self.sources, self.identity = {"images": self.source}, describe_source(self.source)
+        self.opens_test = config.report_on == "test"
+        self.accuracy: dict[Program, Callable] = {}
+        self.prepare: dict[Program, Prepare] = {}
+
+    def build(self) -> None:
+        """Lay the data out on the devices."""
+        self.lay_out(self.config.data.feed, self.config.data.workers)
+
+    @property
+    def images(self) -> Images:
+        """The training images; in memory where they are on the devices, too."""
+        images = self.source.splits["train"][0]
+        return in_memory(images) if isinstance(self.feed, Resident) else images
+
+    @abstractmethod
+    def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
+        """The examples that a member is evaluated on: of the test split, or for validation."""
+
+    def program(
+        self,
+        loss: LossFn,
+        logits: Logits,
+        optimizer: Optimizer,
+        prepare: Prepare,
+        *,
+        steps: int,
+        batch: int,
+    ) -> Program:
+        """Training with a loss; evaluation with logits."""
+        place, size = self.placement, self.config.evaluation_batch
+        accuracy = make_accuracy(logits, prepare, place.mesh, size, place.mode)
+
+        def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
+            examples = [self.examples(member, {}) for member in members]
+            return {"validation_accuracy": accuracy(states, hypers, examples, self.feed.fetch)}
+
+        program = self.make_program(loss, optimizer, prepare, watch, steps=steps, batch=batch)
+        self.accuracy[program], self.prepare[program] = accuracy, prepare
+        return program
+
+    def accuracies(self, trainer: Trainer, tests: Mapping[str, Split]) -> dict[tuple, float]:
+        """Of every network, on the test images or, without them, on those for validation; NaN where
+        it has diverged."""
+        feed, self.tests, found = self.feed, tests, {}
+        if tests:
+            images, labels = tests["images"]
+            if self.numbered:
+                first = len(self.labels)
+                self.labels = np.concatenate([self.labels, labels])
+                labels = np.arange(first, len(self.labels), dtype=np.int32)
+            splits = {"images": (images, labels)}
+            feed = make_feed(self.config.data.feed, splits, self.placement.mesh)
+        for trained in self.trained:
+            group, population = trained.group, trained.population(self.placement)
+            examples = [self.examples(member, tests) for member in group.members]
+            values = self.accuracy[group.program](*population, examples, feed.fetch)
+            found |= zip(group.networks, values.reshape(-1).tolist(), strict=True)
+        return found | dict.fromkeys(trainer.curves.faults(self.network), math.nan)
+
+    def entry(self, network: tuple) -> str | None:
+        """How the legend of the curves calls a network; None where it is not drawn."""
+        return network.method
+
+    def draw(self, trainer: Trainer) -> None:
+        """The first images that a member is trained on, as its network sees them; curves."""
+        fields = {"loss": "training loss", "validation_accuracy": "validation accuracy"}
+        panels = curve_panels(trainer, self.network, fields, self.entry)
+        figures.curves(panels, trainer.folder / "curves.png")
+        member = self.members[0]
+        prepare = self.prepare[member.program]
+        stored, seen = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
+        labels = seen["label"] if self.numbered else stored["label"]
+        names = [self.source.class_names[label] for label in labels]
+        figures.samples(np.asarray(seen["image"]), names, trainer.folder / "samples.png")
+
+    def describe_data(self, images: str) -> str:
+        """The data set, and the split of the accuracies; ``images`` says how many are trained
+        on."""
+        source = self.source
+        return (
+            f"{source.name} {source.version}".strip() + f", {len(source.class_names)} classes, "
+            f"{images}; accuracy on the {self.config.report_on} split"
+        )
+
+    def describe_copies(self) -> dict[str, str]:
+        """How many images of the other splits are copies of training images."""
+        if not isinstance(self.feed, Resident):  # a stream is not read for this alone
+            return {}
+        others = {"validation": self.source.splits["validation"]}
+        if self.tests:
+            others["test"] = self.tests["images"]
+        copies = {
+            split: splits.duplicates(in_memory(images), self.images)[:, 0]
+            for split, (images, _) in others.items()
+        }
+        counts = (f"{len(np.unique(ids))} in {split}" for split, ids in copies.items())
+        return {"Exact copies of training images": ", ".join(counts)}

@@ -1,0 +1,96 @@
+"""A user's own functions, named in a setting as ``module:function``, and errors in them."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def function_named(
+    name: str, table: Mapping[str, Callable], place: str, kind: str
+) -> Callable[..., Any]:
+    """A function of a table of ours, or the user's own, ``module:function``.
+
+    Args:
+      place: the setting, for messages.
+      kind: what the function makes: "problem".
+
+    Raises:
+      ValueError: if there is none; if its module has errors.
+    """
+    if name in table:
+        return table[name]
+    module, colon, function = name.partition(":")
+    missing = f"{place}: there is no {kind} {name!r}"
+    own = "or your own, module:function"
+    if not colon:
+        raise ValueError(f"{missing}: name one of {', '.join(table)}, {own}")
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except Exception as error:
+        through = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        entered = [f for f in through if f not in (__file__, importlib.__file__) and f[0] != "<"]
+        # Where the module was found, its own lines or its syntax were what failed.
+        if entered or isinstance(error, SyntaxError):
+            raise ValueError(f"{name}: {_in_a_line(error, *entered[:1])}") from error
+        example = next(iter(table))
+        raise ValueError(f"{missing} ({error}): name one of ours, as {example}, {own}") from None
+    if not callable(found):
+        what = "not there" if found is None else f"no function but {type(found).__name__}"
+        raise ValueError(f"{missing}: in the module {module!r}, {function!r} is {what}")
+    return found
+
+
+def check_options(place: str, function: Callable, options: Mapping[str, Any]) -> None:
+    """Raise ValueError where a function cannot be called with these arguments."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = f"only {', '.join(signature.parameters)}" if signature.parameters else "none at all"
+        raise ValueError(f"{place}: {error}; it takes {known}") from None
+
+
+@contextmanager
+def blame(name: str, function: Callable, *, ours: bool) -> Iterator[None]:
+    """Within, an error is reported as one of a named function, a ValueError; with the line of the
+    function's module where one led to it.
+
+    Args:
+      ours: whether the function is this project's: then only its ValueErrors are the user's.
+    """
+    try:
+        yield
+    except Exception as error:
+        file = getattr(sys.modules.get(function.__module__), "__file__", None) or ""
+        if _last_line(error, file):
+            raise ValueError(f"{name}: {_in_a_line(error, file)}") from error
+        if isinstance(error, ValueError):  # what this project found wrong, and says so
+            raise ValueError(f"{name}: {error}") from error
+        if ours:
+            raise
+        raise ValueError(f"{name}: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: BaseException, file: str = "") -> str:
+    """An exception's type, its text, and the last line of a file that led to it."""
+    text, at = (str(error).splitlines() or [""])[0], _last_line(error, file)
+    if isinstance(error, SyntaxError) and error.filename:
+        text, at = error.msg, f"{Path(error.filename).name}, line {error.lineno}"
+    return f"{type(error).__name__}: {text}" + (f" ({at})" if at else "")
+
+
+def _last_line(error: BaseException | None, file: str) -> str:
+    """The last line of a file that led to an exception, or to its cause; empty if none did."""
+    while error is not None:
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if frame.filename == file:
+                return f"{Path(file).name}, line {frame.lineno}, in {frame.name}"
+        error = error.__cause__
+    return ""

@@ -1,0 +1,240 @@
+"""Settings, declared: for each a kind with its range, and one checker for all.
+
+A study has a table from the names of its settings to their kinds. What two settings have to do with
+each other beyond :class:`Multiple` is the study's to check, and what a function of the library
+refuses is not checked here once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from ml_collections import ConfigDict
+
+
+class Kind(Protocol):
+    """What the value of a setting may be."""
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """Raise ValueError, which begins with the setting's full name, unless the value is of this
+        kind."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number."""
+
+    least: int = 1
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        _check_number(name, value)
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number from {self.least}, not {value}")
+        if not self.least <= value < 2**31:
+            raise ValueError(f"{name} must be at least {self.least} and below 2^31, got {value}")
+
+
+@dataclass(frozen=True)
+class Between:
+    """A finite number from ``low`` to ``high``, which may themselves be excluded."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        _check_number(name, value)
+        low = value > self.low if self.above else value >= self.low
+        high = value < self.high if self.below else value <= self.high
+        if not (low and high and abs(value) < math.inf):
+            least = f"above {self.low}" if self.above else f"at least {self.low}"
+            most = f"below {self.high}" if self.below else f"at most {self.high}"
+            most = "finite" if self.high == math.inf else most
+            raise ValueError(f"{name} must be {least} and {most}, got {value}")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some words."""
+
+    choices: Sequence[str]
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        if value not in self.choices:
+            raise ValueError(f"{name}: {value!r} is not one of {', '.join(self.choices)}")
+
+
+@dataclass(frozen=True)
+class SomeOf:
+    """A tuple of different words of a choice, at least so many."""
+
+    choices: Sequence[str]
+    least: int = 0
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        if len(set(value)) < len(value):
+            raise ValueError(f"{name} names one thing twice: {value}")
+        if len(value) < self.least:
+            raise ValueError(f"{name} is empty: choose from {', '.join(self.choices)}")
+        for word in value:
+            OneOf(self.choices).check(name, word, config)
+
+
+@dataclass(frozen=True)
+class Each:
+    """A tuple of values of a kind, at least so many, such as the example."""
+
+    kind: Kind
+    example: str
+    least: int = 0
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        try:
+            if not isinstance(value, tuple | list) or len(value) < self.least:
+                raise ValueError
+            for item in value:
+                self.kind.check(name, item, config)
+        except ValueError:
+            raise ValueError(f"{name}: {value!r} is no tuple such as {self.example}") from None
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """A multiple of another setting, unless that is below 1."""
+
+    other: str
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        divisor = value_of(config, self.other)
+        if divisor >= 1 and value % divisor:
+            raise ValueError(f"{name}={value} is not a multiple of config.{self.other}={divisor}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A section of a data set's own options, whose numbers are not negative."""
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        for key, option in value.items():
+            if isinstance(option, int | float) and not isinstance(option, bool):
+                Between(0).check(f"{name}.{key}", option, config)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name}: {value!r} is not a number")
+
+
+Kinds = Mapping[str, Kind | tuple[Kind, ...]]
+"""By the name of a setting, dots for sections: ``"data.feed"``."""
+
+
+class Settings(NamedTuple):
+    """What is declared of a study's configuration."""
+
+    kinds: Kinds
+    free: tuple[str, ...] = ()
+    """Sections, by their last name, that each configuration fills as it likes."""
+    computing: tuple[str, ...] = ()
+    """Settings that say how, and not what, is computed: a restart may have others."""
+
+
+def check(config: ConfigDict, kinds: Kinds) -> None:
+    """Raise ValueError where a setting of a configuration is not of its kind."""
+    _check(kinds, lambda name: value_of(config, name), lambda name: f"config.{name}", config)
+
+
+def check_counts(config: ConfigDict, *names: str) -> None:
+    """Raise ValueError where a setting is not a number of things, 1 or more."""
+    check(config, dict.fromkeys(names, Count()))
+
+
+def _check(
+    kinds: Kinds, value: Callable[[str], Any], place: Callable[[str], str], config: ConfigDict
+) -> None:
+    for name, kind in kinds.items():
+        for part in kind if isinstance(kind, tuple) else (kind,):
+            part.check(place(name), value(name), config)
+
+
+def value_of(config: Any, name: str) -> Any:
+    """The value behind dots: ``value_of(config, "data.feed")``."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+class Method(NamedTuple):
+    """All settings of a method: those of ``config.base``, some of them changed."""
+
+    settings: dict[str, Any]
+    sections: dict[str, str]
+    """Where each setting has its value from: ``config.base``, say."""
+
+    def place(self, name: str) -> str:
+        """A setting as the user would write it, for messages."""
+        return f"{self.sections[name]}.{name}"
+
+    def check(self, config: ConfigDict, kinds: Kinds) -> None:
+        """Raise ValueError where a setting is not of its kind."""
+        _check(kinds, self.settings.__getitem__, self.place, config)
+
+
+def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
+    """``config.base``, changed by the sections of these names: ``("methods", "dann")``.
+
+    Raises:
+      ValueError: for what is no section, or has a setting that ``config.base`` has not.
+    """
+    settings = config.base.to_dict()
+    sections = dict.fromkeys(settings, "config.base")
+    for section, name in names:
+        place, changes = f"config.{section}.{name}", config[section][name]
+        if not isinstance(changes, ConfigDict):
+            raise ValueError(f"{place}: {changes!r} is not a ConfigDict of settings")
+        if unknown := sorted(set(changes) - set(config.base)):
+            raise ValueError(
+                f"{place}: there is no setting {unknown[0]!r}: config.base has them all"
+            )
+        settings |= changes.to_dict()
+        sections |= dict.fromkeys(changes, place)
+    return Method(settings, sections)
+
+
+def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[str, Method]:
+    """All methods of a configuration, checked.
+
+    Raises:
+      ValueError: where there is none, or a setting of one is not of its kind.
+    """
+    check_section(config, section)
+    found = {name: method(config, (section, name)) for name in config[section]}
+    for each in found.values():
+        each.check(config, kinds)
+    return found
+
+
+def check_section(config: ConfigDict, section: str) -> None:
+    """Raise ValueError where a section that names what is trained is empty."""
+    if not config[section]:
+        raise ValueError(f"config.{section} is empty: what is to be trained?")
+
+
+def describe(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """The settings that differ from the usual ones, in words; empty if none does."""
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in settings.items()
+        if value != usual.get(key)
+    )

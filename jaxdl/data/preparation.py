@@ -1,0 +1,125 @@
+"""From images as they are stored to what a network sees, and random changes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from jaxdl.data import augment, encoded
+from jaxdl.data.batches import normalize
+from jaxdl.data.encoded import Images
+from jaxdl.types import Batch, Hyper
+
+See = Callable[[UInt8[Array, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
+"""``see(images, key)``: with a key as in training, without one as in evaluation."""
+
+
+def standardized(
+    images: Images,
+    *,
+    subtract: str = "channels",
+    crop: int = 0,
+    padding: int = 0,
+    flip: bool = False,
+) -> See:
+    """Subtract the mean of ``images``, the training images; in training also crop and mirror.
+
+    Args:
+      subtract: "channels": each channel's mean, and divide by its standard deviation; "pixels": the
+        mean of each pixel.
+      crop: side of random crops, and in evaluation of the middle; 0 for none.
+      padding: pixels on every side, before cropping.
+      flip: whether every other image is mirrored in training.
+
+    Raises:
+      ValueError: for images that cannot be cropped and mirrored so.
+    """
+    shape = images.shape[1:3]
+    size = " x ".join(map(str, shape))
+    if crop > min(shape):  # whatever the padding: in evaluation there is none
+        raise ValueError(f"crop={crop} does not fit images of {size}")
+    if (crop or padding or flip) and shape[0] != shape[1]:
+        raise ValueError(f"only square images are cropped, padded or mirrored, these are {size}")
+    mean, deviation = encoded.statistics(images)
+    if subtract == "channels":
+        mean = mean.mean((0, 1))
+    else:
+        deviation = np.ones_like(deviation)
+    distort = augment.crop_and_flip(crop or shape[0], padding=padding, flip=flip)
+
+    def see(images: Array, key: PRNGKeyArray | None) -> Array:
+        images = normalize(images, mean, deviation)
+        if key is not None and (crop or padding or flip):
+            return distort(key, images)
+        return augment.centre_crop(crop)(key, images) if crop else images
+
+    return see
+
+
+def centred(
+    images: Float[Array, "b h w c"], mean: Float[Array, " c"], scale: Float[Array, ""], side: int
+) -> Float[Array, "b oh ow c"]:
+    """``(images - mean) / 255 * scale``, resized to a side before; 0 keeps the size."""
+    if side:
+        shape = (len(images), side, side, images.shape[-1])
+        images = jax.image.resize(images, shape, "bilinear")
+    return (images - mean) / 255 * scale
+
+
+def recolour(strength: float) -> augment.Augment:
+    """Invert an image or not, and change each channel's contrast and level: 0 not, 1 strongly."""
+    return augment.compose(
+        augment.invert(strength / 2), augment.channel_levels(0.6 * strength, 100 * strength)
+    )
+
+
+def warp(strength: float) -> augment.Augment:
+    """Turn, scale and move an image a little: 0 not, 1 by up to 15 degrees, 15 % and 10 %."""
+    scale, shift = (1 - 0.15 * strength, 1 + 0.15 * strength), (0.1 * strength, 0.1 * strength)
+    return augment.similarity(15 * strength, scale, shift, edge="nearest")
+
+
+def domain_batches(
+    see: Callable[[Float[Array, "b h w c"], Hyper, int | Array], Float[Array, "b oh ow c"]],
+    *,
+    both: bool,
+    recolour: augment.Augment | None = None,
+    change: augment.Augment | None = None,
+) -> Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]:
+    """Batches of a labelled and an unlabelled domain, for
+    :func:`jaxdl.adaptation.adaptation_loss`: never a label of the second. Without a key, as in
+    evaluation, images of the domain ``hyper["domain"]`` and their labels.
+
+    Args:
+      see: ``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1 for the network.
+      both: whether images of both domains are stored side by side, [b, 2, h, w, c]. Otherwise all
+        are labelled ones of the domain ``hyper["domain"]``.
+      recolour: changes the labelled images.
+      change: makes another view of the unlabelled images, ``changed``.
+    """
+
+    def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray | None) -> Batch:
+        images, labels = stored["image"].astype(jnp.float32), stored["label"]
+        if key is None:
+            return {"image": see(images, hyper, hyper["domain"]), "label": labels}
+        one, other = jax.random.split(key)
+        domain = 0 if both else hyper["domain"]
+        labelled = images[:, 0] if both else images
+        labelled = recolour(one, labelled) if recolour else labelled
+        batch = {
+            "source": {
+                "image": see(labelled, hyper, domain),
+                "label": labels[:, 0] if both else labels,
+            }
+        }
+        if both:
+            batch["target"] = {"image": see(images[:, 1], hyper, 1)}
+        if change:
+            batch["target"]["changed"] = see(change(other, images[:, 1]), hyper, 1)
+        return batch
+
+    return prepare

@@ -1,0 +1,110 @@
+"""Comparisons and their judgement in words, and the skeleton of a report.
+
+A difference is taken within a seed, between networks that share what the seed decides, so that
+seeds are the independent values of its :class:`jaxdl.report.tables.Estimate`. It shows when the
+two-sided 95% t interval over seeds excludes zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from jaxdl.report.tables import (
+    Estimate,
+    bullets,
+    confidence_interval,
+    format_mean,
+    format_number,
+    mean_and_standard_error,
+)
+
+Key = TypeVar("Key", bound=Hashable)
+
+ALIKE = 1e-9
+"""A standard error up to this is only rounding: values that are all alike have no interval."""
+
+
+def minus(a: Mapping[Key, float], b: Mapping[Key, float]) -> dict[Key, float]:
+    """Paired differences, where both have a value."""
+    return {key: value - b[key] for key, value in a.items() if key in b}
+
+
+def over_seeds(values: Mapping[int, float]) -> Estimate:
+    """The mean of one value a seed."""
+    return mean_and_standard_error(list(values.values()))
+
+
+def judged(x: Estimate) -> bool:
+    """Whether there is an interval: not for one value, nor for several that are all alike."""
+    return x.used > 1 and x.se > ALIKE
+
+
+def shows(sign: int, *estimates: Estimate) -> bool | None:
+    """Whether the intervals of all estimates lie beyond zero on this side; None if one has no
+    interval."""
+    if not all(map(judged, estimates)):
+        return None
+    return all(min(sign * bound for bound in confidence_interval(x)) > 0 for x in estimates)
+
+
+def quote(x: Estimate) -> str:
+    """A difference of fractions: ``"+1.2 ± 0.3 points (95% interval +0.2 to +2.2, 4 seeds)"``."""
+    if not x.used:
+        return "not measured"
+    text = f"{format_mean(x.mean, x.se, signed=True)} points"
+    if x.used == 1:
+        return f"{text} (1 seed, no standard error)"
+    return f"{text} (95% interval {interval(x)}, {x.used} seeds)"
+
+
+def interval(x: Estimate) -> str:
+    """The ends of the interval, in points with their signs."""
+    return " to ".join(format_number(bound, 100, signed=True) for bound in confidence_interval(x))
+
+
+def compare(what: str, x: Estimate, other: str) -> str:
+    """Which of two is above, as far as the interval of their difference tells."""
+    if not judged(x):
+        value = f"{format_number(x.mean, 100, signed=True)} points in "
+        value += "one seed" if x.used == 1 else f"each of {x.used} seeds, which gives no interval"
+        value = value if x.used else "too few seeds"
+        return f"It cannot be judged how {what} compares with {other}: {value}."
+    side = "above" if x.mean > 0 else "below"
+    shown = shows(+1, x) or shows(-1, x)
+    opening = "This run shows that" if shown else "This run does not show that"
+    return f"{opening} {what} is {side} {other}: {quote(x)}."
+
+
+def warn_of_several(count: int) -> list[str]:
+    """A sentence on so many comparisons in one report, if there are several."""
+    if count < 2:
+        return []
+    return [
+        f"These are {count} comparisons, each by its own 95% interval and none corrected for "
+        f"their number: if nothing differed, {0.05 * count:.1f} of them would be expected to "
+        "show a difference."
+    ]
+
+
+def list_seeds(seeds: Sequence[int]) -> str:
+    """``"seed 0"``, ``"seeds 0, 2"``."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def percent(*values: float) -> str:
+    """``"81.5, 76.7 %"``, of fractions."""
+    return ", ".join(format_number(x, 100) for x in values) + " %"
+
+
+def assemble(title: str, facts: Mapping[str, str], sections: Iterable[tuple[str, str]]) -> str:
+    """A report in Markdown: its title, facts of the run, sections; empty ones are left out.
+
+    Args:
+      sections: headings, empty to go on in the section before, and texts.
+    """
+    parts = [f"# {title}", bullets(f"{key}: {value}" for key, value in facts.items())]
+    for heading, text in sections:
+        if text:
+            parts += [f"## {heading}"] * bool(heading) + [text]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,176 @@
+"""What a domain-adaptation study says of its networks without target labels: what went wrong, and
+what each criterion would choose."""
+
+import math
+from collections.abc import Iterator
+
+from jaxdl.report.adapted import (
+    COLLAPSED,
+    Networks,
+    collapsed,
+    diverged,
+    name_of,
+    target,
+    unlabelled,
+)
+from jaxdl.report.comparisons import list_seeds, over_seeds, percent
+from jaxdl.report.tables import (
+    Estimate,
+    format_mean,
+    format_number,
+    markdown_table,
+    mean_and_standard_error,
+)
+
+WON, LOST = 0.95, 0.55  # accuracy of a domain classifier
+NEVER_ROSE = 0.1  # λ, of its height
+FEW_SAMPLES = 100  # of which an accuracy has a standard error of up to 5 points
+
+
+def _left_out(networks: Networks) -> Iterator[str]:
+    """The networks that no mean contains, with their accuracies."""
+    for method, members in networks.items():
+        for seed, (r, d) in members.items():
+            who = f"{name_of(method)}, seed {seed}"
+            if diverged(r, d):
+                when = f" at step {d.diverged_at}" * (d.diverged_at >= 0)
+                where = f" in {d.diverged_in}" * bool(d.diverged_in)
+                yield f"{who}, diverged{when}: NaN or infinity{where}. It stayed as it was before."
+            elif collapsed(d):
+                accuracies = {"source": r.source_accuracy, "target": r.target_accuracy}
+                accuracies = {k: x for k, x in accuracies.items() if not math.isnan(x)}
+                yield (
+                    f"{who}, collapsed: {percent(d.top_share)} of its target predictions are in "
+                    f"one class. Its {'accuracies are' if len(accuracies) > 1 else 'accuracy is'} "
+                    f"{' and '.join(f'{percent(x)} ({k})' for k, x in accuracies.items())}."
+                )
+        finite = [r.target_accuracy for r, d in members.values() if not diverged(r, d)]
+        if any(collapsed(d) and not diverged(r, d) for r, d in members.values()):
+            mean = mean_and_standard_error(finite).mean
+            if not math.isnan(mean):
+                yield f"{name_of(method)} with the collapsed networks: {percent(mean)} (target)."
+
+
+def diagnostics(networks: Networks) -> list[str]:
+    """What went wrong or looks so, in words: a sentence for each method and case that occurs."""
+    sentences = list(_left_out(networks))
+    blind = " Whether their classes match, labels alone could tell." * unlabelled(networks)
+    for method, members in networks.items():
+        alive = {s: pair for s, pair in members.items() if not diverged(*pair)}
+        fought = {s: (r, d) for s, (r, d) in alive.items() if d.adversarial}
+        lost = {
+            s: (r, d)
+            for s, (r, d) in fought.items()
+            if d.domain_accuracy <= LOST and not collapsed(d)
+        }
+        low = {s for s, (r, _) in lost.items() if r.target_accuracy < r.source_accuracy - 0.1}
+        still = [s for s, (_, d) in fought.items() if not d.reversal >= NEVER_ROSE]
+        cases = (
+            (
+                [s for s, (_, d) in fought.items() if d.domain_accuracy >= WON],
+                "domain_accuracy",
+                "The domain classifier has won: it tells {} of the held-out images right. The "
+                "features still separate the domains; the reversal is too weak for this "
+                "classifier, or the domain loss does not reach the encoder.",
+            ),
+            (
+                [s for s in lost if s not in low],
+                "domain_accuracy",
+                "The domain classifier has lost: {} right, and 50 % is chance. For it the domains "
+                "look alike, which is the aim." + blind,
+            ),
+            (
+                [s for s in lost if s in low],
+                "domain_accuracy",
+                "The domain classifier has lost: {} right, and 50 % is chance. But target accuracy "
+                "is more than 10 points below source accuracy: the classifier was too weak to see "
+                "what still differs, or the domains are alike with their classes mismatched.",
+            ),
+            (
+                still,
+                "reversal",
+                "λ never rose above {} of its height: the domain classifier hardly moved the "
+                "encoder. p must be counted in steps of the whole run, and λ must reach the step.",
+            ),
+            (
+                [s for s, (_, d) in alive.items() if 0.5 <= d.top_share < COLLAPSED],
+                "top_share",
+                "One class has {} of the target predictions. That is close to a collapse; it is "
+                "in the mean.",
+            ),
+        )
+        for seeds, field, sentence in cases:
+            if seeds:
+                found = [getattr(members[s][1], field) for s in seeds]
+                values = percent(*found)
+                if field == "reversal":
+                    values = ", ".join(format_number(x, digits=2) for x in found)
+                sentences.append(
+                    f"{name_of(method)}, {list_seeds(seeds)}. {sentence.format(values)}"
+                )
+    return sentences
+
+
+def choices(kept: Networks) -> Iterator[str]:
+    """What each criterion would choose of the methods without target labels."""
+    titles = {
+        "neighbourhood_density": "Neighbourhood density",
+        "importance_weighted_accuracy": "Importance-weighted accuracy",
+    }
+    few = {
+        method: [s for s, (_, d) in members.items() if d.effective_samples < FEW_SAMPLES]
+        for method, members in kept.items()
+    }
+    for field, title in titles.items():
+        scores = {m: _mean(kept, m, field).mean for m in kept if m != "target_only"}
+        if field == "importance_weighted_accuracy":
+            scores = {m: x for m, x in scores.items() if not few[m]}
+        scores = {m: x for m, x in scores.items() if not math.isnan(x)}
+        if len(scores) < 2:
+            continue
+        if len(set(scores.values())) == 1:
+            yield f"{title} does not tell the methods apart."
+            continue
+        truth = {m: over_seeds(target(kept, m)).mean for m in scores}
+        chosen, best = max(scores, key=scores.get), max(truth, key=truth.get)
+        if unlabelled(kept):
+            yield f"{title} would choose {name_of(chosen)}."
+            continue
+        rank = 1 + sum(x > truth[chosen] for x in truth.values())
+        pairs = [(a, b) for a in scores for b in scores if scores[a] > scores[b]]
+        right = sum(truth[a] > truth[b] for a, b in pairs)
+        cost = format_number(truth[best] - truth[chosen], 100)
+        yield (
+            f"{title} would choose {name_of(chosen)}, "
+            + ("the best" if rank == 1 else f"number {rank}")
+            + f" of {len(scores)} by target accuracy"
+            + f", {cost} points below {name_of(best)}" * (rank > 1)
+            + f". It orders {right} of {len(pairs)} pairs of methods as target accuracy does."
+        )
+    for method, seeds in few.items():
+        if seeds:
+            count = math.floor(min(kept[method][s][1].effective_samples for s in seeds))
+            yield (
+                f"{name_of(method)}, {list_seeds(seeds)}: the importance weights leave only "
+                f"{count} effective samples (fewer than {FEW_SAMPLES}), since the domains "
+                "hardly overlap for the classifier behind them. By that accuracy it is not ranked."
+            )
+
+
+def _mean(kept: Networks, method: str, field: str) -> Estimate:
+    return mean_and_standard_error([getattr(d, field) for _, d in kept[method].values()])
+
+
+def table(kept: Networks) -> str:
+    """Markdown: the criteria by method, means over seeds."""
+    columns = {
+        "domain_accuracy": ("domain accuracy, %", 100, 1),
+        "neighbourhood_density": ("neighbourhood density", 1, 3),
+        "importance_weighted_accuracy": ("importance-weighted accuracy, %", 100, 1),
+        "effective_samples": ("effective samples", 1, 0),
+    }
+    rows = []
+    for method in kept:
+        means = [(_mean(kept, method, f), *style) for f, (_, *style) in columns.items()]
+        rows.append((name_of(method), *(format_mean(x.mean, x.se, *style) for x, *style in means)))
+    return markdown_table(("method", *(title for title, *_ in columns.values())), rows)

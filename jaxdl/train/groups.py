@@ -1,0 +1,264 @@
+"""Members and groups: what is trained, and which members are trained together.
+
+A :class:`Member` says lazily how it starts, so that networks can be planned before those are
+trained that they begin from. Members of one :class:`Program`, whose settings differ only in
+numbers, are divided into groups (:func:`make_groups`), and each group is trained as one population
+(:func:`train`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Int
+
+from jaxdl import trees
+from jaxdl.data.batches import host_batch_ids
+from jaxdl.train.feed import Feed
+from jaxdl.train.loop import Trainer
+from jaxdl.train.parallel import MeshPlacement, to_host
+from jaxdl.train.population import Prepare, Training, order_keys, over_members, population_of
+from jaxdl.train.state import Step, TrainState
+from jaxdl.train.verification import make_first_losses
+from jaxdl.types import Batch, Hyper, Metrics, PyTree
+
+Watch = Callable[
+    [Sequence["Member"], TrainState, Hyper], Mapping[str, Float[np.ndarray, "m *networks"]]
+]
+"""``watch(members, states, hypers)``: numbers for the curves, such as validation accuracies."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """How the members of a group are trained and watched."""
+
+    training: Training
+    dispatches: Callable[[Hyper, int], Generator[PyTree]]
+    """``dispatches(hypers, first)`` yields the data of each dispatch from step ``first`` on."""
+    steps: int
+    steps_per_dispatch: int
+    dispatches_per_evaluation: int = 1
+    watch: Watch = lambda members, states, hypers: {}
+
+
+def make_program(
+    feed: Feed,
+    step: Step,
+    prepare: Prepare,
+    *,
+    steps: int,
+    batch: int,
+    steps_per_dispatch: int,
+    mode: str,
+    **options: Any,
+) -> Program:
+    """The program that trains on the batches of a feed; ``options`` are those of
+    :class:`Program`."""
+    size = {"steps": steps_per_dispatch, "batch": batch}
+    return Program(
+        feed.program(step, prepare, **size, mode=mode),
+        lambda hypers, first: feed.dispatches(hypers, range(first, steps), **size),
+        steps,
+        steps_per_dispatch,
+        **options,
+    )
+
+
+def make_program_without_data(
+    step: Step,
+    placement: MeshPlacement,
+    *,
+    steps: int,
+    steps_per_dispatch: int,
+    refresh: Callable[[TrainState, Hyper], TrainState] = lambda state, hyper: state,
+    watch: Watch = lambda members, states, hypers: {},
+) -> Program:
+    """The program that trains on what the states hold themselves, such as the points of a PINN.
+
+    Args:
+      refresh: changes a state at the beginning of every dispatch.
+    """
+
+    def dispatch(state: TrainState, hyper: Hyper, _: tuple) -> tuple[TrainState, Metrics]:
+        return lax.scan(
+            lambda state, _: step(state, {}, hyper),
+            refresh(state, hyper),
+            length=steps_per_dispatch,
+        )
+
+    def first_loss(state: TrainState, hyper: Hyper, _: tuple) -> jax.Array:
+        return step(refresh(state, hyper), {}, hyper)[1]["loss"]
+
+    mesh, mode, specs = placement.mesh, placement.mode, (P("member"), P("member"), P())
+    training = Training(
+        over_members(dispatch, mesh, donate=True, check_vma=False, mode=mode),
+        make_first_losses(lambda _: first_loss, mesh, specs=specs, mode=mode),
+    )
+    return Program(
+        training,
+        lambda hypers, first: (() for _ in itertools.count()),
+        steps,
+        steps_per_dispatch,
+        watch=watch,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """What is trained as one: a network, or several that share a forward pass."""
+
+    networks: Sequence[NamedTuple]
+    """The name of each network."""
+    program: Program
+    start: Callable[[], TrainState]
+    """The state before the first step."""
+    hyper: Callable[[], Hyper]
+    """What differs between the members of a program."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Members that are trained as one population."""
+
+    name: str
+    """Names its checkpoints' folder and marks its lines in the curves."""
+    members: Sequence[Member]
+    size: int
+    """Of the population, which copies of the last member fill up."""
+
+    @property
+    def program(self) -> Program:
+        """What trains the members."""
+        return self.members[0].program
+
+    @property
+    def networks(self) -> list[NamedTuple]:
+        """The names of all networks of all members."""
+        return [network for member in self.members for network in member.networks]
+
+    def hypers(self, placement: MeshPlacement) -> Hyper:
+        """What differs between the members, as a population."""
+        hypers = [member.hyper() for member in self.members]
+        return population_of(hypers, self.size, placement.mesh)
+
+    def population(
+        self, states: Sequence[TrainState], placement: MeshPlacement
+    ) -> tuple[TrainState, Hyper]:
+        """The members' states and hyper-parameters on the devices."""
+        whole = population_of(states, self.size, placement.mesh, mode=placement.mode)
+        return whole, self.hypers(placement)
+
+    def start(self, placement: MeshPlacement) -> tuple[TrainState, Hyper]:
+        """The population before the first step."""
+        return self.population([member.start() for member in self.members], placement)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A group after its last step."""
+
+    group: Group
+    states: Sequence[TrainState]
+    """Of each member, on the host and without the optimizer's state."""
+
+    def population(self, placement: MeshPlacement) -> tuple[TrainState, Hyper]:
+        """The group on the devices again, to be evaluated."""
+        return self.group.population(self.states, placement)
+
+
+def make_groups(
+    name: str, members: Sequence[Member], most: int, *, even: bool = False
+) -> list[Group]:
+    """Members of the same program, in the order in which the programs come, at most ``most`` at a
+    time; the groups are called ``name-0``, ``name-1``, …
+
+    Args:
+      even: make the groups of a program of nearly equal size. Otherwise all but the last have the
+        greatest size, and copies fill up the last one.
+    """
+    by_program: dict[Program, list[Member]] = {}
+    for member in members:
+        by_program.setdefault(member.program, []).append(member)
+    groups = []
+    for alike in by_program.values():
+        size = min(most, len(alike))
+        if even:
+            size = -(-len(alike) // -(-len(alike) // most))
+        for start in range(0, len(alike), size):
+            groups.append(Group(f"{name}-{len(groups)}", alike[start : start + size], size))
+    return groups
+
+
+def train(group: Group, trainer: Trainer, placement: MeshPlacement) -> Trained:
+    """Train a group to its last step, from its latest checkpoint if it has one; raises as
+    :meth:`jaxdl.train.loop.Trainer.fit` does."""
+    program = group.program
+    states, hypers = group.start(placement)
+    states = trainer.fit(
+        group.name,
+        program.training,
+        states,
+        hypers,
+        lambda first: program.dispatches(hypers, first),
+        networks=[network._asdict() for network in group.networks],
+        steps=program.steps,
+        steps_per_dispatch=program.steps_per_dispatch,
+        dispatches_per_evaluation=program.dispatches_per_evaluation,
+        watch=lambda states: program.watch(group.members, _without_optimizer(states), hypers),
+    )
+    trained = trees.unstack(to_host(_without_optimizer(states)))
+    return Trained(group, trained[: len(group.members)])
+
+
+def _without_optimizer(states: TrainState) -> TrainState:
+    """What is evaluated, in training and after it: by the same compiled program."""
+    return states.replace(opt_state=())
+
+
+def example_streams(
+    streams: Sequence[Int[np.ndarray, " _"]], longest: int
+) -> dict[str, Int[np.ndarray, " ..."]]:
+    """``examples`` and ``count`` of a member's hyper-parameters: see
+    :func:`jaxdl.train.population.train_resident`.
+
+    Args:
+      streams: the examples of each stream of batches that come side by side; of a single one the
+        arrays have no axis for streams.
+      longest: the greatest number of examples of any member, to which all are padded.
+    """
+    padded = [np.pad(ids, (0, longest - len(ids))).astype(np.int32) for ids in streams]
+    counts = [np.int32(len(ids)) for ids in streams]
+    if len(streams) == 1:
+        return {"examples": padded[0], "count": counts[0]}
+    return {"examples": np.stack(padded), "count": np.stack(counts)}
+
+
+def first_examples(
+    feed: Feed, prepare: Prepare, hyper: Hyper, count: int, placement: MeshPlacement
+) -> tuple[Batch, Batch]:
+    """The first examples that a member is trained on: as they are stored, and prepared for its
+    network as in training."""
+    words, counts = jax.random.key_data(order_keys(hyper)), np.asarray(hyper["count"])
+    ids = [
+        examples[host_batch_ids(key, 0, batch=count, examples=int(n))]
+        for key, examples, n in zip(
+            np.asarray(words).reshape(counts.size, -1),
+            np.reshape(hyper["examples"], (counts.size, -1)),
+            counts.reshape(-1),
+            strict=True,
+        )
+    ]
+    ids = np.stack(ids, -1).reshape(count, *counts.shape)
+    fetched = feed.fetch(np.tile(ids.reshape(-1), (placement.member_devices, 1)))
+    stored = {
+        name: leaf[0].reshape(*ids.shape, *leaf.shape[2:])
+        for name, leaf in to_host(fetched).items()
+    }
+    return stored, jax.jit(prepare)(stored, hyper, jax.random.fold_in(hyper["key"], 0))

@@ -1,0 +1,76 @@
+"""Images as a network sees them, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl.data.preparation import centred, domain_batches, recolour, standardized
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3)).astype(np.uint8)
+SEEN = jnp.asarray(IMAGES[:4])
+
+
+def test_the_training_images_set_mean_and_deviation():
+    see = standardized(IMAGES)
+    expected = (IMAGES - IMAGES.mean((0, 1, 2))) / IMAGES.std((0, 1, 2))
+    for key in (None, jax.random.key(0)):  # nothing is random
+        np.testing.assert_allclose(see(SEEN, key), expected[:4], atol=1e-4)
+    pixels = standardized(IMAGES, subtract="pixels")
+    np.testing.assert_allclose(pixels(SEEN, None), IMAGES[:4] - IMAGES.mean(0), atol=1e-4)
+
+
+def test_crops_are_random_in_training_and_in_the_middle_otherwise():
+    see, whole = standardized(IMAGES, crop=4, flip=True), standardized(IMAGES)(SEEN, None)
+    np.testing.assert_array_equal(see(SEEN, None), whole[:, 1:5, 1:5])
+    seen = see(SEEN, jax.random.key(1))
+    assert seen.shape == (4, 4, 4, 3)
+    for image, full in zip(seen, whole, strict=True):
+        pieces = [full[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+        pieces += [piece[:, ::-1] for piece in pieces]
+        assert sum(np.array_equal(image, piece) for piece in pieces) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "words"),
+    [
+        ((2, 6, 6, 1), {"crop": 7}, "crop=7 does not fit images of 6 x 6"),
+        ((2, 6, 6, 1), {"crop": 7, "padding": 1}, "crop=7 does not fit"),
+        ((2, 6, 5, 1), {"flip": True}, "only square images .* these are 6 x 5"),
+    ],
+)
+def test_images_that_do_not_fit(shape, options, words):
+    with pytest.raises(ValueError, match=words):
+        standardized(np.zeros(shape, np.uint8), **options)
+
+
+def test_centred_images_by_hand():
+    images, mean = SEEN.astype(jnp.float32), jnp.array([1.0, 2.0, 3.0])
+    expected = (IMAGES[:4] - np.array([1, 2, 3])) / 255 * 2
+    np.testing.assert_allclose(centred(images, mean, jnp.float32(2), 0), expected, atol=1e-6)
+    assert centred(images, mean, jnp.float32(2), 3).shape == (4, 3, 3, 3)
+
+
+def test_no_label_of_the_second_domain_is_in_a_batch():
+    def see(images, hyper, domain):
+        return images + 1000 * (domain + 1)
+
+    rng = np.random.default_rng(0)
+    pair = jnp.asarray(rng.integers(0, 256, (5, 2, 4, 4, 3)).astype(np.uint8))
+    stored = {"image": pair, "label": jnp.arange(10).reshape(5, 2)}
+    prepare = domain_batches(see, both=True, change=recolour(0.5))
+    batch = prepare(stored, {}, jax.random.key(0))
+    assert set(batch["source"]) == {"image", "label"} and set(batch["target"]) == {
+        *("image", "changed")
+    }
+    np.testing.assert_array_equal(batch["source"]["label"], [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(batch["source"]["image"], pair[:, 0] + 1000.0)
+    np.testing.assert_array_equal(batch["target"]["image"], pair[:, 1] + 2000.0)
+    assert (batch["target"]["changed"] != batch["target"]["image"]).any()
+    alone = domain_batches(see, both=False)
+    stored = {"image": pair[:, 1], "label": stored["label"][:, 1]}
+    seen = alone(stored, {"domain": 1}, None)
+    np.testing.assert_array_equal(seen["image"], pair[:, 1] + 2000.0)
+    np.testing.assert_array_equal(
+        alone(stored, {"domain": 1}, jax.random.key(0))["source"]["image"], seen["image"]
+    )

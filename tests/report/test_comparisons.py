@@ -1,0 +1,60 @@
+"""One rule for what shows, in every report."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdl.report.comparisons import (
+    assemble,
+    compare,
+    judged,
+    minus,
+    over_seeds,
+    quote,
+    shows,
+    warn_of_several,
+)
+from jaxdl.report.tables import mean_and_standard_error
+
+
+@pytest.mark.parametrize("generator", range(20))
+def test_what_shows_is_what_a_t_test_says(generator):
+    rng = np.random.default_rng(generator)
+    values = rng.normal(0.02, 0.01, rng.integers(2, 6))
+    x = mean_and_standard_error(values)
+    test = stats.ttest_1samp(values, 0.0)
+    significant = bool(test.pvalue < 0.05)
+    assert shows(+1, x) == (significant and test.statistic > 0)
+    assert shows(-1, x) == (significant and test.statistic < 0)
+    assert compare("a", x, "b").startswith(
+        f"This run {'shows' if significant else 'does not show'} that a is "
+    )
+
+
+def test_values_that_differ_by_rounding_alone_show_nothing():
+    """Otherwise a difference of 1e-17 between seeds would make a finding."""
+    x = mean_and_standard_error([0.1 + 0.2, 0.3, 0.3])
+    assert 0 < x.se < 1e-9 and not judged(x) and shows(+1, x) is None
+    assert "in each of 3 seeds, which gives no interval" in compare("a", x, "b")
+    one = mean_and_standard_error([0.1])
+    assert shows(-1, one) is None and "in one seed" in compare("a", one, "b")
+    assert quote(one) == "+10.0 points (1 seed, no standard error)"
+    assert quote(mean_and_standard_error([])) == "not measured"
+
+
+def test_all_of_several_must_show():
+    up, flat = (mean_and_standard_error(x) for x in ([0.1, 0.11, 0.12], [-0.1, 0.0, 0.1]))
+    assert shows(+1, up) and not shows(+1, up, flat) and not shows(-1, up)
+
+
+def test_differences_are_paired_where_there_is_a_pair():
+    assert minus({0: 0.5, 1: 0.7}, {1: 0.4, 2: 0.1}) == {1: pytest.approx(0.3)}
+    assert over_seeds({0: 1.0, 5: 2.0}).mean == 1.5
+
+
+def test_the_skeleton_leaves_out_what_is_empty():
+    sections = [("A", "first"), ("", "second"), ("B", ""), ("", ""), ("C", "third")]
+    assert assemble("T", {"x": "1"}, sections) == (
+        "# T\n\n- x: 1\n\n## A\n\nfirst\n\nsecond\n\n## C\n\nthird\n"
+    )
+    assert warn_of_several(1) == [] and "0.1 of them" in warn_of_several(2)[0]

@@ -1,0 +1,209 @@
+"""Members in groups: how they are divided, and that each is trained once and handed on."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl.data.batches import host_batch_ids
+from jaxdl.nn.models.convnet import ConvNet
+from jaxdl.optim import make_optimizer
+from jaxdl.train.feed import make_feed
+from jaxdl.train.groups import (
+    Member,
+    Program,
+    example_streams,
+    first_examples,
+    make_groups,
+    make_program,
+    make_program_without_data,
+    train,
+)
+from jaxdl.train.loop import StopFlag, Trainer
+from jaxdl.train.parallel import MeshPlacement, make_mesh
+from jaxdl.train.population import member_key
+from jaxdl.train.state import TrainState, create_state, make_step
+from jaxdl.transfer import classification_loss
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1)).astype(np.uint8)
+LABELS = (np.arange(20) % 3).astype(np.int32)
+MODEL, SEEDS = ConvNet((), (4,), 3), 3
+
+
+class Name(NamedTuple):
+    """Of a network."""
+
+    seed: int
+
+
+def program():
+    return Program(None, None, 1, 1)
+
+
+def members(program, seeds):
+    return [Member([Name(seed)], program, None, None) for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "even", "sizes", "divided"),
+    [
+        (3, 5, False, [3], [[0, 1, 2]]),
+        (5, 2, False, [2, 2, 2], [[0, 1], [2, 3], [4]]),
+        (5, 4, False, [4, 4], [[0, 1, 2, 3], [4]]),
+        (5, 4, True, [3, 3], [[0, 1, 2], [3, 4]]),
+        (6, 4, True, [3, 3], [[0, 1, 2], [3, 4, 5]]),
+        (0, 4, True, [], []),
+    ],
+)
+def test_groups_of_one_program(count, most, even, sizes, divided):
+    groups = make_groups("g", members(program(), range(count)), most, even=even)
+    assert [group.size for group in groups] == sizes
+    assert [[network.seed for network in group.networks] for group in groups] == divided
+    assert [group.name for group in groups] == [f"g-{i}" for i in range(len(sizes))]
+
+
+def test_members_of_a_program_come_together_in_the_order_of_the_programs():
+    one, other = program(), program()
+    mixed = [*members(one, [0]), *members(other, [1]), *members(one, [2]), *members(other, [3])]
+    groups = make_groups("g", mixed, 9)
+    assert [[n.seed for n in group.networks] for group in groups] == [[0, 2], [1, 3]]
+    assert [group.program for group in groups] == [one, other]
+
+
+def rule(hyper):
+    return make_optimizer("momentum", hyper["rate"])
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """A placement on two devices, a feed, and three members of one program."""
+    placement = MeshPlacement(make_mesh(2, 1, jax.devices()[:2]))
+    feed = make_feed("resident", {"train": (IMAGES, LABELS)}, placement.mesh)
+    watched = []
+
+    def prepare(stored, hyper, key):
+        return {"image": stored["image"] / 255, "label": stored["label"]}
+
+    def watch(members, states, hypers):
+        watched.append(states.opt_state)
+        return {"norm": np.ones(len(members))}
+
+    made = make_program(
+        feed,
+        make_step(classification_loss(MODEL), rule, placement.axis_name),
+        prepare,
+        steps=4,
+        batch=5,
+        steps_per_dispatch=2,
+        mode=placement.mode,
+        watch=watch,
+    )
+
+    def member(seed):
+        def hyper():
+            streams = example_streams([np.arange(20)], 20)
+            return {"key": member_key(seed), "rate": jnp.float32(0.1 * (seed + 1)), **streams}
+
+        def start():
+            params = MODEL.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 1)))["params"]
+            return create_state(params, {}, rule(hyper()))
+
+        return Member([Name(seed)], made, start, hyper)
+
+    return placement, feed, [member(seed) for seed in range(SEEDS)], prepare, watched
+
+
+def trainer(folder):
+    return Trainer(folder, StopFlag(), lambda *_: None, 1e9)
+
+
+def test_a_group_is_trained_once_and_handed_on(parts, tmp_path):
+    placement, _, alike, _, watched = parts
+    (group,) = make_groups("g", alike, 9)
+    trained = train(group, trainer(tmp_path), placement)
+    assert len(trained.states) == SEEDS and all(state.step == 4 for state in trained.states)
+    assert watched and set(watched) == {()}  # evaluation is given no optimizer's state
+    # By the loop itself, the whole population.
+    states, hypers = group.start(placement)
+    for _ in range(2):
+        states, _ = group.program.training(
+            states, hypers, next(group.program.dispatches(hypers, 0))
+        )
+    for i, state in enumerate(trained.states):
+        mine = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states.params)
+        jax.tree.map(np.testing.assert_array_equal, mine, state.params)
+    # Again, from the checkpoint; and on the devices, filled up to a multiple of them.
+    again = train(group, trainer(tmp_path), placement)
+    for one, other in zip(trained.states, again.states, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    population, hypers = again.population(placement)
+    assert population.step.shape == (4,) and hypers["rate"].shape == (4,)
+    np.testing.assert_allclose(hypers["rate"], [0.1, 0.2, 0.3, 0.3], rtol=1e-6)
+
+
+def test_the_first_examples_are_those_of_the_first_batch(parts):
+    placement, feed, alike, prepare, _ = parts
+    hyper = alike[0].hyper()
+    stored, seen = first_examples(feed, prepare, hyper, 6, placement)
+    words = np.asarray(jax.random.key_data(hyper["key"]))
+    ids = host_batch_ids(words, 0, batch=6, examples=20)
+    np.testing.assert_array_equal(stored["image"], IMAGES[ids])
+    np.testing.assert_array_equal(stored["label"], LABELS[ids])
+    np.testing.assert_allclose(seen["image"], IMAGES[ids] / 255, rtol=1e-6)
+    two = hyper | example_streams([np.arange(10), np.arange(10, 20)], 12)
+    assert two["examples"].shape == (2, 12) and list(two["count"]) == [10, 10]
+    stored, _ = first_examples(feed, prepare, two, 6, placement)
+    assert stored["image"].shape == (6, 2, 2, 2, 1)
+    first, second = (set(map(bytes, stored["image"][:, i])) for i in range(2))
+    assert first <= set(map(bytes, IMAGES[:10])) and second <= set(map(bytes, IMAGES[10:]))
+
+
+def test_what_states_hold_themselves_is_trained_on(parts, tmp_path):
+    """w follows points that are changed at the beginning of every dispatch but the first."""
+    placement = parts[0]
+
+    def loss(params, points, batch, hyper, key):
+        value = jnp.sum((params["w"] - points["x"]) ** 2)
+        return value, (points, {"loss": value})
+
+    def refresh(state, hyper):
+        moved = jnp.where(state.step > 0, hyper["to"], state.batch_stats["x"])
+        return state.replace(batch_stats={"x": moved})
+
+    made = make_program_without_data(
+        make_step(loss, lambda hyper: make_optimizer("sgd", 0.5)),
+        placement,
+        steps=4,
+        steps_per_dispatch=2,
+        refresh=refresh,
+    )
+
+    def start() -> TrainState:
+        params, points = {"w": jnp.zeros(())}, {"x": jnp.ones(())}
+        return create_state(params, points, make_optimizer("sgd", 0.5))
+
+    def member(seed):
+        hyper = {"key": member_key(seed), "to": jnp.float32(seed + 2)}
+        return Member([Name(seed)], made, start, lambda: hyper)
+
+    (group,) = make_groups("g", [member(seed) for seed in range(2)], 2)
+    keeper = trainer(tmp_path)
+    states = train(group, keeper, placement).states
+    # A step of this rate goes all the way.
+    assert [float(state.params["w"]) for state in states] == [2.0, 3.0]
+    losses = [record["loss"] for record in keeper.curves.by_network(Name)[Name(1)]]
+    np.testing.assert_allclose(losses, [0.5, 2.0])  # means of 1, 0 and of 4, 0
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "jit", "fsdp", "pmap"])
+def test_a_placement_knows_its_mesh(mode):
+    placement = MeshPlacement(make_mesh(2, 1, jax.devices()[:2]), mode)
+    assert (placement.member_devices, placement.data_devices) == (2, 1)
+    assert placement.axis_name == ("data" if mode == "shard_map" else None)
+    with pytest.raises(ValueError, match="unknown mode 'xmap'"):
+        MeshPlacement(placement.mesh, "xmap")
+    if mode == "pmap":
+        with pytest.raises(ValueError, match="members or batches, not both"):
+            MeshPlacement(make_mesh(2, 2, jax.devices()[:4]), mode)

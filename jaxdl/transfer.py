@@ -27,7 +27,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdl import trees
-from jaxdl.nn.losses import correct, cross_entropy
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.metrics import correct
 from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, Variables
 
 

@@ -10,7 +10,8 @@ import pytest
 from flax.core import freeze
 
 from jaxdl import transfer
-from jaxdl.nn.losses import correct, cross_entropy
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.metrics import correct
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.train.state import create_state, make_step

@@ -1,4 +1,4 @@
-"""Losses and accuracies, one number an example; the caller takes the mean."""
+"""Losses, one number an example; the caller takes the mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
@@ -20,11 +20,6 @@ def cross_entropy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Floa
     """
     _check_labels(labels, logits.shape[-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def correct(logits: Float[Array, "... b k"], labels: Int[Array, " b"]) -> Bool[Array, "... b"]:
-    """Whether the largest logit is the label's; never for a label out of 0 to k − 1."""
-    return jnp.argmax(logits, -1) == labels
 
 
 def _check_labels(labels: Int[Array, " b"], classes: int) -> None:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdl import trees
-from jaxdl.nn.losses import correct
+from jaxdl.nn.metrics import correct
 from jaxdl.train.parallel import shard_members, to_host
 from jaxdl.train.population import Prepare, over_members
 from jaxdl.train.state import TrainState

@@ -90,7 +90,7 @@ def make_lab(config: ConfigDict) -> Lab:
         options = {"unlabelled": domain == "target", **config[domain].options}
         known[domain] = sources.load(config[domain].name, **options)
     check_labels(known, methods)
-    shapes = [source.splits["train"][0].shape[1:] for source in known.values()]
+    shapes = [source.splits["train"]["image"].shape[1:] for source in known.values()]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"images of the source are {list(shapes[0])}, of the target {list(shapes[1])}: make "
@@ -100,12 +100,13 @@ def make_lab(config: ConfigDict) -> Lab:
     splits: dict[str, Split] = {}
     places, end = {}, 0
     for domain, source in known.items():
-        for split, (images, labels) in source.splits.items():
-            splits[f"{domain} {split}"] = images, labels
-            places[domain, split] = np.arange(end, end := end + len(labels))
+        for split, arrays in source.splits.items():
+            splits[f"{domain} {split}"] = arrays
+            places[domain, split] = np.arange(end, end := end + len(arrays["label"]))
         source.test.verify()
     means = [
-        encoded.statistics(source.splits["train"][0])[0].mean((0, 1)) for source in known.values()
+        encoded.statistics(source.splits["train"]["image"])[0].mean((0, 1))
+        for source in known.values()
     ]
     return Lab(
         config=config,
@@ -241,7 +242,7 @@ def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
     config, terms, mode = lab.config, terms_of(settings), lab.config.parallel.mode
     both = any(term in adaptation.UNLABELLED for term in terms)
     channels = lab.means.shape[-1]
-    side = settings["size"] or lab.sources["source"].splits["train"][0].shape[1]
+    side = settings["size"] or lab.sources["source"].splits["train"]["image"].shape[1]
     model: AdversarialNet = ADVERSARIAL_MODELS[config.model](
         len(lab.sources["source"].class_names),
         padding=settings["padding"],
@@ -275,7 +276,7 @@ def make_program(lab: Lab, settings: dict[str, Any]) -> Program:
 
     @jax.jit
     def start(variables: Variables, hyper: Hyper) -> TrainState:
-        return create_state(variables["params"], variables["batch_stats"], rule(hyper))
+        return create_state(variables, rule, hyper)
 
     def encode(state: TrainState, x: jax.Array) -> jax.Array:
         return model.apply(state.variables, x, method="encode")

@@ -326,9 +326,9 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
         settings["attention"],
     )
 
-    def loss(params: Params, sample, batch: Batch, hyper: Hyper, key: jax.Array):
-        value, means = objective.loss(ansatz, params, sample)
-        return value, (sample, {"loss": value} | means)
+    def loss(params: Params, collections, batch: Batch, hyper: Hyper, key: jax.Array):
+        value, means = objective.loss(ansatz, params, collections["sample"])
+        return value, (collections, means)
 
     def rule(hyper: Hyper) -> optax.GradientTransformationExtraArgs:
         if settings["optimizer"] in DIRECTIONS:
@@ -341,8 +341,10 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
 
     def refreshed(state: TrainState, hyper: Hyper) -> TrainState:
         key = jax.random.fold_in(hyper["key"], state.step)
-        sample = objective.refresh(ansatz, how, state.params, state.batch_stats, key)
-        return state.replace(batch_stats=sample, opt_state=optim.restart(state.opt_state))
+        sample = objective.refresh(ansatz, how, state.params, state.collections["sample"], key)
+        return state.replace(
+            collections={"sample": sample}, opt_state=optim.restart(state.opt_state)
+        )
 
     def due(state: TrainState, hyper: Hyper) -> TrainState:
         if not changes:
@@ -363,7 +365,7 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
     heldout = make_heldout(ansatz, config.heldout)
 
     def judge(state: TrainState, heldout: Heldout) -> dict[str, jax.Array]:
-        train, _ = objective.loss(ansatz, state.params, unweighted(state.batch_stats))
+        train, _ = objective.loss(ansatz, state.params, unweighted(state.collections["sample"]))
         beside, means = objective.loss(ansatz, state.params, heldout.sample)
         error = ansatz(state.params, heldout.points) - heldout.solution
         return {
@@ -376,7 +378,7 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
 
     @jax.jit
     def begin(key: jax.Array, sample: objective.Sample) -> TrainState:
-        return create_state(ansatz.init(key), sample, rule({}))
+        return create_state({"params": ansatz.init(key), "sample": sample}, rule, {})
 
     def start() -> TrainState:
         seeds = range(config.seeds)
@@ -430,7 +432,7 @@ def make_program(config: ConfigDict, mesh: Mesh, planned: Planned) -> Program:
 
 def where_not_finite(ansatz: Ansatz, state: TrainState) -> str:
     """The first point of the first residual that is not finite, in a sentence."""
-    for term, points in state.batch_stats.points.items():
+    for term, points in state.collections["sample"].points.items():
         residual = ansatz.residual(state.params, term, points)
         if not np.isfinite(residual).all():
             return (

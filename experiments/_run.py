@@ -33,7 +33,7 @@ from experiments import _command_line
 from experiments._processes import agree, alone, connect, first_process, lock, own_folder, say
 from jaxdl.data import cache
 from jaxdl.data.encoded import cores
-from jaxdl.data.source import Source
+from jaxdl.data.source import Source, length
 from jaxdl.files import user_path
 from jaxdl.report import figures
 from jaxdl.report.tables import write_atomically
@@ -359,7 +359,7 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
 
 def describe_source(source: Source) -> dict[str, Any]:
     """What ``config.json`` says of the data: for another data set the folder is refused."""
-    sizes = {split: len(labels) for split, (_, labels) in source.splits.items()}
+    sizes = {split: length(arrays) for split, arrays in source.splits.items()}
     return {
         "name": source.name,
         "version": source.version,

@@ -20,6 +20,7 @@ from jaxdl.data import augment, batches, encoded, sources, splits
 from jaxdl.data.source import Source
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.supervised import classification_loss
 from jaxdl.train.evaluate import Accuracy, make_accuracy
 from jaxdl.train.feed import FEEDS, Feed, Resident, Streamed, device_memory, make_feed
 from jaxdl.train.parallel import axis_of, make_mesh, to_host
@@ -72,7 +73,7 @@ def make_lab(config: ConfigDict) -> Lab:
     tasks = make_tasks(config, source)
     classes = max(int(task.label_of.max()) + 1 for task in tasks.values())
     model = MODELS[config.model](classes, axis_name=axis_of(config.parallel.mode, mesh))
-    *shape, channels = source.splits["train"][0].shape[1:]
+    *shape, channels = source.splits["train"]["image"].shape[1:]
     check_image(config, shape)
     one = jnp.zeros((1, *([config.image.crop] * 2 if config.image.crop else shape), channels))
     init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, one)})
@@ -83,7 +84,7 @@ def make_lab(config: ConfigDict) -> Lab:
         raise ValueError(f"config.model={config.model} on images of {size}: {error}") from None
     feed = make_feed(config.data.feed, source.splits, mesh, config.data.workers)
     if isinstance(feed, Streamed):
-        check_stream(config, mesh, math.prod(source.splits["train"][0].shape[1:]))
+        check_stream(config, mesh, math.prod(source.splits["train"]["image"].shape[1:]))
     prepare = make_prepare(config, source, resident=isinstance(feed, Resident))
     source.test.verify()
     rule = make_rule(config)
@@ -98,7 +99,7 @@ def make_lab(config: ConfigDict) -> Lab:
         prepare=prepare,
         init=init,
         start=jax.jit(
-            lambda v, several: create_state(v["params"], v["batch_stats"], rule, several=several),
+            lambda v, several: create_state(v, rule, alive=transfer.alive(v) if several else True),
             static_argnums=1,
         ),
     )
@@ -183,7 +184,7 @@ def setting(config: ConfigDict, name: str):
 
 def make_tasks(config: ConfigDict, source: Source) -> Tasks:
     """The tasks A and B of every kind of halves and seed."""
-    labels = {split: of for split, (_, of) in source.splits.items()}
+    labels = {split: arrays["label"] for split, arrays in source.splits.items()}
     tasks = {}
     for split, seed in product(config.splits, range(config.seeds)):
         if split == "random":
@@ -203,7 +204,7 @@ def make_tasks(config: ConfigDict, source: Source) -> Tasks:
 
 def make_prepare(config: ConfigDict, source: Source, *, resident: bool) -> Prepare:
     """Subtract the training images' mean, crop and mirror; labels become those of the task."""
-    of, images = config.image, source.splits["train"][0]
+    of, images = config.image, source.splits["train"]["image"]
     mean, deviation = encoded.statistics(encoded.in_memory(images) if resident else images)
     if of.subtract == "channels":
         mean = mean.mean((0, 1))
@@ -266,7 +267,7 @@ def full_program(lab: Lab) -> Program:
         del hyper
         return lab.model.apply(state.variables, x)
 
-    return make_program(lab, transfer.classification_loss(lab.model), logits)
+    return make_program(lab, classification_loss(lab.model), logits)
 
 
 def frozen_program(lab: Lab) -> Program:

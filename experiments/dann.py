@@ -131,7 +131,6 @@ def fit(lab: Lab, each: Round, place: Workplace) -> tuple[TrainState, Hyper]:
         steps_per_dispatch=config.steps_per_dispatch,
         dispatches_per_evaluation=config.dispatches_per_evaluation,
         watch=watch,
-        score=lambda told: np.mean(told["source_accuracy"]),
     )
     return states, hypers
 
@@ -151,7 +150,7 @@ def examine(
 ) -> Findings:
     """Test all networks, and look into them with images that were held out."""
     feed = make_feed(lab.config.feed, tests, lab.mesh)
-    counts = [len(tests[domain][1]) for domain in DOMAINS]
+    counts = [len(tests[domain]["label"]) for domain in DOMAINS]
     test_places = dict(zip(DOMAINS, np.split(np.arange(sum(counts)), counts[:1]), strict=True))
     known = held_out(lab)
     curves, faults = (of(place.curves, Network) for of in (logs.by_network, logs.faults))
@@ -171,7 +170,9 @@ def examine(
             if fault.step < 0:
                 for at, d in enumerate(DOMAINS):
                     if lab.sources[d].labelled:
-                        accuracies[at] = float(np.mean(guesses[d][i].argmax(-1) == tests[d][1]))
+                        accuracies[at] = float(
+                            np.mean(guesses[d][i].argmax(-1) == tests[d]["label"])
+                        )
                 inside = [insides[d][i] for d in DOMAINS]
                 told |= diagnose(
                     *inside,
@@ -183,7 +184,7 @@ def examine(
                     found.features[network.method] = tuple(
                         of["features"][:EMBEDDED] for of in inside
                     )
-            if is_adversarial(each.program):
+            if is_adversarial(each.program) and fault.step < 0:
                 height = lab.methods[network.method]["reversal"]
                 told["reversal"] = (
                     logs.series(lines, "reversal")[1].max() / height if height else 0.0
@@ -226,7 +227,7 @@ def held_out(lab: Lab) -> dict[str, HeldOut]:
     """
     found = {}
     for domain in DOMAINS:
-        labels = lab.sources[domain].splits["validation"][1]
+        labels = lab.sources[domain].splits["validation"]["label"]
         chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
         found[domain] = HeldOut(lab.places[domain, "validation"][chosen], labels[chosen])
     return found

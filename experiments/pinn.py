@@ -83,7 +83,6 @@ def fit(lab: Lab, program: Program, place: Workplace) -> Solved:
         steps=program.settings["iterations"],
         steps_per_dispatch=config.iterations_per_dispatch,
         watch=watch,
-        score=lambda told: -np.mean(told["heldout_loss"]),
     )
     return Solved(program, states)
 
@@ -138,7 +137,7 @@ def draw(lab: Lab, solved: Sequence[Solved], place: Workplace) -> None:
                 group.setdefault(f"{label}, {method}", []).append(logs.series(mine, key))
             errors.setdefault(name, {}).setdefault(method, []).append(logs.series(mine, "rel_l2"))
         first = trees.member(to_host(states), 0)
-        points[f"{name} by {method}"] = problem.coordinates, first.batch_stats.points
+        points[f"{name} by {method}"] = problem.coordinates, first.collections["sample"].points
         grid, exact = program.heldout.points, program.heldout.solution
         found = np.asarray(jax.jit(program.ansatz.__call__)(first.params, grid))
         for i, field in enumerate(problem.fields):
@@ -199,7 +198,9 @@ def facts(lab: Lab, solved: Sequence[Solved], place: Workplace) -> dict[str, str
     lines = {"Networks": f"{len(lab.programs) * lab.config.seeds}"}
     for program, states in solved:
         params = jax.eval_shape(program.ansatz.init, jax.random.key(0))
-        sizes = {term: points.shape[1] for term, points in states.batch_stats.points.items()}
+        sizes = {
+            term: points.shape[1] for term, points in states.collections["sample"].points.items()
+        }
         lines[f"{program.problem}, {program.method}"] = (
             f"{' '.join(map(str, program.settings['hidden']))} {program.settings['activation']}, "
             f"{trees.count(params):,} parameters; points: "

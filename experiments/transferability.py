@@ -155,7 +155,6 @@ class Run:
             steps_per_dispatch=config.steps_per_dispatch,
             dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=lambda states: {"validation_accuracy": accuracy(states)},
-            score=lambda told: np.mean(told["validation_accuracy"]),
         )
         return states, hypers
 
@@ -171,7 +170,7 @@ class Run:
             task = task_of(lab, member)
             if test is None:
                 return task.examples["validation"]
-            return np.flatnonzero(task.label_of[test[1]] >= 0)
+            return np.flatnonzero(task.label_of[test["label"]] >= 0)
 
         for each in self.rounds:
             states, hypers = self._fit(each, self.place.quiet)
@@ -323,11 +322,11 @@ def facts(lab: Lab, run: Run, test: Split | None) -> dict[str, str]:
     if test is not None:
         others["test"] = test
     if isinstance(lab.feed, Resident):  # a stream is not read for this alone
-        known = in_memory(source.splits["train"][0])
-        twins = [
-            f"{len(np.unique(splits.duplicates(in_memory(images), known)[:, 0]))} in {split}"
-            for split, (images, _) in others.items()
-        ]
+        known = in_memory(source.splits["train"]["image"])
+        twins = []
+        for split, arrays in others.items():
+            pairs = splits.duplicates(in_memory(arrays["image"]), known)
+            twins.append(f"{len(np.unique(pairs[:, 0]))} in {split}")
         told["Exact copies of training images"] = ", ".join(twins)
     if lost := logs.faults(run.place.curves, Network):
         networks = [network for each in run.rounds for network in each.networks]

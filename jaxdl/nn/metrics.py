@@ -113,7 +113,7 @@ def dice(confusion: Num[Array, "k k"]) -> Float[Array, " k"]:
 
 def roc_curve(
     scores: Float[Array, " n"], positive: Bool[Array, " n"], weights: Weights = None
-) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
+) -> tuple[Float[Array, n + 1], Float[Array, n + 1], Float[Array, n + 1]]:
     """False-positive rates, true-positive rates, and the thresholds "score >= t" that give them.
 
     From (0, 0), with the threshold infinity, one point an example by falling score. Equal scores
@@ -125,7 +125,7 @@ def roc_curve(
     # Of equal scores each has the sums up to the last of them.
     last = jnp.searchsorted(-thresholds, -thresholds, side="right") - 1
 
-    def rate(counts: Float[Array, " n"]) -> Float[Array, "n+1"]:
+    def rate(counts: Float[Array, " n"]) -> Float[Array, n + 1]:
         sums = jnp.cumsum(counts)[last]
         return jnp.concatenate([jnp.zeros(1), sums]) / jnp.sum(counts)
 

@@ -104,7 +104,7 @@ class Workplace:
     """Told the population's name and the steps of networks done since it was last called."""
     seconds_between_saves: float
     checkpoints: int = 2
-    """So many of the latest are kept of each population, beside the best."""
+    """So many of the latest are kept of each population."""
     events: bool = False
     """Whether the curves are also written for TensorBoard."""
     profiled: range = range(0)
@@ -142,7 +142,6 @@ class Workplace:
         steps: int,
         steps_per_dispatch: int,
         watch: Callable[[TrainState], Mapping[str, Float[np.ndarray, "m ..."]]],
-        score: Callable[[Mapping[str, list[float]]], float] | None = None,
         dispatches_per_evaluation: int = 1,
     ) -> TrainState:
         """Train a population to step ``steps``, from its latest checkpoint if it has one.
@@ -150,7 +149,7 @@ class Workplace:
         After every dispatch a line for each network goes to the curves: its name, the step, the
         metrics' means since the line before, and, for one that ceased to be finite, the number of
         finite steps before that, ``diverged_at``, and the first array that was not,
-        ``diverged_in``, and from then on a loss that is NaN; after every so many dispatches and at
+        ``diverged_in``, and from then on no number but NaN; after every so many dispatches and at
         the end also what ``watch`` says.
 
         Args:
@@ -162,9 +161,6 @@ class Workplace:
           networks: how each network is named in the curves, in the order of members (and,
             where a member is several networks, of those within it); the members that only
             fill up the population come after them and are not named.
-          score: from what ``watch`` says of the networks, by name, to how good they are: the
-            checkpoint of the highest is kept. Saves wait for the next evaluation, but not for
-            longer than so many times their interval: :data:`PATIENCE`.
 
         Raises:
           ValueError: if the dispatches do not divide the steps.
@@ -240,12 +236,10 @@ class Workplace:
                     events.write(records)
                 self.progress(name, steps_per_dispatch * len(networks))
 
-                waits = 1 if evaluated or score is None else PATIENCE
-                due = time.monotonic() - saved > waits * self.seconds_between_saves
+                due = time.monotonic() - saved > self.seconds_between_saves
                 stopped, due = self._agreed(due)
                 if step == steps or due or stopped:
                     began = time.monotonic()
-                    good = float(score(watched)) if score and evaluated else math.nan
                     logs.sync(self.curves)
                     checkpoints.save(
                         step,
@@ -255,7 +249,6 @@ class Workplace:
                             "discrepancy": self.discrepancies.get(name),
                             "networks": list(map(dict, networks)),
                         },
-                        good if math.isfinite(good) else None,
                     )
                     saved = time.monotonic()
                     self.clock.saving += saved - began
@@ -353,9 +346,6 @@ class Workplace:
         return int(told[:, 0].max()) or None, bool(told[0, 1])
 
 
-PATIENCE = 5
-
-
 def _by_network(values: Float[np.ndarray, "m ..."], networks: Sequence) -> list[float]:
     """Without what only fills up the population."""
     return np.asarray(values).reshape(-1)[: len(networks)].tolist()
@@ -375,11 +365,16 @@ def _records(
       arrays: :func:`jaxdl.train.state.fault_names`.
     """
     faults, step = metrics["fault"], before + metrics["fault"].shape[1]
-    finite = metrics | {"loss": np.where(faults == -1, metrics["loss"], np.nan)}
+    finite = faults == -1
     means = {
-        key: _by_network(np.mean(value, axis=1), networks)
-        for key, value in finite.items()
+        key: _by_network(np.mean(np.where(finite, value, np.nan), axis=1), networks)
+        for key, value in metrics.items()
         if key != "fault"
+    }
+    alive = _by_network(finite[:, -1], networks)
+    watched = {
+        key: [value if lives else math.nan for value, lives in zip(values, alive, strict=True)]
+        for key, values in watched.items()
     }
     at = _by_network(np.argmax(faults >= 0, axis=1), networks)
     which = _by_network(np.max(faults, axis=1), networks)

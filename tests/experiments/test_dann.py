@@ -525,8 +525,8 @@ def with_labels(lab, monkeypatch, domain, change):
     def changed(name, path, **options):
         source = load(name, path=path, **options)
         if path == lab.config[domain].options.path:
-            images, labels = source.splits["train"]
-            splits = {**source.splits, "train": (images, change(labels))}
+            train = source.splits["train"]
+            splits = {**source.splits, "train": {**train, "label": change(train["label"])}}
             source = dataclasses.replace(source, splits=splits)
         return source
 

@@ -63,7 +63,9 @@ def test_matrices_of_masked_batches_add_up_and_missing_labels_do_not_count(seed,
     labels[::3] = -1
     predictions[::5] = 4
     parts = [
-        metrics.confusion_matrix(*map(jnp.asarray, (predictions[some], labels[some])), 4, mask[some])
+        metrics.confusion_matrix(
+            *map(jnp.asarray, (predictions[some], labels[some])), 4, mask[some]
+        )
         for some in (slice(0, n // 3), slice(n // 3, n))
     ]
     counts = mask & (labels >= 0) & (predictions < 4)
@@ -212,9 +214,7 @@ def test_all_of_them_are_compiled_and_mapped_over_networks():
             "f": metrics.f_beta(confusion),
             "top": metrics.correct_among(logits, labels, 2),
             "auc": metrics.roc_auc(p[:, 1], labels == 1, mask),
-            "ece": metrics.calibration_error(
-                metrics.calibration_bins(p.max(-1), right, 5, mask)
-            ),
+            "ece": metrics.calibration_error(metrics.calibration_bins(p.max(-1), right, 5, mask)),
             "r2": metrics.r2(metrics.regression_sums(p[:, 1], labels.astype(float), mask)),
         }
 

@@ -40,7 +40,7 @@ def write_safetensors(path: Path, variables: Variables) -> None:
     """
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(array) for name, array in flatten(variables).items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in flatten(variables).items()}
     path.write_bytes(save(arrays, metadata={"format": "jaxdl"}))
 
 

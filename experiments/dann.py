@@ -378,8 +378,8 @@ class Adaptation(ImageStudy):
                 if part in batch[domain]:
                     images.append(np.asarray(batch[domain][part]))
                     title = domain if part == "image" else part
-                    endings = (f" {names[label]}" * (label >= 0) for label in labels[:, column])
-                    titles += [title + ending for ending in endings]
+                    for label in labels[:, column]:
+                        titles.append(f"{title} {names[label]}" if label >= 0 else title)
         figures.samples(np.concatenate(images), titles, path)
 
     def facts(self) -> dict[str, str]:

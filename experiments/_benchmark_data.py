@@ -29,7 +29,7 @@ from jaxdl.data import streams
 from jaxdl.data.batches import batch_ids, normalize
 from jaxdl.data.encoded import cores, statistics
 from jaxdl.data.folder import folder
-from jaxdl.data.source import Split
+from jaxdl.data.source import Split, length
 from jaxdl.report.tables import markdown_table
 from jaxdl.train.population import member_key
 from jaxdl.types import Batch
@@ -122,8 +122,8 @@ def resident(scratch: Path, config: ConfigDict) -> Contender:
 
 def gathering(split: Split, of: ConfigDict) -> Slice:
     """So many batches of a split that is on the device."""
-    images = streams.read(split[0], np.arange(len(split[1])))
-    data = jax.device_put({"image": images, "label": split[1]})
+    images = streams.read(split["image"], np.arange(length(split)))
+    data = jax.device_put({**split, "image": images})
     mean, deviation = statistics(images)
     draw = make_draw(mean.mean((0, 1)), deviation, steps=of.batches, batch=of.batch)
     step = 0
@@ -174,11 +174,10 @@ def streamed(scratch: Path, workers: int, config: ConfigDict) -> Contender:
     of, slices, readings = config.data, {}, []
     words = np.asarray(jax.random.key_data(member_key("data")))
     for size in of.sizes:
-        images, labels = training_split(scratch / str(size))
+        split = training_split(scratch / str(size))
         reading = streams.stream(
-            images,
-            labels,
-            [streams.Order(words, np.arange(len(labels)))],
+            split,
+            [streams.Order(words, np.arange(len(split["label"])))],
             batch=of.batch,
             steps=range(10**9),
             workers=workers,

@@ -80,7 +80,9 @@ def deepxde(config: ConfigDict) -> Contender:
             angle = pi * (x + 1)
             return torch.cat([2 * t - 1, torch.cos(angle), torch.sin(angle)], dim=1)
 
-        inside, initial = (start.batch_stats.points[n][:, ::-1] for n in ("equation", "initial"))
+        inside, initial = (
+            start.collections["sample"].points[n][:, ::-1] for n in ("equation", "initial")
+        )
         space, time = dde.geometry.Interval(-1, 1), dde.geometry.TimeDomain(0, 1)
         bump = np.exp(-((initial[:, :1] / 0.1) ** 2))
         data = dde.data.TimePDE(
@@ -169,7 +171,7 @@ def jinns(optimizer: str, config: ConfigDict) -> Contender:
         return [layer for layer in network.layers if isinstance(layer, eqx.nn.Linear)]
 
     def problem_of(start: TrainState):
-        layers, points = layers_of(start), start.batch_stats.points
+        layers, points = layers_of(start), start.collections["sample"].points
         shapes = [kernel.shape for kernel, _ in layers]
         parts = [part for shape in shapes for part in ((eqx.nn.Linear, *shape), (jnp.tanh,))][:-1]
         key = jax.random.key(0)  # all that is drawn with it is replaced

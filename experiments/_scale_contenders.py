@@ -29,8 +29,8 @@ from experiments import _interleave
 from experiments._interleave import Contender, Slice
 from experiments._transferability_contenders import Round, Run, going_on
 from experiments.transferability import make_rule
-from jaxdl import transfer
 from jaxdl.nn.models import MODELS
+from jaxdl.supervised import classification_loss
 from jaxdl.train.loop import Clock, StopFlag, Trainer
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
@@ -63,9 +63,9 @@ def network(of: ConfigDict, axis: str | None) -> tuple[Callable, Callable]:
 
     def init(key: jax.Array):
         variables = {"batch_stats": {}, **model.init(key, np.zeros((1, *IMAGES[1:]), np.float32))}
-        return create_state(variables["params"], variables["batch_stats"], rule)
+        return create_state(variables, rule)
 
-    return jax.jit(init), make_step(transfer.classification_loss(model), lambda _: rule, axis)
+    return jax.jit(init), make_step(classification_loss(model), rule, axis)
 
 
 def make_population(of: ConfigDict, devices: int, members: int, steps: int) -> Population:

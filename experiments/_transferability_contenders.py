@@ -31,6 +31,7 @@ from jaxdl.data.batches import batch_ids
 from jaxdl.data.encoded import cores
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.supervised import classification_loss
 from jaxdl.train.groups import Group, Member, make_groups
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
@@ -146,12 +147,12 @@ def make_engine(config: ConfigDict) -> Engine:
     inits = [jax.device_get(init(member_key("engine", i))) for i in range(of.members)]
     mesh, rule = make_mesh(), make_optimizer("momentum", of.learning_rate)
     data = replicate({"image": images, "label": labels}, mesh)
-    step = make_step(transfer.classification_loss(model), lambda _: rule, axis_name="data")
+    step = make_step(classification_loss(model), rule, axis_name="data")
     run = train_resident(
         step, lambda stored, hyper, key: stored, mesh, steps=of.steps, batch=of.batch
     )
 
-    states = [create_state(v["params"], v["batch_stats"], rule) for v in inits]
+    states = [create_state(v, rule) for v in inits]
     every = {"examples": np.arange(len(labels)), "count": np.int32(len(labels))}
     hypers = [{"key": member_key("engine data", i)} | every for i in range(of.members)]
     start = (

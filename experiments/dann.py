@@ -32,7 +32,7 @@ from experiments.harness.study import conduct, curve_panels, describe_source
 from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import TERMS
 from jaxdl.data import augment, encoded, preparation, sources
-from jaxdl.data.source import Source, Split, check_same_classes
+from jaxdl.data.source import Source, Split, check_same_classes, length
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import Start
 from jaxdl.optim import make_optimizer, make_schedule
@@ -194,7 +194,7 @@ class Adaptation(ImageStudy):
 
     def build(self) -> None:
         """The images of both domains laid end to end, programs and members."""
-        config, images = self.config, [s.splits["train"][0] for s in self.sources.values()]
+        config, images = self.config, [s.splits["train"]["image"] for s in self.sources.values()]
         self.shape, other = (list(part.shape[1:]) for part in images)
         if self.shape != other:
             raise ValueError(
@@ -300,7 +300,7 @@ class Adaptation(ImageStudy):
         In a random order, since many data sets list their images by class; in the same one for
         domains of the same size, so that a digit and its blended twin are in the same half of them.
         """
-        labels = self.sources[domain].splits["validation"][1]
+        labels = self.sources[domain].splits["validation"]["label"]
         chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
         return self.ids[domain, "validation"][chosen], labels[chosen]
 
@@ -308,7 +308,7 @@ class Adaptation(ImageStudy):
         """Accuracies on the test images, and what held-out images say of a network without labels
         of the target; NaN for a network that diverged."""
         feed = make_feed(self.config.feed, tests, self.placement.mesh)
-        sizes = [len(labels) for _, labels in tests.values()]
+        sizes = list(map(length, tests.values()))
         tested = dict(zip(DOMAINS, np.split(np.arange(sum(sizes)), sizes[:1]), strict=True))
         self.held = {domain: self.held_out(domain) for domain in DOMAINS}
         self.features, rows = {}, []
@@ -332,7 +332,9 @@ class Adaptation(ImageStudy):
                     classes = {domain: guesses[domain][i].argmax(-1) for domain in DOMAINS}
                     for domain, source in self.sources.items():
                         if source.labelled:
-                            right[domain] = float(np.mean(classes[domain] == tests[domain][1]))
+                            right[domain] = float(
+                                np.mean(classes[domain] == tests[domain]["label"])
+                            )
                     labels = self.held["source"][1]
                     numbers |= validation.unlabelled_criteria(*inside, labels, classes["target"])
                     if adversarial:
@@ -340,10 +342,10 @@ class Adaptation(ImageStudy):
                         numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
                     if network.seed == 0:
                         self.features[network.method] = [part["features"] for part in inside]
-                if adversarial:
-                    height = self.methods[network.method]["reversal"]
-                    scale = logs.series(curves[network], "reversal")[1].max()
-                    numbers["reversal"] = float(scale / height) if height else 0.0
+                    if adversarial:
+                        height = self.methods[network.method]["reversal"]
+                        scale = logs.series(curves[network], "reversal")[1].max()
+                        numbers["reversal"] = float(scale / height) if height else 0.0
                 shared = {"adversarial": len(adversarial), "diverged_at": fault.step}
                 diagnosis = Diagnosis(*network, diverged_in=fault.array, **shared, **numbers)
                 rows.append((Result(*network, *right.values()), diagnosis))
@@ -380,8 +382,8 @@ class Adaptation(ImageStudy):
                 if part in batch[domain]:
                     images.append(np.asarray(batch[domain][part]))
                     title = domain if part == "image" else part
-                    endings = (f" {names[label]}" * (label >= 0) for label in labels[:, column])
-                    titles += [title + ending for ending in endings]
+                    for label in labels[:, column]:
+                        titles.append(f"{title} {names[label]}" if label >= 0 else title)
         figures.samples(np.concatenate(images), titles, path)
 
     def facts(self) -> dict[str, str]:

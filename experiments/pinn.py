@@ -224,7 +224,7 @@ class Physics(Study):
         heldout, singular = judgement.make_heldout(ansatz, config.heldout), {}
         judge = over_members(
             lambda state, heldout: judgement.judge(
-                ansatz, state.params, state.batch_stats, heldout
+                ansatz, state.params, state.collections["sample"], heldout
             ),
             placement.mesh,
             mode=placement.mode,
@@ -244,7 +244,9 @@ class Physics(Study):
         values = to_host(judge(states, heldout))
         for seed, state in enumerate(trees.unstack(to_host(states))[: config.seeds]):
             of_seed = {key: values[key][seed] for key in ("train_loss", "rel_l2")}
-            judgement.check_start(ansatz, state.params, state.batch_stats, heldout, of_seed)
+            judgement.check_start(
+                ansatz, state.params, state.collections["sample"], heldout, of_seed
+            )
         if not np.isfinite(values["heldout_loss"]).all():
             heldout, singular = judgement.leave_out_singular(ansatz, heldout)
         return Solver(planned, ansatz, heldout, singular, judge, group)
@@ -263,9 +265,9 @@ class Physics(Study):
         settings = planned.settings
         refreshing = objective.Refresh(*map(settings.get, REFRESH))
 
-        def loss(params: Params, sample: objective.Sample, batch: Batch, hyper: Hyper, key: Any):
-            value, means = objective.loss(ansatz, params, sample)
-            return value, (sample, {"loss": value} | means)
+        def loss(params: Params, collections: Mapping, batch: Batch, hyper: Hyper, key: Any):
+            value, means = objective.loss(ansatz, params, collections["sample"])
+            return value, (collections, means)
 
         def rule(hyper: Hyper) -> optax.GradientTransformationExtraArgs:
             if settings["optimizer"] in DIRECTIONS:
@@ -274,8 +276,10 @@ class Physics(Study):
 
         def refreshed(state: TrainState, hyper: Hyper) -> TrainState:
             key = jax.random.fold_in(hyper["key"], state.step)
-            sample = objective.refresh(ansatz, refreshing, state.params, state.batch_stats, key)
-            return state.replace(batch_stats=sample, opt_state=optim.restart(state.opt_state))
+            sample = state.collections["sample"]
+            sample = objective.refresh(ansatz, refreshing, state.params, sample, key)
+            restarted = optim.restart(state.opt_state)
+            return state.replace(collections={"sample": sample}, opt_state=restarted)
 
         def due(state: TrainState, hyper: Hyper) -> TrainState:
             if not changes(settings):
@@ -289,7 +293,7 @@ class Physics(Study):
 
         @jax.jit
         def begin(key: jax.Array, sample: objective.Sample) -> TrainState:
-            return create_state(ansatz.init(key), sample, rule({}))
+            return create_state({"params": ansatz.init(key), "sample": sample}, rule, {})
 
         def start(seed: int) -> TrainState:
             sample = objective.draw_sample(ansatz.problem, settings["points"], 1000 * seed)
@@ -345,7 +349,7 @@ class Physics(Study):
         for solver, trained in zip(self.solvers, self.trained, strict=True):
             name, method, problem = *solver.planned[:2], solver.ansatz.problem
             first, (_, grid, exact) = trained.states[0], solver.heldout
-            points[f"{name} by {method}"] = problem.coordinates, first.batch_stats.points
+            points[f"{name} by {method}"] = problem.coordinates, first.collections["sample"].points
             found = np.asarray(jax.jit(solver.ansatz.__call__)(first.params, grid))
             for i, field in enumerate(problem.fields):
                 panel = (problem.coordinates, grid, found[:, i], exact[:, i])
@@ -383,7 +387,10 @@ class Physics(Study):
             own[name] = (
                 f"{' '.join(map(str, settings['hidden']))} {settings['activation']}, "
                 f"{trees.count(state.params):,} parameters; points: "
-                + ", ".join(f"{len(p):,} of {term}" for term, p in state.batch_stats.points.items())
+                + ", ".join(
+                    f"{len(p):,} of {term}"
+                    for term, p in state.collections["sample"].points.items()
+                )
             )
             if singular:
                 own[f"{name}, left out"] = "; ".join(

@@ -22,12 +22,12 @@ from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
 from experiments.harness.study import conduct
-from jaxdl import transfer
 from jaxdl.data import preparation
-from jaxdl.data.source import Split
+from jaxdl.data.source import Split, length
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report import supervised as reporting
+from jaxdl.supervised import classification_loss
 from jaxdl.train.groups import Member, Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
@@ -72,8 +72,7 @@ class Supervised(classification.Classification):
         super().build()
 
         def alike(name: str) -> tuple:
-            settings = self.methods[name].settings.items()
-            return tuple(setting for setting in settings if setting[0] not in NUMBERS)
+            return tuple(x for x in self.methods[name].settings.items() if x[0] not in NUMBERS)
 
         self.members = self.make_members(list(self.methods), alike, self.make, Network)
 
@@ -98,22 +97,23 @@ class Supervised(classification.Classification):
             )
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
-            return {"image": see(stored["image"], key), "label": hyper["labels"][stored["label"]]}
+            label = stored["label"] if key is None else hyper["labels"][stored["number"]]
+            return {"image": see(stored["image"], key), "label": label}
 
         def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
             return model.apply(state.variables, x)
 
         rule(self.hyper(name, 0))  # for its errors
         size = {"steps": settings["steps"], "batch": settings["batch"]}
-        program = self.program(transfer.classification_loss(model), logits, rule, prepare, **size)
+        program = self.program(classification_loss(model), logits, rule, prepare, **size)
         return program, classification.starting(init, rule)
 
     def hyper(self, name: str, seed: int) -> Hyper:
         """The numbers of a member, its examples and their labels. What a seed draws, the order of
         the examples included, is the same for all methods."""
         settings, rng = self.methods[name].settings, np.random.default_rng(seed)
-        ids, labels = self.ids["images", "train"], self.labels.copy()
-        classes = len(self.source.class_names)
+        ids, classes = self.ids["images", "train"], len(self.source.class_names)
+        labels = np.concatenate([arrays["label"] for arrays in self.source.splits.values()])
         examples = rng.permutation(ids)[: max(1, round(settings["share"] * len(ids)))]
         changed = rng.permutation(ids)[: round(settings["wrong_labels"] * len(ids))]
         labels[changed] += rng.integers(1, classes, len(ids))[: len(changed)].astype(np.int32)
@@ -126,7 +126,7 @@ class Supervised(classification.Classification):
 
     def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
         """All of the split."""
-        return np.arange(len(tests["images"][1])) if tests else self.ids["images", "validation"]
+        return np.arange(length(tests["images"])) if tests else self.ids["images", "validation"]
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         rows = [reporting.Result(*n, x) for n, x in self.accuracies(trainer, tests).items()]

@@ -33,6 +33,7 @@ from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report import transfer_figure, transferred
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
+from jaxdl.supervised import classification_loss
 from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
@@ -124,14 +125,14 @@ class Transferability(Classification):
             return {"image": see(stored["image"], key), "label": labels}
 
         def start(variables: Variables, several: bool) -> TrainState:
-            collections = variables["params"], variables["batch_stats"]
-            return create_state(*collections, self.rule, several=several)
+            alive = transfer.alive(variables) if several else True
+            return create_state(variables, self.rule, alive=alive)
 
         self.start = jax.jit(start, static_argnums=1)
         model, cuts = self.model, self.cuts
         self.full = self.make_kind(
             prepare,
-            transfer.classification_loss(model),
+            classification_loss(model),
             lambda state, hyper, x: model.apply(state.variables, x),
         )
         self.frozen = self.make_kind(
@@ -149,7 +150,7 @@ class Transferability(Classification):
     def make_tasks(self) -> dict[tuple[str, int, str], splits.Task]:
         """By kind of halves, seed, and A or B."""
         config, source, tasks = self.config, self.source, {}
-        labels = {split: labels for split, (_, labels) in source.splits.items()}
+        labels = {split: arrays["label"] for split, arrays in source.splits.items()}
         for split, seed in product(config.splits, range(config.seeds)):
             if split == "random":
                 halves = splits.random_halves(len(source.class_names), seed)
@@ -209,7 +210,7 @@ class Transferability(Classification):
         task = self.task_of(member.networks[0])
         if not tests:
             return task.examples["validation"]
-        return np.flatnonzero(task.label_of[tests["images"][1]] >= 0)
+        return np.flatnonzero(task.label_of[tests["images"]["label"]] >= 0)
 
     def fresh(self, network: Network) -> Variables:
         """A network before training."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdl.nn.losses import cross_entropy
-from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, Variables
+from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
 
 Predict = Callable[[Float[Array, "b ..."]], Float[Array, "b k"]]
 """From images to logits."""
@@ -272,7 +272,8 @@ UNLABELLED = tuple(term for term in TERMS if term != "vat_source")
 
 
 class Adaptable(Protocol):
-    """A network of an encoder and two heads, as :mod:`jaxdl.nn.models.adversarial` has them."""
+    """A network of an encoder and two heads, as :mod:`jaxdl.nn.models.adversarial` has them. Where
+    it has other collections than ``params``, ``encode`` takes ``train``."""
 
     def apply(self, variables: Variables, x: Array, *args, method: str, **options) -> Array:
         """``encode``, ``classify`` or ``discriminate``, as Flax calls methods."""
@@ -300,7 +301,32 @@ def outputs(
     return {"features": features, "logits": logits, "domain": domain}
 
 
-def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> LossFn:
+DOMAINS = ("source", "target")
+
+
+def statistics_apart(variables: Variables) -> Variables:
+    """Variables with each other collection than ``params`` twice, by domain, alike at first: for
+    :func:`adaptation_loss` with ``apart``."""
+    return {
+        kind: tree if kind == "params" else dict.fromkeys(DOMAINS, tree)
+        for kind, tree in variables.items()
+    }
+
+
+def statistics_of_domain(variables: Variables, domain: int | Int[Array, ""]) -> Variables:
+    """The variables, as the network takes them, with one domain's statistics: 0 for the source's,
+    1 for the target's; the inverse of :func:`statistics_apart`."""
+
+    def choose(tree: PyTree) -> PyTree:
+        pair = (tree[name] for name in DOMAINS)
+        return jax.tree.map(lambda source, target: jnp.where(domain == 0, source, target), *pair)
+
+    return {kind: tree if kind == "params" else choose(tree) for kind, tree in variables.items()}
+
+
+def adaptation_loss(
+    model: Adaptable, terms: Collection[str], steps: int, *, apart: bool = False
+) -> LossFn:
     """The cross-entropy of the source images, and weighted terms that adapt it to the target's.
 
     The batch is ``{"source": {"image", "label"}, "target": {"image", "changed"}}``: no target
@@ -311,9 +337,17 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
     the weight of its term all along, and its reversed gradient comes in with lambda; the other
     terms' weights rise with :func:`reversal_schedule`, as lambda does, but for "vat_source".
 
+    With batch normalization the images of both domains are normalized together, by the statistics
+    of both; or apart, each by its own, which are then kept apart for evaluation (domain-specific
+    batch normalization: Li, Wang, Shi, Hou & Liu, "Adaptive Batch Normalization", Pattern
+    Recognition 2018; Chang, You, Seo, Kwak & Han, CVPR 2019). Images that "vat" and "consistency"
+    change are normalized by their own batch's statistics, of which nothing is kept.
+
     Args:
       terms: a choice of :data:`TERMS`, one of the :data:`ADVERSARIES` at most.
       steps: of the whole training: what ``p`` of the schedules is counted in.
+      apart: whether the domains' statistics are kept apart: collections are then those of
+        :func:`statistics_apart`. Where no term needs the target, both are the source's.
 
     Raises:
       ValueError: for an unknown term, or two adversaries.
@@ -326,9 +360,9 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
     labels_target = any(map(has, ("conditional", "entropy", "consistency")))
 
     def loss_fn(
-        params: Params, stats: Params, batch: Batch, hyper: Hyper, key: PRNGKeyArray
-    ) -> tuple[Array, tuple[Params, Metrics]]:
-        variables = {"params": params, "batch_stats": stats}
+        params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: PRNGKeyArray
+    ) -> tuple[Array, tuple[Collections, Metrics]]:
+        variables = {"params": params, **collections}
         dropout, *others = jax.random.split(key, 3)
         rngs = {"dropout": dropout}
         key_of = dict(zip(("vat_source", "vat_target"), others, strict=True))
@@ -338,16 +372,32 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
         def classify(features: Array) -> Array:
             return model.apply(variables, features, True, method="classify", rngs=rngs)
 
+        normalizes = bool(jax.tree.leaves(collections))
+
+        def encode(images: Array, domain: str) -> tuple[Array, Collections]:
+            if not normalizes:
+                return model.apply(variables, images, method="encode"), collections
+            own = {kind: tree[domain] if apart else tree for kind, tree in collections.items()}
+            with_own = {"params": params, **own}
+            return model.apply(with_own, images, True, method="encode", mutable=list(own))
+
         # Dropout is the same in all calls with as many images, as virtual adversarial perturbations
         # need it. The two views of "consistency" come in calls of different sizes, so that each has
         # a dropout of its own; the guesses, too, are made under it.
-        def predict(images: Array) -> Array:
-            return classify(model.apply(variables, images, method="encode"))
+        def predict(domain: str) -> Predict:
+            return lambda images: classify(encode(images, domain)[0])
 
         images = source["image"]
-        if target is not None:
+        divided = apart and normalizes
+        if target is not None and not divided:
             images = jnp.concatenate([images, target["image"]])
-        features = model.apply(variables, images, method="encode")
+        features, new = encode(images, "source")
+        if divided:
+            target_new = new
+            if target is not None:
+                target_features, target_new = encode(target["image"], "target")
+                features = jnp.concatenate([features, target_features])
+            new = {kind: {"source": new[kind], "target": target_new[kind]} for kind in new}
         logits = classify(features if labels_target else features[:n])
         label_loss = jnp.mean(cross_entropy(logits[:n], source["label"]))
         metrics = {"label_loss": label_loss}
@@ -359,8 +409,9 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
             if has("conditional"):
                 seen = joined(features, logits)
                 weights = certainty_weights(jax.nn.softmax(logits))
-            domain = model.apply(variables, reverse_gradient(seen, scale), method="discriminate")
-            pair = domain[:n], domain[n:]
+            seen = reverse_gradient(seen, scale)
+            domain_logits = model.apply(variables, seen, method="discriminate")
+            pair = domain_logits[:n], domain_logits[n:]
             both = () if weights is None else (weights[:n], weights[n:])
             loss = domain_adversarial_loss(*pair, *both)
             found["conditional" if has("conditional") else "adversarial"] = loss
@@ -377,18 +428,19 @@ def adaptation_loss(model: Adaptable, terms: Collection[str], steps: int) -> Los
                 found[term] = rise * discrepancy(features[:n], features[n:])
         if has("entropy"):
             found["entropy"] = rise * jnp.mean(entropy(logits[n:]))
-        for term, of, grows in (("vat_source", source, 1.0), ("vat_target", target, rise)):
-            if has(term):
+        pairs = ("source", source, 1.0), ("target", target, rise)
+        for domain, examples, grows in pairs:
+            if has(term := f"vat_{domain}"):
                 divergence = virtual_adversarial_loss(
-                    predict, of["image"], key_of[term], radius=hyper["radius"]
+                    predict(domain), examples["image"], key_of[term], radius=hyper["radius"]
                 )
                 found[term] = grows * jnp.mean(divergence)
         if has("consistency"):
             guesses, sure = confident(logits[n:], hyper["threshold"])
-            changed = cross_entropy(predict(target["changed"]), guesses)
+            changed = cross_entropy(predict("target")(target["changed"]), guesses)
             found["consistency"] = rise * jnp.mean(jnp.where(sure, changed, 0.0))
             metrics["confident"] = jnp.mean(sure)
         total = label_loss + sum(hyper["weights"][term] * loss for term, loss in found.items())
-        return total, (stats, {"loss": total} | metrics)
+        return total, ({**collections, **new}, metrics)
 
     return loss_fn

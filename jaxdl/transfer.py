@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import trees
-from jaxdl.nn.losses import correct, cross_entropy
-from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, Variables
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.metrics import correct
+from jaxdl.types import Batch, Collections, Hyper, LossFn, Variables
 
 
 class Treatment(NamedTuple):
@@ -158,7 +159,7 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
 
     Frozen means: no update, no weight decay, no change of batch statistics. The first two are
     what ``make_optimizer(trainable=...)`` does with the mask of ``params``; the last follows from
-    applying the frozen layers with ``train=False``, as :func:`classification_loss` does.
+    applying the frozen layers with ``train=False``, as :class:`Frozen` does.
     """
     below, above = cut(variables, n, order)
     return join(jax.tree.map(lambda _: False, below), jax.tree.map(lambda _: True, above))
@@ -167,13 +168,22 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
 class Layered(Protocol):
     """A Flax module of which any stretch of layers can be applied alone, by default all."""
 
-    def apply(self, variables: Variables, x: Array, *, train: bool, start: int, stop: int | None):
+    def apply(
+        self,
+        variables: Variables,
+        x: Array,
+        *,
+        train: bool,
+        start: int,
+        stop: int | None,
+        **options,
+    ):
         """Layers ``start + 1 … stop`` applied to images or to what layer ``start`` put out."""
 
 
 def check_layered(model: Layered) -> None:
     """Raise ValueError unless a model can be applied from one layer to another."""
-    taken = _parameters(model)
+    taken = inspect.signature(model if callable(model) else model.apply).parameters
     any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     if not {"start", "stop"} <= taken.keys() and not any_keyword:
         raise ValueError(
@@ -183,86 +193,38 @@ def check_layered(model: Layered) -> None:
         )
 
 
-def _parameters(model: Any) -> dict[str, inspect.Parameter]:
-    """What a Flax module's ``__call__`` takes; or ``apply``, of what is not called."""
-    return dict(inspect.signature(model if callable(model) else model.apply).parameters)
-
-
-def apply_train(
-    model: Any, variables: Variables, x: Array, key: PRNGKeyArray
-) -> tuple[Float[Array, "b k"], Params]:
-    """Train-mode logits of any Flax module and its new batch statistics.
-
-    Training mode is ``train=True``, ``training=True`` or ``deterministic=False``, as far as the
-    module's ``__call__`` takes them; ``key`` is for its dropout.
-    """
-    taken = _parameters(model)
-    modes = {"train": True, "training": True, "deterministic": False}
-    modes = {name: value for name, value in modes.items() if name in taken}
-    logits, new = model.apply(variables, x, mutable=["batch_stats"], rngs={"dropout": key}, **modes)
-    return logits, new.get("batch_stats", {})
-
-
-def apply_above(
-    model: Layered, above: Variables, h: Array, n: int, key: PRNGKeyArray
-) -> tuple[Float[Array, "b k"], Params]:
-    """Train-mode logits of the layers above ``n`` and their new batch statistics."""
-    logits, new = model.apply(
-        above, h, train=True, start=n, mutable=["batch_stats"], rngs={"dropout": key}
-    )
-    return logits, new.get("batch_stats", {})
-
-
-def apply_frozen(
-    model: Layered,
-    variables: Variables,
-    x: Array,
-    n: int,
-    key: PRNGKeyArray,
-    order: Sequence[str] | None = None,
-) -> tuple[Float[Array, "b k"], Params]:
-    """Train-mode logits of a network whose first ``n`` layers are frozen.
+class Frozen:
+    """A network whose first ``n`` layers are frozen, in the place of a Flax module: for
+    :func:`jaxdl.supervised.classification_loss`, say.
 
     The frozen layers run as in evaluation (running statistics, no dropout) and nothing is
-    differentiated below the cut. With ``n = 0`` any Flax module will do.
-    """
-    if not n:
-        return apply_train(model, variables, x, key)
-    below, above = cut(variables, n, order)
-    h = lax.stop_gradient(model.apply(below, x, train=False, start=0, stop=n))
-    logits, stats = apply_above(model, above, h, n, key)
-    return logits, {**below.get("batch_stats", {}), **stats}
-
-
-def loss_and_metrics(
-    logits: Float[Array, "b k"], labels: Int[Array, " b"]
-) -> tuple[Float[Array, ""], Metrics]:
-    """Mean cross-entropy (nats) with it and the accuracy as metrics."""
-    loss = jnp.mean(cross_entropy(logits, labels))
-    return loss, {"loss": loss, "accuracy": jnp.mean(correct(logits, labels), dtype=jnp.float32)}
-
-
-def classification_loss(
-    model: Layered, frozen: int = 0, order: Sequence[str] | None = None
-) -> LossFn:
-    """The loss of one network; its first ``frozen`` layers are left as they are.
-
-    With nothing frozen ``model`` is any Flax module that makes logits of images.
+    differentiated below the cut.
 
     Raises:
-      ValueError: with frozen layers, if the model cannot be applied from one layer to another.
+      ValueError: if the model cannot be applied from one layer to another.
     """
-    if frozen:
+
+    def __init__(self, model: Layered, n: int, order: Sequence[str] | None = None):
         check_layered(model)
+        self._model, self._n, self._order = model, n, order
 
-    def loss_fn(params, batch_stats, batch: Batch, hyper: Hyper, key):
-        del hyper
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits, stats = apply_frozen(model, variables, batch["image"], frozen, key, order)
-        loss, metrics = loss_and_metrics(logits, batch["label"])
-        return loss, (stats, metrics)
-
-    return loss_fn
+    def apply(
+        self,
+        variables: Variables,
+        x: Float[Array, "b ..."],
+        *,
+        train: bool = False,
+        mutable: bool | Sequence[str] = False,
+        rngs: Mapping[str, PRNGKeyArray] | None = None,
+    ) -> Array | tuple[Array, Collections]:
+        """As of a Flax module: outputs, and with ``mutable`` the new collections of all layers."""
+        below, above = cut(variables, self._n, self._order)
+        h = lax.stop_gradient(self._model.apply(below, x, train=False, start=0, stop=self._n))
+        result = self._model.apply(above, h, train=train, start=self._n, mutable=mutable, rngs=rngs)
+        if not mutable:
+            return result
+        outputs, new = result
+        return outputs, {kind: {**below.get(kind, {}), **layers} for kind, layers in new.items()}
 
 
 def activations(
@@ -278,30 +240,38 @@ def activations(
 
 
 def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
-    """The losses of all networks with frozen layers from one base, at one cut each, summed.
+    """The losses of all networks with frozen layers from one base, at one cut each.
 
     ``params[f"cut{n:02}"]`` are the layers above cut ``n`` and ``hyper["base"]`` are the base's
-    variables. One forward pass of the base serves every cut. No parameter is in two of the
-    summands, so the gradient of the sum is each network's own and an optimizer that works array by
-    array trains each as if alone. Metrics are vectors over ``cuts``.
+    variables. One forward pass of the base serves every cut. No parameter is in two of the losses,
+    so the gradient of their sum is each network's own and an optimizer that works array by array
+    trains each as if alone. The loss has the names of the cuts, metrics are vectors over them; the
+    state before the first step is ``create_state(variables, optimizer, alive=alive(variables))``.
 
     Raises:
       ValueError: if the model cannot be applied from one layer to another.
     """
     check_layered(model)
 
-    def loss_fn(params, batch_stats, batch: Batch, hyper: Hyper, key):
+    def loss_fn(params, collections, batch: Batch, hyper: Hyper, key):
+        labels, variables = batch["label"], {"params": params, **collections}
         hidden = activations(model, lax.stop_gradient(hyper["base"]), batch["image"], cuts)
-        losses, stats, metrics = [], {}, []
+        losses, new, accuracies = {}, {kind: {} for kind in collections}, []
         for n, h in zip(cuts, hidden, strict=True):
-            above = _of_cut({"params": params, "batch_stats": batch_stats}, n)
-            logits, stats[f"cut{n:02}"] = apply_above(
-                model, above, h, n, jax.random.fold_in(key, n)
+            above, name = _above_cut(variables, n), f"cut{n:02}"
+            logits, changed = model.apply(
+                above,
+                h,
+                train=True,
+                start=n,
+                mutable=list(collections),
+                rngs={"dropout": jax.random.fold_in(key, n)},
             )
-            loss, each = loss_and_metrics(logits, batch["label"])
-            losses.append(loss)
-            metrics.append(each)
-        return sum(losses), (stats, jax.tree.map(lambda *m: jnp.stack(m), *metrics))
+            for kind in collections:
+                new[kind][name] = changed.get(kind, above[kind])
+            losses[name] = jnp.mean(cross_entropy(logits, labels))
+            accuracies.append(jnp.mean(correct(logits, labels), dtype=jnp.float32))
+        return losses, (new, {"accuracy": jnp.stack(accuracies)})
 
     return loss_fn
 
@@ -321,14 +291,20 @@ def shared_prefix_logits(
     hidden = activations(model, base, x, cuts)
     return jnp.stack(
         [
-            model.apply(_of_cut(above, n), h, train=False, start=n)
+            model.apply(_above_cut(above, n), h, train=False, start=n)
             for n, h in zip(cuts, hidden, strict=True)
         ]
     )
 
 
-def _of_cut(above: Variables, n: int) -> Variables:
+def _above_cut(above: Variables, n: int) -> Variables:
     return {kind: collection[f"cut{n:02}"] for kind, collection in above.items()}
+
+
+def alive(variables: Variables) -> dict[str, bool]:
+    """True for each network that :func:`shared_prefix_loss` trains; see
+    :func:`jaxdl.train.state.create_state`."""
+    return dict.fromkeys(variables["params"], True)
 
 
 def stack_cuts(

@@ -16,6 +16,9 @@ Params = Mapping[str, PyTree]
 Variables = Mapping[str, Params]
 """Flax's collections: ``{"params": ..., "batch_stats": ...}``."""
 
+Collections = Mapping[str, PyTree]
+"""What is carried from step to step beside ``params``: ``{"batch_stats": ...}``, by name."""
+
 Batch = Mapping[str, jax.Array]
 """What one step sees: ``{"image": [b, h, w, c], "label": [b], ...}``."""
 
@@ -31,6 +34,7 @@ class DamagedFile(ValueError):
 
 
 LossFn = Callable[
-    [Params, Params, Batch, Hyper, jax.Array], tuple[jax.Array, tuple[Params, Metrics]]
+    [Params, Collections, Batch, Hyper, jax.Array], tuple[PyTree, tuple[Collections, Metrics]]
 ]
-"""``loss(params, batch_stats, batch, hyper, key) -> (loss, (new batch_stats, metrics))``."""
+"""``loss(params, collections, batch, hyper, key) -> (loss, (new collections, metrics))``; see
+:func:`jaxdl.train.state.make_step`."""

@@ -134,7 +134,7 @@ def importance_weighted_accuracy(
     NaN where all weights are 0.
 
     Args:
-      correct: whether the network is right (:func:`jaxdl.nn.losses.correct`), or any loss, for
+      correct: whether the network is right (:func:`jaxdl.nn.metrics.correct`), or any loss, for
         source examples on which it was not trained.
 
     Raises:

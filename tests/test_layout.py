@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
-QUESTIONS = {"transfer", "adaptation", "validation", "pinn"}
+QUESTIONS = {"supervised", "transfer", "adaptation", "validation", "pinn"}
 ENGINE = {"train"}
 REPORT = {"report"}
 ROOMS = GROUND | BLOCKS | QUESTIONS | ENGINE | REPORT

@@ -10,9 +10,11 @@ import pytest
 from flax.core import freeze
 
 from jaxdl import transfer
-from jaxdl.nn.losses import correct, cross_entropy
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.metrics import correct
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
+from jaxdl.supervised import classification_loss
 from jaxdl.train.state import create_state, make_step
 
 STEPS = 10
@@ -74,9 +76,9 @@ def normed():
 
 def train(at, loss_fn, variables, rule, hyper=None, key=7, several=False):
     """All steps of a network's training, in one compiled loop."""
-    step = make_step(loss_fn, lambda _: rule)
-    params, stats = variables["params"], variables["batch_stats"]
-    state = create_state(params, stats, rule, several=several)
+    step = make_step(loss_fn, rule)
+    alive = transfer.alive(variables) if several else True
+    state = create_state(variables, rule, alive=alive)
     hyper = {"key": jax.random.key(key), **(hyper or {})}
 
     @jax.jit
@@ -87,7 +89,7 @@ def train(at, loss_fn, variables, rule, hyper=None, key=7, several=False):
         return jax.lax.scan(body, state, (at.images, at.labels))
 
     state, metrics = run(state, hyper)
-    return {"params": state.params, "batch_stats": state.batch_stats}, metrics
+    return state.variables, metrics
 
 
 def test_layers_come_in_order_of_depth():
@@ -201,7 +203,7 @@ def test_frozen_dicts_and_dicts_can_be_mixed(normed):
             transfer.stack_cuts([ours, fresh], (1, 2)), transfer.stack_cuts([base, fresh], (1, 2))
         )
     rule = make_optimizer("momentum", 0.1, trainable=transfer.trainable(freeze(base), 2)["params"])
-    loss_fn = transfer.classification_loss(normed.model, frozen=2)
+    loss_fn = classification_loss(transfer.Frozen(normed.model, 2))
     assert_equal(train(normed, loss_fn, freeze(base), rule), train(normed, loss_fn, base, rule))
 
 
@@ -258,7 +260,7 @@ def test_frozen_layers_keep_every_bit_in_training(normed, n):
         max_norm=0.4,
         trainable=transfer.trainable(start, n)["params"],
     )
-    end, _ = train(normed, transfer.classification_loss(normed.model, frozen=n), start, rule)
+    end, _ = train(normed, classification_loss(transfer.Frozen(normed.model, n)), start, rule)
     assert_equal(transfer.cut(end, n)[0], transfer.cut(start, n)[0])
     # What is above has moved: every array of parameters, and the statistics.
     above = [jax.tree.leaves(transfer.cut(network, n)[1]) for network in (start, end)]
@@ -291,7 +293,7 @@ def test_sharing_a_prefix_trains_every_cut_as_if_alone(batch_norm, request):
             max_norm=2.0,
             trainable=transfer.trainable(start, n)["params"],
         )
-        alone, of_one = train(at, transfer.classification_loss(at.model, frozen=n), start, frozen)
+        alone, of_one = train(at, classification_loss(transfer.Frozen(at.model, n)), start, frozen)
         above = {kind: together[kind][f"cut{n:02}"] for kind in together}
         assert_close(above, transfer.cut(alone, n)[1])
         np.testing.assert_allclose(metrics["loss"][:, i], of_one["loss"], atol=1e-5)
@@ -299,14 +301,14 @@ def test_sharing_a_prefix_trains_every_cut_as_if_alone(batch_norm, request):
         np.testing.assert_allclose(logits[i], at.model.apply(alone, at.images[0]), atol=1e-4)
         if n == 1 and not batch_norm:
             # Everything differentiated, and the updates below the cut thrown away.
-            masked, _ = train(at, transfer.classification_loss(at.model), start, frozen)
+            masked, _ = train(at, classification_loss(at.model), start, frozen)
             assert_close(masked, alone)
 
 
 def test_loss_and_accuracy_are_those_of_numpy(plain):
     variables = plain.variables(0)
     x, labels = plain.images[0], plain.labels[0]
-    loss, (stats, metrics) = transfer.classification_loss(plain.model)(
+    loss, (stats, metrics) = classification_loss(plain.model)(
         variables["params"], {}, {"image": x, "label": labels}, {}, jax.random.key(0)
     )
     logits = np.asarray(plain.model.apply(variables, x), np.float64)
@@ -314,7 +316,6 @@ def test_loss_and_accuracy_are_those_of_numpy(plain):
     expected = -log_p[np.arange(8), labels]
     np.testing.assert_allclose(cross_entropy(jnp.asarray(logits), labels), expected, atol=1e-5)
     np.testing.assert_allclose(loss, expected.mean(), atol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], expected.mean(), atol=1e-5)
     assert float(metrics["accuracy"]) == (logits.argmax(1) == np.asarray(labels)).mean()
     assert stats == {}
 
@@ -367,15 +368,15 @@ class WithDeterministic(Training):
 def test_with_nothing_frozen_any_flax_module_is_trained(model, plain):
     x, labels, key = plain.images[0], plain.labels[0], jax.random.key(3)
     variables = model.init(jax.random.key(0), x)
-    loss, (stats, metrics) = transfer.classification_loss(model)(
-        variables["params"], variables["batch_stats"], {"image": x, "label": labels}, {}, key
+    collections = {"batch_stats": variables["batch_stats"]}
+    loss, (changed, _) = classification_loss(model)(
+        variables["params"], collections, {"image": x, "label": labels}, {}, key
     )
     logits, new = model.apply(
         variables, x, True, method="layers", mutable=["batch_stats"], rngs={"dropout": key}
     )
     np.testing.assert_allclose(loss, cross_entropy(logits, labels).mean(), rtol=1e-6)
-    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
-    assert_close(stats, new["batch_stats"])
+    assert_close(changed, new)
     assert (np.asarray(new["batch_stats"]["norm"]["mean"]) != 0).all()
 
 
@@ -383,7 +384,7 @@ def test_a_module_without_a_training_mode_is_trained(plain):
     model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(3)])
     variables, x = model.init(jax.random.key(0), plain.images[0]), plain.images[0]
     batch = {"image": x, "label": plain.labels[0]}
-    loss_fn = transfer.classification_loss(model)
+    loss_fn = classification_loss(model)
     loss, (stats, _) = loss_fn(variables["params"], {}, batch, {}, jax.random.key(0))
     expected = cross_entropy(model.apply(variables, x), plain.labels[0]).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
@@ -393,7 +394,7 @@ def test_a_module_without_a_training_mode_is_trained(plain):
 def test_frozen_layers_need_a_model_that_can_be_applied_in_parts():
     complaint = r"^WithTrain takes \(x, train\): frozen layers need .* start= and stop="
     with pytest.raises(ValueError, match=complaint):
-        transfer.classification_loss(WithTrain(), frozen=1)
+        classification_loss(transfer.Frozen(WithTrain(), 1))
     with pytest.raises(ValueError, match=complaint):
         transfer.shared_prefix_loss(WithTrain(), (1,))
 
@@ -445,7 +446,7 @@ def test_nothing_is_differentiated_below_the_cut(n):
     key = jax.random.key(0)
 
     model = Watched(4)
-    loss_fn = transfer.classification_loss(model, frozen=n)
+    loss_fn = classification_loss(transfer.Frozen(model, n) if n else model)
     grads = jax.grad(loss_fn, has_aux=True)(params, {}, batch, {}, key)[0]
     assert model.differentiated == set(range(n + 1, 5))
     for i in (1, 2, 3, 4):
@@ -455,11 +456,12 @@ def test_nothing_is_differentiated_below_the_cut(n):
         model = Watched(4)
         above = {f"cut{n:02}": {k: v for k, v in params.items() if int(k[-1]) > n}}
 
-        stats = {f"cut{n:02}": {}}
+        stats = {"batch_stats": {f"cut{n:02}": {}}}
 
         def loss(above, base):
             hyper = {"base": base}
-            return transfer.shared_prefix_loss(model, (n,))(above, stats, batch, hyper, key)
+            losses, aux = transfer.shared_prefix_loss(model, (n,))(above, stats, batch, hyper, key)
+            return losses[f"cut{n:02}"], aux
 
         own, of_base = jax.grad(loss, (0, 1), has_aux=True)(above, {"params": params})[0]
         assert model.differentiated == set(range(n + 1, 5))

@@ -64,7 +64,7 @@ def starting(init: Callable[[jax.Array], Variables], optimizer: Optimizer) -> St
 
     @jax.jit
     def create(variables: Variables, hyper: Hyper) -> TrainState:
-        return create_state(variables["params"], variables["batch_stats"], optimizer(hyper))
+        return create_state(variables, optimizer, hyper)
 
     return lambda seed, hyper: create(init(member_key("init", seed)), hyper())
 
@@ -78,8 +78,8 @@ class ImageStudy(Study):
     """Networks on images: data on the devices, programs, groups."""
 
     numbered: bool = False
-    """Whether what is stored as labels are the examples' numbers, so that members can have labels
-    of their own, ``hyper["labels"][number]``."""
+    """Whether examples have a ``number``, so that members can have labels of their own,
+    ``hyper["labels"][number]``."""
 
     def lay_out(self, feed: str, workers: int) -> None:
         """Bring the training and validation images of all sources to the devices, end to end."""
@@ -87,11 +87,9 @@ class ImageStudy(Study):
         mesh = make_mesh(config.parallel.member, config.parallel.data)
         self.placement = MeshPlacement(mesh, config.parallel.mode)
         splits, self.ids = end_to_end(self.sources)
-        """By source and split, the places of the examples."""
-        self.labels = np.concatenate([labels for _, labels in splits.values()])
-        """Of all examples, in the order of their numbers."""
+        """By source and split, the places of the examples: their numbers."""
         if self.numbered:
-            splits = {part: (split[0], self.ids[part]) for part, split in splits.items()}
+            splits = {part: {**arrays, "number": self.ids[part]} for part, arrays in splits.items()}
         self.feed = make_feed(feed, splits, mesh, workers)
         for source in self.sources.values():
             source.test.verify()
@@ -135,7 +133,7 @@ class ImageStudy(Study):
         Raises:
           ValueError: for a network that does not fit the images.
         """
-        *shape, channels = next(iter(self.sources.values())).splits["train"][0].shape[1:]
+        *shape, channels = next(iter(self.sources.values())).splits["train"]["image"].shape[1:]
         image = jnp.zeros((1, *([side, side] if side else shape), channels))
         init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image, **options)})
         try:
@@ -196,7 +194,7 @@ class Classification(ImageStudy):
     @property
     def images(self) -> Images:
         """The training images; in memory where they are on the devices, too."""
-        images = self.source.splits["train"][0]
+        images = self.source.splits["train"]["image"]
         return in_memory(images) if isinstance(self.feed, Resident) else images
 
     @abstractmethod
@@ -230,13 +228,7 @@ class Classification(ImageStudy):
         it has diverged."""
         feed, self.tests, found = self.feed, tests, {}
         if tests:
-            images, labels = tests["images"]
-            if self.numbered:
-                first = len(self.labels)
-                self.labels = np.concatenate([self.labels, labels])
-                labels = np.arange(first, len(self.labels), dtype=np.int32)
-            splits = {"images": (images, labels)}
-            feed = make_feed(self.config.data.feed, splits, self.placement.mesh)
+            feed = make_feed(self.config.data.feed, tests, self.placement.mesh)
         for trained in self.trained:
             group, population = trained.group, trained.population(self.placement)
             examples = [self.examples(member, tests) for member in group.members]
@@ -277,8 +269,8 @@ class Classification(ImageStudy):
         if self.tests:
             others["test"] = self.tests["images"]
         copies = {
-            split: splits.duplicates(in_memory(images), self.images)[:, 0]
-            for split, (images, _) in others.items()
+            split: splits.duplicates(in_memory(arrays["image"]), self.images)[:, 0]
+            for split, arrays in others.items()
         }
         counts = (f"{len(np.unique(ids))} in {split}" for split, ids in copies.items())
         return {"Exact copies of training images": ", ".join(counts)}

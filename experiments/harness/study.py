@@ -25,7 +25,7 @@ from experiments.harness.devices import describe_devices
 from experiments.harness.processes import first_process, say
 from experiments.harness.run import user_input
 from experiments.harness.settings import Between, Count, Settings, check
-from jaxdl.data.source import Source, Split
+from jaxdl.data.source import Source, Split, length
 from jaxdl.report import figures
 from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
@@ -259,7 +259,7 @@ def curve_panels(
 
 def describe_source(source: Source) -> dict[str, Any]:
     """What identifies a data set in ``config.json``: a folder is refused for another one."""
-    sizes = {split: len(labels) for split, (_, labels) in source.splits.items()}
+    sizes = {split: length(arrays) for split, arrays in source.splits.items()}
     return {
         "name": source.name,
         "version": source.version,

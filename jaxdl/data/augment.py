@@ -1,8 +1,11 @@
 """Augmentation on the device: random changes of a batch of images, as pure functions of a key.
 
 ``crop_and_flip(...)``, ``similarity(...)`` and the other makers give an ``Augment``, a function
-``(key, images) -> images`` that works under jit, vmap (over members, say) and scan. ``compose``
-chains them. ``mixup`` and ``cutmix`` change labels too, so they are functions of their own.
+``(key, images) -> images`` that works under jit, vmap (over members, say) and scan. With a mask,
+``(key, images, mask) -> (images, mask)``, integers [batch, height, width], crops and warps move it
+with its image, by the nearest pixel; what comes from outside is -1, or 255 in bytes: missing.
+Other changes leave it as it is. ``compose`` chains them. ``mixup`` and ``cutmix`` change labels
+too, so they are functions of their own.
 
 Images are floats [batch, height, width, channels]. Crops, warps, noise, MixUp and CutMix take any
 scale, so also images whose mean is subtracted; what changes grey levels or colours says so, takes
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +34,15 @@ from jax import lax, random
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-Augment = Callable[[PRNGKeyArray, Float[Array, "b h w c"]], Float[Array, "b oh ow c"]]
-"""``augment(key, images) -> images``."""
+Augment = Callable[..., Any]
+"""``augment(key, images) -> images``, ``augment(key, images, mask) -> (images, mask)``."""
 
 Scalar = float | Float[Array, ""]
 Range = tuple[Scalar, Scalar]
 """The ends of a uniform range."""
 
-_One = Callable[[PRNGKeyArray, Float[Array, "h w c"]], Float[Array, "oh ow c"]]
+_One = Callable[..., Float[Array, "oh ow c"]]
+"""``one(key, image)`` and, of what moves pixels, ``one(key, image, fill)``."""
 
 EDGES = {"constant": "constant", "nearest": "edge", "mirror": "reflect"}
 """SciPy's name of each rule for what lies outside an image -> NumPy's name."""
@@ -46,10 +51,13 @@ EDGES = {"constant": "constant", "nearest": "edge", "mirror": "reflect"}
 def compose(*augments: Augment) -> Augment:
     """One after the other, the first first, each with a key of its own; none is the identity."""
 
-    def augment(key: PRNGKeyArray, images: Array) -> Array:
+    def augment(key: PRNGKeyArray, images: Array, mask: Array | None = None) -> Any:
         for own, each in zip(random.split(key, max(1, len(augments))), augments, strict=False):
-            images = each(own, images)
-        return images
+            if mask is None:
+                images = each(own, images)
+            else:
+                images, mask = each(own, images, mask)
+        return images if mask is None else (images, mask)
 
     return augment
 
@@ -79,10 +87,10 @@ def crop_and_flip(
     _check_amplitudes(padding=padding)
     _check_edge(edge)
     around = ((padding, padding), (padding, padding), (0, 0))
-    options = {"constant_values": fill} if edge == "constant" else {}
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         if padding:
+            options = {"constant_values": fill} if edge == "constant" else {}
             image = jnp.pad(image, around, EDGES[edge], **options)
         spare = _spare(image.shape, size)
         down, right, mirror = random.split(key, 3)
@@ -90,7 +98,7 @@ def crop_and_flip(
         piece = lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
         return jnp.where(random.bernoulli(mirror), piece[:, ::-1], piece) if flip else piece
 
-    return _each(one, any_dtype=True)
+    return _each(one, any_dtype=True, fill=fill)
 
 
 def centre_crop(size: int) -> Augment:
@@ -103,10 +111,14 @@ def centre_crop(size: int) -> Augment:
     """
     _check(size >= 1, f"a crop of {size} pixels; it must be 1 or more")
 
-    def augment(key: PRNGKeyArray | None, images: Array) -> Array:
+    def augment(key: PRNGKeyArray | None, images: Array, mask: Array | None = None) -> Any:
         _check_images(images, any_dtype=True)
         top, left = (rest // 2 for rest in _spare(images.shape[1:], size))
-        return images[:, top : top + size, left : left + size]
+        window = (slice(None), slice(top, top + size), slice(left, left + size))
+        if mask is None:
+            return images[window]
+        _check_mask(images, mask)
+        return images[window], mask[window]
 
     return augment
 
@@ -166,7 +178,7 @@ def similarity(
     _check(low > 0, f"scale from {low}; it must be above 0")
     _check_edge(edge)
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         height, width = image.shape[:2]
         turn, zoom, rows, columns = random.split(key, 4)
         angle = jnp.radians(_within(turn, rotation))
@@ -176,7 +188,7 @@ def similarity(
         # Rows run downwards: this turns anticlockwise as the image is seen.
         return _affine(image, ((cos, sin), (-sin, cos)), shift, edge, fill)
 
-    return _each(one)
+    return _each(one, fill=fill)
 
 
 def shear(
@@ -192,12 +204,12 @@ def shear(
     _check_amplitudes(vertical=vertical, horizontal=horizontal)
     _check_edge(edge)
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         rows, columns = random.split(key)
         back = (1, _within(rows, vertical)), (_within(columns, horizontal), 1)
         return _affine(image, back, (0, 0), edge, fill)
 
-    return _each(one)
+    return _each(one, fill=fill)
 
 
 def elastic(
@@ -220,7 +232,7 @@ def elastic(
     _check(smoothness > 0, "a smoothness of 0 pixels; it must be above 0")
     _check_edge(edge)
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         height, width = image.shape[:2]
         field = _within(key, 1, (2, height, width))
         # Two products with band matrices: unlike convolutions these are fast in loops on the CPU.
@@ -230,7 +242,7 @@ def elastic(
         rows, columns = jnp.arange(height)[:, None] + field[0], jnp.arange(width) + field[1]
         return _sample(image, rows, columns, edge, fill)
 
-    return _each(one)
+    return _each(one, fill=fill)
 
 
 def _smoothing(size: int, deviation: float) -> Float[np.ndarray, "size size"]:
@@ -266,10 +278,11 @@ def _sample(
     edge: str,
     fill: float,
 ) -> Float[Array, "oh ow c"]:
-    """The image at these places, bilinearly."""
+    """The image at these places: bilinearly, or of integers the nearest pixel."""
+    order = 1 if jnp.issubdtype(image.dtype, jnp.floating) else 0
 
     def plane(values: Float[Array, "h w"]) -> Float[Array, "oh ow"]:
-        return map_coordinates(values, [rows, columns], order=1, mode=edge, cval=fill)
+        return map_coordinates(values, [rows, columns], order=order, mode=edge, cval=fill)
 
     return jax.vmap(plane, -1, -1)(image)
 
@@ -575,7 +588,7 @@ def augmix(
         parts = random.split(chains, width), (1 - keep) * weights
         return lax.scan(chain, keep * image, parts)[0]
 
-    return _each(one, branches=True)
+    return _each(one, branches=True, masks=False)
 
 
 def augmix_operations(severity: float) -> tuple[Augment, ...]:
@@ -632,10 +645,24 @@ def _keys(key: PRNGKeyArray, batch: int) -> PRNGKeyArray:
     return jax.vmap(lambda i: random.fold_in(key, i))(jnp.arange(batch))
 
 
-def _each(one: _One, *, any_dtype: bool = False, branches: bool = False) -> Augment:
-    """A change of one image, made one of batches; ``branches`` says that it chooses by `switch`."""
+def _each(
+    one: _One,
+    *,
+    any_dtype: bool = False,
+    branches: bool = False,
+    fill: float | None = None,
+    masks: bool = True,
+) -> Augment:
+    """A change of one image, made one of batches.
 
-    def augment(key: PRNGKeyArray, images: Array) -> Array:
+    Args:
+      branches: whether it chooses by `switch`.
+      fill: of what moves pixels, what comes from outside an image.
+      masks: whether it is known what becomes of a mask.
+    """
+    outside = () if fill is None else (fill,)
+
+    def augment(key: PRNGKeyArray, images: Array, mask: Array | None = None) -> Any:
         _check_images(images, any_dtype)
         keys = _keys(key, len(images))
         if branches:
@@ -647,8 +674,18 @@ def _each(one: _One, *, any_dtype: bool = False, branches: bool = False) -> Augm
                 default=lambda *batch: jax.vmap(one)(*batch),
             )
         else:
-            changed = jax.vmap(one)(keys, images)
-        return changed.astype(images.dtype)
+            changed = jax.vmap(lambda key, image: one(key, image, *outside))(keys, images)
+        changed = changed.astype(images.dtype)
+        if mask is None:
+            return changed
+        _check(masks, "images are mixed, and no mask can follow")
+        _check_mask(images, mask)
+        if fill is not None:
+            unsigned = jnp.issubdtype(mask.dtype, jnp.unsignedinteger)
+            missing = jnp.iinfo(mask.dtype).max if unsigned else -1
+            moved = jax.vmap(lambda key, m: one(key, m[..., None], missing)[..., 0])(keys, mask)
+            mask = moved.astype(mask.dtype)
+        return changed, mask
 
     return augment
 
@@ -690,6 +727,12 @@ def _check_images(images: Array, any_dtype: bool = False) -> None:
     fine = images.ndim == 4 and (any_dtype or jnp.issubdtype(images.dtype, jnp.floating))
     found = f"{images.dtype}{list(images.shape)}"
     _check(fine, f"images are {found}; expected floats [batch, height, width, channels]")
+
+
+def _check_mask(images: Array, mask: Array) -> None:
+    fine = jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == images.shape[:-1]
+    found = f"{mask.dtype}{list(mask.shape)}"
+    _check(fine, f"the mask is {found}; expected integers {list(images.shape[:-1])}")
 
 
 def _check_labelled(images: Array, labels: Array, alpha: Scalar) -> None:

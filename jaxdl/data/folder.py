@@ -86,7 +86,8 @@ def folder(
     read = _Files(tuple(map(str, paths)))
     images, parts, start = encoded(read, len(paths), form, content), {}, 0
     for split, (files, labels) in listed.items():
-        parts[split] = (images.take(np.arange(start, start + len(files))), labels)
+        places = np.arange(start, start + len(files))
+        parts[split] = {"image": images.take(places), "label": labels}
         start += len(files)
     splits = divide(parts, {"test": test, "validation": validation}, seed)
     return make_source(

@@ -125,7 +125,7 @@ def prepared(
     images = encoded(_Records(tuple(raw), names), sum(sizes), Form(size, fit, channels), content)
     ends = np.cumsum(sizes)
     parts = {
-        split: (images.take(np.arange(end - n, end)), labels[split])
+        split: {"image": images.take(np.arange(end - n, end)), "label": labels[split]}
         for split, n, end in zip(origin, sizes, ends, strict=True)
     }
     feature = info.features["label"]

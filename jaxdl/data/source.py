@@ -1,4 +1,15 @@
-"""What a data set is to this project: labelled images, split, with the test split under seal."""
+"""What a data set is to this project: named arrays, split, with the test split under seal.
+
+A split has one row an example in each of its arrays. Common names are
+
+- ``image``: uint8 [n, height, width, channels], or what reads files of such images;
+- ``label``: int32 [n], the class; -1 where it is missing;
+- ``mask``: integers [n, height, width], the class of each pixel; -1, or the largest value of an
+  unsigned type, where it is missing;
+- ``features``: float32 [n, d], the columns of a table;
+- ``target``: float32 [n] or [n, d], what is to be predicted;
+- ``text``: integers [n, length], bytes or tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +21,17 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int
 
 from jaxdl.data import encoded
 from jaxdl.data.encoded import Images
 from jaxdl.data.splits import stratified
 
-Split = tuple[Images, Int32[np.ndarray, " n"]]
-"""Images 0 … 255 and their labels."""
+Split = Mapping[str, np.ndarray | Images]
+"""Arrays by name, with one row an example."""
+
+DTYPES = ("bool", "uint8", "int32", "float32")
+"""Of arrays that go to the devices as they are."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -30,16 +44,17 @@ SPLIT_NAMES = {
 class Sealed:
     """The test split of a source: it opens once, for the final report.
 
-    Training and selection are given a :class:`Source`, which offers the test images through this
+    Training and selection are given a :class:`Source`, which offers the test examples through this
     object alone; whoever opens it does so in a line that a reader, or a test, can find.
     """
 
-    def __init__(self, images: Images, labels: Int32[np.ndarray, " n"], classes: int):
-        self._split: Split | None = (images, labels)
+    def __init__(self, split: Split, classes: int):
+        self._split: Split | None = split
+        labels = split.get("label", np.zeros(0, np.int32))
         self.counts = np.bincount(labels[labels >= 0], minlength=classes)
-        """Images of each class."""
-        self.size = len(labels)
-        """The number of images."""
+        """Examples of each class."""
+        self.size = length(split)
+        """The number of examples."""
 
     def verify(self) -> None:
         """See that every image can be read, and forget what is in it: better now than at the end.
@@ -47,11 +62,11 @@ class Sealed:
         Raises:
           DamagedFile: naming one that cannot.
         """
-        if self._split is not None:
-            encoded.verify(self._split[0])
+        for array in (self._split or {}).values():
+            encoded.verify(array)
 
     def open(self) -> Split:
-        """The test images and labels.
+        """The test examples.
 
         Raises:
           RuntimeError: the second time.
@@ -64,8 +79,8 @@ class Sealed:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
 class Source:
-    """A data set. Labels index ``class_names``; of images without labels all are -1, and there are
-    no ``class_names``."""
+    """A data set. Labels index ``class_names``; where all of them are missing, or there are targets
+    of another kind, there are no ``class_names``."""
 
     name: str
     class_names: tuple[str, ...]
@@ -80,6 +95,16 @@ class Source:
     def labelled(self) -> bool:
         """Whether it has labels."""
         return bool(self.class_names)
+
+
+def length(split: Split) -> int:
+    """The number of examples."""
+    return next(iter(split.values())).shape[0]
+
+
+def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
+    """Some of the examples."""
+    return {name: encoded.take(array, places) for name, array in split.items()}
 
 
 def check_same_classes(source: Source, target: Source) -> None:
@@ -101,7 +126,7 @@ def end_to_end(
         for name, source in sources.items()
         for split, part in source.splits.items()
     }
-    sizes = [len(labels) for _, labels in splits.values()]
+    sizes = list(map(length, splits.values()))
     ids = np.split(np.arange(sum(sizes), dtype=np.int32), np.cumsum(sizes)[:-1])
     return splits, dict(zip(splits, ids, strict=True))
 
@@ -115,23 +140,25 @@ def make_source(
     version: str = "",
     fingerprint: str | None = None,
     omissions: str = "",
+    unlabelled: bool = False,
 ) -> Source:
     """A checked source of "train", "validation" and "test", the last one sealed.
 
     Args:
       fingerprint: by default that of the arrays.
       omissions: see :class:`Source`.
+      unlabelled: whether some labels may be missing, -1; with no ``class_names`` all may.
 
     Raises:
       ValueError: one line naming the data set, the split, what is wrong and what is expected.
     """
-    _check(name, class_names, class_groups, splits)
+    _check(name, class_names, class_groups, splits, unlabelled or not class_names)
     return Source(
         name,
         class_names,
         class_groups,
         {split: splits[split] for split in ("train", "validation")},
-        Sealed(*splits["test"], len(class_names)),
+        Sealed(splits["test"], len(class_names)),
         version,
         digest_arrays(splits) if fingerprint is None else fingerprint,
         omissions,
@@ -178,34 +205,34 @@ def printable(name: str) -> str:
 def divide(
     parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int, *, by_class: bool = True
 ) -> dict[str, Split]:
-    """Take the splits that are missing from the training images, class by class.
+    """Take the splits that are missing from the training examples, class by class.
 
     Args:
       parts: "train", and those splits that are there.
-      wanted: shares (below 1) of the training images, or numbers of images, by split. What the
+      wanted: shares (below 1) of the training examples, or numbers of them, by split. What the
         first gets does not depend on the others: name "test" first.
-      by_class: False takes images at random, whatever their labels.
+      by_class: False takes examples at random, whatever their labels; so it is without labels.
 
     Raises:
-      ValueError: for a share that is not above 0, or if a class has too few images for that.
+      ValueError: for a share that is not above 0, or if a class has too few examples for that.
     """
-    done, total = dict(parts), len(parts["train"][1])
+    done, total = dict(parts), length(parts["train"])
     for split, share in wanted.items():
         if split in parts:
             continue
         if not 0 < share < math.inf:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
-        images, labels = done["train"]
+        train, left = done["train"], length(done["train"])
         count = round(share * total) if share < 1 else int(share)
-        if count >= len(labels):
-            raise ValueError(f"{split}={share} would take all {len(labels)} training images")
+        what = "images" if "image" in train else "examples"
+        if count >= left:
+            raise ValueError(f"{split}={share} would take all {left} training {what}")
         try:
-            known = labels if by_class else np.zeros_like(labels)
-            kept, taken = stratified(known, count, seed + (split == "test"))
+            labels = train["label"] if by_class and "label" in train else np.zeros(left, np.int32)
+            kept, taken = stratified(labels, count, seed + (split == "test"))
         except ValueError as error:
-            raise ValueError(f"{split}={share}, out of the training images: {error}") from None
-        done["train"] = (encoded.take(images, kept), labels[kept])
-        done[split] = (encoded.take(images, taken), labels[taken])
+            raise ValueError(f"{split}={share}, out of the training {what}: {error}") from None
+        done["train"], done[split] = take(train, kept), take(train, taken)
     return done
 
 
@@ -214,6 +241,7 @@ def _check(
     class_names: tuple[str, ...],
     class_groups: tuple[str, ...],
     splits: Mapping[str, Split],
+    missing: bool,
 ) -> None:
     classes = len(class_names)
     twins = [n for n, times in Counter(class_names).items() if times > 1]
@@ -224,36 +252,55 @@ def _check(
         raise ValueError(
             f"data set {name!r}: {groups} class_groups for {classes} classes; give one each"
         )
-    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"data set {name!r}: image shapes differ between splits, {shapes}")
-    for split, (images, labels) in splits.items():
+    arrays = {split: sorted(columns) for split, columns in splits.items()}
+    if len(set(map(tuple, arrays.values()))) > 1:
+        raise ValueError(f"data set {name!r}: the splits have other arrays each, {arrays}")
+    for array in next(iter(splits.values())):
+        shapes = {split: columns[array].shape[1:] for split, columns in splits.items()}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"data set {name!r}: {array} shapes differ between splits, {shapes}")
+    for split, columns in splits.items():
         where = f"data set {name!r}, split {split!r}"
-        dtype = getattr(images, "dtype", np.uint8)
-        if dtype != np.uint8 or len(images.shape) != 4:
-            found = f"{dtype}{list(images.shape)}"
-            raise ValueError(
-                f"{where}: images are {found}; expected uint8 [n, height, width, channels]"
-            )
-        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
-            found = f"{labels.dtype}{list(labels.shape)}"
-            raise ValueError(f"{where}: labels are {found}; expected int32 [{images.shape[0]}]")
-        if len(labels) == 0:
-            raise ValueError(f"{where}: no images")
-        if not classes and (labels == -1).all():
-            continue  # images without labels
-        if labels.min() < 0 or labels.max() >= classes:
+        n = length(columns)
+        for array, column in columns.items():
+            _check_array(where, array, column, n, missing)
+        if n == 0:
+            raise ValueError(f"{where}: no {'images' if 'image' in columns else 'examples'}")
+        labels = columns.get("label", np.zeros(0, np.int32))
+        if missing:
+            labels = labels[labels != -1]
+        if len(labels) and (labels.min() < 0 or labels.max() >= classes):
             found = f"{labels.min()}..{labels.max()}"
             raise ValueError(
                 f"{where}: labels are {found}; {classes} classes need 0..{classes - 1}"
             )
 
 
-def digest_arrays(splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """16 hexadecimal digits of a SHA-256 over every split's name, shapes, images and labels."""
+def _check_array(where: str, name: str, array: np.ndarray | Images, n: int, missing: bool) -> None:
+    """Raise ValueError unless an array of so many examples is one that networks can be given."""
+    dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
+    found = f"{dtype}{list(shape)}"
+    if name == "image" and (dtype != np.uint8 or len(shape) != 4):
+        raise ValueError(
+            f"{where}: images are {found}; expected uint8 [n, height, width, channels]"
+        )
+    if name == "label" and (dtype != np.int32 or shape != (n,)):
+        raise ValueError(f"{where}: labels are {found}; expected int32 [{n}]")
+    if dtype.name not in DTYPES or not shape or shape[0] != n:
+        raise ValueError(
+            f"{where}: {name} is {found}; expected {', '.join(DTYPES)} [{n}, ...], a row an example"
+        )
+    if dtype == np.float32 and not missing and not np.isfinite(array).all():
+        odd = np.argmin(np.isfinite(array).reshape(n, -1).all(1))
+        raise ValueError(f"{where}: {name} has NaN or infinities, first in example {odd}")
+
+
+def digest_arrays(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """16 hexadecimal digits of a SHA-256 over every split's name and arrays, by their names."""
     digest = hashlib.sha256()
     for split in sorted(splits):
-        for array in splits[split]:
+        for name in sorted(splits[split]):
+            array = splits[split][name]
             digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]

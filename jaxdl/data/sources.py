@@ -25,7 +25,10 @@ def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
       ValueError: a count is below 1.
     """
     counts = {"train": train, "validation": validation, "test": test}
-    splits = {split: _glyphs.glyphs(split, n, seed=seed) for split, n in counts.items()}
+    drawn = {split: _glyphs.glyphs(split, n, seed=seed) for split, n in counts.items()}
+    splits = {
+        split: {"image": images, "label": labels} for split, (images, labels) in drawn.items()
+    }
     return make_source(
         "glyphs",
         _glyphs.CLASS_NAMES,
@@ -49,7 +52,7 @@ def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: the digits are grey, 1, or grey in colour, 3")
     coloured = {
-        split: (np.repeat(images[..., None], channels, -1), labels)
+        split: {"image": np.repeat(images[..., None], channels, -1), "label": labels}
         for split, (images, labels) in splits.items()
     }
     return make_source("digits", tuple("0123456789"), coloured)
@@ -75,7 +78,8 @@ def digits_m(seed: int = 0, *, size: int = 16, patches: int = 1) -> Source:
     for place, (split, (images, labels)) in enumerate(_digits(seed, size).items()):
         if split == "train":
             images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
-        blended[split] = (blend(images, photos, np.random.default_rng([seed, place])), labels)
+        images = blend(images, photos, np.random.default_rng([seed, place]))
+        blended[split] = {"image": images, "label": labels}
     return make_source("digits_m", tuple("0123456789"), blended)
 
 
@@ -105,6 +109,51 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
         chosen = np.sort(np.concatenate(chosen))  # the data set's own order, which mixes classes
         splits[split] = (images[chosen], labels[chosen])
     return splits
+
+
+def iris(seed: int = 0) -> Source:
+    """150 flowers of 3 species by 4 lengths in cm (Fisher 1936)."""
+    from sklearn.datasets import load_iris
+
+    return _table("iris", load_iris(), seed)
+
+
+def wine(seed: int = 0) -> Source:
+    """178 wines of 3 growers by 13 chemical measurements (Forina et al. 1991)."""
+    from sklearn.datasets import load_wine
+
+    return _table("wine", load_wine(), seed)
+
+
+def breast_cancer(seed: int = 0) -> Source:
+    """569 tumours, malignant or benign, by 30 measurements of their cells (Street et al. 1993)."""
+    from sklearn.datasets import load_breast_cancer
+
+    return _table("breast_cancer", load_breast_cancer(), seed)
+
+
+def diabetes(seed: int = 0) -> Source:
+    """442 patients by 10 measurements, and as target how far the disease has come after a year,
+    25 to 346 (Efron et al. 2004). The features are scikit-learn's, of mean 0 and norm 1."""
+    from sklearn.datasets import load_diabetes
+
+    return _table("diabetes", load_diabetes(), seed)
+
+
+def _table(name: str, table: Mapping, seed: int) -> Source:
+    """One of scikit-learn's tables, split 60/20/20 at random, within each class if it has any.
+
+    ``features`` [n, d] are as they come, not standardized; with them ``label`` or ``target``.
+    """
+    arrays, classes = {"features": table["data"].astype(np.float32)}, ()
+    if "target_names" in table:
+        arrays["label"] = table["target"].astype(np.int32)
+        classes = tuple(map(str, table["target_names"]))
+    else:
+        arrays["target"] = table["target"].astype(np.float32)
+    n = len(table["target"])
+    shares = {"test": round(0.2 * n), "validation": round(0.2 * n)}
+    return make_source(name, classes, divide({"train": arrays}, shares, seed))
 
 
 def npz(
@@ -140,21 +189,21 @@ def npz(
     arrays = _plain_arrays(path)
     bare = unlabelled and all(name.casefold().endswith("images") for name in arrays)
     parts = {
-        split: (
-            _pixels(path, images, arrays),
-            _labels(path, images if bare else labels, arrays, bare),
-        )
+        split: {
+            "image": _pixels(path, images, arrays),
+            "label": _labels(path, images if bare else labels, arrays, bare),
+        }
         for split, (images, labels) in _names(path, arrays).items()
     }
     if "class_names" in arrays:
         names = _strings(path, "class_names", arrays)
     else:
-        names = tuple(map(str, range(int(parts["train"][1].max(initial=-1)) + 1)))
-    for split, (images, labels) in parts.items():
-        if len(images) != len(labels):
-            found = f"{len(images)} images and {len(labels)} labels"
+        names = tuple(map(str, range(int(parts["train"]["label"].max(initial=-1)) + 1)))
+    for split, part in parts.items():
+        if len(part["image"]) != len(part["label"]):
+            found = f"{len(part['image'])} images and {len(part['label'])} labels"
             raise ValueError(f"{path}: split {split!r} has {found}; expected a label an image")
-    empty = np.setdiff1d(np.arange(len(names)), parts["train"][1])
+    empty = np.setdiff1d(np.arange(len(names)), parts["train"]["label"])
     if len(empty):
         raise ValueError(
             f"{path}: {len(names)} classes, by class_names or the highest label, but no training "
@@ -275,6 +324,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "glyphs": glyphs,
     "digits": digits,
     "digits_m": digits_m,
+    "iris": iris,
+    "wine": wine,
+    "breast_cancer": breast_cancer,
+    "diabetes": diabetes,
     "tfds": prepared,
     "folder": folder,
     "npz": npz,

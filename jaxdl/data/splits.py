@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
 
 def random_halves(
@@ -191,6 +191,29 @@ def folds(
     for i, pair in enumerate(pairs):
         _check_classes(labels, pair, f"in fold {i + 1} of {k}; try another seed or fewer folds")
     return pairs
+
+
+def wrong_labels(
+    labels: Int[np.ndarray, " n"], classes: int, seed: int
+) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Another class for each label, evenly drawn, and a number for each, evenly from 0 to 1.
+
+    With both as arrays of a split a population can differ in its share of wrong labels, and the
+    wrong ones of a smaller share are among those of a larger::
+
+        label = jnp.where(stored["chance"] < hyper["share"], stored["other"], stored["label"])
+
+    Missing labels stay missing.
+
+    Raises:
+      ValueError: for fewer than 2 classes.
+    """
+    if classes < 2:
+        raise ValueError(f"{classes} class(es) have no other to be taken for")
+    rng = np.random.default_rng(seed)
+    others = (labels + rng.integers(1, classes, len(labels))) % classes
+    chances = rng.random(len(labels), dtype=np.float32)
+    return np.where(labels < 0, labels, others).astype(np.int32), chances
 
 
 def duplicates(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int, Int32, UInt8, UInt32
+from jaxtyping import Int, Shaped, UInt32
 
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.data.encoded import cores
@@ -35,50 +35,62 @@ class Order(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
-    """Splits laid end to end, in the place of one array."""
+    """An array of several splits, laid end to end, in the place of one."""
 
-    splits: tuple[Split, ...]
+    parts: tuple[np.ndarray | Images, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of an array of all images."""
-        count = sum(len(labels) for _, labels in self.splits)
-        return (count, *self.splits[0][0].shape[1:])
+        """As of an array of all."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
 
     @property
-    def labels(self) -> Int32[np.ndarray, " n"]:
-        """Of all images."""
-        return np.concatenate([labels for _, labels in self.splits])
+    def dtype(self) -> np.dtype:
+        """As of an array of all."""
+        return np.dtype(getattr(self.parts[0], "dtype", np.uint8))
 
-    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
-        for images, labels in self.splits:
-            if place < len(labels):
-                return images[place]
-            place -= len(labels)
+    def __getitem__(self, place: int) -> np.ndarray:
+        for part in self.parts:
+            if place < part.shape[0]:
+                return part[place]
+            place -= part.shape[0]
         raise IndexError(place)
 
 
+def joined(splits: Sequence[Split]) -> Split:
+    """Splits laid end to end, as one: images and masks stay where they are, the rest is copied."""
+
+    def join(parts: tuple[np.ndarray | Images, ...]) -> np.ndarray | Joined:
+        return np.concatenate(parts) if len(parts[0].shape) < 3 else Joined(parts)
+
+    return {name: join(tuple(split[name] for split in splits)) for name in splits[0]}
+
+
 def read(
-    images: Images, ids: Int[np.ndarray, " b"], threads: Executor | None = None
-) -> UInt8[np.ndarray, "b h w c"]:
-    """Images by their places, by several threads if given; what is asked for twice is read once."""
+    array: np.ndarray | Images | Joined,
+    ids: Int[np.ndarray, " *b"],
+    threads: Executor | None = None,
+) -> Shaped[np.ndarray, "*b ..."]:
+    """Rows by their places, by several threads if given; what is asked for twice is read once."""
+    if isinstance(array, np.ndarray):
+        return array[ids]
     wanted, first, back = np.unique(ids, return_index=True, return_inverse=True)
-    batch = np.empty((len(ids), *images.shape[1:]), np.uint8)
-    found = (threads.map if threads else map)(images.__getitem__, wanted.tolist())
-    for at, image in zip(first, found, strict=True):
-        batch[at] = image
-    return batch if len(wanted) == len(ids) else batch[first[back]]
+    batch = np.empty((ids.size, *array.shape[1:]), getattr(array, "dtype", np.uint8))
+    rows = (threads.map if threads else map)(array.__getitem__, wanted.tolist())
+    for at, row in zip(first, rows, strict=True):
+        batch[at] = row
+    batch = batch if len(wanted) == ids.size else batch[first[back.reshape(-1)]]
+    return batch.reshape(*ids.shape, *array.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ReadStep:
-    """From a step to the batches of all members, or what is wrong with one of their images.
+    """From a step to the batches of all members, or what is wrong with one of their rows.
 
     A worker process gets a copy of this.
     """
 
-    images: Images
-    labels: Int32[np.ndarray, " n"]
+    data: Split
     orders: Sequence[Order]
     batch: int
     share: slice
@@ -87,10 +99,9 @@ class _ReadStep:
         block, row = divmod(step, TOGETHER)
         ids = self._orders_of(block)[:, row]
         try:
-            images = read(self.images, ids.reshape(-1))
+            return {name: read(array, ids) for name, array in self.data.items()}
         except (ValueError, OSError) as error:
             return {"error": error}  # grain's own way would keep a batch alive, in a cycle
-        return {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self.labels[ids]}
 
     @functools.cached_property
     def _orders_of(self) -> Callable[[int], Int[np.ndarray, "m steps b"]]:
@@ -111,8 +122,7 @@ class _ReadStep:
 
 
 def stream(
-    images: Images,
-    labels: Int32[np.ndarray, " n"],
+    data: Split,
     orders: Sequence[Order],
     *,
     batch: int,
@@ -121,14 +131,14 @@ def stream(
     host: int = 0,
     hosts: int = 1,
 ) -> Generator[dict[str, np.ndarray]]:
-    """The batches of all members at each of ``steps``: ``image`` [m, b, h, w, c], ``label`` [m, b].
+    """The batches of all members at each of ``steps``, [m, b, ...] of each array by its name.
 
     The sequence of examples is that of :func:`jaxdl.data.batches.batch_ids`, whatever reads it,
     and can be entered at any step. A few batches are read ahead. Close the iterator to end what
-    reads; an image that cannot be read raises its error when its batch is due.
+    reads; a row that cannot be read raises its error when its batch is due.
 
     Args:
-      images: what is read, by place.
+      data: what is read, by place; of several splits :func:`joined`.
       orders: one a member.
       batch: the size of a whole batch, of which this host reads its share.
       workers: processes that read; 0 for threads of this one, which is enough where decoding in
@@ -142,10 +152,11 @@ def stream(
         raise ValueError(f"a batch of {batch} does not divide over {hosts} hosts")
     part = batch // hosts
     share = slice(host * part, (host + 1) * part)
-    work = _ReadStep(images, np.asarray(labels), list(orders), batch, share)
+    work = _ReadStep(data, list(orders), batch, share)
     reading = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
     # Of small images Python takes most of the time, which threads only take from one another.
-    threads = cores() if min(images.shape[1:3]) >= 64 else 1
+    large = any(len(a.shape) == 4 and min(a.shape[1:3]) >= 64 for a in data.values())
+    threads = cores() if large else 1
     ahead = grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=AHEAD)
     batches = reading.to_iter_dataset(ahead)
     if workers:

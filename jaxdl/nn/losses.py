@@ -1,4 +1,4 @@
-"""Losses and accuracies, one number an example; the caller takes the mean."""
+"""Losses, one number an example, in float32 at least; the caller takes the mean."""
 
 from __future__ import annotations
 
@@ -6,25 +6,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 
-def cross_entropy(logits: Float[Array, "b k"], labels: Int[Array, " b"]) -> Float[Array, " b"]:
-    """``-log softmax(logits)[label]``, in nats; labels are 0 to k − 1.
+def cross_entropy(
+    logits: Float[Array, "b k"],
+    labels: Int[Array, " b"] | Float[Array, "b k"],
+    *,
+    smoothing: float | Float[Array, ""] = 0.0,
+    class_weights: Float[Array, " k"] | None = None,
+) -> Float[Array, " b"]:
+    """``-sum_j w_j q_j log softmax(logits)_j``, in nats, with ``q`` all on the label.
 
+    Labels are 0 to k − 1, or soft targets: a distribution over the classes for each example.
     Under `jax.jit`, `jax.vmap` or `jax.grad` with respect to them labels cannot be checked: there
     −k to −1 count from the end, so that −1 is the last class, and any other label gives NaN.
+
+    Args:
+      smoothing: ``s``: ``q`` becomes ``(1 - s) q + s / k`` (Szegedy et al. 2016). May be traced.
+      class_weights: ``w``, by default 1. The mean over examples is not divided by their weights.
 
     Raises:
       ValueError: for labels out of range, where they are concrete.
     """
-    _check_labels(labels, logits.shape[-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    logits = _float32(logits)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        _check_labels(labels, logits.shape[-1])
+        if class_weights is None and isinstance(smoothing, int | float) and not smoothing:
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        own = jnp.arange(logits.shape[-1]) == (labels % logits.shape[-1])[:, None]
+        labels = jnp.where(own, jnp.ones_like(logits), 0)
+    targets = (1 - smoothing) * labels + smoothing / logits.shape[-1]
+    if class_weights is not None:
+        targets = targets * class_weights
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
 
-def correct(logits: Float[Array, "... b k"], labels: Int[Array, " b"]) -> Bool[Array, "... b"]:
-    """Whether the largest logit is the label's; never for a label out of 0 to k − 1."""
-    return jnp.argmax(logits, -1) == labels
+def binary_cross_entropy(
+    logits: Float[Array, " *b"], labels: Int[Array, " *b"] | Float[Array, " *b"]
+) -> Float[Array, " *b"]:
+    """``-y log sigmoid(logit) - (1 - y) log sigmoid(-logit)``, in nats, with labels 0 … 1."""
+    return optax.sigmoid_binary_cross_entropy(_float32(logits), labels.astype(jnp.float32))
+
+
+def squared_error(
+    predictions: Float[Array, b * d], targets: Float[Array, b * d]
+) -> Float[Array, " b"]:
+    """``sum_d (y - t)²``, over all outputs of an example.
+
+    Raises:
+      ValueError: for two shapes, which would be broadcast against each other.
+    """
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"predictions are {list(predictions.shape)}, targets {list(targets.shape)}: give both "
+            "the same shape"
+        )
+    return jnp.sum((_float32(predictions) - targets) ** 2, axis=tuple(range(1, targets.ndim)))
+
+
+def _float32(x: Float[Array, " ..."]) -> Float[Array, " ..."]:
+    """In float32 where its precision is less."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _check_labels(labels: Int[Array, " b"], classes: int) -> None:

@@ -6,26 +6,27 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
+from jaxdl.optim.projections import is_weight
 from jaxdl.optim.projections import max_norm as max_norm_projection
 from jaxdl.types import PyTree
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 
-
-def kernels(params: PyTree) -> PyTree:
-    """True for arrays with two or more axes: the weights that decay; biases and scales do not."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+Scalar = float | Float[Array, ""]
 
 
 def make_optimizer(
     name: str,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    momentum: float = 0.9,
-    weight_decay: float | Float[Array, ""] = 0.0,
-    bias_rate: float = 1.0,
-    clip_norm: float | None = None,
-    max_norm: float | None = None,
+    momentum: Scalar = 0.9,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    bias_rate: Scalar = 1.0,
+    clip_norm: Scalar | None = None,
+    max_norm: Scalar | None = None,
     trainable: PyTree | None = None,
 ) -> optax.GradientTransformation:
     """One update rule; ``g`` is the gradient, ``w`` the parameters, ``r`` the rate.
@@ -36,9 +37,13 @@ def make_optimizer(
     - ``adam``: Adam with ``d w`` added to the gradient (Kingma & Ba 2015)
     - ``adamw``: Adam, and ``r d w`` taken off beside it (Loshchilov & Hutter 2019)
 
+    All numbers may be traced, so that the members of a population can differ in them.
+
     Args:
-      weight_decay: ``d``, applied to :func:`kernels` only. May be traced.
-      bias_rate: the rate of everything but :func:`kernels`, in multiples of ``r`` (Caffe: 2).
+      momentum: ``m``.
+      b1, b2, eps: Adam's.
+      weight_decay: ``d``, applied to :func:`jaxdl.optim.projections.is_weight` only.
+      bias_rate: the rate of everything else, in multiples of ``r`` (Caffe: 2).
       clip_norm: scale ``g`` down to this global 2-norm, before the decay is added. (For one
         network: several that share a state would depend on each other.)
       max_norm: radius of :func:`jaxdl.optim.max_norm`, last in the chain.
@@ -48,7 +53,7 @@ def make_optimizer(
     Raises:
       ValueError: for an unknown name.
     """
-    decay = optax.add_decayed_weights(weight_decay, mask=kernels)
+    decay = optax.add_decayed_weights(weight_decay, mask=is_weight)
     match name:
         case "sgd":
             rule = [decay, optax.sgd(learning_rate)]
@@ -57,14 +62,15 @@ def make_optimizer(
         case "nesterov":
             rule = [decay, optax.sgd(learning_rate, momentum, nesterov=True)]
         case "adam":
-            rule = [decay, optax.adam(learning_rate)]
+            rule = [decay, optax.adam(learning_rate, b1, b2, eps)]
         case "adamw":
-            rule = [optax.adamw(learning_rate, weight_decay=weight_decay, mask=kernels)]
+            own_decay = {"weight_decay": weight_decay, "mask": is_weight}
+            rule = [optax.adamw(learning_rate, b1, b2, eps, **own_decay)]
         case _:
             raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
-    if bias_rate != 1:
-        biases = optax.scale(bias_rate)
-        rule.append(optax.masked(biases, lambda w: jax.tree.map(lambda k: not k, kernels(w))))
+    if isinstance(bias_rate, jax.core.Tracer) or bias_rate != 1:
+        others = optax.scale(bias_rate)
+        rule.append(optax.masked(others, lambda w: jax.tree.map(lambda it: not it, is_weight(w))))
     if clip_norm is not None:
         rule.insert(0, optax.clip_by_global_norm(clip_norm))
     if max_norm is not None:

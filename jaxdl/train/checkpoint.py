@@ -1,4 +1,4 @@
-"""Checkpoints of a population in training, on Orbax."""
+"""Checkpoints of a population in training, on Orbax, and the trained networks in them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import LatestN
 
 import jaxdl
+from jaxdl import trees
+from jaxdl.nn.weights import flatten, unflatten
 from jaxdl.train.parallel import place, to_host
-from jaxdl.types import DamagedFile, PyTree
+from jaxdl.types import DamagedFile, PyTree, Variables
 
 STATE, ABOUT = "state", "about"
 """What a checkpoint consists of: the population, and what is known of it, as JSON."""
@@ -43,18 +45,14 @@ class Checkpoints:
     array a checksum is kept. Where several processes train, all of them save and restore.
 
     Args:
-      keep: so many of the latest stay, and the one of the highest score.
+      keep: so many of the latest stay.
       say: told, in a line, when a checkpoint turns out to be damaged.
     """
 
     def __init__(self, folder: Path, keep: int = 2, say: Callable[[str], None] = print):
         self._folder, self._say = folder.resolve(), say
-        best = BestN(
-            get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False
-        )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
-            cleanup_tmp_directories=True,
+            preservation_policy=LatestN(keep), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -69,15 +67,16 @@ class Checkpoints:
     def restore(self, like: PyTree) -> Restored:
         """The latest checkpoint that is whole, or ``like`` and step 0 where there is none.
 
-        A damaged one is told of, and set aside as ``STEP.damaged``. The members may be more or
-        fewer than were saved, as on another number of devices: what only fills up the population,
-        copies of the last member, is made anew or left out.
+        A damaged one is told of, and set aside as ``STEP.damaged``. One that another version of the
+        code wrote is told of, too: training goes on from it, though not bit for bit. The members
+        may be more or fewer than were saved, as on another number of devices: what only fills up
+        the population, copies of the last member, is made anew or left out.
 
         Args:
           like: a population with the shapes, dtypes and shardings to restore to.
 
         Raises:
-          DamagedFile: if the checkpoint holds other arrays, or is another version's.
+          DamagedFile: if the checkpoint holds other arrays.
           OSError: if it cannot be read for another reason than damage.
         """
         while (step := self._manager.latest_step()) is not None:
@@ -91,7 +90,10 @@ class Checkpoints:
             except DAMAGE as error:
                 reason = _reason(error)
             if not _any_process(reason is not None):
-                saved, notes = found
+                saved, notes, written_by = found
+                if others := _other_versions(written_by):
+                    where = self._folder / str(step)
+                    self._say(f"checkpoint {where} {others}: results differ by rounding")
                 return Restored(jax.tree.map(_placed, saved, like), step, notes)
             self._set_aside(step)
             before = self._manager.latest_step()
@@ -109,18 +111,12 @@ class Checkpoints:
         _any_process(False)  # wait for the first
         self._manager.reload()
 
-    def _read(self, step: int, like: PyTree) -> tuple[PyTree, Mapping[str, Any]]:
-        """Arrays of the host, in the structure of ``like``, and the notes."""
+    def _read(self, step: int, like: PyTree) -> tuple[PyTree, Mapping[str, Any], Mapping[str, str]]:
+        """Arrays of the host, in the structure of ``like``, the notes, and the versions."""
         where = f"checkpoint {self._folder / str(step)}"
         otherwise = f"delete {self._folder} to train these networks again"
         read = ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()})
         about = self._manager.restore(step, args=read)[ABOUT]
-        for name, version in _versions().items():
-            if (other := about["versions"].get(name)) != version:
-                raise DamagedFile(
-                    f"{where} was written by {name} {other}, this is {version}: "
-                    f"go on with that version, or {otherwise}"
-                )
         known, wanted = about["arrays"], _described(like)
         for name in sorted(known.keys() | wanted.keys()):
             # But for the members, which may be more or fewer.
@@ -140,20 +136,18 @@ class Checkpoints:
         for name, leaf in zip(wanted, jax.tree.leaves(saved), strict=True):
             if zlib.crc32(np.ascontiguousarray(leaf)) != known[name]["crc"]:
                 raise ValueError(f"{name} is not what was saved")
-        return saved, about["notes"]
+        return saved, about["notes"], about["versions"]
 
     def save(
         self,
         step: int,
         states: PyTree,
         notes: Mapping[str, Any] | None = None,
-        score: float | None = None,
     ) -> None:
         """Begin to save; training may go on at once and may reuse the states' memory.
 
         Args:
           notes: what else is to be known when training goes on, as JSON has it.
-          score: how good the networks are; the checkpoint of the highest stays.
 
         Raises:
           OSError: if this or the checkpoint before could not be written.
@@ -168,10 +162,7 @@ class Checkpoints:
             STATE: ocp.args.StandardSave(jax.tree.map(jnp.copy, states)),
             ABOUT: ocp.args.JsonSave(about),
         }
-        metrics = None if score is None else {"score": score}
-        self._written(
-            lambda: self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics)
-        )
+        self._written(lambda: self._manager.save(step, args=ocp.args.Composite(**args)))
 
     def wait(self) -> None:
         """Return when what was saved is on disk; raises as :meth:`save` does."""
@@ -212,6 +203,83 @@ def _reason(error: Exception) -> str:
 def _versions() -> dict[str, str]:
     """Of the code that a checkpoint goes on under bit for bit."""
     return {"jaxdl": jaxdl.__version__, "jax": jax.__version__}
+
+
+def _other_versions(versions: Mapping[str, str]) -> str:
+    """In words, if a checkpoint was not written under these versions of the code."""
+    others = [
+        f"{name} {versions.get(name)}, this is {version}"
+        for name, version in _versions().items()
+        if versions.get(name) != version
+    ]
+    return "was written by " + " and ".join(others) if others else ""
+
+
+def load_network(run: Path, **name: Any) -> Variables:
+    """The variables of one network, as a run's latest checkpoint has them, in arrays of the host::
+
+        variables = load_network(Path("runs/dann-default"), method="dann", seed=0)
+        logits = model.apply(variables, images)
+
+    This takes neither optimizer, mesh nor configuration, on any devices and under any version of
+    JAX. Of networks that share a frozen prefix these are the layers above their cut
+    (:func:`jaxdl.transfer.join` puts those of their base below).
+
+    Args:
+      run: the work folder of a study.
+      name: what names the network in the study's tables, as far as it takes to tell it from others.
+
+    Raises:
+      ValueError: if the run has no such network, or several.
+      DamagedFile: if its checkpoint is damaged.
+    """
+    matches, names = [], []
+    for population in sorted((run / "checkpoints").glob("*")):
+        steps = [int(path.name) for path in population.iterdir() if path.name.isdigit()]
+        if not steps:
+            continue
+        folder = population / str(max(steps))
+        about = _read_item(folder / ABOUT, ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
+        for i, network in enumerate(about["notes"].get("networks", [])):
+            names.append(network)
+            if all(key in network and network[key] == value for key, value in name.items()):
+                matches.append((folder, about, i, network))
+    if len(matches) != 1:
+        wanted = ", ".join(f"{key}={value!r}" for key, value in name.items())
+        if not names:
+            raise ValueError(f"{run} has no checkpoints of named networks")
+        count = "several networks" if matches else "no network"
+        shown = [network for *_, network in matches] or names
+        raise ValueError(
+            f"{run} has {count} with {wanted or 'any name'}, as "
+            + "; ".join(" ".join(f"{k}={v}" for k, v in network.items()) for network in shown[:3])
+        )
+    folder, about, i, _ = matches[0]
+    arrays = about["arrays"]
+    kept = {n: a for n, a in arrays.items() if n.split("/")[0] in ("params", "collections")}
+    empty = unflatten({n: np.empty(a["shape"], a["dtype"]) for n, a in kept.items()})
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), empty)
+    wanted = ocp.args.PyTreeRestore(empty, restore_args=as_numpy, partial_restore=True)
+    saved = _read_item(folder / STATE, ocp.PyTreeCheckpointHandler(), wanted)
+    for path, array in flatten(saved).items():
+        if zlib.crc32(np.ascontiguousarray(array)) != kept[path]["crc"]:
+            raise DamagedFile(f"checkpoint {folder} is damaged: {path} is not what was saved")
+    # Where a member is several networks, they have parts of the collections, by these names.
+    parts = sorted(n.removeprefix("alive/") for n in arrays if n.startswith("alive/"))
+    member, part = divmod(i, max(1, len(parts)))
+    variables = {"params": saved["params"], **saved.get("collections", {})}
+    if parts:
+        variables = {kind: tree[parts[part]] for kind, tree in variables.items()}
+    return trees.member(variables, member)
+
+
+def _read_item(folder: Path, handler: ocp.CheckpointHandler, args: Any) -> Any:
+    """One of the two parts of a checkpoint."""
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            return checkpointer.restore(folder.resolve(), args=args)
+    except DAMAGE as error:
+        raise DamagedFile(f"checkpoint {folder.parent} is damaged: {_reason(error)}") from None
 
 
 def _described(tree: PyTree) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,9 @@
-"""Accuracies of a population, and what else its networks put out."""
+"""What the networks of a population are worth on examples, and what else they put out.
+
+:func:`make_sums` is for numbers that add up over examples: losses, hits, confusion matrices,
+squared errors, whatever :mod:`jaxdl.nn.metrics` makes. :func:`make_outputs` brings each example's
+outputs to the host.
+"""
 
 from __future__ import annotations
 
@@ -7,57 +12,106 @@ from collections.abc import Callable, Generator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdl import trees
-from jaxdl.nn.losses import correct
-from jaxdl.train.parallel import shard_members, to_host
+from jaxdl.nn.metrics import correct
+from jaxdl.train.parallel import axis_of, place, to_host
 from jaxdl.train.population import Prepare, over_members
 from jaxdl.train.state import TrainState
 from jaxdl.types import Batch, Hyper, PyTree
+
+Measure = Callable[[TrainState, Hyper, Batch, Bool[Array, " b"]], PyTree]
+"""``measure(state, hyper, batch, counts)``: sums over the examples of a batch that count."""
 
 Logits = Callable[[TrainState, Hyper, Float[Array, "b ..."]], Float[Array, "*networks b k"]]
 """A member's logits in evaluation; with a leading axis where a member is several networks."""
 
 Outputs = Callable[[TrainState, Hyper, Float[Array, "b ..."]], PyTree]
-"""Whatever a member makes of images in evaluation: arrays with a leading [b]."""
+"""Whatever a member makes of inputs in evaluation: arrays with a leading [b]."""
 
 Fetch = Callable[[Int[np.ndarray, "m b"]], Batch]
-"""Stored images and labels of every member, by place; of a :class:`jaxdl.train.feed.Feed`."""
+"""Stored examples of every member, by place; of a :class:`jaxdl.train.feed.Feed`."""
 
-Accuracy = Callable[
-    [TrainState, Hyper, Sequence[Int[np.ndarray, " n"]], Fetch], Float[np.ndarray, "m *networks"]
-]
+Examples = Sequence[Int[np.ndarray, " n"]]
+"""Each member's own places in the data, of any length."""
+
+Accuracy = Callable[[TrainState, Hyper, Examples, Fetch], Float[np.ndarray, "m *networks"]]
+
+DIVIDED = P("member", "data")
+
+
+def make_sums(
+    measure: Measure, prepare: Prepare, mesh: Mesh, batch: int, mode: str = "shard_map"
+) -> Callable[[TrainState, Hyper, Examples, Fetch], PyTree]:
+    """Compile ``sums(states, hypers, examples, fetch)``: each member's sums over its examples.
+
+    The result are arrays of the host, ``measure``'s with a leading [members]. A batch is divided
+    over the mesh's "data" axis, and the host waits for the last one only. ``counts`` is False for
+    what fills up the last batch::
+
+        def measure(state, hyper, batch, counts):
+            logits = model.apply(state.variables, batch["image"])
+            loss = cross_entropy(logits, batch["label"])
+            return {
+                "loss": jnp.sum(jnp.where(counts, loss, 0)),
+                "confusion": confusion_matrix(logits.argmax(-1), batch["label"], 10, counts),
+            }
+
+    Args:
+      batch: so many examples of a member at a time, or the next multiple of the "data" axis.
+      mode: one of :data:`jaxdl.train.parallel.MODES`.
+    """
+    axis = axis_of(mode, mesh)
+
+    def member_sums(
+        state: TrainState, hyper: Hyper, stored: Batch, counts: Bool[Array, " b"], _: tuple
+    ) -> PyTree:
+        sums = measure(state, hyper, prepare(stored, hyper, None), counts)
+        return sums if axis is None else lax.psum(sums, axis)
+
+    specs = P("member"), P("member"), DIVIDED, DIVIDED, P()
+    batch_sums = over_members(member_sums, mesh, specs=specs, mode=mode)
+
+    def sums(states: TrainState, hypers: Hyper, examples: Examples, fetch: Fetch) -> PyTree:
+        total = None
+        for stored, counts in _batches(trees.members(states), examples, batch, fetch, mesh):
+            part = batch_sums(states, hypers, stored, counts, ())
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        return jax.tree.map(lambda leaf: leaf[: len(examples)], to_host(total))
+
+    return sums
 
 
 def make_accuracy(
-    logits: Logits, prepare: Prepare, mesh: Mesh, batch: int, mode: str = "shard_map"
+    logits: Logits,
+    prepare: Prepare,
+    mesh: Mesh,
+    batch: int,
+    mode: str = "shard_map",
+    *,
+    inputs: str = "image",
 ) -> Accuracy:
     """Compile ``accuracy(states, hypers, examples, fetch)``: the fraction each network gets right.
 
-    ``examples`` are each member's own places in the data that ``fetch`` reads, of any length; what
-    fills up the population and the last batch is not counted. NaN for a network that puts out NaN
-    or infinities.
+    NaN for a network that puts out NaN or infinities. Arguments as those of :func:`make_sums`;
+    ``inputs`` names what of a batch the network sees.
     """
 
-    def count(
-        state: TrainState, hyper: Hyper, stored: Batch, counts: Bool[Array, " b"], _: tuple
-    ) -> Array:
-        seen = prepare(stored, hyper, None)
-        guesses = logits(state, hyper, seen["image"])
+    def measure(state: TrainState, hyper: Hyper, seen: Batch, counts: Array) -> Array:
+        guesses = logits(state, hyper, seen[inputs])
         hits = correct(guesses, seen["label"]).astype(jnp.float32)
         # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
         hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
         return jnp.sum(jnp.where(counts, hits, 0), axis=-1)
 
-    hits_of = over_members(count, mesh, mode=mode)
+    sums = make_sums(measure, prepare, mesh, batch, mode)
 
     def accuracy(states, hypers, examples, fetch):
-        right = sum(
-            to_host(hits_of(states, hypers, stored, shard_members(mask, mesh), ()))
-            for stored, mask in _batches(trees.members(states), examples, batch, fetch)
-        )[: len(examples)]
+        right = sums(states, hypers, examples, fetch)
         sizes = np.array([len(places) for places in examples])
         return right / sizes.reshape(-1, *[1] * (right.ndim - 1))
 
@@ -65,24 +119,34 @@ def make_accuracy(
 
 
 def make_outputs(
-    outputs: Outputs, prepare: Prepare, mesh: Mesh, batch: int, mode: str = "shard_map"
-) -> Callable[..., list[PyTree]]:
+    outputs: Outputs,
+    prepare: Prepare,
+    mesh: Mesh,
+    batch: int,
+    mode: str = "shard_map",
+    *,
+    inputs: str = "image",
+) -> Callable[[TrainState, Hyper, Examples, Fetch], list[PyTree]]:
     """Compile ``run(states, hypers, examples, fetch)``: what each member makes of its examples.
 
     Arguments as those of :func:`make_accuracy`; the result is a member's ``outputs``, on the host,
     for all its places in their order.
     """
 
-    def one(state: TrainState, hyper: Hyper, stored: Batch, _: tuple) -> PyTree:
-        return outputs(state, hyper, prepare(stored, hyper, None)["image"])
+    def member_outputs(state: TrainState, hyper: Hyper, stored: Batch, _: tuple) -> PyTree:
+        return outputs(state, hyper, prepare(stored, hyper, None)[inputs])
 
-    outputs_of = over_members(one, mesh, mode=mode)
+    specs = P("member"), P("member"), DIVIDED, P()
+    batch_outputs = over_members(member_outputs, mesh, specs=specs, out=DIVIDED, mode=mode)
 
     def run(states, hypers, examples, fetch):
-        parts = [
-            to_host(outputs_of(states, hypers, stored, ()))
-            for stored, _ in _batches(trees.members(states), examples, batch, fetch)
-        ]
+        parts, last = [], None
+        for stored, _ in _batches(trees.members(states), examples, batch, fetch, mesh):
+            part = batch_outputs(states, hypers, stored, ())
+            if last is not None:  # fetched while the devices are at work on the next
+                parts.append(to_host(last))
+            last = part
+        parts.append(to_host(last))
         return [
             jax.tree.map(lambda *of, i=i, n=n: np.concatenate([b[i] for b in of])[:n], *parts)
             for i, n in enumerate(map(len, examples))
@@ -92,15 +156,17 @@ def make_outputs(
 
 
 def _batches(
-    members: int, examples: Sequence[Int[np.ndarray, " n"]], batch: int, fetch: Fetch
-) -> Generator[tuple[Batch, Bool[np.ndarray, "m b"]]]:
+    members: int, examples: Examples, batch: int, fetch: Fetch, mesh: Mesh
+) -> Generator[tuple[Batch, Bool[Array, "m b"]]]:
     """Each member's examples, batch by batch, and which of a batch count."""
+    batch = -(-batch // mesh.shape["data"]) * mesh.shape["data"]
     shape = members, -(-max(map(len, examples)) // batch) * batch
     ids, counts = np.zeros(shape, np.int32), np.zeros(shape, bool)
     for i in range(members):  # the last members may be copies that fill up the population
         places = examples[min(i, len(examples) - 1)]
         ids[i, : len(places)], ids[i, len(places) :] = places, places[0]
         counts[i, : len(places)] = True
+    divided = NamedSharding(mesh, DIVIDED)
     for start in range(0, shape[1], batch):
         some = slice(start, start + batch)
-        yield fetch(ids[:, some]), counts[:, some]
+        yield fetch(ids[:, some]), place(counts[:, some], divided)

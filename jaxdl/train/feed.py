@@ -1,4 +1,4 @@
-"""How images reach the devices: all at once, before training, or batch by batch, during it.
+"""How examples reach the devices: all at once, before training, or batch by batch, during it.
 
 Either way a network sees the same examples in the same order.
 """
@@ -42,18 +42,19 @@ class Feed(Protocol):
         """The ``data`` of each dispatch of ``steps`` steps, over a span of steps."""
 
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
-        """Images [m, b, h, w, c] and labels [m, b] by place, for each member of a population."""
+        """Arrays [m, b, ...] by name, for each member of a population its places."""
 
 
 class Resident:
-    """All images on every device, as bytes; a step gathers its batch there."""
+    """All examples on every device, images as bytes; a step gathers its batch there."""
 
     def __init__(self, splits: Mapping[str, Split], mesh: Mesh):
-        parts = [in_memory(images) for images, _ in splits.values()]
-        images = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        labels = np.concatenate([labels for _, labels in splits.values()])
+        def whole(name: str) -> np.ndarray:
+            parts = [in_memory(split[name]) for split in splits.values()]
+            return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
         self._mesh = mesh
-        self.data = replicate({"image": images, "label": labels}, mesh)
+        self.data = replicate({name: whole(name) for name in next(iter(splits.values()))}, mesh)
         members = NamedSharding(mesh, P("member"))
         self._gather = jax.jit(
             lambda data, ids: jax.tree.map(lambda leaf: leaf[ids], data), out_shardings=members
@@ -78,7 +79,7 @@ class Resident:
 
 
 class Streamed:
-    """Images in files or in the host's memory; a batch comes to the devices when it is its turn.
+    """Examples in files or in the host's memory; a batch comes to the devices when it is its turn.
 
     Each process reads what its own devices need.
 
@@ -87,15 +88,18 @@ class Streamed:
     """
 
     def __init__(self, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0):
-        self._images = streams.Joined(tuple(splits.values()))
-        self._labels, self._mesh, self._workers = self._images.labels, mesh, workers
+        self._data, self._mesh = streams.joined(tuple(splits.values())), mesh
+        self._workers = workers
         self._places, self._columns = part_of_process(mesh)
         self._threads = ThreadPoolExecutor(cores())
 
     @property
     def example_size(self) -> int:
-        """Bytes of an image."""
-        return prod(self._images.shape[1:])
+        """Bytes of an example."""
+        return sum(
+            prod(array.shape[1:]) * np.dtype(getattr(array, "dtype", np.uint8)).itemsize
+            for array in self._data.values()
+        )
 
     def program(
         self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
@@ -124,8 +128,7 @@ class Streamed:
             return np.moveaxis(leaf, 1, 2) if counts.ndim > 1 else leaf
 
         reading = streams.stream(
-            self._images,
-            self._labels,
+            self._data,
             orders,
             batch=batch,
             steps=span,
@@ -142,8 +145,7 @@ class Streamed:
     def fetch(self, ids: Int[np.ndarray, "m b"]) -> Batch:
         """See :class:`Feed`."""
         ids = ids[self._members(len(ids))]
-        images = streams.read(self._images, ids.reshape(-1), self._threads)
-        batch = {"image": images.reshape(*ids.shape, *images.shape[1:]), "label": self._labels[ids]}
+        batch = {name: streams.read(a, ids, self._threads) for name, a in self._data.items()}
         members = NamedSharding(self._mesh, P("member"))
         return jax.tree.map(partial(jax.make_array_from_process_local_data, members), batch)
 
@@ -157,7 +159,7 @@ FEEDS = ("auto", "resident", "streamed")
 
 
 def make_feed(kind: str, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0) -> Feed:
-    """The feed of that kind; "auto" is resident if the images take less than a quarter of each
+    """The feed of that kind; "auto" is resident if the data take less than a quarter of each
     device's memory.
 
     Raises:
@@ -165,7 +167,11 @@ def make_feed(kind: str, splits: Mapping[str, Split], mesh: Mesh, workers: int =
     """
     if kind not in FEEDS:
         raise ValueError(f"unknown feed {kind!r}: choose one of {', '.join(FEEDS)}")
-    size = sum(prod(images.shape) for images, _ in splits.values())
+    size = sum(
+        prod(array.shape) * np.dtype(getattr(array, "dtype", np.uint8)).itemsize
+        for split in splits.values()
+        for array in split.values()
+    )
     if kind == "auto":
         kind = "resident" if size < device_memory(mesh) / 4 else "streamed"
     return Resident(splits, mesh) if kind == "resident" else Streamed(splits, mesh, workers)

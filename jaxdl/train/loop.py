@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import signal
 import threading
@@ -145,7 +146,7 @@ class Trainer:
         After every dispatch a line for each network goes to the curves: its name, the step, the
         metrics' means since the line before, and, for one that ceased to be finite, the number of
         finite steps before that, ``diverged_at``, and the first array that was not,
-        ``diverged_in``, and from then on a loss that is NaN; after every so many dispatches and at
+        ``diverged_in``, and from then on no number but NaN; after every so many dispatches and at
         the end also what ``watch`` says.
 
         Args:
@@ -361,11 +362,16 @@ def _records(
       arrays: :func:`jaxdl.train.state.fault_names`.
     """
     faults, step = metrics["fault"], before + metrics["fault"].shape[1]
-    finite = metrics | {"loss": np.where(faults == -1, metrics["loss"], np.nan)}
+    finite = faults == -1
     means = {
-        key: _by_network(np.mean(value, axis=1), networks)
-        for key, value in finite.items()
+        key: _by_network(np.mean(np.where(finite, value, np.nan), axis=1), networks)
+        for key, value in metrics.items()
         if key != "fault"
+    }
+    alive = _by_network(finite[:, -1], networks)
+    watched = {
+        key: [value if lives else math.nan for value, lives in zip(values, alive, strict=True)]
+        for key, values in watched.items()
     }
     at = _by_network(np.argmax(faults >= 0, axis=1), networks)
     which = _by_network(np.max(faults, axis=1), networks)

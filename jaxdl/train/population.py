@@ -33,11 +33,15 @@ Prepare = Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]
 training, for augmentation, and without one in evaluation."""
 
 
+MEMBERS = P("member")
+
+
 def over_members(
     fn: Callable[..., PyTree],
     mesh: Mesh,
     *,
     specs: Sequence[P] | None = None,
+    out: P = MEMBERS,
     mode: str = "shard_map",
     batched: bool | None = None,
     donate: bool = False,
@@ -49,6 +53,7 @@ def over_members(
       fn: a pure function of one member's trees and, last, of what all members share.
       specs: how each argument is divided over the mesh; those whose first axis is "member" are
         populations. Default: all but the last are, and that is on every device.
+      out: the same of the result.
       mode: one of :data:`jaxdl.train.parallel.MODES`. With ``shard_map`` and ``pmap`` a device
         runs ``fn`` with its share of a batch, else ``fn`` sees it whole: see
         :func:`jaxdl.train.parallel.axis_of`.
@@ -98,7 +103,7 @@ def over_members(
 
     def with_shard_map(*args: PyTree) -> PyTree:
         return jax.shard_map(
-            local, mesh=mesh, in_specs=specs_of(args), out_specs=P("member"), check_vma=check_vma
+            local, mesh=mesh, in_specs=specs_of(args), out_specs=out, check_vma=check_vma
         )(*args)
 
     def with_shardings(*args: PyTree) -> PyTree:
@@ -108,15 +113,15 @@ def over_members(
         found = jax.vmap(at_place, spmd_axis_name="member")(by_place)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
-    with_pmap = _with_pmap(local, specs_of, mesh)
+    with_pmap = _with_pmap(local, specs_of, out, mesh)
     return jax.jit(
         {"shard_map": with_shard_map, "pmap": with_pmap}.get(mode, with_shardings),
         donate_argnums=(0,) if donate else (),
-        out_shardings=NamedSharding(mesh, P("member")) if mode != "fsdp" else None,
+        out_shardings=NamedSharding(mesh, out) if mode != "fsdp" else None,
     )
 
 
-def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[..., PyTree]:
+def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Callable[..., PyTree]:
     """``local`` on each device, which has its share of the members or of each batch.
 
     For use within `jax.jit`, which keeps the program, where pmap compiles anew for every function
@@ -126,9 +131,12 @@ def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[...,
     axis = "data" if mesh.shape["data"] > 1 else "member"
     devices = list(mesh.devices.flat)
 
+    def along(spec: P) -> int | None:
+        """Where an array is divided over the axis, if it is: pmap wants the devices there."""
+        return next((i for i, name in enumerate(spec) if name == axis), None)
+
     def run(*args: PyTree) -> PyTree:
-        # Where an argument is divided over the axis, if it is: pmap wants the devices there.
-        where = [next((i for i, a in enumerate(s) if a == axis), None) for s in specs_of(args)]
+        where = list(map(along, specs_of(args)))
 
         def divide(leaf: Array, at: int) -> Array:
             return leaf.reshape(*leaf.shape[:at], len(devices), -1, *leaf.shape[at + 1 :])
@@ -137,17 +145,19 @@ def _with_pmap(local: Callable, specs_of: Callable, mesh: Mesh) -> Callable[...,
             arg if at is None else jax.tree.map(functools.partial(divide, at=at), arg)
             for arg, at in zip(args, where, strict=True)
         ]
-        out = 0 if axis == "member" else None  # devices that share a batch end with the same
+        at = along(out)  # devices that share a batch may end with the same
         # pmap wants an argument that it divides, also where all that differs is the place.
         mapped = jax.pmap(
             lambda _, *args: local(*args),
             axis,
             in_axes=(0, *where),
-            out_axes=out,
+            out_axes=at,
             devices=devices,
         )
         found = mapped(np.arange(len(devices)), *divided)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found) if out == 0 else found
+        if at is None:
+            return found
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:at], -1, *x.shape[at + 2 :]), found)
 
     return run
 

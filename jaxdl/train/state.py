@@ -12,10 +12,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from jaxdl import trees
-from jaxdl.types import Batch, Hyper, LossFn, Metrics, Params, PyTree, Variables
+from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
 
-Optimizer = Callable[[Hyper], optax.GradientTransformation]
-"""From a member's hyper-parameters, traced, to its update rule."""
+Optimizer = optax.GradientTransformation | Callable[[Hyper], optax.GradientTransformation]
+"""An update rule, or what makes it of a member's hyper-parameters, which are traced."""
 
 Step = Callable[["TrainState", Batch, Hyper], tuple["TrainState", Metrics]]
 
@@ -26,49 +26,116 @@ class TrainState:
 
     step: Int[Array, ""]
     params: Params
-    batch_stats: Params
+    collections: Collections
+    """Flax's other collections, by name: ``batch_stats``, and whatever else steps hand on."""
     opt_state: PyTree
     alive: Bool[Array, ""] | dict[str, Bool[Array, ""]]
-    """False once an update was not finite: parameters and statistics stay what they were before.
-    Where a member is several networks, of each, by its name in ``params``."""
+    """False once an update was not finite: parameters and collections stay what they were before.
+    One number, or a prefix of the tree ``params`` that divides it into networks of their own."""
 
     @property
     def variables(self) -> Variables:
         """The network's collections, as Flax takes them."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.params, **self.collections}
 
 
 def create_state(
-    params: Params,
-    batch_stats: Params,
-    rule: optax.GradientTransformation,
-    *,
-    several: bool = False,
+    variables: Variables, optimizer: Optimizer, hyper: Hyper | None = None, *, alive: PyTree = True
 ) -> TrainState:
     """The state before the first step, in dicts, also where Flax's FrozenDicts are given.
 
     Args:
-      several: whether the first level of ``params`` and ``batch_stats`` are networks of their own,
-        whose metrics are vectors in the order of their names.
+      variables: as a module's ``init`` returns them.
+      hyper: for an optimizer that is made of it.
+      alive: where ``params`` holds several networks, a prefix of it that is True for each
+        (:func:`jaxdl.transfer.alive`); all other collections must have it, too. Losses and metrics
+        are then vectors, in its order.
     """
-    params, batch_stats = trees.plain(params), trees.plain(batch_stats)
-    alive = dict.fromkeys(params, jnp.bool_(True)) if several else jnp.bool_(True)
-    return TrainState(jnp.int32(0), params, batch_stats, rule.init(params), alive)
+    variables = trees.plain(variables)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        collections={kind: value for kind, value in variables.items() if kind != "params"},
+        opt_state=_rule(optimizer, hyper).init(params),
+        alive=jax.tree.map(jnp.bool_, alive),
+    )
 
 
-def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = None) -> Step:
+def _rule(optimizer: Optimizer, hyper: Hyper | None) -> optax.GradientTransformation:
+    return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(hyper)
+
+
+def make_step(
+    loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = None, *, accumulate: int = 1
+) -> Step:
     """The pure step ``(state, batch, hyper) -> (state, metrics)`` of gradient descent.
 
-    ``hyper["key"]`` is the member's random key; the loss receives a key made of it and the step,
-    and finds the step itself in ``hyper["step"]``. A network whose update is not finite keeps the
-    parameters it had, for good: see :func:`advance` for how it is told.
+    The loss is ``loss_fn(params, collections, batch, hyper, key) -> (loss, (collections,
+    metrics))``: of any shape of ``batch``, with the collections as the next step shall find them.
+    A loss that is a tree of numbers, one a network, is summed (see ``alive`` of
+    :func:`create_state`).
+
+    ``hyper`` is what differs between members, as arrays. Of its entries are read
+
+    - ``key``, the member's random key: here, where the loss receives a key made of it and the
+      step number; by :mod:`jaxdl.train.population`, for the order of examples and ``prepare``;
+    - ``examples`` and ``count``: by :func:`jaxdl.train.population.train_resident` and feeds;
+    - all others by who is given ``hyper``: the loss, the optimizer, ``prepare`` (``base`` by
+      :func:`jaxdl.transfer.shared_prefix_loss`; ``weights``, ``reversal``, ``radius`` and
+      ``threshold`` by :func:`jaxdl.adaptation.adaptation_loss`).
+
+    The loss finds ``step`` there, too, the number of steps before this one.
+
+    ``metrics`` are those of the loss function, for the curves, and
+
+    - ``loss``, the loss's own value, before the update;
+    - ``fault``: -1 while a network is finite; at the step that was its last, which of
+      :func:`fault_names` was the first that was not; and then -2. A network whose update is not
+      finite keeps the parameters it had, for good. :mod:`jaxdl.train.loop` reads it.
 
     Args:
+      optimizer: a transformation of Optax, or from ``hyper`` to one.
       axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients
         and metrics are averaged over it. Batch normalization averages its statistics itself
         and must be told the same axis. None elsewhere, also under jit with shardings, where a
         mean over the batch already is one over all devices.
+      accumulate: the batch is cut into so many equal parts, one after the other, whose gradients
+        and metrics are averaged: the same mean, in less memory. Collections pass from part to
+        part, and each has a random key of its own.
+
+    Raises:
+      ValueError: in use, for a batch that does not divide into ``accumulate`` parts.
     """
+
+    def total(params: Params, *args) -> tuple[Array, tuple[Collections, Metrics]]:
+        loss, (collections, metrics) = loss_fn(params, *args)
+        parts = jax.tree.leaves(loss)
+        if not jax.tree_util.treedef_is_leaf(jax.tree.structure(loss)):
+            loss = jnp.stack(parts)
+        return sum(parts), (collections, {**metrics, "loss": loss})
+
+    gradients = jax.grad(total, has_aux=True)
+
+    def accumulated(
+        params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: Array
+    ) -> tuple[Params, tuple[Collections, Metrics]]:
+        def add_part(carry: tuple, at: tuple) -> tuple[tuple, Metrics]:
+            collections, sums = carry
+            part, i = at
+            part_key = jax.random.fold_in(key, i)
+            grads, (collections, metrics) = gradients(params, collections, part, hyper, part_key)
+            return (collections, jax.tree.map(jnp.add, sums, grads)), metrics
+
+        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+        if odd := [size for size in sizes if size % accumulate]:
+            raise ValueError(f"a batch of {odd[0]} is not accumulate={accumulate} equal parts")
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        carry, metrics = lax.scan(add_part, (collections, zeros), (parts, jnp.arange(accumulate)))
+        collections, sums = carry
+        grads = jax.tree.map(lambda g: g / accumulate, sums)
+        return grads, (collections, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics))
 
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(hyper["key"], state.step)
@@ -78,14 +145,15 @@ def make_step(loss_fn: LossFn, optimizer: Optimizer, axis_name: str | None = Non
             # Differentiating with respect to replicated parameters would sum the gradient over
             # the axis by itself, and the mean below would come on top of that sum.
             params = jax.tree.map(lambda p: lax.pcast(p, axis_name, to="varying"), params)
-        (_, (stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state.batch_stats, batch, {**hyper, "step": state.step}, key
+        grads, (collections, metrics) = (gradients if accumulate == 1 else accumulated)(
+            params, state.collections, batch, {**hyper, "step": state.step}, key
         )
         if axis_name is not None:
             grads, metrics = lax.pmean((grads, metrics), axis_name)
-        updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
+        rule = _rule(optimizer, hyper)
+        updates, opt_state = rule.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return advance(state, params, stats, opt_state, metrics)
+        return advance(state, params, collections, opt_state, metrics)
 
     return step
 
@@ -99,74 +167,71 @@ def make_search_step(loss_fn: LossFn, optimizer: Optimizer) -> Step:
 
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         def value_fn(params: Params) -> jax.Array:
-            return loss_fn(params, state.batch_stats, batch, hyper, hyper["key"])[0]
+            return loss_fn(params, state.collections, batch, hyper, hyper["key"])[0]
 
-        known = optax.tree.get(state.opt_state, "grad")
-        updates, opt_state = optimizer(hyper).update(
-            known, state.opt_state, state.params, value_fn=value_fn
+        gradient = optax.tree.get(state.opt_state, "grad")
+        updates, opt_state = _rule(optimizer, hyper).update(
+            gradient, state.opt_state, state.params, value_fn=value_fn
         )
         params = optax.apply_updates(state.params, updates)
         loss = optax.tree.get(opt_state, "value")
-        return advance(state, params, state.batch_stats, opt_state, {"loss": loss})
+        return advance(state, params, state.collections, opt_state, {"loss": loss})
 
     return step
 
 
 def advance(
-    state: TrainState, params: Params, batch_stats: Params, opt_state: PyTree, metrics: Metrics
+    state: TrainState, params: Params, collections: Collections, opt_state: PyTree, metrics: Metrics
 ) -> tuple[TrainState, Metrics]:
     """The next state, but for networks that are no longer finite, which stay as they were.
 
-    To the metrics comes ``fault``: -1 while a network is finite; at the step that was its last,
-    which of :func:`fault_names` was the first that was not; and then -2. There is no way back,
-    since the optimizer's state may hold what was not finite.
+    To the metrics comes ``fault``, see :func:`make_step`. There is no way back, since the
+    optimizer's state may hold what was not finite.
     """
-    faults, kept, alive = [], [], []
-    parts = zip(
-        jax.tree.leaves(state.alive),
-        _networks(state.alive, state.variables),
-        _networks(state.alive, {"params": params, "batch_stats": batch_stats}),
-        jnp.reshape(metrics["loss"], -1),
-        strict=True,
-    )
-    for lived, old, new, loss in parts:
-        finite = jax.tree.leaves(jax.tree.map(_finite, new, old))
-        finite = jnp.stack([*finite, jnp.isfinite(loss)])
-        lives = lived & finite.all()
+    variables = {"params": params, **collections}
+    new, structure = jax.tree.flatten(variables)
+    old = jax.tree.leaves(state.variables)
+    owners, finite = _owners(state), list(map(_finite, new, old))
+    alive, faults = [], []
+    losses = jnp.reshape(metrics["loss"], -1)
+    for i, (lived, loss) in enumerate(zip(jax.tree.leaves(state.alive), losses, strict=True)):
+        own = [it for it, owner in zip(finite, owners, strict=True) if owner == i]
+        checks = jnp.stack([*own, jnp.isfinite(loss)])
+        lives = lived & checks.all()
         alive.append(lives)
-        faults.append(jnp.where(lives, -1, jnp.where(lived, jnp.argmin(finite), -2)))
-        kept.append(jax.tree.map(lambda n, o, lives=lives: jnp.where(lives, n, o), new, old))
-    variables = kept[0]
-    if isinstance(state.alive, dict):
-        names = sorted(state.alive)
-        variables = {
-            kind: {n: k[kind] for n, k in zip(names, kept, strict=True)} for kind in state.variables
-        }
-    fault = jnp.stack(faults).reshape(jnp.shape(metrics["loss"]))
-    alive = jax.tree.unflatten(jax.tree.structure(state.alive), alive)
-    state = TrainState(state.step + 1, **variables, opt_state=opt_state, alive=alive)
-    return state, {**metrics, "fault": fault}
+        faults.append(jnp.where(lives, -1, jnp.where(lived, jnp.argmin(checks), -2)))
+    kept = [jnp.where(alive[i], n, o) for i, n, o in zip(owners, new, old, strict=True)]
+    variables = jax.tree.unflatten(structure, kept)
+    state = TrainState(
+        step=state.step + 1,
+        params=variables.pop("params"),
+        collections=variables,
+        opt_state=opt_state,
+        alive=jax.tree.unflatten(jax.tree.structure(state.alive), alive),
+    )
+    return state, {**metrics, "fault": jnp.stack(faults).reshape(jnp.shape(metrics["loss"]))}
 
 
 def fault_names(state: TrainState) -> list[list[str]]:
     """By network, the paths of its arrays in the order of :func:`advance`, then ``loss``."""
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree.leaves_with_path(state.variables)
+    ]
     return [
-        [
-            jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, _ in jax.tree.leaves_with_path(variables)
-        ]
-        + ["loss"]
-        for variables in _networks(state.alive, state.variables)
+        [path for path, owner in zip(paths, _owners(state), strict=True) if owner == i] + ["loss"]
+        for i in range(len(jax.tree.leaves(state.alive)))
     ]
 
 
-def _networks(alive: PyTree, variables: Variables) -> list[Variables]:
-    """The part of each network."""
-    if not isinstance(alive, dict):
-        return [variables]
+def _owners(state: TrainState) -> list[int]:
+    """Of each array of ``state.variables``, to which of its networks it belongs."""
+    structure = jax.tree.structure(state.alive)
+    numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
     return [
-        {kind: collection[network] for kind, collection in variables.items()}
-        for network in sorted(alive)
+        owner
+        for kind in sorted(state.variables)
+        for owner in jax.tree.leaves(jax.tree.broadcast(numbers, state.variables[kind]))
     ]
 
 

@@ -43,8 +43,11 @@ def found(source):
     """{split: sorted [(label, pixels)]} of a source."""
     splits = {**source.splits, "test": source.test.open()}
     return {
-        split: sorted((int(y), x.tobytes()) for x, y in zip(in_memory(i), labels, strict=True))
-        for split, (i, labels) in splits.items()
+        split: sorted(
+            (int(y), x.tobytes())
+            for x, y in zip(in_memory(arrays["image"]), arrays["label"], strict=True)
+        )
+        for split, arrays in splits.items()
     }
 
 
@@ -91,7 +94,7 @@ def test_flat(root):
     source = load("folder", path=str(root), validation=0.2, test=6, seed=3)
     assert source.name == "pictures" and source.class_names == ("ant", "bee", "zebra")
     assert source.class_groups == ()
-    sizes = {split: np.bincount(labels).tolist() for split, (_, labels) in source.splits.items()}
+    sizes = {s: np.bincount(arrays["label"]).tolist() for s, arrays in source.splits.items()}
     assert sizes == {"train": [21, 7, 14], "validation": [6, 2, 4]} and source.test.size == 6
     everything = [item for part in found(source).values() for item in part]
     assert sorted(everything) == expected(written, "", source.class_names)
@@ -176,8 +179,8 @@ def test_kinds_of_files(root, suffix):
     channels = {".webp": 3, ".gif": 3}.get(suffix, 1)  # WebP has no grey, and GIF but palettes
     converted = {"channels": 3} if suffix == ".gif" else {}
     source = folder(str(root), validation=2, test=2, **converted)
-    assert source.splits["train"][0].shape == (4, 4, 5, channels)
-    assert len(in_memory(source.splits["train"][0])) == 4
+    assert source.splits["train"]["image"].shape == (4, 4, 5, channels)
+    assert len(in_memory(source.splits["train"]["image"])) == 4
 
 
 def test_sizes_and_kinds_are_made_one(root):
@@ -186,7 +189,7 @@ def test_sizes_and_kinds_are_made_one(root):
     with pytest.raises(ValueError, match=r"/b/00..png: .* 7×5×1 where others are 9×12×3: set size"):
         found(folder(str(root), validation=2, test=2))
     source = folder(str(root), validation=2, test=2, size=4, fit="stretch", channels=3)
-    assert source.splits["train"][0].shape == (8, 4, 4, 3)
+    assert source.splits["train"]["image"].shape == (8, 4, 4, 3)
     with Image.open(root / "b" / "000.png") as one:
         small = one.convert("RGB").resize((4, 4), Image.Resampling.BILINEAR)
     everything = [item for part in found(source).values() for item in part]
@@ -195,7 +198,7 @@ def test_sizes_and_kinds_are_made_one(root):
 
 def test_seed_draws_the_splits(root):
     fill(root, {"a": 20, "b": 20})
-    of = [folder(str(root), seed=seed).splits["validation"][0].places for seed in (0, 0, 1)]
+    of = [folder(str(root), seed=seed).splits["validation"]["image"].places for seed in (0, 0, 1)]
     assert (of[0] == of[1]).all() and (of[0] != of[2]).any()
 
 
@@ -261,7 +264,7 @@ def test_imagenets_folders_have_its_groups(root):
                 shutil.copyfile(root / "one.png", where / f"{i}.png")
     source = folder(str(root), validation=1000)
     assert source.class_groups == imagenet.GROUPS and len(source.class_names) == 1000
-    assert len(source.splits["train"][1]) == len(source.splits["validation"][1]) == 1000
+    assert len(source.splits["train"]["label"]) == len(source.splits["validation"]["label"]) == 1000
 
 
 # What is refused

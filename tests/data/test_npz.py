@@ -38,7 +38,8 @@ def refused(path, says, kind=ValueError, **options):
 def test_all_splits(write):
     source = load("npz", path=write(ALL, class_names=np.array(["ä", "b", "c"])))
     assert source.name == "some" and source.class_names == ("ä", "b", "c")
-    for split, (images, labels) in {**source.splits, "test": source.test.open()}.items():
+    for split, arrays in {**source.splits, "test": source.test.open()}.items():
+        images, labels = arrays["image"], arrays["label"]
         np.testing.assert_array_equal(images, IMAGES[split])
         np.testing.assert_array_equal(labels, LABELS[split])
         assert labels.dtype == np.int32
@@ -47,13 +48,13 @@ def test_all_splits(write):
 def test_splits_that_are_missing_are_taken(write):
     source = npz(write(TRAIN), validation=0.1, test=9)
     parts = [source.splits["train"], source.splits["validation"], source.test.open()]
-    assert [len(labels) for _, labels in parts] == [18, 3, 9]
-    images = np.concatenate([images for images, _ in parts])
+    assert [len(part["label"]) for part in parts] == [18, 3, 9]
+    images = np.concatenate([part["image"] for part in parts])
     together = sorted(image.tobytes() for image in images)
     assert together == sorted(image.tobytes() for image in IMAGES["train"])
     with_test = npz(write(ALL, validation_images=None, validation_labels=None), validation=3)
-    np.testing.assert_array_equal(with_test.test.open()[0], IMAGES["test"])
-    assert len(with_test.splits["train"][1]) == 27
+    np.testing.assert_array_equal(with_test.test.open()["image"], IMAGES["test"])
+    assert len(with_test.splits["train"]["label"]) == 27
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "Valid", "dev", "VALIDATION"])
@@ -66,7 +67,7 @@ def test_other_names_of_splits(write, train, test, validation):
     arrays |= {f"{words[s]}Labels": LABELS[s] for s in SIZES}
     source, same = npz(write(arrays)), npz(write(ALL, "same.npz"))
     assert source.fingerprint == same.fingerprint
-    np.testing.assert_array_equal(source.test.open()[0], IMAGES["test"])
+    np.testing.assert_array_equal(source.test.open()["image"], IMAGES["test"])
 
 
 def test_fingerprint_is_the_one_of_earlier_versions(write):
@@ -118,11 +119,12 @@ def test_images_alone_are_taken_where_labels_are_not_needed(write):
     source = load("npz", unlabelled=True, path=write(bare))
     assert not source.labelled and source.class_names == ()
     assert source.test.size == SIZES["test"]
-    for split, (images, labels) in {**source.splits, "test": source.test.open()}.items():
+    for split, arrays in {**source.splits, "test": source.test.open()}.items():
+        images, labels = arrays["image"], arrays["label"]
         np.testing.assert_array_equal(images, IMAGES[split])
         np.testing.assert_array_equal(labels, np.full(SIZES[split], -1))
     taken = npz(write({"images": IMAGES["train"]}), unlabelled=True, validation=0.1, test=9)
-    assert [len(taken.splits[s][1]) for s in ("train", "validation")] == [18, 3]
+    assert [len(taken.splits[s]["label"]) for s in ("train", "validation")] == [18, 3]
     # With labels they are read as ever; and elsewhere they are needed.
     assert npz(write(ALL), unlabelled=True).labelled
     refused(write(bare), "has no array train_labels, but")
@@ -136,8 +138,8 @@ def test_fractions_and_grey(write, dtype):
     path = write(TRAIN, images=(grey / 255).astype(dtype), labels=LABELS["train"][:, None])
     source = npz(path, validation=3, test=3, seed=1)
     same = npz(write(TRAIN, "grey.npz", images=grey), validation=3, test=3, seed=1)
-    assert source.splits["train"][0].shape == (24, 5, 4, 1)
-    np.testing.assert_array_equal(source.splits["train"][0], same.splits["train"][0])
+    assert source.splits["train"]["image"].shape == (24, 5, 4, 1)
+    np.testing.assert_array_equal(source.splits["train"]["image"], same.splits["train"]["image"])
     assert source.fingerprint == same.fingerprint
 
 
@@ -258,8 +260,8 @@ def test_usps():
     if not (SHARED / "usps.npz").is_file():
         pytest.skip(f"there is no {SHARED / 'usps.npz'}")
     source = load("npz", path=str(SHARED / "usps.npz"))
-    train, validation = (source.splits[s][1] for s in ("train", "validation"))
-    images, labels = source.test.open()
+    train, validation = (source.splits[s]["label"] for s in ("train", "validation"))
+    images, labels = source.test.open().values()
     assert len(train) + len(validation) == 7291 and images.shape == (2007, 16, 16, 1)
     # Le Cun's counts of each digit in the test set.
     counts = [359, 264, 198, 166, 200, 160, 170, 147, 166, 177]

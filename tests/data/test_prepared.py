@@ -122,7 +122,7 @@ def refused(says, *given, kind=ValueError, **options):
 
 
 def contents(split):
-    images, labels = split
+    images, labels = split["image"], split["label"]
     return sorted((int(y), x.tobytes()) for x, y in zip(in_memory(images), labels, strict=True))
 
 
@@ -138,7 +138,7 @@ def test_images_labels_and_splits(data_dir, name):
     source = load("tfds", dataset=name, data_dir=str(data_dir), validation=10, test=30)
     shape = {"mnist": (28, 28, 1), "imagenet2012": (9, 9, 3)}.get(name, (32, 32, 3))
     parts = {**source.splits, "test": source.test.open()}
-    assert all(images.shape[1:] == shape for images, _ in parts.values())
+    assert all(part["image"].shape[1:] == shape for part in parts.values())
     inside = {split: contents(part) for split, part in parts.items()}
     if name == "cifar10":  # has no test here: 30 are taken
         assert len(inside["test"]) == 30
@@ -146,7 +146,7 @@ def test_images_labels_and_splits(data_dir, name):
     else:  # ImageNet's test images have no labels, so those of its validation are the test
         of = "validation" if name == "imagenet2012" else "test"
         assert inside["test"] == went_in(of, 20, shape)
-    assert np.bincount(parts["validation"][1]).tolist() == [1] * 10
+    assert np.bincount(parts["validation"]["label"]).tolist() == [1] * 10
     count = COUNTS[name]["train"]
     assert sorted(inside["train"] + inside["validation"]) == went_in("train", count, shape)
 
@@ -161,7 +161,7 @@ def test_other_names_of_splits(monkeypatch, tmp_path, names):
     source = prepared.prepared("jaxdl_small", data_dir=str(tmp_path), validation=2)
     *validation, test = names.split()[1:]
     parts = {**source.splits, "test": source.test.open()}
-    assert len(parts["train"][1]) == (20 if validation else 18)
+    assert len(parts["train"]["label"]) == (20 if validation else 18)
     for split, name in zip(("test", "validation"), (test, *validation), strict=False):
         stored = sorted((i % 2, array(name, i, (4, 4, 3)).tobytes()) for i in range(counts[name]))
         assert contents(parts[split]) == stored
@@ -205,7 +205,7 @@ def test_names_groups_and_versions(data_dir):
 
 def test_form_is_asked_for(data_dir):
     source = prepared.prepared("cifar10", data_dir=str(data_dir), size=8, channels=1)
-    assert source.splits["train"][0].shape[1:] == (8, 8, 1)
+    assert source.splits["train"]["image"].shape[1:] == (8, 8, 1)
     with Image.open(png(array("train", 0, (32, 32, 3)))) as one:
         small = np.asarray(one.convert("L").resize((8, 8), Image.Resampling.BILINEAR))
     assert any((image[..., 0] == small).all() for image in everything(source))
@@ -214,7 +214,7 @@ def test_form_is_asked_for(data_dir):
 
 def everything(source):
     splits = [*source.splits.values(), source.test.open()]
-    return np.concatenate([in_memory(images) for images, _ in splits])
+    return np.concatenate([in_memory(split["image"]) for split in splits])
 
 
 def test_second_start_reads_no_labels(data_dir, monkeypatch):
@@ -228,7 +228,7 @@ def test_second_start_reads_no_labels(data_dir, monkeypatch):
 
 
 def test_images_can_go_to_another_process(data_dir):
-    images, _ = prepared.prepared("mnist", data_dir=str(data_dir)).splits["train"]
+    images = prepared.prepared("mnist", data_dir=str(data_dir)).splits["train"]["image"]
     there = pickle.loads(pickle.dumps(images))
     np.testing.assert_array_equal(there[5], images[5])
     mean, _ = statistics(there)
@@ -249,7 +249,7 @@ def test_without_tensorflow_and_silent(data_dir, tmp_path):
     code = (
         "import sys; from jaxdl.data.sources import load\n"
         f"source = load('tfds', dataset='imagenet2012', data_dir={str(data_dir)!r}, size=8)\n"
-        "source.splits['train'][0].array(); source.test.open()[0].array()\n"
+        "source.splits['train']['image'].array(); source.test.open()['image'].array()\n"
         "assert not {'tensorflow', 'torch'} & {*sys.modules}"
     )
     ran = subprocess.run(
@@ -464,7 +464,8 @@ def test_records_cut_or_changed_anywhere(monkeypatch, tmp_path, large, split):
         try:
             source = prepared.prepared("jaxdl_small", data_dir=str(tmp_path / "copy"))
             held_out = source.test.open()
-            images = np.concatenate([in_memory(i) for i, _ in (*source.splits.values(), held_out)])
+            splits = *source.splits.values(), held_out
+            images = np.concatenate([in_memory(split["image"]) for split in splits])
         except DamagedFile as error:
             assert f"jaxdl_small/1.2.0, split {split}" in str(error) and "\n" not in str(error)
             refusals += 1
@@ -541,13 +542,14 @@ def test_real_data(monkeypatch, name, test, mean):
     train, validation = source.splits["train"], source.splits["validation"]
     side = 28 if name == "mnist" else 32
     total = 60_000 if name == "mnist" else 50_000
-    assert train[0].shape == (total - 5000, side, side, len(mean))
+    assert train["image"].shape == (total - 5000, side, side, len(mean))
     assert source.test.size == test and len(source.class_names) == 10
-    ours = [(part[0].shape[0], in_memory(part[0]).mean((0, 1, 2))) for part in (train, validation)]
+    images = [part["image"] for part in (train, validation)]
+    ours = [(part.shape[0], in_memory(part).mean((0, 1, 2))) for part in images]
     both = sum(count * part for count, part in ours) / total
     np.testing.assert_allclose(both, mean, atol=0.2)
-    balance = np.bincount(train[1]) / (total - 5000) - np.bincount(validation[1]) / 5000
+    balance = np.bincount(train["label"]) / (total - 5000) - np.bincount(validation["label"]) / 5000
     assert np.abs(balance).max() < 2e-3
-    held_out = np.bincount(source.test.open()[1])
+    held_out = np.bincount(source.test.open()["label"])
     expected = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert held_out.tolist() == (expected if name == "mnist" else [1000] * 10)

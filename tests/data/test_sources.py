@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_sample_images,
+    load_wine,
+)
 
 from jaxdl.data import sources
 from jaxdl.data.builders import glyphs as builder
@@ -20,11 +27,19 @@ from jaxdl.data.sources import load
 
 SPLITS = ("train", "validation", "test")
 IMAGES, LABELS = np.zeros((3, 4, 5, 1), np.uint8), np.array([0, 1, 1], np.int32)
-TINY = dict.fromkeys(SPLITS, (IMAGES, LABELS))
+
+
+def split_of(images, labels):
+    return {"image": images, "label": labels}
+
+
+TINY = dict.fromkeys(SPLITS, split_of(IMAGES, LABELS))
 
 
 def parts(source):
-    return {**source.splits, "test": source.test.open()}
+    """Images and labels by split."""
+    splits = {**source.splits, "test": source.test.open()}
+    return {split: (arrays["image"], arrays["label"]) for split, arrays in splits.items()}
 
 
 # Built-in ones
@@ -165,13 +180,13 @@ def test_digest_sees_every_pixel_label_and_name():
     images, labels = IMAGES.copy(), LABELS.copy()
     for array in (images, labels):
         array.flat[-1] ^= 1
-        assert digest_arrays({**TINY, "test": (images, labels)}) != before
+        assert digest_arrays({**TINY, "test": split_of(images, labels)}) != before
         array.flat[-1] ^= 1
     turned = np.ascontiguousarray(images[:, ::-1])[:, ::-1]
-    assert digest_arrays({**TINY, "test": (turned, labels)}) == before
+    assert digest_arrays({**TINY, "test": split_of(turned, labels)}) == before
     assert digest_arrays(dict(reversed(TINY.items()))) == before
     assert digest_arrays({"train": TINY["train"]}) != before
-    assert digest_arrays({**TINY, "test": (images.reshape(3, 5, 4, 1), labels)}) != before
+    assert digest_arrays({**TINY, "test": split_of(images.reshape(3, 5, 4, 1), labels)}) != before
 
 
 def test_make_source_by_default_digests_the_arrays():
@@ -195,7 +210,7 @@ def test_arrays_are_checked(split, says):
     for name in SPLITS:
         says_where = f"^data set 'tiny', split '{name}': {says}"
         with pytest.raises(ValueError, match=says_where) as error:
-            make_source("tiny", ("a", "b"), {**TINY, name: split})
+            make_source("tiny", ("a", "b"), {**TINY, name: split_of(*split)})
         assert "\n" not in str(error.value)
 
 
@@ -207,34 +222,125 @@ def test_the_whole_is_checked():
     with pytest.raises(ValueError, match="two classes have one name, '7'"):
         make_source("tiny", (*map(str, range(20_000)), "7"), TINY)
     with pytest.raises(ValueError, match="image shapes differ between splits"):
-        make_source("tiny", ("a", "b"), {**TINY, "test": (IMAGES[:, :2], LABELS)})
+        make_source("tiny", ("a", "b"), {**TINY, "test": split_of(IMAGES[:, :2], LABELS)})
     with pytest.raises(ValueError, match=r"images are uint8\[3, 4, 5\]"):
-        make_source("tiny", ("a", "b"), dict.fromkeys(SPLITS, (IMAGES[..., 0], LABELS)))
+        make_source("tiny", ("a", "b"), dict.fromkeys(SPLITS, split_of(IMAGES[..., 0], LABELS)))
+
+
+TABLE = {
+    "features": np.arange(12, dtype=np.float32).reshape(4, 3),
+    "target": np.array([0.5, 1, 2, 4], np.float32),
+}
+
+
+def test_a_source_may_have_arrays_of_any_name():
+    extra = {**TABLE, "mask": np.zeros((4, 2, 2), bool), "text": np.zeros((4, 9), np.uint8)}
+    source = make_source("table", (), dict.fromkeys(SPLITS, extra))
+    assert not source.labelled and source.test.size == 4 and source.test.counts.tolist() == []
+    source.test.verify()
+    changed = {**TABLE, "target": TABLE["target"] + 1}
+    other = make_source("table", (), {**dict.fromkeys(SPLITS, extra), "test": {**extra, **changed}})
+    assert source.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        ({"target": TABLE["target"][:3]}, r"target is float32\[3\]; expected .* \[4, ...\], a row"),
+        (
+            {"target": TABLE["target"].astype(float)},
+            r"target is float64\[4\]; expected bool",
+        ),
+        ({"target": np.array(list("abcd"))}, r"target is <U1\[4\]; expected"),
+        ({"features": TABLE["features"].astype(np.float16)}, "features is float16"),
+        ({"target": np.array([0, np.nan, 1, 2], np.float32)}, "target has NaN .*in example 1"),
+    ],
+)
+def test_arrays_of_any_name_are_checked(changed, says):
+    labelled = {**TABLE, "label": np.array([0, 1, 0, 1], np.int32)}
+    splits = {**dict.fromkeys(SPLITS, labelled), "test": {**labelled, **changed}}
+    with pytest.raises(ValueError, match=f"'table', split 'test': {says}"):
+        make_source("table", ("a", "b"), splits)
+    with pytest.raises(ValueError, match="the splits have other arrays each"):
+        make_source("table", (), {**dict.fromkeys(SPLITS, TABLE), "test": labelled})
+
+
+def test_labels_may_be_missing_where_that_is_said():
+    some = split_of(IMAGES, np.array([0, -1, 1], np.int32))
+    splits = {**TINY, "train": some}
+    source = make_source("tiny", ("a", "b"), splits, unlabelled=True)
+    assert source.labelled and source.splits["train"]["label"].tolist() == [0, -1, 1]
+    with pytest.raises(ValueError, match=r"labels are -1..1; 2 classes need 0..1"):
+        make_source("tiny", ("a", "b"), splits)
+
+
+@pytest.mark.parametrize(
+    "name, loader",
+    [("iris", load_iris), ("wine", load_wine), ("breast_cancer", load_breast_cancer)],
+)
+def test_tables_are_sklearns_each_row_once_and_stratified(name, loader):
+    source, table = load(name, seed=3), loader()
+    splits = {**source.splits, "test": source.test.open()}
+    rows = Counter(
+        (int(label), row.tobytes())
+        for split in splits.values()
+        for label, row in zip(split["label"], split["features"], strict=True)
+    )
+    features = table.data.astype(np.float32)
+    assert rows == Counter(
+        (int(label), row.tobytes()) for label, row in zip(table.target, features, strict=True)
+    )
+    assert source.class_names == tuple(table.target_names)
+    total = np.bincount(table.target)
+    for split, share in (("validation", 0.2), ("test", 0.2)):
+        counts = np.bincount(splits[split]["label"])
+        assert np.abs(counts - share * total).max() < 1.5
+
+
+def test_diabetes_has_targets_and_no_labels():
+    source, table = load("diabetes"), load_diabetes()
+    splits = {**source.splits, "test": source.test.open()}
+    assert {name: len(split["target"]) for name, split in splits.items()} == {
+        "train": 266,
+        "validation": 88,
+        "test": 88,
+    }
+    pairs = {
+        (target, row.tobytes())
+        for split in splits.values()
+        for target, row in zip(split["target"].tolist(), split["features"], strict=True)
+    }
+    features = table.data.astype(np.float32)
+    assert pairs == {
+        (target, row.tobytes()) for target, row in zip(table.target.tolist(), features, strict=True)
+    }
+    assert load("diabetes", seed=1).fingerprint != source.fingerprint
 
 
 # The seal
 
 
 def test_sealed_opens_once():
-    sealed = Sealed(IMAGES, LABELS, 2)
+    sealed = Sealed(TINY["test"], 2)
     assert sealed.size == len(LABELS) and sealed.counts.tolist() == np.bincount(LABELS).tolist()
     assert sealed.size == 3
-    images, labels = sealed.open()
-    assert images is IMAGES and labels is LABELS
+    opened = sealed.open()
+    assert opened["image"] is IMAGES and opened["label"] is LABELS
     with pytest.raises(RuntimeError, match="for the final report alone"):
         sealed.open()
     assert sealed.size == 3
 
 
 def test_nothing_else_leads_to_the_test_images():
-    test = (IMAGES.copy(), LABELS.copy())
+    test = split_of(IMAGES.copy(), LABELS.copy())
     source = make_source("tiny", ("a", "b"), {**TINY, "test": test})
     assert set(source.splits) == {"train", "validation"}
-    for images, labels in source.splits.values():
-        assert not np.shares_memory(images, test[0]) and not np.shares_memory(labels, test[1])
+    for split in source.splits.values():
+        for name, array in split.items():
+            assert not np.shares_memory(array, test[name])
     public = {name for name in dir(source.test) if not name.startswith("_")}
     assert public == {"open", "size", "counts", "verify"}
-    assert source.test.open()[0] is test[0]
+    assert source.test.open()["image"] is test["image"]
 
 
 # The division
@@ -244,7 +350,7 @@ def numbered(count, classes=4):
     """Images whose pixel is their place, and labels in some order."""
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     labels = np.random.default_rng(0).permutation(count).astype(np.int32) % classes
-    return images, labels
+    return split_of(images, labels)
 
 
 @settings(max_examples=40)
@@ -256,33 +362,35 @@ def numbered(count, classes=4):
 )
 def test_divide(count, validation, test, seed):
     """Disjoint, all there, with its label, of the size that was asked for, and class by class."""
-    images, labels = numbered(count)
-    done = divide({"train": (images, labels)}, {"validation": validation, "test": test}, seed)
-    places = {split: part.ravel() for split, (part, _) in done.items()}
+    train = numbered(count)
+    labels = train["label"]
+    done = divide({"train": train}, {"validation": validation, "test": test}, seed)
+    places = {split: part["image"].ravel() for split, part in done.items()}
     assert sorted(np.concatenate(list(places.values()))) == list(range(count))
     for split, wanted in {"validation": validation, "test": test}.items():
         size = wanted if wanted >= 1 else round(wanted * count)
-        np.testing.assert_array_equal(done[split][1], labels[places[split]])
+        np.testing.assert_array_equal(done[split]["label"], labels[places[split]])
         assert len(places[split]) == size
         exact = size * np.bincount(labels) / count
-        assert np.abs(np.bincount(done[split][1], minlength=4) - exact).max() < 2
+        assert np.abs(np.bincount(done[split]["label"], minlength=4) - exact).max() < 2
 
 
 def test_divide_takes_only_what_is_missing():
     train, test = numbered(60), numbered(8)
     done = divide({"train": train, "test": test}, {"validation": 0.1, "test": 0.2}, 0)
-    assert done["test"] is test and len(done["validation"][1]) == 6 and len(done["train"][1]) == 54
+    assert done["test"] is test
+    assert len(done["validation"]["label"]) == 6 and len(done["train"]["label"]) == 54
     both = {"train": train, "test": test, "validation": test}
     assert divide(both, {"validation": 0.1, "test": 0.2}, 0) == both
 
 
 def test_divide_follows_the_seed_and_takes_files():
     train = numbered(60)
-    taken = [divide({"train": train}, {"test": 8}, seed)["test"][0] for seed in (1, 1, 2)]
+    taken = [divide({"train": train}, {"test": 8}, seed)["test"]["image"] for seed in (1, 1, 2)]
     assert (taken[0] == taken[1]).all() and (taken[0] != taken[2]).any()
     contents = [b"P5 1 1 255\n" + bytes([place]) for place in range(60)]
     files = encoded(lambda place: (contents[place], "a file"), 60, Form(), "numbered")
-    as_files = divide({"train": (files, train[1])}, {"test": 8}, 1)["test"][0]
+    as_files = divide({"train": {**train, "image": files}}, {"test": 8}, 1)["test"]["image"]
     assert as_files.shape == (8, 1, 1, 1)
     np.testing.assert_array_equal(np.stack([as_files[i] for i in range(8)]), taken[0])
 
@@ -309,14 +417,16 @@ def test_the_test_images_do_not_depend_on_how_many_are_for_validation():
     few, many = (
         divide({"train": numbered(60)}, {"test": 12, "validation": share}, 3) for share in (4, 20)
     )
-    np.testing.assert_array_equal(few["test"][0], many["test"][0])
+    np.testing.assert_array_equal(few["test"]["image"], many["test"]["image"])
 
 
 def test_divide_need_not_look_at_the_labels():
     images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
     labels = (np.arange(60) % 3).astype(np.int32)
     taken = [
-        divide({"train": (images, of)}, {"validation": 12}, 0, by_class=False)["validation"][0]
+        divide({"train": split_of(images, of)}, {"validation": 12}, 0, by_class=False)[
+            "validation"
+        ]["image"]
         for of in (labels, np.random.default_rng(0).permutation(labels), np.eye(60, dtype="i4")[7])
     ]
     assert len(np.unique(taken[0])) == 12
@@ -326,4 +436,5 @@ def test_divide_need_not_look_at_the_labels():
 
 def test_divide_names_a_class_of_one():
     with pytest.raises(ValueError, match="class 2 has 1 example"):
-        divide({"train": (np.zeros((9, 1, 1, 1)), np.array([0] * 4 + [1] * 4 + [2]))}, {"t": 3}, 0)
+        train = split_of(np.zeros((9, 1, 1, 1)), np.array([0] * 4 + [1] * 4 + [2]))
+        divide({"train": train}, {"t": 3}, 0)

@@ -20,7 +20,8 @@ from jaxdl.data import streams
 from jaxdl.data.batches import batch_ids
 from jaxdl.data.encoded import Form, encoded
 from jaxdl.data.folder import folder
-from jaxdl.data.streams import Joined, Order, read, stream
+from jaxdl.data.source import length, take
+from jaxdl.data.streams import Order, joined, read, stream
 from jaxdl.types import DamagedFile
 
 KEYS = [jax.random.key(seed) for seed in (3, 4, 5)]
@@ -41,6 +42,7 @@ def signed(count):
 
 
 IMAGES, LABELS = signed(300)
+DATA = {"image": IMAGES, "label": LABELS}
 
 
 def places(batch):
@@ -67,9 +69,9 @@ def by_jax(orders, span, batch=8):
     )
 
 
-def streamed(*given, orders=ORDERS, **options):
+def streamed(data=DATA, orders=ORDERS, **options):
     with_defaults = {"batch": 8, "steps": range(5), **options}
-    reading = stream(*(given or (IMAGES, LABELS)), orders, **with_defaults)
+    reading = stream(data, orders, **with_defaults)
     try:
         return np.stack([places(batch) for batch in reading])
     finally:
@@ -104,23 +106,42 @@ def test_hosts_tile_the_batch(hosts):
 
 def test_batch_that_does_not_divide():
     with pytest.raises(ValueError, match="a batch of 8 does not divide over 3 hosts"):
-        stream(IMAGES, LABELS, ORDERS, batch=8, steps=range(2), hosts=3)
+        stream(DATA, ORDERS, batch=8, steps=range(2), hosts=3)
 
 
 def test_joined_splits():
     """As one array, also where one of them is files."""
     contents = [b"P5 2 1 255\n" + image.tobytes() for image in IMAGES]
     files = encoded(lambda place: (contents[place], f"file {place}"), 300, Form(), "signed")
-    parts = [(IMAGES[:120], LABELS[:120]), (files.take(np.arange(120, 290)), LABELS[120:290])]
-    joined = Joined((*parts, (IMAGES[290:], LABELS[290:])))
-    assert joined.shape == (300, 1, 2, 1)
-    np.testing.assert_array_equal(joined.labels, LABELS)
+    splits = [take(DATA, np.arange(120)), take(DATA, np.arange(290, 300))]
+    middle = {"image": files.take(np.arange(120, 290)), "label": LABELS[120:290]}
+    data = joined([splits[0], middle, splits[1]])
+    images = data["image"]
+    assert images.shape == (300, 1, 2, 1) and images.dtype == np.uint8
+    np.testing.assert_array_equal(data["label"], LABELS)
     for place in (0, 119, 120, 289, 290, 299):
-        np.testing.assert_array_equal(joined[place], IMAGES[place])
+        np.testing.assert_array_equal(images[place], IMAGES[place])
     with pytest.raises(IndexError):
-        joined[300]
+        images[300]
     span = range(2, 7)
-    np.testing.assert_array_equal(streamed(joined, joined.labels, steps=span), by_jax(ORDERS, span))
+    np.testing.assert_array_equal(streamed(data, steps=span), by_jax(ORDERS, span))
+
+
+def test_arrays_of_any_name_and_type_come_row_by_row():
+    rng = np.random.default_rng(0)
+    data = {
+        "features": rng.normal(size=(300, 3)).astype(np.float32),
+        "mask": rng.integers(0, 5, (300, 2, 2)).astype(np.int32),
+        "text": rng.integers(0, 256, (300, 7)).astype(np.uint8),
+        "target": rng.normal(size=300).astype(np.float32),
+    }
+    ids = by_jax(ORDERS, range(3))
+    halves = joined([take(data, np.arange(140)), take(data, np.arange(140, 300))])
+    for given in (data, halves):
+        batches = list(stream(given, ORDERS, batch=8, steps=range(3)))
+        for name, array in data.items():
+            rows = np.stack([batch[name] for batch in batches])
+            np.testing.assert_array_equal(rows, array[ids], strict=True)
 
 
 def test_read_reads_each_once():
@@ -145,7 +166,7 @@ def grain_threads():
 def test_nothing_is_left_running():
     for leave in ("closed", "dropped", "read to its end"):
         steps = range(2 if leave == "read to its end" else 100_000)
-        reading = stream(IMAGES, LABELS, ORDERS, batch=8, steps=steps)
+        reading = stream(DATA, ORDERS, batch=8, steps=steps)
         next(reading)
         if leave == "closed":
             reading.close()
@@ -162,7 +183,7 @@ def test_damaged_image_is_named():
     contents = [b"P5 2 1 255\n" + image.tobytes() for image in IMAGES]
     contents[EXAMPLES[2][50]] = b"P5 2 1 255\n"
     files = encoded(lambda place: (contents[place], f"file {place}"), 300, Form(), "signed")
-    reading, whole = stream(files, LABELS, ORDERS, batch=8, steps=range(100)), []
+    reading, whole = stream({**DATA, "image": files}, ORDERS, batch=8, steps=range(100)), []
     with pytest.raises(DamagedFile, match=rf"^file {EXAMPLES[2][50]}: not a whole image") as error:
         whole.extend(map(places, reading))
     assert "\n" not in str(error.value)
@@ -182,8 +203,7 @@ def files(tmp_path):
         where = tmp_path / "signed" / f"class{place % 10}"
         where.mkdir(parents=True, exist_ok=True)
         Image.fromarray(IMAGES[place, ..., 0]).save(where / f"{place:03d}.png")
-    images, labels = folder(str(tmp_path / "signed"), validation=10, test=10).splits["train"]
-    return tmp_path, images, labels
+    return tmp_path, folder(str(tmp_path / "signed"), validation=10, test=10).splits["train"]
 
 
 def place_of(image):
@@ -192,11 +212,11 @@ def place_of(image):
 
 def test_worker_processes_read_the_same(files, monkeypatch):
     """Also where nobody has read absl's flags; and an interrupt from the terminal is not theirs."""
-    _, images, labels = files
-    span, orders = range(4, 24), [Order(ORDERS[0].words, np.arange(len(labels)))]
+    _, data = files
+    span, orders = range(4, 24), [Order(ORDERS[0].words, np.arange(length(data)))]
     flags.FLAGS.unparse_flags()
     try:
-        reading = stream(images, labels, orders, batch=8, steps=span, workers=2)
+        reading = stream(data, orders, batch=8, steps=span, workers=2)
         batches = [next(reading)]  # of one worker; the other may not have begun
         for process in multiprocessing.active_children():
             os.kill(process.pid, signal.SIGINT)
@@ -204,7 +224,7 @@ def test_worker_processes_read_the_same(files, monkeypatch):
         reading.close()
     finally:
         flags.FLAGS.mark_as_parsed()
-    threads = stream(images, labels, orders, batch=8, steps=span)
+    threads = stream(data, orders, batch=8, steps=span)
     for ours, theirs in zip(batches, threads, strict=True):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
         np.testing.assert_array_equal(ours["label"], theirs["label"])
@@ -223,9 +243,9 @@ def test_worker_processes_name_a_damaged_image(files):
         "from jaxdl.data.streams import Order, stream\n"
         "from jaxdl.types import DamagedFile\n"
         "def main():\n"
-        "    images, labels = folder('signed', validation=10, test=10).splits['train']\n"
-        "    orders = [Order(np.arange(2, dtype=np.uint32), np.arange(len(labels)))]\n"
-        "    reading = stream(images, labels, orders, batch=70, steps=range(9), workers=1)\n"
+        "    data = folder('signed', validation=10, test=10).splits['train']\n"
+        "    orders = [Order(np.arange(2, dtype=np.uint32), np.arange(280))]\n"
+        "    reading = stream(data, orders, batch=70, steps=range(9), workers=1)\n"
         "    try:\n"
         "        for batch in reading:\n"
         "            pass\n"
@@ -255,9 +275,9 @@ def test_worker_processes_end_with_a_main_process_that_is_killed(tmp_path):
         "import numpy as np\n"
         "from jaxdl.data.streams import Order, stream\n"
         "if __name__ == '__main__':\n"
-        "    images, labels = np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32)\n"
+        "    data = {'image': np.zeros((9, 2, 2, 1), np.uint8), 'label': np.zeros(9, np.int32)}\n"
         "    orders = [Order(np.arange(2, dtype=np.uint32), np.arange(9))]\n"
-        "    reading = stream(images, labels, orders, batch=4, steps=range(10**6), workers=2)\n"
+        "    reading = stream(data, orders, batch=4, steps=range(10**6), workers=2)\n"
         "    next(reading)\n"
         "    print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

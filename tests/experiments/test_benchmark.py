@@ -29,6 +29,7 @@ from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.report.tables import read_rows, write_rows
+from jaxdl.supervised import classification_loss
 from jaxdl.train.loop import Interrupted, StopFlag
 from jaxdl.train.population import member_key
 from jaxdl.train.state import create_state, make_step
@@ -68,12 +69,16 @@ def problem() -> Problem:
     for frozen in (0, 1):
         mask = transfer.trainable(variables, frozen)["params"]
         rule = make_optimizer("momentum", RATE, weight_decay=DECAY, trainable=mask)
-        state = create_state(variables["params"], variables["batch_stats"], rule)
-        step = jax.jit(make_step(transfer.classification_loss(model, frozen), lambda _, r=rule: r))
+        state = create_state(variables, rule)
+        step = jax.jit(
+            make_step(
+                classification_loss(transfer.Frozen(model, frozen) if frozen else model), rule
+            )
+        )
         batch = {"image": images, "label": labels}
         state, metrics = step(state, batch, {"key": jax.random.key(0)})
         loss[frozen] = float(metrics["loss"])
-        stepped[frozen] = {"params": state.params, "batch_stats": state.batch_stats}
+        stepped[frozen] = state.variables
     logits = jax.jit(model.apply)(variables, images)
     return Problem(model, variables, images, labels, np.asarray(logits), loss, stepped)
 
@@ -396,7 +401,7 @@ def little(tmp_path) -> ConfigDict:
 
 def test_images_are_a_folder_of_jpegs_like_photographs(tmp_path):
     data.write_images(tmp_path, 32, 7)
-    images, labels = folder(str(tmp_path)).splits["train"]
+    images, labels = folder(str(tmp_path)).splits["train"].values()
     assert images.shape == (7, 32, 32, 3)
     np.testing.assert_array_equal(labels, [0, 0, 0, 0, 1, 1, 1])
     assert len(data.files(tmp_path)) == 7
@@ -450,7 +455,7 @@ def test_streams_go_on_where_they_were(little, tmp_path, monkeypatch):
 def test_pytorch_s_data_set_is_the_same_files(tmp_path):
     torch = pytest.importorskip("torch")
     data.write_images(tmp_path, 16, 5)
-    images, labels = folder(str(tmp_path)).splits["train"]
+    images, labels = folder(str(tmp_path)).splits["train"].values()
     files = data.Files(tmp_path)
     assert len(files) == 5
     for i in range(5):

@@ -61,10 +61,10 @@ def reference(config: ConfigDict) -> Contender:
                 h = np.tanh(h) if i < len(layers) - 1 else h
             return h[:, 0]
 
-        (t, x), e = start.batch_stats.points["equation"].T, 1e-4
+        (t, x), e = start.collections["sample"].points["equation"].T, 1e-4
         u_t = (u(t + e, x) - u(t - e, x)) / (2 * e)
         u_xx = (u(t, x + e) - 2 * u(t, x) + u(t, x - e)) / e**2
-        t0, x0 = start.batch_stats.points["initial"].T
+        t0, x0 = start.collections["sample"].points["initial"].T
         wrong = u(t0, x0) - np.exp(-((x0 / 0.1) ** 2))
         return np.mean((u_t - 0.02 * u_xx) ** 2) + np.mean(wrong**2)
 

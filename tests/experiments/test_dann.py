@@ -529,8 +529,8 @@ def with_labels(lab, monkeypatch, domain, change):
     def changed(name, path, **options):
         source = load(name, path=path, **options)
         if path == lab.config[domain].options.path:
-            images, labels = source.splits["train"]
-            splits = {**source.splits, "train": (images, change(labels))}
+            train = source.splits["train"]
+            splits = {**source.splits, "train": {**train, "label": change(train["label"])}}
             source = dataclasses.replace(source, splits=splits)
         return source
 
@@ -675,7 +675,7 @@ def test_held_out_images_are_in_no_order_of_classes(lab):
         fetched = lab.feed.fetch(np.tile(places, (members, 1)))
         np.testing.assert_array_equal(np.asarray(fetched["label"])[0], labels)
     by_class = np.repeat(np.arange(10), 200)
-    source = SimpleNamespace(splits={"validation": (None, by_class)})
+    source = SimpleNamespace(splits={"validation": {"label": by_class}})
     places = np.arange(5000, 7000)
     listed = SimpleNamespace(
         sources=dict.fromkeys(SIZES, source),

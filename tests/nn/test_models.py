@@ -1,5 +1,6 @@
 """Networks in stretches against the whole, batch statistics and dropout against NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ from jax import lax
 from scipy import stats
 
 from jaxdl.nn.models import MODELS
-from jaxdl.nn.models.convnet import Conv, ConvLayer, ConvNet, Start
+from jaxdl.nn.models.convnet import Conv, ConvLayer, ConvNet, Dropout, Start
 from jaxdl.transfer import cut, layers
 from jaxdl.trees import count
 
@@ -345,3 +346,35 @@ def test_dropout_drops_in_training_only_and_keeps_the_mean():
     # The first dense layer sees the whole of the images' features.
     first, _ = cut(variables, 1)
     np.testing.assert_allclose(model.apply(first, x, train=True, stop=1), x, rtol=1e-6)
+
+
+def test_members_may_differ_in_their_dropout():
+    """Rates that are traced, against constant ones, by the same random numbers; 0 and 1 too."""
+    rates = (0.0, 0.25, 0.5, 1.0)
+    model = ConvNet((), (8, 8), 3)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
+    variables, key = model.init(jax.random.key(0), x), jax.random.key(7)
+
+    def value(rate, params):
+        network = model.clone(dropout=rate)
+        logits = network.apply({"params": params}, x, train=True, rngs={"dropout": key})
+        return jnp.sum(logits**2)
+
+    gradients = jax.value_and_grad(value, argnums=1)
+    together = jax.jit(jax.vmap(gradients, in_axes=(0, None)))(
+        jnp.asarray(rates), variables["params"]
+    )
+    for i, rate in enumerate(rates):
+        alone = gradients(rate, variables["params"])
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            assert np.isfinite(a[i]).all()
+            np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_dropout_is_flaxs(rate):
+    x, rngs = jnp.ones((50, 8)), {"dropout": jax.random.key(3)}
+    ours = Dropout(rate, deterministic=False).apply({}, x, rngs=rngs)
+    theirs = nn.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs)
+    np.testing.assert_array_equal(ours, theirs)
+    assert Dropout(rate, deterministic=True).apply({}, x) is x

@@ -119,6 +119,26 @@ def test_decay_is_of_kernels_only():
         )
 
 
+def test_what_is_no_weight_by_its_name_neither_decays_nor_is_projected():
+    """Of a transformer: embeddings and kernels of any number of axes, and nothing else."""
+    shapes = {
+        "embedding": (5, 4),
+        "attention": {"kernel": (4, 2, 3), "bias": (2, 3)},
+        "position": (1, 7, 4),
+        "scale": (4,),
+    }
+    is_shape = {"is_leaf": lambda value: isinstance(value, tuple)}
+    params = jax.tree.map(lambda shape: np.ones(shape, np.float32), shapes, **is_shape)
+    zeros = jax.tree.map(np.zeros_like, params)
+    (decayed,) = trained(make_optimizer("sgd", RATE, weight_decay=0.5), params, [zeros])
+    projected = project_max_norm(jax.tree.map(jnp.asarray, params), 0.1)
+    for after in (decayed, projected):
+        assert (np.asarray(after["embedding"]) < 1).all()
+        assert (np.asarray(after["attention"]["kernel"]) < 1).all()
+        for kept in (after["attention"]["bias"], after["position"], after["scale"]):
+            np.testing.assert_array_equal(kept, np.ones_like(kept))
+
+
 def project_by_optax(params, radius):
     """Optax's projection, unit by unit; kernels only."""
 
@@ -135,7 +155,7 @@ def project_by_optax(params, radius):
 def test_max_norm_projects_each_unit(radius):
     expected = project_by_optax(PARAMS, radius)
     assert_close(project_max_norm(jax.tree.map(jnp.asarray, PARAMS), radius), expected, 1e-6)
-    inside = {"w": jnp.zeros((3, 2)), "b": 50 * jnp.ones(2)}
+    inside = {"kernel": jnp.zeros((3, 2)), "bias": 50 * jnp.ones(2)}
     assert_close(project_max_norm(inside, radius), inside, 0)
 
 
@@ -194,16 +214,16 @@ def test_biases_may_learn_at_a_rate_of_their_own(name):
 def test_two_steps_of_caffes_momentum_by_hand():
     """``v <- m v + r_i (g + d_i w)``, ``w - v`` with r_i, d_i of the kernel and of the bias."""
     rule = make_optimizer("momentum", 0.01, weight_decay=5e-4, bias_rate=2.0)
-    params = {"w": np.array([[2.0, -4.0]]), "b": np.array([3.0])}
-    grads = [{"w": np.array([[1.0, 0.5]]), "b": np.array([-1.0])}] * 2
+    params = {"kernel": np.array([[2.0, -4.0]]), "bias": np.array([3.0])}
+    grads = [{"kernel": np.array([[1.0, 0.5]]), "bias": np.array([-1.0])}] * 2
     first, second = trained(rule, params, grads)
     v = 0.01 * (np.array([1.0, 0.5]) + 5e-4 * np.array([2.0, -4.0]))
     w = np.array([2.0, -4.0]) - v
-    np.testing.assert_allclose(first["w"][0], w, rtol=1e-6)
-    np.testing.assert_allclose(first["b"], [3 + 0.02], rtol=1e-6)
+    np.testing.assert_allclose(first["kernel"][0], w, rtol=1e-6)
+    np.testing.assert_allclose(first["bias"], [3 + 0.02], rtol=1e-6)
     v = 0.9 * v + 0.01 * (np.array([1.0, 0.5]) + 5e-4 * w)
-    np.testing.assert_allclose(second["w"][0], w - v, rtol=1e-6)
-    np.testing.assert_allclose(second["b"], [3 + 0.02 + 0.02 * 1.9], rtol=1e-6)
+    np.testing.assert_allclose(second["kernel"][0], w - v, rtol=1e-6)
+    np.testing.assert_allclose(second["bias"], [3 + 0.02 + 0.02 * 1.9], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -240,6 +260,34 @@ def test_members_may_differ_in_rate_and_decay(name):
     for i, (rate, decay) in enumerate(zip(rates.tolist(), decays.tolist(), strict=True)):
         # 0 in the warm-up, then down to nothing over five steps
         alone = by_hand(name, lambda t, r=rate: r * (6 - t) / 5 * (t > 0), decay=decay)[2]
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("momentum", {"momentum": (0.5, 0.9), "max_norm": (0.5, 2.0), "bias_rate": (1.0, 3.0)}),
+        ("nesterov", {"momentum": (0.0, 0.8), "clip_norm": (0.5, 2.0)}),
+        ("adam", {"b1": (0.5, 0.9), "b2": (0.9, 0.99), "eps": (1e-3, 1e-8)}),
+        ("adamw", {"b1": (0.5, 0.9), "eps": (1e-3, 1e-8), "weight_decay": (0.0, 0.1)}),
+    ],
+)
+def test_members_may_differ_in_every_number(name, numbers):
+    """One program of traced numbers, against a rule for each member."""
+
+    def final(numbers):
+        rule = make_optimizer(name, RATE, **numbers)
+        params = jax.tree.map(jnp.asarray, PARAMS)
+        state = rule.init(params)
+        for g in GRADS[:2]:
+            updates, state = rule.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    stacked = {key: jnp.asarray(values) for key, values in numbers.items()}
+    together = jax.jit(jax.vmap(final))(stacked)
+    for i in range(2):
+        alone = final({key: values[i] for key, values in numbers.items()})
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: what comes back is what was saved, or one line says what is wrong."""
 
 import gc
+import re
 import resource
 import shutil
 import sys
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdl import trees
 from jaxdl.train import checkpoint
-from jaxdl.train.checkpoint import Checkpoints
+from jaxdl.train.checkpoint import Checkpoints, load_network
 from jaxdl.train.parallel import make_mesh, shard_members
 from jaxdl.train.state import TrainState
 from jaxdl.types import DamagedFile
@@ -146,15 +148,6 @@ def test_what_is_no_fault_of_the_files_leaves_them(tmp_path, monkeypatch, fault)
     assert {p.name for p in (tmp_path / "a").iterdir()} == {"3", "5"}
 
 
-def test_the_best_stays_beside_the_latest(tmp_path):
-    mesh, scores = mesh_of(2), {1: 0.3, 2: 0.9, 3: None, 4: 0.5, 5: 0.4, 6: None}
-    with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
-        for step, score in scores.items():
-            checkpoints.save(step, population(step, mesh), score=score)
-        checkpoints.wait()
-    assert {int(p.name) for p in (tmp_path / "a").iterdir() if p.name.isdigit()} == {2, 5, 6}
-
-
 @pytest.mark.parametrize("members", [8, 16])
 def test_other_numbers_of_members_are_restored(tmp_path, members):
     """What fills up the population are copies of its last member, as many as the devices need."""
@@ -169,19 +162,79 @@ def test_other_numbers_of_members_are_restored(tmp_path, members):
     assert_equal(jax.device_get(restored), jax.tree.map(lambda leaf: leaf[places], ten))
 
 
-def test_another_version_is_refused_by_name(tmp_path, monkeypatch):
-    mesh = saved(tmp_path / "a")
+def test_another_version_is_told_of_and_no_damage(tmp_path, monkeypatch):
+    mesh, said = saved(tmp_path / "a"), []
     for versions, words in (
-        ({"jaxdl": "9.9", "jax": jax.__version__}, r"written by jaxdl \d\S*, this is 9\.9"),
-        ({"xla": "9.9"}, r"written by xla None, this is 9\.9"),
+        ({"jaxdl": "9.9", "jax": jax.__version__}, r"was written by jaxdl \d\S*, this is 9\.9: "),
+        ({"xla": "9.9"}, r"was written by xla None, this is 9\.9: results differ by rounding"),
     ):
         monkeypatch.setattr(checkpoint, "_versions", lambda versions=versions: versions)
-        with (
-            Checkpoints(tmp_path / "a") as checkpoints,
-            pytest.raises(DamagedFile, match=words),
-        ):
-            checkpoints.restore(population(0, mesh))
-    assert (tmp_path / "a" / "5").exists()
+        with Checkpoints(tmp_path / "a", say=said.append) as checkpoints:
+            assert_equal(checkpoints.restore(population(0, mesh)).states, population(5, mesh))
+        assert re.search(words, said[-1]) and "\n" not in said[-1]
+    assert len(said) == 2
+
+
+# Trained networks.
+
+
+def named(seed):
+    return {"task": "A", "seed": seed}
+
+
+def run_folder(tmp_path):
+    """Two populations: eight networks, one a member, and three members of two networks."""
+    with Checkpoints(tmp_path / "checkpoints" / "whole") as checkpoints:
+        for step in (5, 6):
+            notes = {"networks": [named(seed) for seed in range(7)]}  # the eighth fills up
+            checkpoints.save(step, population(step, mesh_of(2)), notes)
+        checkpoints.wait()
+    kernel = jnp.arange(3 * 4.0).reshape(3, 4)
+    cuts = {f"cut{n:02}": {"fc": {"kernel": kernel + 100 * n}} for n in (1, 2)}
+    stats = {name: {"fc": {"mean": cut["fc"]["kernel"] / 2}} for name, cut in cuts.items()}
+    state = TrainState(
+        step=jnp.ones(3, jnp.int32),
+        params=cuts,
+        collections={"batch_stats": stats},
+        opt_state=(),
+        alive={name: jnp.ones(3, bool) for name in cuts},
+    )
+    networks = [{"task": "B", "seed": i, "n": n} for i in range(3) for n in (1, 2)]
+    with Checkpoints(tmp_path / "checkpoints" / "frozen") as checkpoints:
+        checkpoints.save(1, state, {"networks": networks})
+        checkpoints.wait()
+    return tmp_path
+
+
+def test_a_network_is_loaded_by_its_name(tmp_path, monkeypatch):
+    run = run_folder(tmp_path)
+    monkeypatch.setattr(checkpoint, "_versions", lambda: {"jax": "another"})
+    variables = load_network(run, task="A", seed=3)
+    assert_equal(
+        variables, {"params": trees.member(jax.device_get(population(6, mesh_of(2)).params), 3)}
+    )
+    variables = load_network(run, task="B", seed=1, n=2)
+    kernel = np.arange(4, 8, dtype=np.float32) + 200
+    expected = {"params": {"fc": {"kernel": kernel}}, "batch_stats": {"fc": {"mean": kernel / 2}}}
+    assert_equal(variables, expected)
+
+
+def test_a_name_must_tell_one_network_from_the_others(tmp_path):
+    run = run_folder(tmp_path)
+    with pytest.raises(ValueError, match="several networks with task='B', as task=B seed=0 n=1; "):
+        load_network(run, task="B")
+    with pytest.raises(ValueError, match="no network with seed=7, as "):
+        load_network(run, seed=7)
+    with pytest.raises(ValueError, match="has no checkpoints of named networks"):
+        load_network(tmp_path / "nowhere", seed=0)
+
+
+@pytest.mark.parametrize("damage", [scramble, hollow, lose_arrays, flip])
+def test_a_network_of_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    run = run_folder(tmp_path)
+    damage(run / "checkpoints" / "whole" / "6")
+    with pytest.raises(DamagedFile, match=r"checkpoint \S+/whole/6 is damaged: "):
+        load_network(run, task="A", seed=3)
 
 
 def test_what_cannot_be_written_is_an_os_error(tmp_path):

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl.train.evaluate import make_accuracy, make_outputs
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.metrics import confusion_matrix
+from jaxdl.train.evaluate import make_accuracy, make_outputs, make_sums
 from jaxdl.train.feed import Resident, Streamed
 from jaxdl.train.parallel import make_mesh
 from jaxdl.train.population import population_of
@@ -20,8 +22,8 @@ GUESSES = np.where(RNG.random(31) < 0.7, LABELS, RNG.integers(0, CLASSES, 31))
 IMAGES = RNG.integers(0, 256, (31, 2, 3, 1)).astype(np.uint8)
 IMAGES[:, 0, 0, 0] = GUESSES
 SPLITS = {
-    "train": (IMAGES[:17], LABELS[:17]),
-    "validation": (IMAGES[17:], LABELS[17:]),
+    "train": {"image": IMAGES[:17], "label": LABELS[:17]},
+    "validation": {"image": IMAGES[17:], "label": LABELS[17:]},
 }
 SHIFTS = (0, 1, 2)  # a member guesses so many classes further; the labels of its task are, too
 EXAMPLES = [RNG.permutation(31)[:n] for n in (13, 5, 1)]  # not a batch, a whole one, a single image
@@ -89,7 +91,8 @@ def test_padding_counts_neither_as_right_nor_as_wrong():
     accuracy = make_accuracy(opposite, truthful, mesh, 8)
     states = population_of([state_of(1.0)] * 3, 0, mesh)
     hypers = population_of([{"shift": np.int32(s)} for s in (0, 1, 0)], 0, mesh)
-    found = accuracy(states, hypers, EXAMPLES, Resident({"all": (images, LABELS)}, mesh).fetch)
+    feed = Resident({"all": {"image": images, "label": LABELS}}, mesh)
+    found = accuracy(states, hypers, EXAMPLES, feed.fetch)
     np.testing.assert_array_equal(found, [1, 0, 1])
 
 
@@ -111,13 +114,57 @@ def test_a_diverged_network_has_no_accuracy_and_the_others_keep_theirs(value):
     np.testing.assert_allclose(found, [EXPECTED[0], np.nan, EXPECTED[2]], rtol=1e-6)
 
 
+# Any sums.
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [
+        ("shard_map", (1, 1)),
+        ("shard_map", (2, 3)),
+        ("jit", (2, 2)),
+        ("fsdp", (1, 2)),
+        ("pmap", (1, 2)),
+        ("pmap", (3, 1)),
+    ],
+    ids=str,
+)
+def test_losses_and_confusions_are_summed_over_each_members_examples(mode, shape):
+    """Against NumPy, also where devices divide a batch of 5 that is filled up."""
+
+    def measure(state, hyper, batch, counts):
+        guesses = logits(state, hyper, batch["image"])
+        loss = cross_entropy(guesses, batch["label"])
+        return {
+            "loss": jnp.sum(jnp.where(counts, loss, 0)),
+            "confusion": confusion_matrix(guesses.argmax(-1), batch["label"], CLASSES, counts),
+        }
+
+    mesh = make_mesh(*shape, jax.devices()[: shape[0] * shape[1]])
+    states = population_of([state_of(1.0)] * 3, 0, mesh)
+    hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], 0, mesh)
+    sums = make_sums(measure, prepare, mesh, BATCH, mode)
+    found = sums(states, hypers, EXAMPLES, Resident(SPLITS, mesh).fetch)
+    for i, (shift, places) in enumerate(zip(SHIFTS, EXAMPLES, strict=True)):
+        guesses, labels = ((x[places] + shift) % CLASSES for x in (GUESSES, LABELS))
+        expected = np.zeros((CLASSES, CLASSES), int)
+        np.add.at(expected, (labels, guesses), 1)
+        np.testing.assert_array_equal(found["confusion"][i], expected)
+        loss = np.log(np.e + CLASSES - 1) - (guesses == labels)
+        np.testing.assert_allclose(found["loss"][i], loss.sum(), rtol=1e-5)
+    assert found["loss"].shape == (3,)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+
+
 # Other outputs.
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 @pytest.mark.parametrize("feed", [Resident, Streamed])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 2)], ids=str)
 def test_outputs_are_those_of_the_network_alone_in_the_order_asked_for(shape, feed, batch):
+    mode = "pmap" if shape == (1, 2) else "shard_map"
+
     def outputs(state, hyper, images):
         flat = images.reshape(len(images), -1)
         scores = logits(state, hyper, images)
@@ -128,7 +175,7 @@ def test_outputs_are_those_of_the_network_alone_in_the_order_asked_for(shape, fe
     states = population_of([state_of(v) for v in values], 0, mesh)
     hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], 0, mesh)
     examples = [*EXAMPLES[:2], np.array([30, 2, 2])]  # of unequal numbers, one of them twice
-    found = make_outputs(outputs, prepare, mesh, batch)(
+    found = make_outputs(outputs, prepare, mesh, batch, mode)(
         states, hypers, examples, feed(SPLITS, mesh).fetch
     )
     assert len(found) == 3  # and not four, on two devices

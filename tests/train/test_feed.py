@@ -11,14 +11,16 @@ import pytest
 
 from jaxdl import trees
 from jaxdl.data.batches import host_batch_ids
+from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.metrics import correct
 from jaxdl.nn.models.convnet import ConvNet
 from jaxdl.optim import make_optimizer
+from jaxdl.supervised import classification_loss
 from jaxdl.train import feed as feeds
 from jaxdl.train.feed import Resident, Streamed, device_memory, make_feed
 from jaxdl.train.parallel import make_mesh
 from jaxdl.train.population import member_key, order_keys, population_of
 from jaxdl.train.state import create_state, make_step
-from jaxdl.transfer import classification_loss, loss_and_metrics
 from jaxdl.types import DamagedFile
 
 SIDE, CLASSES, BATCH, PER_DISPATCH, STEPS = 4, 4, 6, 3, 9
@@ -26,13 +28,15 @@ SIZES = {"train": 23, "validation": 10}
 
 RNG = np.random.default_rng(0)
 SPLITS = {
-    split: (
-        RNG.integers(0, 256, (n, SIDE, SIDE, 1)).astype(np.uint8),
-        RNG.integers(0, CLASSES, n).astype(np.int32),
-    )
+    split: {
+        "image": RNG.integers(0, 256, (n, SIDE, SIDE, 1)).astype(np.uint8),
+        "label": RNG.integers(0, CLASSES, n).astype(np.int32),
+    }
     for split, n in SIZES.items()
 }
-IMAGES, LABELS = (np.concatenate(arrays) for arrays in zip(*SPLITS.values(), strict=True))
+IMAGES, LABELS = (
+    np.concatenate([split[name] for split in SPLITS.values()]) for name in ("image", "label")
+)
 # Two tasks of two classes each and unequal numbers of examples; the third member has even fewer
 # than a batch takes.
 HALVES = ([0, 2], [1, 3], [1, 3])
@@ -78,14 +82,15 @@ def noisily(stored, hyper, key):
     return seen | {"image": seen["image"] + noise, "drawn": jax.random.uniform(key)}
 
 
-def loss_fn(params, batch_stats, batch, hyper, key):
+def loss_fn(params, collections, batch, hyper, key):
     """A loss that reports what was drawn, its square, and what its own key would draw."""
     del hyper
     logits = MODEL.apply({"params": params}, batch["image"])
-    loss, metrics = loss_and_metrics(logits, batch["label"])
+    metrics = {"accuracy": jnp.mean(correct(logits, batch["label"]), dtype=jnp.float32)}
+    loss = jnp.mean(cross_entropy(logits, batch["label"]))
     drawn = batch.get("drawn", jnp.zeros(()))
     told = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
-    return loss, (batch_stats, metrics | told)
+    return loss, (collections, metrics | told)
 
 
 def mesh_of(member, data=1):
@@ -100,7 +105,7 @@ def state_of(i):
     shapes = jax.eval_shape(MODEL.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))["params"]
     rng = np.random.default_rng(i)
     params = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(s.dtype), shapes)
-    return create_state(jax.tree.map(jnp.asarray, params), {}, rule({}))
+    return create_state({"params": jax.tree.map(jnp.asarray, params)}, rule, {})
 
 
 def hyper_of(i):
@@ -153,7 +158,7 @@ def assert_close(ours, theirs, tolerance=1e-6):
 
 
 def files_of(splits):
-    return {split: (Files(images), labels) for split, (images, labels) in splits.items()}
+    return {s: {**split, "image": Files(split["image"])} for s, split in splits.items()}
 
 
 @pytest.fixture(scope="module")
@@ -264,13 +269,12 @@ def side_by_side(stored, hyper, key):
     return {"image": image[:, 0] - 0.5 * image[:, 1], "label": (first + 2 * second) % 2}
 
 
-def loss_with_step(params, batch_stats, batch, hyper, key):
+def loss_with_step(params, collections, batch, hyper, key):
     """A loss that reports the step that it was told."""
     del key
-    loss, metrics = loss_and_metrics(
-        MODEL.apply({"params": params}, batch["image"]), batch["label"]
-    )
-    return loss, (batch_stats, metrics | {"step": hyper["step"].astype(jnp.float32)})
+    logits = MODEL.apply({"params": params}, batch["image"])
+    metrics = {"step": hyper["step"].astype(jnp.float32)}
+    return jnp.mean(cross_entropy(logits, batch["label"])), (collections, metrics)
 
 
 @functools.cache
@@ -303,7 +307,8 @@ def alone_side_by_side():
     """The three members trained by a plain step: states and losses."""
 
     def loss(params, batch):
-        return loss_and_metrics(MODEL.apply({"params": params}, batch["image"]), batch["label"])[0]
+        logits = MODEL.apply({"params": params}, batch["image"])
+        return jnp.mean(cross_entropy(logits, batch["label"]))
 
     step, trained = jax.jit(jax.value_and_grad(loss)), []
     update = jax.jit(rule({}).update)
@@ -400,8 +405,8 @@ def test_fetched_images_are_those_of_the_splits_laid_end_to_end(shape):
 
 
 def test_auto_is_resident_below_a_quarter_of_the_memory(monkeypatch, two):
-    size = IMAGES.nbytes
-    assert size == sum(SIZES.values()) * SIDE**2
+    size = IMAGES.nbytes + LABELS.nbytes
+    assert size == sum(SIZES.values()) * (SIDE**2 + 4)
     for memory, kind in ((4 * size + 1, Resident), (4 * size, Streamed), (1, Streamed)):
         monkeypatch.setattr(feeds, "device_memory", lambda mesh, memory=memory: memory)
         assert type(make_feed("auto", SPLITS, two)) is kind
@@ -413,7 +418,7 @@ def test_a_choice_of_streaming_reads_nothing(monkeypatch, two):
     monkeypatch.setattr(feeds, "device_memory", lambda mesh: 1)
     files = files_of(SPLITS)
     make_feed("auto", files, two)
-    assert not any(images.read for images, _ in files.values())
+    assert not any(split["image"].read for split in files.values())
 
 
 def test_an_unknown_feed_is_refused(two):

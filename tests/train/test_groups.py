@@ -10,6 +10,7 @@ import pytest
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.nn.models.convnet import ConvNet
 from jaxdl.optim import make_optimizer
+from jaxdl.supervised import classification_loss
 from jaxdl.train.feed import make_feed
 from jaxdl.train.groups import (
     Member,
@@ -25,7 +26,6 @@ from jaxdl.train.loop import StopFlag, Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState, create_state, make_step
-from jaxdl.transfer import classification_loss
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1)).astype(np.uint8)
 LABELS = (np.arange(20) % 3).astype(np.int32)
@@ -80,7 +80,7 @@ def rule(hyper):
 def parts():
     """A placement on two devices, a feed, and three members of one program."""
     placement = MeshPlacement(make_mesh(2, 1, jax.devices()[:2]))
-    feed = make_feed("resident", {"train": (IMAGES, LABELS)}, placement.mesh)
+    feed = make_feed("resident", {"train": {"image": IMAGES, "label": LABELS}}, placement.mesh)
     watched = []
 
     def prepare(stored, hyper, key):
@@ -108,7 +108,7 @@ def parts():
 
         def start():
             params = MODEL.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 1)))["params"]
-            return create_state(params, {}, rule(hyper()))
+            return create_state({"params": params}, rule, hyper())
 
         return Member([Name(seed)], made, start, hyper)
 
@@ -164,13 +164,13 @@ def test_what_states_hold_themselves_is_trained_on(parts, tmp_path):
     """w follows points that are changed at the beginning of every dispatch but the first."""
     placement = parts[0]
 
-    def loss(params, points, batch, hyper, key):
-        value = jnp.sum((params["w"] - points["x"]) ** 2)
-        return value, (points, {"loss": value})
+    def loss(params, collections, batch, hyper, key):
+        value = jnp.sum((params["w"] - collections["points"]["x"]) ** 2)
+        return value, (collections, {})
 
     def refresh(state, hyper):
-        moved = jnp.where(state.step > 0, hyper["to"], state.batch_stats["x"])
-        return state.replace(batch_stats={"x": moved})
+        moved = jnp.where(state.step > 0, hyper["to"], state.collections["points"]["x"])
+        return state.replace(collections={"points": {"x": moved}})
 
     made = make_program_without_data(
         make_step(loss, lambda hyper: make_optimizer("sgd", 0.5)),
@@ -182,7 +182,7 @@ def test_what_states_hold_themselves_is_trained_on(parts, tmp_path):
 
     def start() -> TrainState:
         params, points = {"w": jnp.zeros(())}, {"x": jnp.ones(())}
-        return create_state(params, points, make_optimizer("sgd", 0.5))
+        return create_state({"params": params, "points": points}, make_optimizer("sgd", 0.5))
 
     def member(seed):
         hyper = {"key": member_key(seed), "to": jnp.float32(seed + 2)}

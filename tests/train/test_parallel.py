@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 from jaxdl import trees
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.supervised import classification_loss
 from jaxdl.train.parallel import axis_of, make_mesh, part_of_process, replicate, shard_members
 from jaxdl.train.population import over_members, population_of, train_streamed
 from jaxdl.train.state import create_state, make_step
-from jaxdl.transfer import classification_loss
 
 BATCH, STEPS, DISPATCHES = 16, 10, 2
 HYPER = {"key": jax.random.key(0)}
@@ -48,8 +48,9 @@ def state_of(model):
     def draw(low, high, tree):
         return jax.tree.map(lambda s: jnp.asarray(rng.uniform(low, high, s.shape), s.dtype), tree)
 
-    stats = draw(0.5, 1.5, shapes.get("batch_stats", {}))
-    return create_state(draw(-0.5, 0.5, shapes["params"]), stats, rule(HYPER))
+    ranges = {"params": (-0.5, 0.5), "batch_stats": (0.5, 1.5)}
+    variables = {kind: draw(*ranges[kind], tree) for kind, tree in sorted(shapes.items())}
+    return create_state(variables, rule, HYPER)
 
 
 def as_stored(stored, hyper, key):
@@ -149,7 +150,7 @@ def test_the_gradient_is_that_of_the_mean_and_not_n_times_it(mode):
     params = {"fc1": {"dense": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
     after, metrics = train(
         lambda _: ConvNet((), (), 3),
-        create_state(params, {}, sgd(HYPER)),
+        create_state({"params": params}, sgd, HYPER),
         mode,
         8,
         rule=sgd,

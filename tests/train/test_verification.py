@@ -12,12 +12,12 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
+from jaxdl.supervised import classification_loss
 from jaxdl.train.loop import StopFlag, Trainer
 from jaxdl.train.parallel import axis_of, make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident, train_streamed
 from jaxdl.train.state import create_state, make_step
 from jaxdl.train.verification import WrongNumbers, compare
-from jaxdl.transfer import classification_loss
 
 MEMBERS, STEPS, BATCH, EXAMPLES = 3, 2, 8, 20
 RNG = np.random.default_rng(0)
@@ -46,8 +46,7 @@ def make_population(mesh, mode, model):
             "count": np.int32(EXAMPLES - i),
         }
         params = jax.tree.map(lambda leaf, i=i: leaf * (1 + i), state["params"])
-        stats = state.get("batch_stats", {})
-        states.append(create_state(params, stats, rule(hyper)))
+        states.append(create_state({**state, "params": params}, rule, hyper))
         hypers.append(hyper)
     return population_of(states, 0, mesh, mode=mode), population_of(hypers, 0, mesh)
 

@@ -21,10 +21,10 @@ from jaxdl.data.batches import host_batch_ids
 from jaxdl.nn.models import ADVERSARIAL_MODELS, MODELS
 from jaxdl.nn.ops import convolution, max_pool
 from jaxdl.optim import make_optimizer
+from jaxdl.supervised import classification_loss
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, order_keys, population_of, train_resident
 from jaxdl.train.state import create_state, make_step
-from jaxdl.transfer import classification_loss
 
 STEPS, EXAMPLES = 50, 512
 ZOO = {  # side and channels of images, batch, members
@@ -74,7 +74,7 @@ def compare_with_single_steps(name, devices):
         model = MODELS[name](10, axis_name=axis)
         loss = classification_loss(model)
     image = jnp.zeros((1, side, side, channels))
-    init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image)})
+    init = jax.jit(lambda key: model.init(key, image))
     examples, count = np.arange(EXAMPLES, dtype=np.int32), np.int32(EXAMPLES)
     states, hypers = [], []
     for i in range(members):
@@ -89,7 +89,7 @@ def compare_with_single_steps(name, devices):
             }
         )
         variables = init(member_key("init", i))
-        state = create_state(variables["params"], variables["batch_stats"], rule(hypers[-1]))
+        state = create_state(variables, rule, hypers[-1])
         states.append(jax.device_get(state))
     step = make_step(loss, rule, axis)
     training = train_resident(step, pixels, mesh, steps=STEPS, batch=batch)

@@ -23,20 +23,25 @@ class AdversarialNet(nn.Module):
       hidden: widths of the dense layers of the label head, before its logits.
       domain_hidden: the same of the domain head, before its one logit.
       classes: number of the label head's logits.
-      dropout: the rate before each dense layer of the label head, in training.
+      dropout: the rate before each dense layer of the label head, in training; may be traced.
       start: how kernels and biases are drawn.
+      batch_norm: normalize after each convolution; ``encode`` then needs to know of training.
+      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
 
     convolutions: tuple[Conv, ...]
     hidden: tuple[int, ...]
     domain_hidden: tuple[int, ...]
     classes: int
-    dropout: float = 0.0
+    dropout: float | Float[Array, ""] = 0.0
     start: Start = Start()
+    batch_norm: bool = False
+    axis_name: str | None = None
 
     def setup(self):
         """The layers, as Flax wants them where there are several methods."""
-        self.encoder = [ConvLayer(spec, self.start) for spec in self.convolutions]
+        norm = self.batch_norm, self.axis_name
+        self.encoder = [ConvLayer(spec, self.start, *norm) for spec in self.convolutions]
         self.label_head = self._head((*self.hidden, self.classes), self.dropout)
         self.domain_head = self._head((*self.domain_hidden, 1), 0.0)
 
@@ -55,10 +60,10 @@ class AdversarialNet(nn.Module):
         logits = self.classify(features)
         return logits, self.discriminate(join(features, logits))
 
-    def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """The features of images."""
+    def encode(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
+        """The features of images; in training normalized by the batch's own statistics."""
         for layer in self.encoder:
-            x = layer(x, train=False)
+            x = layer(x, train)
         return x.reshape(x.shape[0], -1)
 
     def classify(self, features: Float[Array, "b d"], train: bool = False) -> Float[Array, "b k"]:

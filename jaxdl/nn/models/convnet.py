@@ -8,6 +8,8 @@ out, and ``model.apply(variables, h, start=3)`` goes on from there.
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -83,18 +85,35 @@ class ConvLayer(nn.Module):
         return ops.local_response_normalization(x) if s.response else x
 
 
+class Dropout(nn.Module):
+    """Flax's `Dropout`, with the same random numbers, whose rate may be traced, 0 and 1 included:
+    so members of a population can differ in it (``model.clone(dropout=hyper["dropout"])``)."""
+
+    rate: float | Float[Array, ""]
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+        if self.deterministic or (isinstance(self.rate, int | float) and self.rate == 0):
+            return x
+        keep = 1.0 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        # Where nothing is kept there is nothing to be divided by 0, nor in the gradient.
+        return jnp.where(mask, x / jnp.where(keep > 0, keep, 1.0), 0.0).astype(x.dtype)
+
+
 class DenseLayer(nn.Module):
     """``relu(x W + b)`` with dropout before it; the images are flattened where they arrive."""
 
     features: int
     start: Start
     last: bool = False
-    dropout: float = 0.0
+    dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], train: bool) -> Float[Array, "b o"]:
         x = x.reshape(x.shape[0], -1)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         start = {"kernel_init": self.start.kernel, "bias_init": self.start.bias}
         x = nn.Dense(self.features, name="dense", **start)(x)
         return x if self.last else nn.relu(x)
@@ -108,7 +127,7 @@ class ConvNet(nn.Module):
       hidden: widths of the dense layers between them and the logits.
       classes: number of logits.
       batch_norm: normalize after each convolution, before its ReLU.
-      dropout: the rate before each dense layer but the first, in training.
+      dropout: the rate before each dense layer but the first, in training; may be traced.
       starts: how each layer's parameters are drawn; empty for He's weights and no biases.
       axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
@@ -117,7 +136,7 @@ class ConvNet(nn.Module):
     hidden: tuple[int, ...]
     classes: int
     batch_norm: bool = False
-    dropout: float = 0.0
+    dropout: float | Float[Array, ""] = 0.0
     starts: tuple[Start, ...] = ()
     axis_name: str | None = None
 

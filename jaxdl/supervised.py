@@ -1,0 +1,165 @@
+"""What a network learns from examples with targets: losses of any Flax module.
+
+:func:`make_loss` makes, of a module and one number an example, a loss for
+:func:`jaxdl.train.state.make_step`; :func:`classification_loss`, :func:`regression_loss` and
+:func:`binary_loss` are the three usual ones. Their settings may be traced, so that the members of
+a population differ in them::
+
+    def loss_fn(params, collections, batch, hyper, key):
+        network = model.clone(dropout=hyper["dropout"])
+        loss = classification_loss(network, smoothing=hyper["smoothing"])
+        return loss(params, collections, batch, hyper, key)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdl.nn.losses import binary_cross_entropy, cross_entropy, squared_error
+from jaxdl.nn.metrics import correct
+from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
+
+PerExample = Callable[[Array, Batch], tuple[Float[Array, " b"], Metrics]]
+"""From a network's outputs and the batch to each example's loss and other numbers, [b]."""
+
+
+def parameters(model: Any) -> dict[str, inspect.Parameter]:
+    """What a Flax module's ``__call__`` takes; or ``apply``, where the module is not called."""
+    return dict(inspect.signature(model if callable(model) else model.apply).parameters)
+
+
+def apply_train(
+    model: Any, variables: Variables, x: Array, key: PRNGKeyArray
+) -> tuple[Array, Collections]:
+    """The outputs of any Flax module in training mode, and its other collections as they are then.
+
+    Training mode is ``train=True``, ``training=True`` or ``deterministic=False``, as far as the
+    module's ``__call__`` takes them; ``key`` is for its dropout. Every collection but ``params``
+    may change; one that the module does not touch stays as it is.
+    """
+    taken = parameters(model)
+    modes = {"train": True, "training": True, "deterministic": False}
+    modes = {name: value for name, value in modes.items() if name in taken}
+    collections = {kind: variables[kind] for kind in variables if kind != "params"}
+    outputs, new = model.apply(
+        variables, x, mutable=["batch_stats", *collections], rngs={"dropout": key}, **modes
+    )
+    return outputs, {**collections, **new}
+
+
+def make_loss(
+    model: Any, per_example: PerExample, *, inputs: str = "image", dtype: Any = None
+) -> LossFn:
+    """The loss of a network: the mean over a batch of one number an example.
+
+    Where the batch has ``"weight"`` [b], means are ``sum w l / sum w``: 0 leaves out examples
+    whose label is missing. (Of a batch that is divided over devices it is the mean of theirs.)
+
+    Args:
+      model: any Flax module whose ``apply`` takes ``batch[inputs]``.
+      per_example: ``per_example(outputs, batch) -> (losses, metrics)``, all of shape [b].
+      inputs: the array of a batch that the network sees.
+      dtype: what the network computes in, `jnp.bfloat16` say; parameters, other collections and
+        outputs keep their own (float32). Default: as the module says.
+    """
+
+    def loss_fn(
+        params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: PRNGKeyArray
+    ) -> tuple[Array, tuple[Collections, Metrics]]:
+        del hyper
+        variables = {"params": _cast(params, dtype), **collections}
+        outputs, new = apply_train(model, variables, _cast(batch[inputs], dtype), key)
+        if dtype is not None:
+            outputs = _cast(outputs, jnp.float32)
+            new = jax.tree.map(lambda a, old: a.astype(old.dtype), new, collections)
+        losses, metrics = per_example(outputs, batch)
+        weights = batch.get("weight")
+
+        def mean(values: Array) -> Float[Array, ""]:
+            values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+            if weights is None:
+                return jnp.mean(values)
+            kept = jnp.where(weights != 0, weights * values, 0)
+            return jnp.sum(kept) / jnp.maximum(jnp.sum(weights), jnp.finfo(kept.dtype).tiny)
+
+        return mean(losses), (new, jax.tree.map(mean, metrics))
+
+    return loss_fn
+
+
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Floating-point arrays in another type; with None the tree itself."""
+    if dtype is None:
+        return tree
+    floating = jnp.floating
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, floating) else a, tree)
+
+
+def classification_loss(
+    model: Any,
+    *,
+    inputs: str = "image",
+    smoothing: float | Float[Array, ""] = 0.0,
+    class_weights: Float[Array, " k"] | None = None,
+    dtype: Any = None,
+) -> LossFn:
+    """Mean :func:`jaxdl.nn.losses.cross_entropy` of logits and ``batch["label"]``, with the metric
+    ``accuracy``. Labels are integers, or distributions [b, k], as mixup makes them.
+
+    Where ``batch["weight"]`` is 0 a label may be -1.
+    """
+
+    def per_example(logits: Float[Array, "b k"], batch: Batch) -> tuple[Array, Metrics]:
+        labels = batch["label"]
+        if "weight" in batch:
+            known = (batch["weight"] != 0).reshape(-1, *[1] * (labels.ndim - 1))
+            labels = jnp.where(known, labels, 0)
+        settings = {"smoothing": smoothing, "class_weights": class_weights}
+        losses = cross_entropy(logits, labels, **settings)
+        right = correct(logits, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
+        return losses, {"accuracy": right}
+
+    return make_loss(model, per_example, inputs=inputs, dtype=dtype)
+
+
+def regression_loss(
+    model: Any, *, inputs: str = "features", targets: str = "target", dtype: Any = None
+) -> LossFn:
+    """Mean :func:`jaxdl.nn.losses.squared_error` of outputs and ``batch[targets]``.
+
+    Outputs [b, 1] meet targets [b].
+    """
+
+    def per_example(outputs: Float[Array, b * d], batch: Batch) -> tuple[Array, Metrics]:
+        target = batch[targets]
+        if outputs.shape == (*target.shape, 1):
+            outputs = outputs[..., 0]
+        return squared_error(outputs, target), {}
+
+    return make_loss(model, per_example, inputs=inputs, dtype=dtype)
+
+
+def binary_loss(
+    model: Any, *, inputs: str = "image", targets: str = "label", dtype: Any = None
+) -> LossFn:
+    """Mean :func:`jaxdl.nn.losses.binary_cross_entropy` of logits and ``batch[targets]``, 0 … 1,
+    with the metric ``accuracy``; the mean is over pixels, too, where each has a logit.
+
+    Logits [..., 1] meet labels [...].
+    """
+
+    def per_example(logits: Float[Array, b * d], batch: Batch) -> tuple[Array, Metrics]:
+        labels = batch[targets]
+        if logits.shape == (*labels.shape, 1):
+            logits = logits[..., 0]
+        losses, right = binary_cross_entropy(logits, labels), (logits > 0) == (labels > 0.5)
+        others = tuple(range(1, labels.ndim))
+        return jnp.mean(losses, others), {"accuracy": jnp.mean(right, others, dtype=jnp.float32)}
+
+    return make_loss(model, per_example, inputs=inputs, dtype=dtype)

@@ -48,8 +48,9 @@ def apply(
         strides = (spec.stride, spec.stride)
         layout = ("NHWC", "HWIO", "NHWC")
         x = lax.conv_general_dilated(x, p["kernel"], strides, spec.padding, None, None, layout)
-        x = x + p["bias"]
-        if model.batch_norm:
+        if not model.batch_norm:
+            x = x + p["bias"]
+        else:
             own, old = p["BatchNorm_0"], stats[name]["BatchNorm_0"]
             seen = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
             used = jax.tree.map(lambda s, o, t=trains[name]: jnp.where(t, s, o), seen, old)

@@ -36,8 +36,15 @@ def network(model: ConvNet, variables: Variables) -> nn.Sequential:
         name = f"conv{depth}"
         p = values["params"][name]
         kernel = p["kernel"].permute(3, 2, 0, 1)  # HWIO -> OIHW
-        conv = nn.Conv2d(*kernel.shape[1::-1], spec.kernel, spec.stride, spec.padding.lower())
-        parts: list[nn.Module] = [_with(conv, weight=kernel, bias=p["bias"])]
+        conv = nn.Conv2d(
+            *kernel.shape[1::-1],
+            spec.kernel,
+            spec.stride,
+            spec.padding.lower(),
+            bias=not model.batch_norm,
+        )
+        bias = {} if model.batch_norm else {"bias": p["bias"]}
+        parts: list[nn.Module] = [_with(conv, weight=kernel, **bias)]
         if model.batch_norm:
             stats = values["batch_stats"][name]["BatchNorm_0"]
             # Flax's momentum is what is kept, PyTorch's what is new.

@@ -24,7 +24,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
 from jaxdl.train.parallel import array_spec, axis_of, place, shard_members, to_host
-from jaxdl.train.state import Step, TrainState
+from jaxdl.train.state import PREPARE, Step, TrainState, step_key
 from jaxdl.train.verification import FirstLosses, make_first_losses
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
@@ -295,11 +295,8 @@ def _prepared_step(step: Step, prepare: Prepare, mesh: Mesh, mode: str) -> Step:
         return lax.with_sharding_constraint(tree, specs)
 
     def advance(state: TrainState, stored: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        # The step makes its own key of the member's and the step number: this must be another.
-        key = jax.random.fold_in(jax.random.fold_in(hyper["key"], 2**32 - 1), state.step)
-        if axis is not None:
-            key = jax.random.fold_in(key, lax.axis_index(axis))
-        elif mode != "pmap":  # the compiler is told what is where
+        key = step_key(hyper["key"], PREPARE, state.step, axis)
+        if axis is None and mode != "pmap":  # the compiler is told what is where
             stored = divided(stored, lambda shape: P("data"))
         if mode == "fsdp":
             state = divided(state, functools.partial(array_spec, mesh=mesh))
@@ -311,7 +308,10 @@ def _prepared_step(step: Step, prepare: Prepare, mesh: Mesh, mode: str) -> Step:
 def order_keys(hyper: Hyper) -> PRNGKeyArray:
     """What orders the examples of a member: its own key, and for further streams others.
 
-    So that the first stream's order is the same, whether others run beside it or not.
+    So that the first stream's order is the same, whether others run beside it or not. (The order
+    is computed by another function than JAX's, so that a key that is also divided into others is
+    no second use of the same random numbers; those of steps are others, see
+    :func:`jaxdl.train.state.step_key`.)
     """
     if not hyper["count"].ndim:
         return hyper["key"]

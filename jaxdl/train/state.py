@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jaxdl import trees
 from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
@@ -18,6 +18,24 @@ Optimizer = optax.GradientTransformation | Callable[[Hyper], optax.GradientTrans
 """An update rule, or what makes it of a member's hyper-parameters, which are traced."""
 
 Step = Callable[["TrainState", Batch, Hyper], tuple["TrainState", Metrics]]
+
+LOSS, PREPARE = 2**32 - 2, 2**32 - 1
+"""What a member's random keys of its steps are for."""
+
+
+def step_key(
+    key: PRNGKeyArray, purpose: int, step: Int[Array, ""], axis_name: str | None
+) -> PRNGKeyArray:
+    """The random key of one purpose at one step, made of a member's key.
+
+    Devices that share a batch, each of which sees its part alone (``axis_name``), have keys of
+    their own: what is drawn for an example depends on their number. One device has the key that it
+    has without an axis, and so has each of those for which a compiler divides the whole batch.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+    if axis_name is None or lax.axis_size(axis_name) == 1:
+        return key
+    return jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
 @struct.dataclass
@@ -138,10 +156,9 @@ def make_step(
         return grads, (collections, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics))
 
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(hyper["key"], state.step)
+        key = step_key(hyper["key"], LOSS, state.step, axis_name)
         params = state.params
         if axis_name is not None:
-            key = jax.random.fold_in(key, lax.axis_index(axis_name))
             # Differentiating with respect to replicated parameters would sum the gradient over
             # the axis by itself, and the mean below would come on top of that sum.
             params = jax.tree.map(lambda p: lax.pcast(p, axis_name, to="varying"), params)

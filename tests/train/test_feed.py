@@ -176,7 +176,7 @@ def noisy():
 def test_streamed_training_is_resident_training_bit_for_bit(shape, noisy):
     files = files_of(SPLITS)
     assert_equal(train(Streamed, shape, noisily, splits=files), noisy[shape])
-    assert files["train"][0].read and not files["validation"][0].read
+    assert files["train"]["image"].read and not files["validation"]["image"].read
 
 
 @pytest.mark.parametrize("kind", FEEDS)
@@ -240,10 +240,10 @@ def test_the_stream_is_divided_over_the_devices():
 
 def test_a_damaged_image_is_named_where_it_is_met_and_may_be_mended(noisy):
     files = files_of(SPLITS)
-    files["train"][0].damaged = {int(PLACES[1][0])}
+    files["train"]["image"].damaged = {int(PLACES[1][0])}
     with pytest.raises(DamagedFile, match=rf"{PLACES[1][0]}.png"):
         train(Streamed, (2, 1), noisily, splits=files)
-    files["train"][0].damaged = set()
+    files["train"]["image"].damaged = set()
     assert_equal(train(Streamed, (2, 1), noisily, splits=files), noisy[2, 1])
 
 

@@ -1,6 +1,7 @@
 """Each way to divide training over devices, against the plain step on one; meshes."""
 
 import dataclasses
+import functools
 import types
 
 import jax
@@ -12,12 +13,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdl import trees
+from jaxdl.data.augment import gaussian_noise
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.supervised import classification_loss
 from jaxdl.train.parallel import axis_of, make_mesh, part_of_process, replicate, shard_members
-from jaxdl.train.population import over_members, population_of, train_streamed
-from jaxdl.train.state import create_state, make_step
+from jaxdl.train.population import order_keys, over_members, population_of, train_streamed
+from jaxdl.train.state import LOSS, PREPARE, create_state, make_step, step_key
 
 BATCH, STEPS, DISPATCHES = 16, 10, 2
 HYPER = {"key": jax.random.key(0)}
@@ -119,14 +121,67 @@ def plain():
         ("jit", dropping),  # where each example has the same noise on any number of devices
         ("fsdp", dropping),
         ("shard_map", network),
+        ("shard_map", dropping),  # on one device: several have noise of their own
         ("shard_map unchecked", network),
         ("pmap", network),
+        ("pmap", dropping),
     ],
 )
 def test_modes_agree_with_one_device(plain, mode, make, devices):
+    if make is dropping and mode in ("shard_map", "pmap") and devices > 1:
+        pytest.skip("each device draws for its own part of the batch")
     ours = train(make, state_of(make()), mode, devices)
     assert_close(ours, plain[make])
     assert int(ours[0].step) == STEPS * DISPATCHES
+
+
+@functools.cache
+def augmented(mode, devices):
+    """Losses of a population whose images are changed at random on their way."""
+
+    def prepare(stored, hyper, key):
+        return stored | {"image": gaussian_noise(0.5)(key, stored["image"])}
+
+    mesh = make_mesh(1, devices, jax.devices()[:devices])
+    axis = axis_of(mode, mesh)
+    step = make_step(classification_loss(network(axis)), rule, axis)
+    training = train_streamed(step, prepare, mesh, mode=mode)
+    states = population_of([state_of(network())], 0, mesh, mode=mode)
+    batches = {"image": jnp.asarray(IMAGES[:1]), "label": jnp.asarray(LABELS[:1])}
+    batches = jax.device_put(batches, NamedSharding(mesh, P("member", None, "data")))
+    _, metrics = training(states, population_of([HYPER], 0, mesh), batches)
+    return jax.device_get(metrics["loss"])
+
+
+@pytest.mark.parametrize("mode", ["shard_map", "fsdp", "pmap"])
+def test_modes_agree_in_random_changes_of_images(mode):
+    np.testing.assert_allclose(augmented(mode, 1), augmented("jit", 1), rtol=1e-5)
+
+
+def test_devices_that_share_a_batch_draw_as_one_or_each_for_itself():
+    """Where the compiler divides the batch, as one; elsewhere two examples at the same place of
+    their devices' parts must not have the same noise."""
+    np.testing.assert_allclose(augmented("jit", 2), augmented("jit", 1), rtol=1e-5)
+    differ = np.abs(augmented("shard_map", 2) - augmented("jit", 1))
+    assert differ.max() > 1e-4
+    np.testing.assert_allclose(augmented("shard_map", 2), augmented("pmap", 2), rtol=1e-5)
+
+
+def test_no_two_purposes_have_the_same_key():
+    """Orders of streams, losses and preparations, over many steps and two devices."""
+    key, steps = HYPER["key"], jnp.arange(300)
+    streams = {"key": key, "count": jnp.ones(300, int)}
+    keys = [order_keys(streams)]
+    for purpose in (LOSS, PREPARE):
+        keys.append(jax.vmap(lambda step, p=purpose: step_key(key, p, step, None))(steps))
+        keys.append(
+            jax.vmap(
+                lambda i, p=purpose: jax.vmap(lambda step: step_key(key, p, step, "data"))(steps),
+                axis_name="data",
+            )(jnp.arange(2)).reshape(-1)
+        )
+    words = np.concatenate([np.asarray(jax.random.key_data(each)) for each in keys])
+    assert len(np.unique(words, axis=0)) == len(words) == 300 * 7
 
 
 def test_dropout_was_on(plain):

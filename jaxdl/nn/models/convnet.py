@@ -45,7 +45,8 @@ class Start:
 
 @struct.dataclass
 class Conv:
-    """One convolutional layer: ``respond(pool(relu(norm(conv(x) + bias))))``."""
+    """One convolutional layer: ``respond(pool(relu(conv(x) + bias)))``, or, normalized,
+    ``respond(pool(relu(norm(conv(x)))))``: normalization would take a bias off again."""
 
     features: int
     kernel: int = 3
@@ -73,15 +74,14 @@ class ConvLayer(nn.Module):
         s = self.spec
         shape = (s.kernel, s.kernel, x.shape[-1] // s.groups, s.features)
         kernel = self.param("kernel", self.start.kernel, shape)
-        bias = self.param("bias", self.start.bias, (s.features,))
         x = ops.convolution(x, kernel, stride=s.stride, padding=s.padding, groups=s.groups)
         if self.batch_norm:
             norm = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)
-            x = nn.relu(norm(x + bias))
+            x = nn.relu(norm(x))
         if s.pool > 1:
             x = ops.max_pool(x, window=s.pool, stride=s.pool_stride or s.pool)
         if not self.batch_norm:  # bias and ReLU keep the order of numbers: there are fewer now
-            x = nn.relu(x + bias)
+            x = nn.relu(x + self.param("bias", self.start.bias, (s.features,)))
         return ops.local_response_normalization(x) if s.response else x
 
 

@@ -25,13 +25,20 @@ from ml_collections import ConfigDict
 
 from configs.dann import get_config
 from experiments.harness import settings as declared
-from experiments.harness.classification import COUNTS, ImageStudy, Starter, most_members, starting
+from experiments.harness.classification import (
+    COUNTS,
+    ImageStudy,
+    Starter,
+    load_images,
+    most_members,
+    starting,
+)
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
 from experiments.harness.study import conduct, curve_panels, describe_source
 from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import TERMS
-from jaxdl.data import augment, encoded, preparation, sources
+from jaxdl.data import augment, encoded, preparation
 from jaxdl.data.source import Source, Split, check_same_classes, length
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import Start
@@ -185,8 +192,9 @@ class Adaptation(ImageStudy):
         self.config = config
         self.methods = {name: method.settings for name, method in check(config).items()}
         for domain in DOMAINS:
-            options = {"unlabelled": domain == "target", **config[domain].options}
-            self.sources = {**self.sources, domain: sources.load(config[domain].name, **options)}
+            unlabelled = domain == "target"
+            source = load_images(config[domain], f"config.{domain}", unlabelled=unlabelled)
+            self.sources = {**self.sources, domain: source}
         check_labels(*self.sources.values(), self.methods)
         self.identity = {name: describe_source(s) for name, s in self.sources.items()}
         names = (SHORT.get(source.name, source.name) for source in self.sources.values())

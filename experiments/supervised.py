@@ -20,7 +20,7 @@ from configs.supervised import get_config
 from experiments.harness import classification, own
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
+from experiments.harness.settings import Between, Count, Each, Flag, Multiple, OneOf, Settings
 from experiments.harness.study import conduct
 from jaxdl.data import preparation
 from jaxdl.data.source import Split, length
@@ -38,15 +38,14 @@ NUMBERS = ("rate", "weight_decay", "share", "wrong_labels")
 """Settings in which the members of one population may differ."""
 SETTINGS = Settings(classification.COMMON, ("options", "methods"), ("data.workers",))
 METHOD = {
-    "share": Between(0, 1, above=True),
-    "wrong_labels": Between(0, 1),
+    **{"share": Between(0, 1, above=True), "wrong_labels": Between(0, 1)},
     "steps": (Count(), Multiple("steps_per_dispatch")),
     "batch": (Count(), Multiple("parallel.data")),
     **dict.fromkeys(("rate", "bias_rate"), Between(0, above=True)),
     **dict.fromkeys(("weight_decay", "max_norm", "clip_norm"), Between(0)),
     **dict.fromkeys(("warmup", "crop", "padding"), Count(0)),
     "drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
-    "subtract": OneOf(("channels", "pixels")),
+    **{"subtract": OneOf(("channels", "pixels")), "flip": Flag()},
 }
 
 
@@ -134,12 +133,13 @@ class Supervised(classification.Classification):
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        images = f"{len(self.ids['images', 'train']):,} training images"
-        base, settings = self.config.base.to_dict(), {}
+        base = self.config.base.to_dict()
+        settings = {"Base": declared.describe(base, {})}
         for name, method in self.methods.items():
             changes = declared.describe(method.settings, base)
-            settings[f"Settings of {name}"] = changes or "those of config.base"
-        facts = {"Data": self.describe_data(images), **settings, **self.describe_copies(), **facts}
+            settings[f"Settings of {name}"] = changes or "those of the base"
+        images = f"{len(self.ids['images', 'train']):,} training images"
+        facts = {"Data": self.describe_data(images)} | settings | self.describe_copies() | facts
         results = reporting.read_results(trainer.folder / "results.csv")
         return reporting.report(results, self.config.baseline, facts)
 

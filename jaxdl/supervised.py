@@ -59,7 +59,8 @@ def make_loss(
     """The loss of a network: the mean over a batch of one number an example.
 
     Where the batch has ``"weight"`` [b], means are ``sum w l / sum w``: 0 leaves out examples
-    whose label is missing. (Of a batch that is divided over devices it is the mean of theirs.)
+    whose target is missing, which may be NaN. (Of a batch that is divided over devices it is the
+    mean of theirs.)
 
     Args:
       model: any Flax module whose ``apply`` takes ``batch[inputs]``.
@@ -73,24 +74,33 @@ def make_loss(
         params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: PRNGKeyArray
     ) -> tuple[Array, tuple[Collections, Metrics]]:
         del hyper
+        weights = batch.get("weight")
+        if weights is not None:
+            batch = {name: _without_missing(array, weights) for name, array in batch.items()}
         variables = {"params": _cast(params, dtype), **collections}
         outputs, new = apply_train(model, variables, _cast(batch[inputs], dtype), key)
         if dtype is not None:
             outputs = _cast(outputs, jnp.float32)
             new = jax.tree.map(lambda a, old: a.astype(old.dtype), new, collections)
         losses, metrics = per_example(outputs, batch)
-        weights = batch.get("weight")
 
         def mean(values: Array) -> Float[Array, ""]:
             values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
             if weights is None:
                 return jnp.mean(values)
-            kept = jnp.where(weights != 0, weights * values, 0)
-            return jnp.sum(kept) / jnp.maximum(jnp.sum(weights), jnp.finfo(kept.dtype).tiny)
+            tiny = jnp.finfo(values.dtype).tiny
+            return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), tiny)
 
         return mean(losses), (new, jax.tree.map(mean, metrics))
 
     return loss_fn
+
+
+def _without_missing(array: Array, weights: Float[Array, " b"]) -> Array:
+    """0 in the rows of weight 0: a NaN there would come through the gradient of any mask that is
+    laid on the losses."""
+    kept = (weights != 0).reshape(-1, *[1] * (array.ndim - 1))
+    return jnp.where(kept, array, jnp.zeros((), array.dtype))
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
@@ -117,9 +127,6 @@ def classification_loss(
 
     def per_example(logits: Float[Array, "b k"], batch: Batch) -> tuple[Array, Metrics]:
         labels = batch["label"]
-        if "weight" in batch:
-            known = (batch["weight"] != 0).reshape(-1, *[1] * (labels.ndim - 1))
-            labels = jnp.where(known, labels, 0)
         settings = {"smoothing": smoothing, "class_weights": class_weights}
         losses = cross_entropy(logits, labels, **settings)
         right = correct(logits, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
@@ -152,12 +159,17 @@ def binary_loss(
     with the metric ``accuracy``; the mean is over pixels, too, where each has a logit.
 
     Logits [..., 1] meet labels [...].
+
+    Raises:
+      ValueError: in use, for logits and labels of other shapes.
     """
 
     def per_example(logits: Float[Array, b * d], batch: Batch) -> tuple[Array, Metrics]:
         labels = batch[targets]
         if logits.shape == (*labels.shape, 1):
             logits = logits[..., 0]
+        if logits.shape != labels.shape:
+            raise ValueError(f"logits are {list(logits.shape)}, labels {list(labels.shape)}")
         losses, right = binary_cross_entropy(logits, labels), (logits > 0) == (labels > 0.5)
         others = tuple(range(1, labels.ndim))
         return jnp.mean(losses, others), {"accuracy": jnp.mean(right, others, dtype=jnp.float32)}

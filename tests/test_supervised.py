@@ -1,6 +1,8 @@
 """Losses against scikit-learn's and their formulas in NumPy; any Flax module; parts of a batch and
 bfloat16 against whole batches in float32."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,16 @@ def test_smoothing_and_class_weights_follow_their_formula(smoothing, weights, ki
     if kind == "mixed" and weights is None:
         smoothed = optax.softmax_cross_entropy(LOGITS, optax.smooth_labels(q, smoothing))
         np.testing.assert_allclose(loss(smoothing), smoothed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_out_of_range_is_an_error_or_nan(label, smoothing):
+    labels = jnp.asarray([0, label, *LABELS[2:]])
+    with pytest.raises(ValueError, match=f"label {label} of example 1 is out of range"):
+        cross_entropy(jnp.asarray(LOGITS), labels)
+    losses = jax.jit(partial(cross_entropy, smoothing=smoothing))(jnp.asarray(LOGITS), labels)
+    np.testing.assert_array_equal(np.isnan(losses), np.arange(7) == 1)
 
 
 def test_binary_cross_entropy_and_squared_error_are_those_of_numpy():
@@ -133,6 +145,37 @@ def test_examples_of_weight_0_do_not_count_whatever_their_label(jitted):
     expected, (_, of_four) = loss_fn(*arguments, batch, {}, KEY)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"], of_four["accuracy"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [regression_loss, binary_loss])
+def test_missing_targets_may_be_nan(make):
+    x, model = jnp.asarray(LOGITS), Table(1)
+    variables = model.init(KEY, x)
+    collections = {"memory": variables["memory"]}
+    target = jnp.linspace(0, 1, 7).at[4:].set(jnp.nan)
+    gradient = jax.grad(make(model, inputs="features", targets="target"), has_aux=True)
+    kept = {"features": x[:4], "target": target[:4]}
+    whole = {"features": x.at[5].set(jnp.nan), "target": target, "weight": target >= 0}
+    for ours, theirs in zip(
+        jax.tree.leaves(gradient(variables["params"], collections, whole, {}, KEY)[0]),
+        jax.tree.leaves(gradient(variables["params"], collections, kept, {}, KEY)[0]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_an_optimizer_may_look_at_the_loss():
+    """Optax's Polyak step is ``(loss - f_min) / |gradient|²`` at most."""
+    x, model = jnp.asarray(LOGITS), Table(1)
+    variables, batch = model.init(KEY, x), {"features": x, "target": jnp.arange(7.0)}
+    loss_fn, optimizer = regression_loss(model), optax.polyak_sgd(max_learning_rate=1e6)
+    state = create_state(variables, optimizer)
+    after, metrics = make_step(loss_fn, optimizer)(state, batch, HYPER)
+    gradient = jax.grad(loss_fn, has_aux=True)(state.params, state.collections, batch, {}, KEY)[0]
+    rate = metrics["loss"] / optax.tree.norm(gradient, squared=True)
+    expected = jax.tree.map(lambda p, g: p - rate * g, state.params, gradient)
+    for a, b in zip(*map(jax.tree.leaves, (after.params, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
 def test_binary_targets_may_be_masks_of_images():

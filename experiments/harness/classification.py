@@ -19,7 +19,7 @@ from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study, curve_panels, describe_source
 from jaxdl.data import sources, splits
 from jaxdl.data.encoded import Images, in_memory
-from jaxdl.data.source import Split, end_to_end
+from jaxdl.data.source import Source, Split, end_to_end
 from jaxdl.report import figures
 from jaxdl.train.evaluate import Logits, make_accuracy
 from jaxdl.train.feed import FEEDS, Resident, check_stream, make_feed
@@ -72,6 +72,21 @@ def starting(init: Callable[[jax.Array], Variables], optimizer: Optimizer) -> St
 def most_members(config: ConfigDict) -> int:
     """How many networks are trained at a time, at most: all methods may share a program."""
     return min(config.members_per_round, config.seeds * len(config.methods))
+
+
+def load_images(settings: ConfigDict, setting: str, **options: Any) -> Source:
+    """A data set of images with labels; ``settings.options`` come before ``options``.
+
+    Raises:
+      ValueError: for one of other arrays, naming the setting.
+    """
+    source = sources.load(settings.name, **{**options, **settings.options})
+    arrays = sorted(source.splits["train"])
+    if not {"image", "label"} <= {*arrays}:
+        raise ValueError(
+            f"{setting}.name={settings.name} has {', '.join(arrays)}: this study needs image, label"
+        )
+    return source
 
 
 class ImageStudy(Study):
@@ -181,7 +196,7 @@ class Classification(ImageStudy):
 
     def __init__(self, config: ConfigDict):
         self.config, self.trained = config, list[Trained]()
-        self.source = sources.load(config.data.name, **config.data.options)
+        self.source = load_images(config.data, "config.data")
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
         self.accuracy: dict[Program, Callable] = {}

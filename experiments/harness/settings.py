@@ -60,6 +60,16 @@ class Between:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def check(self, name: str, value: Any, config: ConfigDict) -> None:
+        """See :class:`Kind`."""
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of some words."""
 
@@ -80,6 +90,8 @@ class SomeOf:
 
     def check(self, name: str, value: Any, config: ConfigDict) -> None:
         """See :class:`Kind`."""
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{name}: {value!r} is no tuple of {', '.join(self.choices)}")
         if len(set(value)) < len(value):
             raise ValueError(f"{name} names one thing twice: {value}")
         if len(value) < self.least:

@@ -290,7 +290,7 @@ def _check_array(where: str, name: str, array: np.ndarray | Images, n: int, miss
         raise ValueError(
             f"{where}: {name} is {found}; expected {', '.join(DTYPES)} [{n}, ...], a row an example"
         )
-    if dtype == np.float32 and not missing and not np.isfinite(array).all():
+    if dtype == np.float32 and not (missing and name == "target") and not np.isfinite(array).all():
         odd = np.argmin(np.isfinite(array).reshape(n, -1).all(1))
         raise ValueError(f"{where}: {name} has NaN or infinities, first in example {odd}")
 

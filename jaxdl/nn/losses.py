@@ -20,7 +20,7 @@ def cross_entropy(
 
     Labels are 0 to k − 1, or soft targets: a distribution over the classes for each example.
     Under `jax.jit`, `jax.vmap` or `jax.grad` with respect to them labels cannot be checked: there
-    −k to −1 count from the end, so that −1 is the last class, and any other label gives NaN.
+    any other label, also −1 for a missing one, gives NaN.
 
     Args:
       smoothing: ``s``: ``q`` becomes ``(1 - s) q + s / k`` (Szegedy et al. 2016). May be traced.
@@ -33,9 +33,12 @@ def cross_entropy(
     if jnp.issubdtype(labels.dtype, jnp.integer):
         _check_labels(labels, logits.shape[-1])
         if class_weights is None and isinstance(smoothing, int | float) and not smoothing:
+            # A negative one would count from the end.
+            labels = jnp.where(labels < 0, logits.shape[-1], labels)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = jnp.arange(logits.shape[-1]) == (labels % logits.shape[-1])[:, None]
-        labels = jnp.where(own, jnp.ones_like(logits), 0)
+        own = jnp.arange(logits.shape[-1]) == labels[:, None]
+        outside = (labels < 0) | (labels >= logits.shape[-1])
+        labels = jnp.where(outside[:, None], jnp.nan, jnp.where(own, jnp.ones_like(logits), 0))
     targets = (1 - smoothing) * labels + smoothing / logits.shape[-1]
     if class_weights is not None:
         targets = targets * class_weights

@@ -205,7 +205,15 @@ def regression_sums(
     Args:
       origin: R² does not depend on it but for rounding, which is least for a number near the mean
         of the targets; the same for all batches. 0 will do for standardized targets.
+
+    Raises:
+      ValueError: for predictions and targets of two shapes.
     """
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"predictions are {list(predictions.shape)}, targets {list(targets.shape)}: give both "
+            "the same shape"
+        )
     w = jnp.ones(targets.shape, targets.dtype) if weights is None else weights.astype(targets.dtype)
     errors, offsets = predictions - targets, targets - origin
     terms = jnp.ones_like(w), jnp.abs(errors), errors**2, offsets, offsets**2

@@ -80,7 +80,8 @@ def make_sums(
         total = None
         for stored, counts in _batches(trees.members(states), examples, batch, fetch, mesh):
             part = batch_sums(states, hypers, stored, counts, ())
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
+            last, total = total, part if total is None else jax.tree.map(jnp.add, total, part)
+            jax.block_until_ready(last)  # so that few batches wait on the devices
         return jax.tree.map(lambda leaf: leaf[: len(examples)], to_host(total))
 
     return sums
@@ -95,25 +96,26 @@ def make_accuracy(
     *,
     inputs: str = "image",
 ) -> Accuracy:
-    """Compile ``accuracy(states, hypers, examples, fetch)``: the fraction each network gets right.
+    """Compile ``accuracy(states, hypers, examples, fetch)``: the fraction of examples with labels
+    (those of 0 and above) that each network gets right.
 
     NaN for a network that puts out NaN or infinities. Arguments as those of :func:`make_sums`;
     ``inputs`` names what of a batch the network sees.
     """
 
-    def measure(state: TrainState, hyper: Hyper, seen: Batch, counts: Array) -> Array:
+    def measure(state: TrainState, hyper: Hyper, seen: Batch, counts: Array) -> PyTree:
         guesses = logits(state, hyper, seen[inputs])
         hits = correct(guesses, seen["label"]).astype(jnp.float32)
         # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
         hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
-        return jnp.sum(jnp.where(counts, hits, 0), axis=-1)
+        labelled = counts & (seen["label"] >= 0)
+        return jnp.sum(jnp.where(labelled, hits, 0), axis=-1), jnp.sum(labelled)
 
     sums = make_sums(measure, prepare, mesh, batch, mode)
 
     def accuracy(states, hypers, examples, fetch):
-        right = sums(states, hypers, examples, fetch)
-        sizes = np.array([len(places) for places in examples])
-        return right / sizes.reshape(-1, *[1] * (right.ndim - 1))
+        right, labelled = sums(states, hypers, examples, fetch)
+        return right / labelled.reshape(-1, *[1] * (right.ndim - 1))
 
     return accuracy
 

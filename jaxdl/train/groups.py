@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
@@ -25,7 +26,7 @@ from jaxdl.train.feed import Feed
 from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, to_host
 from jaxdl.train.population import Prepare, Training, order_keys, over_members, population_of
-from jaxdl.train.state import Step, TrainState
+from jaxdl.train.state import PREPARE, Step, TrainState, step_key
 from jaxdl.train.verification import make_first_losses
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
@@ -261,4 +262,6 @@ def first_examples(
         name: leaf[0].reshape(*ids.shape, *leaf.shape[2:])
         for name, leaf in to_host(fetched).items()
     }
-    return stored, jax.jit(prepare)(stored, hyper, jax.random.fold_in(hyper["key"], 0))
+    return stored, jax.jit(prepare)(
+        stored, hyper, step_key(hyper["key"], PREPARE, jnp.int32(0), None)
+    )

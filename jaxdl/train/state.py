@@ -113,7 +113,8 @@ def make_step(
       finite keeps the parameters it had, for good. :mod:`jaxdl.train.loop` reads it.
 
     Args:
-      optimizer: a transformation of Optax, or from ``hyper`` to one.
+      optimizer: a transformation of Optax, or from ``hyper`` to one. It is also given the loss and
+        the gradient, as ``value`` and ``grad``, if it takes them.
       axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients
         and metrics are averaged over it. Batch normalization averages its statistics itself
         and must be told the same axis. None elsewhere, also under jit with shardings, where a
@@ -167,8 +168,11 @@ def make_step(
         )
         if axis_name is not None:
             grads, metrics = lax.pmean((grads, metrics), axis_name)
-        rule = _rule(optimizer, hyper)
-        updates, opt_state = rule.update(grads, state.opt_state, state.params)
+        rule = optax.with_extra_args_support(_rule(optimizer, hyper))
+        loss = jnp.sum(metrics["loss"])  # for transformations that look at it
+        updates, opt_state = rule.update(
+            grads, state.opt_state, state.params, value=loss, grad=grads
+        )
         params = optax.apply_updates(state.params, updates)
         return advance(state, params, collections, opt_state, metrics)
 

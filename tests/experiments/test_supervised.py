@@ -118,6 +118,14 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ({"base.share": 0.0}, r"config\.base\.share must be above 0 and at most 1, got 0\.0"),
         ({"base.wrong_labels": 1.5}, r"config\.base\.wrong_labels must be at least 0 and at most"),
         ({"base.crop": 9}, r"config\.methods\.adam: crop=9 does not fit images of 8 x 8"),
+        (
+            {"data.name": "iris"},
+            r"config\.data\.name=iris has features, label: this study needs im",
+        ),
+        (
+            {"methods.slow.flip": "no"},
+            r"config\.methods\.slow\.flip must be True or False",
+        ),
         ({"methods.slow.rate": -1.0}, r"config\.methods\.slow\.rate must be above 0"),
     ],
 )

@@ -79,8 +79,14 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
             raise ValueError(f"{where}{error}") from None
         section = given.partition("=")[0].rpartition(".")[0]
         whole = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
+        if section.startswith("--config.methods."):  # it may be one of config.base's
+            method = section.rpartition(".")[2]
+            whole = f", or give --config.methods=\"{{'{method}': {{'{key}': VALUE}}}}\""
         all_are = f"configs/{name}.py has them all"
         raise ValueError(f"{where}there is no setting {key!r}: {all_are}{whole}") from None
+    except KeyError as error:  # the same, of a section
+        text = " ".join(str(error.args[0]).split()).replace(" Did you", ": did you")
+        raise ValueError(f"{where}there is no {text}") from None
     except OSError as error:
         reason = re.search(r"\[Errno \d+\] ([^:]+)", str(error))
         raise ValueError(f"{where}cannot be read ({reason[1] if reason else error})") from None

@@ -228,13 +228,15 @@ def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[
     """All methods of a configuration, checked.
 
     Raises:
-      ValueError: where there is none, or a setting of one is not of its kind.
+      ValueError: where there is none, or a setting of one, or of ``config.base``, is not of its
+        kind.
     """
     check_section(config, section)
-    found = {name: method(config, (section, name)) for name in config[section]}
-    for each in found.values():
-        each.check(config, kinds)
-    return found
+    method(config).check(config, kinds)  # config.base, whose settings methods need not use
+    every = {name: method(config, (section, name)) for name in config[section]}
+    for chosen in every.values():
+        chosen.check(config, kinds)
+    return every
 
 
 def check_section(config: ConfigDict, section: str) -> None:

@@ -126,6 +126,7 @@ def test_a_seed_draws_the_same_for_all_methods(built):
             {"methods.slow.flip": "no"},
             r"config\.methods\.slow\.flip must be True or False",
         ),
+        ({"base.rate": -0.1}, r"config\.base\.rate must be above 0 and finite, got -0\.1"),
         ({"methods.slow.rate": -1.0}, r"config\.methods\.slow\.rate must be above 0"),
     ],
 )

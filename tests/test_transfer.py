@@ -333,9 +333,8 @@ def test_labels_out_of_range_are_refused_where_they_can_be_seen():
     # Traced, they are what the docstring says.
     found = jax.jit(cross_entropy)(logits, jnp.asarray([-1, 2, 3, -3], jnp.int32))
     expected = cross_entropy(logits, jnp.asarray([2, 2, 0, 0], jnp.int32))
-    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-6)
-    np.testing.assert_allclose(found[3], expected[3], rtol=1e-6)
-    assert np.isnan(found[2])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    assert np.isnan(found[np.array([0, 2, 3])]).all()
 
 
 class Training(nn.Module):

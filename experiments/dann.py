@@ -123,8 +123,8 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
             f"config.source.options.seed={seeds[0]}, config.target.options.seed={seeds[1]}: digits "
             "and digits_m need the same seed, or test digits of the one train the other"
         )
-    every = declared.methods(config, METHOD)
-    for name, (settings, _) in every.items():
+    methods = declared.methods(config, METHOD)
+    for name, (settings, _) in methods.items():
         place, terms = f"config.methods.{name}", terms_of(settings)
         if settings["coral"] and settings["batch"] < 2 * max(1, config.parallel.data):
             raise ValueError(f"{place}.coral needs at least 2 images of each domain on each device")
@@ -132,7 +132,7 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
             raise ValueError(f"{place}: trained on the target's labels, there is nothing to adapt")
         if set(adaptation.ADVERSARIES) <= set(terms):
             raise ValueError(f"{place}: adversarial or conditional, one domain classifier at most")
-    return every
+    return methods
 
 
 def check_labels(source: Source, target: Source, settings: Mapping[str, Mapping]) -> None:
@@ -332,7 +332,7 @@ class Adaptation(ImageStudy):
                 guesses[domain] = functions.logits(*population, ids[0], feed.fetch)
                 outputs[domain] = functions.outputs(*population, ids[1], self.feed.fetch)
             for i, network in enumerate(networks):
-                right, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
+                accuracies, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
                 inside = [outputs[domain][i] for domain in DOMAINS]
                 fault = faults.get(network, logs.Fault(-1, ""))
                 adversarial = set(adaptation.ADVERSARIES) & set(terms_of(functions.settings))
@@ -340,7 +340,7 @@ class Adaptation(ImageStudy):
                     classes = {domain: guesses[domain][i].argmax(-1) for domain in DOMAINS}
                     for domain, source in self.sources.items():
                         if source.labelled:
-                            right[domain] = float(
+                            accuracies[domain] = float(
                                 np.mean(classes[domain] == tests[domain]["label"])
                             )
                     labels = self.held["source"][1]
@@ -356,7 +356,7 @@ class Adaptation(ImageStudy):
                         numbers["reversal"] = float(scale / height) if height else 0.0
                 shared = {"adversarial": len(adversarial), "diverged_at": fault.step}
                 diagnosis = Diagnosis(*network, diverged_in=fault.array, **shared, **numbers)
-                rows.append((Result(*network, *right.values()), diagnosis))
+                rows.append((Result(*network, *accuracies.values()), diagnosis))
         results, diagnoses = zip(*rows, strict=True)
         adapted.write_results(trainer.folder / "results.csv", results)
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)

@@ -21,8 +21,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from configs.pinn import get_config
-from experiments.harness import own
 from experiments.harness import settings as declared
+from experiments.harness import user_functions
 from experiments.harness.devices import float64
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
@@ -138,7 +138,7 @@ def check(planned: Planned) -> None:
     """Raise ValueError where settings do not go together."""
     settings, place = planned.settings, planned.place
     about = f"{place('options')}: {settings['problem']}"
-    own.check_options(about, problem_of(planned), settings["options"])
+    user_functions.check_options(about, problem_of(planned), settings["options"])
     if changes(settings) and not settings["refresh"]:
         raise ValueError(f"{place('refresh')} is 0: then neither points nor weights ever change")
     if settings["candidates"] and settings["weighting"] == "attention":
@@ -148,17 +148,17 @@ def check(planned: Planned) -> None:
         )
 
 
-def named(key: str, meant: str, known: Sequence[str]) -> str:
+def named(key: str, meant: str, names: Sequence[str]) -> str:
     """The name of a problem or method: its key in the configuration, unless that is named after a
     known one and another is meant, as by ``config.base.problem`` of the command line."""
-    after = [name for name in known if key == name or key.startswith(f"{name}_")]
+    after = [name for name in names if key == name or key.startswith(f"{name}_")]
     return meant if after and meant not in after else key
 
 
 def problem_of(planned: Planned) -> Callable[..., Problem]:
     """The function that makes the problem."""
     name = planned.settings["problem"]
-    return own.function_named(name, PROBLEMS, planned.place("problem"), "problem")
+    return user_functions.function_named(name, PROBLEMS, planned.place("problem"), "problem")
 
 
 def changes(settings: Mapping[str, Any]) -> bool:
@@ -182,8 +182,8 @@ def make_ansatz(planned: Planned) -> Ansatz:
     if problem.solution is None:
         raise ValueError("there is no solution to be judged by: give an exact or another's one")
     for term, rule in ((n, t.points) for n, t in problem.terms.items()):
-        drawn = isinstance(rule, Points) and not rule.fixed
-        if drawn and 0 < settings["candidates"] <= rule.count:
+        is_drawn = isinstance(rule, Points) and not rule.fixed
+        if is_drawn and 0 < settings["candidates"] <= rule.count:
             raise ValueError(
                 f"{planned.place('candidates')}={settings['candidates']} must be more than the "
                 f"{rule.count} points of {term!r} that are drawn among them"
@@ -213,7 +213,7 @@ class Physics(Study):
         self.solvers = []
         for planned in self.planned:
             name = planned.settings["problem"]
-            with own.blame(name, problem_of(planned), ours=name in PROBLEMS):
+            with user_functions.blame(name, problem_of(planned), ours=name in PROBLEMS):
                 self.solvers.append(self.solver(planned))
         self.members = [member for solver in self.solvers for member in solver.group.members]
 
@@ -350,9 +350,9 @@ class Physics(Study):
             name, method, problem = *solver.planned[:2], solver.ansatz.problem
             first, (_, grid, exact) = trained.states[0], solver.heldout
             points[f"{name} by {method}"] = problem.coordinates, first.collections["sample"].points
-            found = np.asarray(jax.jit(solver.ansatz.__call__)(first.params, grid))
+            values = np.asarray(jax.jit(solver.ansatz.__call__)(first.params, grid))
             for i, field in enumerate(problem.fields):
-                panel = (problem.coordinates, grid, found[:, i], exact[:, i])
+                panel = (problem.coordinates, grid, values[:, i], exact[:, i])
                 surfaces.setdefault(name, {})[f"{field} by {method}"] = panel
         for name in surfaces:
             ending = f"-{name}" if len(surfaces) > 1 else ""
@@ -369,22 +369,22 @@ class Physics(Study):
             ("heldout_loss", f"loss, {problem}", "held out, "),
             ("rel_l2", f"relative L2, {problem}", ""),
         ):
-            found = curve_panels(
+            panel = curve_panels(
                 trainer,
                 Network,
                 {field: title},
                 lambda n, label=label: f"{label}{n.method}" if n.problem == problem else None,
             )
-            panels[title] = panels.get(title, {}) | found.get(title, {})
+            panels[title] = panels.get(title, {}) | panel.get(title, {})
         return panels
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        own = {"Networks": f"{len(self.members)}"}
+        networks = {"Networks": f"{len(self.members)}"}
         for solver, trained in zip(self.solvers, self.trained, strict=True):
             settings, singular = solver.planned.settings, solver.singular
             state, name = trained.states[0], ", ".join(solver.planned[:2])
-            own[name] = (
+            networks[name] = (
                 f"{' '.join(map(str, settings['hidden']))} {settings['activation']}, "
                 f"{trees.count(state.params):,} parameters; points: "
                 + ", ".join(
@@ -393,14 +393,14 @@ class Physics(Study):
                 )
             )
             if singular:
-                own[f"{name}, left out"] = "; ".join(
+                networks[f"{name}, left out"] = "; ".join(
                     f"{len(points):,} of the {len(points) + len(rest):,} held-out points of "
                     f"{term}, where its residual is finite for no network, as at "
                     f"{judgement.describe_point(solver.ansatz.problem, points[0])}"
                     for term, points in singular.items()
                     for rest in [solver.heldout.sample.points[term]]
                 )
-        facts = own | {"Precision": "float64"} | facts
+        facts = networks | {"Precision": "float64"} | facts
         results = reporting.read_results(trainer.folder / "results.csv")
         return reporting.report(results, self.parameters, PINN, facts)
 

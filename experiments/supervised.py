@@ -17,7 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from configs.supervised import get_config
-from experiments.harness import classification, own
+from experiments.harness import classification, user_functions
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Flag, Multiple, OneOf, Settings
@@ -78,7 +78,7 @@ class Supervised(classification.Classification):
     def make(self, name: str) -> tuple[Program, classification.Starter]:
         """The program of a method, and how its networks start."""
         settings, place = self.methods[name].settings, self.methods[name].place("model")
-        function = own.function_named(settings["model"], MODELS, place, "model")
+        function = user_functions.function_named(settings["model"], MODELS, place, "model")
         model = function(len(self.source.class_names), axis_name=self.placement.axis_name)
         init, _ = self.initializer(model, settings["crop"], f"{place}={settings['model']}")
         options = {k: settings[k] for k in ("subtract", "crop", "padding", "flip")}

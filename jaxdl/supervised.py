@@ -43,9 +43,9 @@ def apply_train(
     module's ``__call__`` takes them; ``key`` is for its dropout. Every collection but ``params``
     may change; one that the module does not touch stays as it is.
     """
-    taken = parameters(model)
+    arguments = parameters(model)
     modes = {"train": True, "training": True, "deterministic": False}
-    modes = {name: value for name, value in modes.items() if name in taken}
+    modes = {name: value for name, value in modes.items() if name in arguments}
     collections = {kind: variables[kind] for kind in variables if kind != "params"}
     outputs, new = model.apply(
         variables, x, mutable=["batch_stats", *collections], rngs={"dropout": key}, **modes

@@ -171,15 +171,15 @@ class ImageStudy(Study):
           make: the program of a method, and :func:`starting` of its networks.
           name: names a network, by its method and seed.
         """
-        members, made = [], {}
+        members, programs = [], {}
         for seed, method in product(range(self.config.seeds), methods):
             key = alike(method)
-            if key not in made:
+            if key not in programs:
                 try:
-                    made[key] = make(method)
+                    programs[key] = make(method)
                 except ValueError as error:
                     raise ValueError(f"config.methods.{method}: {error}") from None
-            program, start = made[key]
+            program, start = programs[key]
             hyper = partial(self.hyper, method, seed)
             network = [name(method, seed)]
             members.append(Member(network, program, partial(start, seed, hyper), hyper))
@@ -241,15 +241,15 @@ class Classification(ImageStudy):
     def accuracies(self, trainer: Trainer, tests: Mapping[str, Split]) -> dict[tuple, float]:
         """Of every network, on the test images or, without them, on those for validation; NaN where
         it has diverged."""
-        feed, self.tests, found = self.feed, tests, {}
+        feed, self.tests, accuracies = self.feed, tests, {}
         if tests:
             feed = make_feed(self.config.data.feed, tests, self.placement.mesh)
         for trained in self.trained:
             group, population = trained.group, trained.population(self.placement)
             examples = [self.examples(member, tests) for member in group.members]
             values = self.accuracy[group.program](*population, examples, feed.fetch)
-            found |= zip(group.networks, values.reshape(-1).tolist(), strict=True)
-        return found | dict.fromkeys(trainer.curves.faults(self.network), math.nan)
+            accuracies |= zip(group.networks, values.reshape(-1).tolist(), strict=True)
+        return accuracies | dict.fromkeys(trainer.curves.faults(self.network), math.nan)
 
     def entry(self, network: tuple) -> str | None:
         """How the legend of the curves calls a network; None where it is not drawn."""
@@ -262,10 +262,10 @@ class Classification(ImageStudy):
         figures.curves(panels, trainer.folder / "curves.png")
         member = self.members[0]
         prepare = self.prepare[member.program]
-        stored, seen = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
-        labels = seen["label"] if self.numbered else stored["label"]
+        stored, batch = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
+        labels = batch["label"] if self.numbered else stored["label"]
         names = [self.source.class_names[label] for label in labels]
-        figures.samples(np.asarray(seen["image"]), names, trainer.folder / "samples.png")
+        figures.samples(np.asarray(batch["image"]), names, trainer.folder / "samples.png")
 
     def describe_data(self, images: str) -> str:
         """The data set, and the split of the accuracies; ``images`` says how many are trained
@@ -280,12 +280,12 @@ class Classification(ImageStudy):
         """How many images of the other splits are copies of training images."""
         if not isinstance(self.feed, Resident):  # a stream is not read for this alone
             return {}
-        others = {"validation": self.source.splits["validation"]}
+        evaluated = {"validation": self.source.splits["validation"]}
         if self.tests:
-            others["test"] = self.tests["images"]
+            evaluated["test"] = self.tests["images"]
         copies = {
             split: splits.duplicates(in_memory(arrays["image"]), self.images)[:, 0]
-            for split, arrays in others.items()
+            for split, arrays in evaluated.items()
         }
         counts = (f"{len(np.unique(ids))} in {split}" for split, ids in copies.items())
         return {"Exact copies of training images": ", ".join(counts)}

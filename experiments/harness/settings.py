@@ -233,10 +233,10 @@ def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[
     """
     check_section(config, section)
     method(config).check(config, kinds)  # config.base, whose settings methods need not use
-    every = {name: method(config, (section, name)) for name in config[section]}
-    for chosen in every.values():
+    chosen_methods = {name: method(config, (section, name)) for name in config[section]}
+    for chosen in chosen_methods.values():
         chosen.check(config, kinds)
-    return every
+    return chosen_methods
 
 
 def check_section(config: ConfigDict, section: str) -> None:

@@ -133,17 +133,19 @@ def make_trainer(
 ) -> Trainer:
     """The trainer that configuration and command line ask for."""
     # A study that is called from Python has no command line.
-    given = {name: flags.FLAGS[name].value for name in command_line.OPTIONS if name in flags.FLAGS}
-    first, _, last = (given.get("profile") or "0:0").partition(":")
+    options = {
+        name: flags.FLAGS[name].value for name in command_line.OPTIONS if name in flags.FLAGS
+    }
+    first, _, last = (options.get("profile") or "0:0").partition(":")
     return Trainer(
         workdir,
         stop,
         progress,
         config.seconds_between_saves,
         checkpoints=config.checkpoints,
-        events=bool(given.get("tensorboard")),
+        events=bool(options.get("tensorboard")),
         profiled=range(int(first), int(last)),
-        debug=bool(given.get("debug")),
+        debug=bool(options.get("debug")),
         say=say,
     )
 

@@ -170,5 +170,5 @@ def _batches(
         counts[i, : len(places)] = True
     divided = NamedSharding(mesh, DIVIDED)
     for start in range(0, shape[1], batch):
-        some = slice(start, start + batch)
-        yield fetch(ids[:, some]), place(counts[:, some], divided)
+        columns = slice(start, start + batch)
+        yield fetch(ids[:, columns]), place(counts[:, columns], divided)

@@ -28,11 +28,11 @@ def function_named(
         return table[name]
     module, colon, function = name.partition(":")
     missing = f"{place}: there is no {kind} {name!r}"
-    own = "or your own, module:function"
+    advice = "or your own, module:function"
     if not colon:
-        raise ValueError(f"{missing}: name one of {', '.join(table)}, {own}")
+        raise ValueError(f"{missing}: name one of {', '.join(table)}, {advice}")
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        value = getattr(importlib.import_module(module), function, None)
     except Exception as error:
         through = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         entered = [f for f in through if f not in (__file__, importlib.__file__) and f[0] != "<"]
@@ -40,11 +40,11 @@ def function_named(
         if entered or isinstance(error, SyntaxError):
             raise ValueError(f"{name}: {_in_a_line(error, *entered[:1])}") from error
         example = next(iter(table))
-        raise ValueError(f"{missing} ({error}): name one of ours, as {example}, {own}") from None
-    if not callable(found):
-        what = "not there" if found is None else f"no function but {type(found).__name__}"
-        raise ValueError(f"{missing}: in the module {module!r}, {function!r} is {what}")
-    return found
+        raise ValueError(f"{missing} ({error}): name one of ours, as {example}, {advice}") from None
+    if not callable(value):
+        description = "not there" if value is None else f"no function but {type(value).__name__}"
+        raise ValueError(f"{missing}: in the module {module!r}, {function!r} is {description}")
+    return value
 
 
 def check_options(place: str, function: Callable, options: Mapping[str, Any]) -> None:
@@ -53,8 +53,10 @@ def check_options(place: str, function: Callable, options: Mapping[str, Any]) ->
     try:
         signature.bind(**options)
     except TypeError as error:
-        known = f"only {', '.join(signature.parameters)}" if signature.parameters else "none at all"
-        raise ValueError(f"{place}: {error}; it takes {known}") from None
+        arguments = (
+            f"only {', '.join(signature.parameters)}" if signature.parameters else "none at all"
+        )
+        raise ValueError(f"{place}: {error}; it takes {arguments}") from None
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 
 from experiments._interleave import Contender, Slice
 from experiments._transferability_contenders import going_on
-from experiments.dann import Adaptation, seen
+from experiments.dann import Adaptation
 from experiments.harness.devices import describe_devices
 from experiments.harness.study import make_study
-from jaxdl import adaptation
+from jaxdl import adaptation, optim
+from jaxdl.data import preparation
 from jaxdl.data.batches import batch_ids
 from jaxdl.data.encoded import cores
 from jaxdl.nn.models.adversarial import dann_mnist
@@ -99,12 +100,13 @@ def reference(lab: Adaptation, each: Group):
     ]
     images = np.asarray(lab.feed.data["image"], np.float32)
     shown = np.zeros_like(images)
+    see = preparation.centred(settings["subtract"], settings["size"])
     for number, places in enumerate(hyper["examples"]):
-        shown[places] = seen(settings, images[places], hyper, number)
+        shown[places] = see(images[places], hyper, number)
     p = np.arange(steps) / settings["steps"]
     rates = np.full(steps, settings["rate"])
     if settings["schedule"] == "annealed":
-        rates = adaptation.rate_schedule(p, settings["rate"])
+        rates = optim.annealed(p, settings["rate"])
     task = _torch_dann.Task(
         shown,
         np.asarray(lab.feed.data["label"]),

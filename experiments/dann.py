@@ -5,17 +5,15 @@ python -m experiments.dann --config configs/dann.py[:pair]
 Networks learn the labels of a source domain and are tested on a target domain: without adaptation
 (``source_only``), with one method or several, which see the target's images and none of its labels,
 and, as the bound from above, with the target's labels (``target_only``). A target may come without
-labels (a folder of pictures, an archive of images alone): then there are no target accuracies, and
-the report has the criteria that need none.
+labels: then the report has the criteria that need none.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +37,7 @@ from experiments.harness.study import conduct, curve_panels, describe_source
 from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import TERMS
 from jaxdl.data import augment, encoded, preparation
-from jaxdl.data.source import Source, Split, check_same_classes, length
+from jaxdl.data.source import Source, Split, check_same_classes
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import Start
 from jaxdl.optim import make_optimizer, make_schedule
@@ -48,13 +46,13 @@ from jaxdl.report import dann as reporting
 from jaxdl.report.adapted import Diagnosis, Result, name_of, place_of
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
 from jaxdl.train import logs
-from jaxdl.train.evaluate import make_accuracy, make_outputs
-from jaxdl.train.feed import FEEDS, make_feed
-from jaxdl.train.groups import Member, Program, example_streams, first_examples
+from jaxdl.train.evaluate import make_outputs
+from jaxdl.train.feed import FEEDS
+from jaxdl.train.groups import Program, example_streams, first_examples
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState
-from jaxdl.types import Hyper, Variables
+from jaxdl.types import Hyper
 
 DOMAINS = ("source", "target")
 STARTS = {"he": Start(), "glorot": Start(glorot=True), "small": Start(deviation=0.01)}
@@ -98,24 +96,8 @@ class Network(NamedTuple):
     seed: int
 
 
-class Functions(NamedTuple):
-    """What the networks of a program are examined with."""
-
-    settings: dict[str, Any]
-    shapes: Variables
-    prepare: Prepare
-    logits: Callable
-    """``logits(states, hypers, examples, fetch)``: of the label head."""
-    outputs: Callable
-    """The same of :func:`jaxdl.adaptation.outputs`."""
-
-
 def check(config: ConfigDict) -> dict[str, declared.Method]:
-    """All methods.
-
-    Raises:
-      ValueError: where settings do not go together.
-    """
+    """All methods; ValueError where settings do not go together."""
     domains = [config[domain] for domain in DOMAINS]
     seeds = [domain.options.get("seed", 0) for domain in domains]
     if all(d.name in ("digits", "digits_m") for d in domains) and seeds[0] != seeds[1]:
@@ -125,13 +107,19 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
         )
     methods = declared.methods(config, METHOD)
     for name, (settings, _) in methods.items():
-        place, terms = f"config.methods.{name}", terms_of(settings)
+        section, terms = f"config.methods.{name}", terms_of(settings)
         if settings["coral"] and settings["batch"] < 2 * max(1, config.parallel.data):
-            raise ValueError(f"{place}.coral needs at least 2 images of each domain on each device")
+            raise ValueError(
+                f"{section}.coral needs at least 2 images of each domain on each device"
+            )
         if settings["labels"] == "target" and terms:
-            raise ValueError(f"{place}: trained on the target's labels, there is nothing to adapt")
+            raise ValueError(
+                f"{section}: trained on the target's labels, there is nothing to adapt"
+            )
         if set(adaptation.ADVERSARIES) <= set(terms):
-            raise ValueError(f"{place}: adversarial or conditional, one domain classifier at most")
+            raise ValueError(
+                f"{section}: adversarial or conditional, one domain classifier at most"
+            )
     return methods
 
 
@@ -154,32 +142,23 @@ def terms_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(term for term in TERMS if settings[term])
 
 
-def sees_both(terms: Sequence[str]) -> bool:
-    """Whether a step sees images of both domains, or (for "target_only") those of one alone."""
-    return any(term in adaptation.UNLABELLED for term in terms)
-
-
-def seen(settings: Mapping, images: jax.Array, hyper: Hyper, domain: int | jax.Array) -> jax.Array:
-    """Images 0 … 255 of a domain as the network sees them."""
-    means = hyper["means"]
-    mean = {"common": means.mean(0), "own": means[domain], "none": jnp.zeros_like(means[0])}
-    return preparation.centred(images, mean[settings["subtract"]], hyper["range"], settings["size"])
+def trains_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The domains that a step has images of: both, or that of the labels alone."""
+    adapts = not set(adaptation.UNLABELLED).isdisjoint(terms_of(settings))
+    return DOMAINS if adapts else (settings["labels"],)
 
 
 def make_prepare(settings: Mapping[str, Any]) -> Prepare:
-    """What a step is given; without a key, images of one domain.
-
-    "target_only" recolours images of the target as others do those of the source: a fairer bound.
-    """
-    terms, colours = terms_of(settings), settings["colours"]
-    change = preparation.recolour(settings["changes"])
+    """From stored images to a step's batch. The colours of labelled images change whatever their
+    domain: a fairer bound."""
+    colours, view = settings["colours"], preparation.recolour(settings["changes"])
     if settings["warps"]:
-        change = augment.compose(change, preparation.warp(settings["warps"]))
+        view = augment.compose(view, preparation.warp(settings["warps"]))
     return preparation.domain_batches(
-        partial(seen, settings),
-        both=sees_both(terms),
+        preparation.centred(settings["subtract"], settings["size"]),
+        both=trains_on(settings) == DOMAINS,
         recolour=preparation.recolour(colours) if colours else None,
-        change=change if "consistency" in terms else None,
+        change=view if settings["consistency"] else None,
     )
 
 
@@ -187,6 +166,8 @@ class Adaptation(ImageStudy):
     """All methods and seeds on one pair of domains."""
 
     settings, network = SETTINGS, Network
+    # Nothing is chosen by these, and the test images are not among them.
+    fields: ClassVar = {domain: f"{domain}_accuracy" for domain in DOMAINS}
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -202,17 +183,18 @@ class Adaptation(ImageStudy):
 
     def build(self) -> None:
         """The images of both domains laid end to end, programs and members."""
-        config, images = self.config, [s.splits["train"]["image"] for s in self.sources.values()]
-        self.shape, other = (list(part.shape[1:]) for part in images)
-        if self.shape != other:
+        images = [source.splits["train"]["image"] for source in self.sources.values()]
+        shapes = [list(part.shape[1:]) for part in images]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"images of the source are {self.shape}, of the target {other}: make them alike "
+                f"images of the source are {shapes[0]}, of the target {shapes[1]}: make them alike "
                 "with config.source.options and config.target.options, size and channels"
             )
-        self.lay_out(config.feed, config.workers)
+        self.lay_out(self.config.feed, self.config.workers)
         means = [encoded.statistics(part)[0].mean((0, 1)) for part in images]
         self.means = np.stack(means).astype(np.float32)
-        self.functions: dict[Program, Functions] = {}
+        self.outputs: dict[Program, Callable] = {}
+        self.counts: set[int] = set()
         # Methods with most terms come first: they take longest, and their faults are the dearest.
         names = sorted(self.methods, key=lambda name: -len(terms_of(self.methods[name])))
 
@@ -221,18 +203,13 @@ class Adaptation(ImageStudy):
             left_out = {*NUMBERS, *TERMS, *(() if terms else ("labels",))}
             return terms, *((k, v) for k, v in settings.items() if k not in left_out)
 
-        name = partial(Network, self.pair)
-        self.members = self.make_members(names, alike, self.program, name)
+        self.members = self.make_members(names, alike, self.make, partial(Network, self.pair))
 
-    def program(self, method: str) -> tuple[Program, Starter]:
-        """Training and evaluation for a method, and how its networks start.
-
-        Raises:
-          ValueError: if the network does not fit the images.
-        """
-        settings = self.methods[method]
-        config, placement, terms = self.config, self.placement, terms_of(settings)
-        conditional, place = "conditional" in terms, f"config.model={config.model}"
+    def make(self, method: str) -> tuple[Program, Starter]:
+        """The program of a method, and how its networks start."""
+        config, settings = self.config, self.methods[method]
+        terms, steps = terms_of(settings), settings["steps"]
+        conditional = "conditional" in terms
         model = ADVERSARIAL_MODELS[config.model](
             len(self.sources["source"].class_names),
             padding=settings["padding"],
@@ -240,17 +217,11 @@ class Adaptation(ImageStudy):
             start=STARTS[settings["start"]],
         )
         join = {"join": adaptation.joined} if conditional else {}
-        init, shapes = self.initializer(model, settings["size"], place, **join)
+        setting = f"config.model={config.model}"
+        init, shapes = self.initializer(model, settings["size"], setting, **join)
 
         def rule(hyper: Hyper) -> optax.GradientTransformation:
-            def annealed(step: jax.Array) -> jax.Array:
-                return adaptation.rate_schedule(step / settings["steps"], hyper["rate"])
-
-            name = settings["schedule"]
-            if name == "annealed":
-                rate = annealed
-            else:
-                rate = make_schedule(name, hyper["rate"], steps=settings["steps"])
+            rate = make_schedule(settings["schedule"], hyper["rate"], steps=steps)
             decay, norm = hyper["weight_decay"], settings["max_norm"] or None
             return make_optimizer("momentum", rate, weight_decay=decay, max_norm=norm)
 
@@ -260,28 +231,12 @@ class Adaptation(ImageStudy):
         def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
             return outputs(state, hyper, x)["logits"]
 
-        prepare = make_prepare(settings)
-        evaluated = prepare, placement.mesh, config.evaluation_batch, placement.mode
-        accuracy = make_accuracy(logits, *evaluated)
-
-        def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
-            # For the eye: nothing is chosen by these, and the test images are not among them.
-            return {
-                f"{domain}_accuracy": accuracy(
-                    states,
-                    of_domain(hypers, domain),
-                    [self.ids[domain, "validation"]] * len(members),
-                    self.feed.fetch,
-                )
-                for domain in DOMAINS
-                if self.sources[domain].labelled
-            }
-
-        loss = adaptation.adaptation_loss(model, terms, settings["steps"])
-        size = {"steps": settings["steps"], "batch": settings["batch"]}
-        program = self.make_program(loss, rule, prepare, watch, **size)
-        made = (make_outputs(function, *evaluated) for function in (logits, outputs))
-        self.functions[program] = Functions(settings, shapes, prepare, *made)
+        prepare, size = make_prepare(settings), {"steps": steps, "batch": settings["batch"]}
+        loss = adaptation.adaptation_loss(model, terms, steps)
+        program = self.program(loss, logits, rule, prepare, **size)
+        evaluation = self.placement.mesh, config.evaluation_batch, self.placement.mode
+        self.outputs[program] = make_outputs(outputs, prepare, *evaluation)
+        self.counts.add(trees.count(shapes["params"]))
         return program, starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
@@ -290,20 +245,20 @@ class Adaptation(ImageStudy):
         Networks of one seed begin alike, where they have the same layers, and see the same source
         images in the same order, whatever their method.
         """
-        settings, terms = self.methods[method], terms_of(self.methods[method])
-        domains = DOMAINS if sees_both(terms) else (settings["labels"],)
+        settings = self.methods[method]
+        domains = trains_on(settings)
         longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
         return {
             "key": member_key("train", seed),
             **example_streams([self.ids[domain, "train"] for domain in domains], longest),
             "domain": np.int32(DOMAINS.index(domains[0])),
             "means": self.means,
-            "weights": {term: np.float32(settings[term]) for term in terms},
+            "weights": {term: np.float32(settings[term]) for term in terms_of(settings)},
             **{name: np.float32(settings[name]) for name in NUMBERS},
         }
 
     def held_out(self, domain: str) -> tuple[np.ndarray, np.ndarray]:
-        """Validation images to examine networks with: their places in the feed, and their labels.
+        """Validation images to examine networks with: their numbers in the feed, and their labels.
 
         In a random order, since many data sets list their images by class; in the same one for
         domains of the same size, so that a digit and its blended twin are in the same half of them.
@@ -312,59 +267,66 @@ class Adaptation(ImageStudy):
         chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
         return self.ids[domain, "validation"][chosen], labels[chosen]
 
+    def evaluated(self, hypers: Hyper, source: str) -> Hyper:
+        """Images are centred, and with batch normalization normalized, as those of their domain."""
+        return {**hypers, "domain": jnp.full_like(hypers["domain"], DOMAINS.index(source))}
+
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Accuracies on the test images, and what held-out images say of a network without labels
         of the target; NaN for a network that diverged."""
-        feed = make_feed(self.config.feed, tests, self.placement.mesh)
-        sizes = list(map(length, tests.values()))
-        tested = dict(zip(DOMAINS, np.split(np.arange(sum(sizes)), sizes[:1]), strict=True))
-        self.held = {domain: self.held_out(domain) for domain in DOMAINS}
-        self.features, rows = {}, []
-        curves = trainer.curves.by_network(Network)
-        faults = trainer.curves.faults(Network)
-        for trained in self.trained:
-            networks, functions = trained.group.networks, self.functions[trained.group.program]
-            states, hypers = trained.population(self.placement)
-            guesses, outputs = {}, {}
-            for domain in DOMAINS:
-                population = states, of_domain(hypers, domain)
-                ids = [tested[domain]] * len(networks), [self.held[domain][0]] * len(networks)
-                guesses[domain] = functions.logits(*population, ids[0], feed.fetch)
-                outputs[domain] = functions.outputs(*population, ids[1], self.feed.fetch)
-            for i, network in enumerate(networks):
-                accuracies, numbers = dict.fromkeys(DOMAINS, math.nan), Diagnosis.unknown()
-                inside = [outputs[domain][i] for domain in DOMAINS]
-                fault = faults.get(network, logs.Fault(-1, ""))
-                adversarial = set(adaptation.ADVERSARIES) & set(terms_of(functions.settings))
-                if fault.step < 0:
-                    classes = {domain: guesses[domain][i].argmax(-1) for domain in DOMAINS}
-                    for domain, source in self.sources.items():
-                        if source.labelled:
-                            accuracies[domain] = float(
-                                np.mean(classes[domain] == tests[domain]["label"])
-                            )
-                    labels = self.held["source"][1]
-                    numbers |= validation.unlabelled_criteria(*inside, labels, classes["target"])
-                    if adversarial:
-                        read = (part["domain"] for part in inside)
-                        numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*read))
-                    if network.seed == 0:
-                        self.features[network.method] = [part["features"] for part in inside]
-                    if adversarial:
-                        height = self.methods[network.method]["reversal"]
-                        scale = logs.series(curves[network], "reversal")[1].max()
-                        numbers["reversal"] = float(scale / height) if height else 0.0
-                shared = {"adversarial": len(adversarial), "diverged_at": fault.step}
-                diagnosis = Diagnosis(*network, diverged_in=fault.array, **shared, **numbers)
-                rows.append((Result(*network, *accuracies.values()), diagnosis))
-        results, diagnoses = zip(*rows, strict=True)
+        accuracies = self.accuracies(trainer, tests)
+        results = [Result(*network, *values.values()) for network, values in accuracies.items()]
         adapted.write_results(trainer.folder / "results.csv", results)
+        self.held = {domain: self.held_out(domain) for domain in DOMAINS}
+        self.features, diagnoses = {}, []
+        curves, faults = trainer.curves.by_network(Network), trainer.curves.faults(Network)
+        for trained in self.trained:
+            group, (states, hypers) = trained.group, trained.population(self.placement)
+            by_domain = [
+                self.outputs[group.program](
+                    states,
+                    self.evaluated(hypers, domain),
+                    [self.held[domain][0]] * len(group.members),
+                    self.feed.fetch,
+                )
+                for domain in DOMAINS
+            ]
+            for network, *outputs in zip(group.networks, *by_domain, strict=True):
+                fault = faults.get(network)
+                diagnoses.append(self.diagnose(network, outputs, curves[network], fault))
+                if network.seed == 0 and not fault:
+                    self.features[network.method] = [part["features"] for part in outputs]
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
+
+    def diagnose(
+        self,
+        network: Network,
+        outputs: Sequence[Mapping[str, np.ndarray]],
+        records: Sequence[Mapping[str, Any]],
+        fault: logs.Fault | None,
+    ) -> Diagnosis:
+        """What is known of a network without target labels.
+
+        Args:
+          outputs: for held-out images of both domains.
+          records: its curves.
+        """
+        settings, numbers = self.methods[network.method], Diagnosis.unknown()
+        adversarial = not set(adaptation.ADVERSARIES).isdisjoint(terms_of(settings))
+        if not fault:
+            numbers |= validation.unlabelled_criteria(*outputs, self.held["source"][1])
+        if adversarial and not fault:
+            logits = (part["domain"] for part in outputs)
+            numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*logits))
+            highest, height = logs.series(records, "reversal")[1].max(), settings["reversal"]
+            numbers["reversal"] = float(highest / height) if height else 0.0
+        step, array = fault or (-1, "")
+        shared = {"adversarial": int(adversarial), "diverged_at": step, "diverged_in": array}
+        return Diagnosis(*network, **shared, **numbers)
 
     def draw(self, trainer: Trainer) -> None:
         """Images of both domains, curves, and the features with and without adaptation."""
-        folder = trainer.folder
-        self.draw_samples(folder / "samples.png")
+        self.draw_samples(trainer.folder / "samples.png")
         panels = curve_panels(
             trainer,
             Network,
@@ -372,20 +334,20 @@ class Adaptation(ImageStudy):
             lambda network: name_of(network.method),
             lambda network: (place_of(network.method), network.seed),
         )
-        figures.curves(panels, folder / "curves.png")
+        figures.curves(panels, trainer.folder / "curves.png")
         if self.features:  # not where all have diverged
             labels = [self.held[domain][1] for domain in DOMAINS]
             ordered = sorted(self.features, key=place_of)
             features = {name_of(method): self.features[method] for method in ordered}
-            embeddings.draw_domains(features, labels, folder / "features.png")
+            embeddings.draw_domains(features, labels, trainer.folder / "features.png")
 
     def draw_samples(self, path: Path) -> None:
         """The first images of a member with most terms, of each domain that it sees."""
         member, names = self.members[0], self.sources["source"].class_names
-        prepare = self.functions[member.program].prepare
+        prepare = self.prepare[member.program]
         stored, batch = first_examples(self.feed, prepare, member.hyper(), 24, self.placement)
         labels, images, titles = stored["label"].reshape(24, -1), [], []
-        for column, domain in enumerate(domain for domain in DOMAINS if domain in batch):
+        for column, domain in enumerate(batch):
             for part in ("image", "changed"):
                 if part in batch[domain]:
                     images.append(np.asarray(batch[domain][part]))
@@ -396,9 +358,8 @@ class Adaptation(ImageStudy):
 
     def facts(self) -> dict[str, str]:
         """What a reader of the report must know of data, networks and settings."""
-        config, every = self.config, list(self.functions.values())
-        sizes = {trees.count(functions.shapes["params"]) for functions in every}
-        lengths = {(f.settings["steps"], f.settings["batch"]) for f in every}
+        config, methods = self.config, self.methods
+        lengths = {(settings["steps"], settings["batch"]) for settings in methods.values()}
         absent = {"Published numbers": "not beside these runs, which are shorter"}
         # The one base that no variant has changed: in others, settings of all methods may be.
         recipe = get_config("mnist_to_mnist_m").base.to_dict()
@@ -408,16 +369,16 @@ class Adaptation(ImageStudy):
             for domain, source in self.sources.items()
         } | {
             "Network": f"{config.model}, "
-            + " or ".join(f"{n:,} parameters" for n in sorted(sizes)),
+            + " or ".join(f"{count:,} parameters" for count in sorted(self.counts)),
             "Training": " or ".join(
-                f"{n:,} steps of {b} images a domain" for n, b in sorted(lengths)
+                f"{steps:,} steps of {batch} images a domain" for steps, batch in sorted(lengths)
             ),
             **({} if config.beside_published else absent),
             "Settings come from": config.settings_from,
             **{
-                f"Settings of {name_of(method)}": declared.describe(self.methods[method], recipe)
+                f"Settings of {name_of(method)}": declared.describe(methods[method], recipe)
                 or "the paper's recipe for MNIST → MNIST-M"
-                for method in sorted(self.methods, key=place_of)
+                for method in sorted(methods, key=place_of)
             },
         }
 
@@ -432,11 +393,6 @@ class Adaptation(ImageStudy):
             facts=self.facts() | facts,
             chosen_by="the last step; adapted networks saw no label of the target",
         )
-
-
-def of_domain(hypers: Hyper, domain: str) -> Hyper:
-    """The same, for evaluation on a domain."""
-    return {**hypers, "domain": jnp.full_like(hypers["domain"], DOMAINS.index(domain))}
 
 
 PANELS = {

@@ -23,12 +23,12 @@ from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Flag, Multiple, OneOf, Settings
 from experiments.harness.study import conduct
 from jaxdl.data import preparation
-from jaxdl.data.source import Split, length
+from jaxdl.data.source import Split
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report import supervised as reporting
 from jaxdl.supervised import classification_loss
-from jaxdl.train.groups import Member, Program, example_streams
+from jaxdl.train.groups import Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
@@ -123,12 +123,9 @@ class Supervised(classification.Classification):
             **{number: np.float32(settings[number]) for number in ("rate", "weight_decay")},
         }
 
-    def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
-        """All of the split."""
-        return np.arange(length(tests["images"])) if tests else self.ids["images", "validation"]
-
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        rows = [reporting.Result(*n, x) for n, x in self.accuracies(trainer, tests).items()]
+        accuracies = self.accuracies(trainer, tests)
+        rows = [reporting.Result(*n, values["images"]) for n, values in accuracies.items()]
         reporting.write_results(trainer.folder / "results.csv", rows)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:

@@ -205,7 +205,7 @@ class Transferability(Classification):
         """The task that a network is trained on: the one that its direction leads to."""
         return self.tasks[network.split, network.seed, network.direction[1]]
 
-    def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
+    def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
         """Those of the member's task."""
         task = self.task_of(member.networks[0])
         if not tests:
@@ -241,7 +241,7 @@ class Transferability(Classification):
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Accuracies; NaN for a network that diverged, or has its first layers of one that did."""
-        accuracies = self.accuracies(trainer, tests)
+        accuracies = {n: x["images"] for n, x in self.accuracies(trainer, tests).items()}
         rows = [
             # 0 times NaN is NaN: where the donor has diverged, its layers are of no use.
             transferred.Result(*network, accuracy + 0 * accuracies.get(donor_of(network), 0))

@@ -8,36 +8,28 @@ and the batches may differ in size. A domain classifier puts out one logit an ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxdl.nn.losses import cross_entropy
+from jaxdl.nn.losses import (
+    Predict,
+    correlation_alignment,
+    cross_entropy,
+    entropy,
+    maximum_mean_discrepancy,
+    virtual_adversarial_loss,
+)
 from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
-
-Predict = Callable[[Float[Array, "b ..."]], Float[Array, "b k"]]
-"""From images to logits."""
-
-
-# Schedules. Training has come to the part ``p`` of its steps, 0 to 1.
 
 
 def reversal_schedule(p: Float[Array, ""], gamma: float = 10.0) -> Float[Array, ""]:
-    """``lambda = 2 / (1 + exp(-gamma p)) - 1``, from 0 towards 1 (Ganin & Lempitsky 2015)."""
+    """``lambda = 2 / (1 + exp(-gamma p)) - 1``, from 0 towards 1, when the part ``p`` of all steps
+    is done (Ganin & Lempitsky 2015)."""
     return 2 / (1 + jnp.exp(-gamma * p)) - 1
-
-
-def rate_schedule(
-    p: Float[Array, ""], initial: float = 0.01, alpha: float = 10.0, beta: float = 0.75
-) -> Float[Array, ""]:
-    """The learning rate ``initial / (1 + alpha p)^beta`` (Ganin & Lempitsky 2015)."""
-    return initial / (1 + alpha * p) ** beta
-
-
-# Domain-adversarial training.
 
 
 @jax.custom_vjp
@@ -88,7 +80,7 @@ def domain_adversarial_loss(
 
 
 def domain_accuracy(source: Float[Array, " n"], target: Float[Array, " m"]) -> Float[Array, ""]:
-    """The part of the domains told right, the mean over both; 1/2 is chance."""
+    """The part of the examples whose domain is recognized, the mean over domains; 1/2 is chance."""
     return (jnp.mean(source > 0) + jnp.mean(target <= 0)) / 2
 
 
@@ -112,135 +104,6 @@ def certainty_weights(probabilities: Float[Array, "b k"]) -> Float[Array, " b"]:
     """
     p = jax.lax.stop_gradient(probabilities)
     return 1 + jnp.exp(jnp.sum(jax.scipy.special.xlogy(p, p), -1))
-
-
-# Discrepancies between two sets of features.
-
-
-def squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """``|x_i - y_j|^2``, by a product of matrices; rounding leaves none below 0."""
-    # Seen from the first example: equal ones are at a distance of exactly 0, and far from the
-    # origin nothing is lost.
-    origin = jax.lax.stop_gradient(x[:1])
-    x, y = x - origin, y - origin
-    products = jnp.matmul(x, y.T, precision="highest")
-    return jnp.maximum(jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None, :] - 2 * products, 0)
-
-
-def maximum_mean_discrepancy(
-    source: Float[Array, "n d"],
-    target: Float[Array, "m d"],
-    widths: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 4.0),
-) -> Float[Array, ""]:
-    """``mean k(s, s') + mean k(t, t') - 2 mean k(s, t)``, not below 0 but for rounding.
-
-    ``k(x, y)`` is the mean of Gaussian kernels ``exp(-|x - y|^2 / (w D))``, where ``D`` is the
-    mean squared distance between all pairs of different examples of both domains (no gradient
-    comes through it). The means are over all pairs, an example with itself among them: the
-    squared distance between the two mean embeddings, biased upwards by the order of 1/n.
-    (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012; with several kernels as a loss: Long,
-    Cao, Wang & Jordan, "Learning Transferable Features with Deep Adaptation Networks", ICML 2015.)
-
-    Args:
-      widths: ``w``, one a kernel.
-    """
-    n, both = len(source), jnp.concatenate([source, target])
-    distances = squared_distances(both, both)
-    distances = jnp.where(jnp.eye(len(both), dtype=bool), 0.0, distances)
-    pairs = len(both) * (len(both) - 1)
-    scale = jax.lax.stop_gradient(jnp.sum(distances) / pairs)
-    scale = jnp.where(scale > 0, scale, 1.0)  # all alike: any width says so
-    kernel = sum(jnp.exp(-distances / (width * scale)) for width in widths) / len(widths)
-    return jnp.mean(kernel[:n, :n]) + jnp.mean(kernel[n:, n:]) - 2 * jnp.mean(kernel[:n, n:])
-
-
-def correlation_alignment(
-    source: Float[Array, "n d"], target: Float[Array, "m d"]
-) -> Float[Array, ""]:
-    """``|C_s - C_t|_F^2 / (4 d^2)``, ``C`` the covariances with ``1 / (n - 1)``.
-
-    Sun & Saenko, "Deep CORAL", ECCV 2016 workshops. NaN for a batch of one.
-    """
-
-    def covariance(x: Array) -> Array:
-        x = x - jnp.mean(x, 0)
-        return jnp.matmul(x.T, x, precision="highest") / (len(x) - 1)
-
-    difference = covariance(source) - covariance(target)
-    return jnp.sum(difference**2) / (4 * source.shape[-1] ** 2)
-
-
-# The cluster assumption: no boundary between classes where there are many images.
-
-
-def entropy(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
-    """``-sum_j p_j log p_j`` of ``p = softmax(logits)``, in nats.
-
-    As a loss on target images: Grandvalet & Bengio, "Semi-supervised Learning by Entropy
-    Minimization", NIPS 2004.
-    """
-    return -jnp.sum(jax.nn.softmax(logits) * jax.nn.log_softmax(logits), -1)
-
-
-def kl_divergence(logits: Float[Array, "b k"], other: Float[Array, "b k"]) -> Float[Array, " b"]:
-    """``sum_j p_j (log p_j - log q_j)`` of ``p = softmax(logits)``, ``q = softmax(other)``."""
-    p, q = jax.nn.log_softmax(logits), jax.nn.log_softmax(other)
-    return jnp.sum(jnp.exp(p) * (p - q), -1)
-
-
-def virtual_adversarial_perturbation(
-    predict: Predict,
-    x: Float[Array, "b ..."],
-    key: PRNGKeyArray,
-    *,
-    radius: float,
-    probe: float = 1e-1,
-    iterations: int = 1,
-) -> Float[Array, "b ..."]:
-    """What, of all changes of 2-norm ``radius``, changes the predictions for ``x`` most.
-
-    For each example the dominant eigenvector of the Hessian of ``r -> KL(p(x) || p(x + r))`` at 0,
-    by power iteration from a random direction, each iteration one gradient at distance ``probe``
-    (Miyato, Maeda, Koyama & Ishii, "Virtual Adversarial Training", PAMI 2019, algorithm 1). No
-    gradient comes through it.
-
-    Args:
-      predict: logits, without anything random in it that differs between two calls, and treating
-        each example alone.
-      radius: in the units of ``x``. Where the predictions do not depend on ``x``, the result is
-        a random direction or 0.
-    """
-
-    def unit(d: Array) -> Array:
-        flat = d.reshape(len(d), -1)
-        # Its largest entry first: squares of small gradients would vanish.
-        flat = flat / jnp.maximum(jnp.max(jnp.abs(flat), -1, keepdims=True), 1e-30)
-        norm = jnp.linalg.norm(flat, axis=-1, keepdims=True)
-        return (flat / jnp.maximum(norm, 1e-30)).reshape(d.shape)
-
-    there = jax.lax.stop_gradient(predict(x))
-
-    def divergence(r: Array) -> Array:
-        return jnp.sum(kl_divergence(there, predict(x + r)))
-
-    direction = unit(jax.random.normal(key, x.shape, x.dtype))
-    for _ in range(iterations):
-        direction = unit(jax.grad(divergence)(probe * direction))
-    return jax.lax.stop_gradient(radius * direction)
-
-
-def virtual_adversarial_loss(
-    predict: Predict, x: Float[Array, "b ..."], key: PRNGKeyArray, **options
-) -> Float[Array, " b"]:
-    """``KL(p(x) || p(x + r))``, ``r`` of :func:`virtual_adversarial_perturbation` (its options).
-
-    ``p(x)`` is taken as given. With the domain-adversarial loss, the entropy of target images, and
-    this on both domains it makes VADA (Shu, Bui, Narui & Ermon, "A DIRT-T Approach to Unsupervised
-    Domain Adaptation", ICLR 2018); on target images alone, beside ``KL`` from the network as it
-    was before, DIRT-T.
-    """
-    perturbation = virtual_adversarial_perturbation(predict, x, key, **options)
-    return kl_divergence(jax.lax.stop_gradient(predict(x)), predict(x + perturbation))
 
 
 def confident(
@@ -296,8 +159,8 @@ def outputs(
     """
     features = model.apply(variables, x, method="encode")
     logits = model.apply(variables, features, method="classify")
-    read = joined(features, logits) if conditional else features
-    domain = model.apply(variables, read, method="discriminate")
+    inputs = joined(features, logits) if conditional else features
+    domain = model.apply(variables, inputs, method="discriminate")
     return {"features": features, "logits": logits, "domain": domain}
 
 
@@ -356,23 +219,21 @@ def adaptation_loss(
         raise ValueError(f"unknown terms {sorted(unknown)}: choose from {', '.join(TERMS)}")
     if set(ADVERSARIES) <= set(terms):
         raise ValueError("one domain classifier: adversarial (DANN) or conditional (CDAN)")
-    has = frozenset(terms).__contains__
-    labels_target = any(map(has, ("conditional", "entropy", "consistency")))
+    labels_target = not {"conditional", "entropy", "consistency"}.isdisjoint(terms)
 
     def loss_fn(
         params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: PRNGKeyArray
     ) -> tuple[Array, tuple[Collections, Metrics]]:
         variables = {"params": params, **collections}
-        dropout, *others = jax.random.split(key, 3)
-        rngs = {"dropout": dropout}
-        key_of = dict(zip(("vat_source", "vat_target"), others, strict=True))
+        dropout, source_key, target_key = jax.random.split(key, 3)
         source, target = batch["source"], batch.get("target")
         n = len(source["image"])
+        normalizes = bool(jax.tree.leaves(collections))
+        divided = apart and normalizes
 
         def classify(features: Array) -> Array:
+            rngs = {"dropout": dropout}
             return model.apply(variables, features, True, method="classify", rngs=rngs)
-
-        normalizes = bool(jax.tree.leaves(collections))
 
         def encode(images: Array, domain: str) -> tuple[Array, Collections]:
             if not normalizes:
@@ -388,7 +249,6 @@ def adaptation_loss(
             return lambda images: classify(encode(images, domain)[0])
 
         images = source["image"]
-        divided = apart and normalizes
         if target is not None and not divided:
             images = jnp.concatenate([images, target["image"]])
         features, new = encode(images, "source")
@@ -402,45 +262,47 @@ def adaptation_loss(
         label_loss = jnp.mean(cross_entropy(logits[:n], source["label"]))
         metrics = {"label_loss": label_loss}
         rise = reversal_schedule(hyper["step"] / steps)
-        found = {}
-        if has("adversarial") or has("conditional"):
+        losses = {}
+        for term in set(ADVERSARIES) & set(terms):
             scale = hyper["reversal"] * rise
-            seen, weights = features, None
-            if has("conditional"):
-                seen = joined(features, logits)
+            inputs, weights = features, None
+            if term == "conditional":
+                inputs = joined(features, logits)
                 weights = certainty_weights(jax.nn.softmax(logits))
-            seen = reverse_gradient(seen, scale)
-            domain_logits = model.apply(variables, seen, method="discriminate")
-            pair = domain_logits[:n], domain_logits[n:]
-            both = () if weights is None else (weights[:n], weights[n:])
-            loss = domain_adversarial_loss(*pair, *both)
-            found["conditional" if has("conditional") else "adversarial"] = loss
+            inputs = reverse_gradient(inputs, scale)
+            domain_logits = model.apply(variables, inputs, method="discriminate")
+            by_domain = domain_logits[:n], domain_logits[n:]
+            weights_by_domain = () if weights is None else (weights[:n], weights[n:])
+            losses[term] = domain_adversarial_loss(*by_domain, *weights_by_domain)
             metrics |= {
-                "domain_loss": loss,
-                "domain_accuracy": domain_accuracy(*pair),
+                "domain_loss": losses[term],
+                "domain_accuracy": domain_accuracy(*by_domain),
                 "reversal": scale,
             }
-        for term, discrepancy in (
-            ("mmd", maximum_mean_discrepancy),
-            ("coral", correlation_alignment),
-        ):
-            if has(term):
-                found[term] = rise * discrepancy(features[:n], features[n:])
-        if has("entropy"):
-            found["entropy"] = rise * jnp.mean(entropy(logits[n:]))
-        pairs = ("source", source, 1.0), ("target", target, rise)
-        for domain, examples, grows in pairs:
-            if has(term := f"vat_{domain}"):
-                divergence = virtual_adversarial_loss(
-                    predict(domain), examples["image"], key_of[term], radius=hyper["radius"]
+        if "mmd" in terms:
+            losses["mmd"] = rise * maximum_mean_discrepancy(features[:n], features[n:])
+        if "coral" in terms:
+            losses["coral"] = rise * correlation_alignment(features[:n], features[n:])
+        if "entropy" in terms:
+            losses["entropy"] = rise * jnp.mean(entropy(logits[n:]))
+        if "vat_source" in terms:
+            losses["vat_source"] = jnp.mean(
+                virtual_adversarial_loss(
+                    predict("source"), source["image"], source_key, radius=hyper["radius"]
                 )
-                found[term] = grows * jnp.mean(divergence)
-        if has("consistency"):
+            )
+        if "vat_target" in terms:
+            losses["vat_target"] = rise * jnp.mean(
+                virtual_adversarial_loss(
+                    predict("target"), target["image"], target_key, radius=hyper["radius"]
+                )
+            )
+        if "consistency" in terms:
             guesses, sure = confident(logits[n:], hyper["threshold"])
             changed = cross_entropy(predict("target")(target["changed"]), guesses)
-            found["consistency"] = rise * jnp.mean(jnp.where(sure, changed, 0.0))
+            losses["consistency"] = rise * jnp.mean(jnp.where(sure, changed, 0.0))
             metrics["confident"] = jnp.mean(sure)
-        total = label_loss + sum(hyper["weights"][term] * loss for term, loss in found.items())
+        total = label_loss + sum(hyper["weights"][term] * loss for term, loss in losses.items())
         return total, ({**collections, **new}, metrics)
 
     return loss_fn

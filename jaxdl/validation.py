@@ -149,11 +149,10 @@ def unlabelled_criteria(
     source: Mapping[str, Float[np.ndarray, "n ..."]],
     target: Mapping[str, Float[np.ndarray, "m ..."]],
     labels: Int[np.ndarray, " n"],
-    predictions: Int[np.ndarray, " t"],
 ) -> dict[str, float]:
     """Criteria of a network that need no target labels, by name.
 
-    ``top_share``: the part of the predictions that are of the most frequent class;
+    ``top_share``: the part of the target examples for which the most frequent class is predicted;
     ``neighbourhood_density``: :func:`soft_neighbourhood_density` of the target's logits;
     ``importance_weighted_accuracy`` on the second half of the source examples, by
     :func:`fitted_importance_weights`, and the ``effective_samples`` of the weights.
@@ -161,10 +160,10 @@ def unlabelled_criteria(
     Args:
       source, target: "features" and "logits" of held-out examples.
       labels: of the source examples.
-      predictions: the classes predicted for target examples, such as test images.
     """
     weights, rest = fitted_importance_weights(source["features"], target["features"])
     hits = (source["logits"].argmax(-1) == labels)[rest]
+    predictions = target["logits"].argmax(-1)
     return {
         "top_share": float(np.bincount(predictions).max() / len(predictions)),
         "neighbourhood_density": float(soft_neighbourhood_density(target["logits"])),

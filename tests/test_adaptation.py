@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from jaxdl import adaptation as ad
+from jaxdl.nn import losses
+from jaxdl.optim import annealed
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -40,10 +42,10 @@ def test_schedules_are_the_papers(p):
         2 / (1 + math.exp(-10 * p)) - 1, abs=1e-6
     )
     assert float(ad.reversal_schedule(p, gamma=3.0)) == pytest.approx(math.tanh(1.5 * p), abs=1e-6)
-    assert float(ad.rate_schedule(jnp.float32(p))) == pytest.approx(
+    assert float(annealed(jnp.float32(p))) == pytest.approx(
         0.01 / math.pow(1 + 10 * p, 0.75), rel=1e-5
     )
-    assert float(ad.rate_schedule(p, 0.1, alpha=3.0, beta=0.5)) == pytest.approx(
+    assert float(annealed(p, 0.1, alpha=3.0, beta=0.5)) == pytest.approx(
         0.1 / math.sqrt(1 + 3 * p), rel=1e-5
     )
 
@@ -51,7 +53,7 @@ def test_schedules_are_the_papers(p):
 def test_schedules_are_monotonic():
     p = jnp.linspace(0, 1, 50)
     assert np.all(np.diff(ad.reversal_schedule(p)) > 0)
-    assert np.all(np.diff(ad.rate_schedule(p)) < 0)
+    assert np.all(np.diff(annealed(p)) < 0)
     assert ad.reversal_schedule(0.0) == 0
 
 
@@ -223,8 +225,8 @@ def mmd(x, y, widths, scale):
 def test_squared_distances(x64):
     x, y = normal(0, 4, 3), normal(1, 6, 3)
     expected = [[np.sum((a - b) ** 2) for b in y] for a in x]
-    np.testing.assert_allclose(ad.squared_distances(x, y), expected, rtol=1e-12)
-    alike = ad.squared_distances(jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(losses.squared_distances(x, y), expected, rtol=1e-12)
+    alike = losses.squared_distances(jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32))
     assert np.all(np.asarray(alike) >= 0)
 
 
@@ -250,20 +252,22 @@ def test_mmd_and_its_gradient_are_the_formulas(x64, widths):
 def test_mmd_is_a_squared_distance_without_units(seed, factor, shift):
     x = jnp.asarray(normal(seed, 6, 3), jnp.float32)
     y = jnp.asarray(normal(seed + 1, 9, 3) + 0.5, jnp.float32)
-    value = ad.maximum_mean_discrepancy(x, y)
+    value = losses.maximum_mean_discrepancy(x, y)
     assert value > 0
-    np.testing.assert_allclose(ad.maximum_mean_discrepancy(y, x), value, atol=1e-6)
-    np.testing.assert_allclose(ad.maximum_mean_discrepancy(x, x[::-1]), 0, atol=1e-6)
+    np.testing.assert_allclose(losses.maximum_mean_discrepancy(y, x), value, atol=1e-6)
+    np.testing.assert_allclose(losses.maximum_mean_discrepancy(x, x[::-1]), 0, atol=1e-6)
     np.testing.assert_allclose(
-        ad.maximum_mean_discrepancy(factor * x, factor * y), value, atol=1e-5
+        losses.maximum_mean_discrepancy(factor * x, factor * y), value, atol=1e-5
     )
     # A shift leaves what the rounding of shifted numbers leaves: 1000 is known to 6e-5.
-    np.testing.assert_allclose(ad.maximum_mean_discrepancy(x + shift, y + shift), value, atol=1e-4)
+    np.testing.assert_allclose(
+        losses.maximum_mean_discrepancy(x + shift, y + shift), value, atol=1e-4
+    )
 
 
 def test_mmd_grows_with_the_shift():
     x, y = jnp.asarray(normal(0, 100, 4)), jnp.asarray(normal(1, 80, 4))
-    values = [ad.maximum_mean_discrepancy(x, y + shift) for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    values = [losses.maximum_mean_discrepancy(x, y + shift) for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
     assert np.all(np.diff(values) > 0)
     assert values[0] < 0.05
 
@@ -287,20 +291,20 @@ def test_correlation_alignment_is_the_formula(x64):
             a = sum((row[i] - x[:, i].mean()) * (row[j] - x[:, j].mean()) for row in x) / 6
             b = sum((row[i] - y[:, i].mean()) * (row[j] - y[:, j].mean()) for row in y) / 4
             total += (a - b) ** 2
-    value = float(ad.correlation_alignment(x, y))
+    value = float(losses.correlation_alignment(x, y))
     assert value == pytest.approx(total / 36, rel=1e-10)
     assert value == pytest.approx(np.sum((np.cov(x.T) - np.cov(y.T)) ** 2) / 36, rel=1e-10)
 
 
 def test_correlation_alignment_sees_shapes_not_places():
     x, y = jnp.asarray(normal(0, 30, 4)), jnp.asarray(normal(1, 20, 4))
-    value = ad.correlation_alignment(x, y)
-    np.testing.assert_allclose(ad.correlation_alignment(y, x), value, rtol=1e-6)
-    np.testing.assert_allclose(ad.correlation_alignment(x + 3, y - 2), value, rtol=1e-4)
-    assert ad.correlation_alignment(x, x + 5) < 1e-8
-    scaled = [ad.correlation_alignment(x, factor * x) for factor in (1.0, 1.5, 2.0, 3.0)]
+    value = losses.correlation_alignment(x, y)
+    np.testing.assert_allclose(losses.correlation_alignment(y, x), value, rtol=1e-6)
+    np.testing.assert_allclose(losses.correlation_alignment(x + 3, y - 2), value, rtol=1e-4)
+    assert losses.correlation_alignment(x, x + 5) < 1e-8
+    scaled = [losses.correlation_alignment(x, factor * x) for factor in (1.0, 1.5, 2.0, 3.0)]
     assert np.all(np.diff(scaled) > 0)
-    assert np.isnan(ad.correlation_alignment(x, y[:1]))
+    assert np.isnan(losses.correlation_alignment(x, y[:1]))
 
 
 # The cluster assumption.
@@ -311,19 +315,19 @@ def test_correlation_alignment_sees_shapes_not_places():
 def test_entropy_and_divergence_are_scipys(seed, spread):
     a, b = spread * normal(seed, 5, 4), spread * normal(seed + 1, 5, 4)
     p, q = scipy.special.softmax(a, -1), scipy.special.softmax(b, -1)
-    entropy = ad.entropy(jnp.asarray(a))
-    divergence = ad.kl_divergence(jnp.asarray(a), jnp.asarray(b))
+    entropy = losses.entropy(jnp.asarray(a))
+    divergence = losses.kl_divergence(jnp.asarray(a), jnp.asarray(b))
     np.testing.assert_allclose(entropy, scipy.stats.entropy(p, axis=-1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(divergence, scipy.stats.entropy(p, q, axis=-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(ad.kl_divergence(jnp.asarray(a), jnp.asarray(a)), np.zeros(5))
+    np.testing.assert_array_equal(losses.kl_divergence(jnp.asarray(a), jnp.asarray(a)), np.zeros(5))
 
 
 def test_entropy_and_divergence_at_their_ends():
     sure = jnp.asarray([[1e4, 0.0, -1e4]])
-    assert ad.entropy(sure) == 0
-    np.testing.assert_allclose(ad.entropy(jnp.zeros((2, 3))), math.log(3), rtol=1e-6)
-    np.testing.assert_allclose(ad.kl_divergence(sure, -sure), 2e4, rtol=1e-6)
-    for loss in (ad.entropy, lambda x: ad.kl_divergence(x, -x)):
+    assert losses.entropy(sure) == 0
+    np.testing.assert_allclose(losses.entropy(jnp.zeros((2, 3))), math.log(3), rtol=1e-6)
+    np.testing.assert_allclose(losses.kl_divergence(sure, -sure), 2e4, rtol=1e-6)
+    for loss in (ad.entropy, lambda x: losses.kl_divergence(x, -x)):
         assert np.all(np.isfinite(jax.grad(lambda x, loss=loss: jnp.sum(loss(x)))(sure)))
 
 
@@ -339,14 +343,14 @@ def test_perturbation_is_the_dominant_eigenvector(x64):
 
     @jax.jit
     def perturb(x):
-        return ad.virtual_adversarial_perturbation(
+        return losses.virtual_adversarial_perturbation(
             predict, x, jax.random.key(0), radius=1.0, probe=1e-5, iterations=30
         )
 
     for r, example in zip(perturb(x), x, strict=True):
 
         def divergence(r, example=example):
-            return ad.kl_divergence(predict(example[None]), predict((example + r)[None]))[0]
+            return losses.kl_divergence(predict(example[None]), predict((example + r)[None]))[0]
 
         hessian = np.asarray(jax.hessian(divergence)(jnp.zeros(5)))
         # Of a model linear in x it is known: the Fisher information of the logits, W F W^T.
@@ -362,7 +366,7 @@ def test_perturbation_is_the_dominant_eigenvector(x64):
 def test_one_iteration_finds_the_only_direction_that_matters():
     weights = jnp.asarray(normal(0, 12, 2), jnp.float32)
     x = jnp.asarray(normal(1, 6, 2, 3, 2), jnp.float32)
-    r = ad.virtual_adversarial_perturbation(
+    r = losses.virtual_adversarial_perturbation(
         lambda x: x.reshape(len(x), -1) @ weights, x, jax.random.key(1), radius=2.0
     )
     assert r.shape == x.shape
@@ -376,7 +380,7 @@ def test_one_iteration_finds_the_only_direction_that_matters():
 def test_perturbation_has_the_radius(seed, radius, iterations):
     weights = jnp.asarray(normal(seed, 6, 3), jnp.float32)
     x = jnp.asarray(normal(seed + 1, 4, 2, 3), jnp.float32)
-    r = ad.virtual_adversarial_perturbation(
+    r = losses.virtual_adversarial_perturbation(
         lambda x: jnp.tanh(x.reshape(4, 6)) @ weights,
         x,
         jax.random.key(seed % 1000),
@@ -393,10 +397,12 @@ def test_perturbation_is_finite_where_predictions_do_not_depend_on_x(size):
 
     def loss(weights, x):
         return jnp.sum(
-            ad.virtual_adversarial_loss(lambda x: x @ weights, x, jax.random.key(0), radius=1.5)
+            losses.virtual_adversarial_loss(lambda x: x @ weights, x, jax.random.key(0), radius=1.5)
         )
 
-    r = ad.virtual_adversarial_perturbation(lambda x: x @ weights, x, jax.random.key(0), radius=1.5)
+    r = losses.virtual_adversarial_perturbation(
+        lambda x: x @ weights, x, jax.random.key(0), radius=1.5
+    )
     norms = np.linalg.norm(r, axis=-1)
     assert np.all(np.isclose(norms, 0) | np.isclose(norms, 1.5))
     for gradient in jax.grad(loss, (0, 1))(weights, x):
@@ -408,10 +414,12 @@ def test_virtual_adversarial_loss_takes_direction_and_predictions_as_given(x64):
 
     def loss(weights):
         return jnp.sum(
-            ad.virtual_adversarial_loss(lambda x: x @ weights, x, key, radius=0.7, iterations=2)
+            losses.virtual_adversarial_loss(lambda x: x @ weights, x, key, radius=0.7, iterations=2)
         )
 
-    r = ad.virtual_adversarial_perturbation(lambda x: x @ weights, x, key, radius=0.7, iterations=2)
+    r = losses.virtual_adversarial_perturbation(
+        lambda x: x @ weights, x, key, radius=0.7, iterations=2
+    )
     p, q = (scipy.special.softmax(np.asarray(at @ weights), -1) for at in (x, x + r))
     value, gradient = jax.value_and_grad(loss)(weights)
     assert float(value) == pytest.approx(np.sum(scipy.stats.entropy(p, q, axis=-1)), rel=1e-9)
@@ -423,7 +431,7 @@ def test_adversarial_directions_change_predictions_more_than_random_ones():
     x = jnp.asarray(0.1 * normal(1, 8, 50), jnp.float32)
 
     def changed(iterations):
-        return ad.virtual_adversarial_loss(
+        return losses.virtual_adversarial_loss(
             lambda x: x @ weights, x, jax.random.key(3), radius=0.1, iterations=iterations
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxdl import adaptation as ad
+from jaxdl.nn import losses
 from jaxdl.nn.models.adversarial import AdversarialNet
 from jaxdl.nn.models.convnet import Conv
 
@@ -194,16 +195,18 @@ def piece(term, params, values):
     features = [jnp.tanh(x.reshape(len(x), -1) @ params["encoder"]) for x in images]
     match term:
         case "mmd":
-            return ad.maximum_mean_discrepancy(*features)
+            return losses.maximum_mean_discrepancy(*features)
         case "coral":
-            return ad.correlation_alignment(*features)
+            return losses.correlation_alignment(*features)
         case "entropy":
             p = jax.nn.softmax(features[1] @ params["label_head"])
             return -jnp.mean(jnp.sum(p * jnp.log(p), -1))
         case "vat_source" | "vat_target":
             which = int(term == "vat_target")
             of, key = images[which], (KEY_SOURCE, KEY_TARGET)[which]
-            loss = ad.virtual_adversarial_loss(lambda x: predict(params, x), of, key, radius=0.8)
+            loss = losses.virtual_adversarial_loss(
+                lambda x: predict(params, x), of, key, radius=0.8
+            )
             return jnp.mean(loss)
         case "consistency":
             with jax.ensure_compile_time_eval():
@@ -334,9 +337,9 @@ def test_an_encoder_is_normalized_by_both_domains_or_by_each(terms, apart):
     assert_close(new["batch_stats"], expected)
     n = len(source)
     logits = BATCH_NORM.apply(plain, features[:n], method="classify")
-    loss = jnp.mean(ad.cross_entropy(logits, batch["source"]["label"]))
+    loss = jnp.mean(losses.cross_entropy(logits, batch["source"]["label"]))
     if terms:
-        discrepancy = ad.maximum_mean_discrepancy(features[:n], features[n:])
+        discrepancy = losses.maximum_mean_discrepancy(features[:n], features[n:])
         loss += WEIGHTS["mmd"] * rise_at(50) * discrepancy
     np.testing.assert_allclose(total, loss, rtol=1e-6)
 

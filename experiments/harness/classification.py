@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,15 +18,14 @@ from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study, curve_panels, describe_source
 from jaxdl.data import sources, splits
 from jaxdl.data.encoded import Images, in_memory
-from jaxdl.data.source import Source, Split, end_to_end
+from jaxdl.data.source import Source, Split, end_to_end, length
 from jaxdl.report import figures
-from jaxdl.train.evaluate import Logits, make_accuracy
+from jaxdl.train.evaluate import Accuracy, Logits, make_accuracy
 from jaxdl.train.feed import FEEDS, Resident, check_stream, make_feed
 from jaxdl.train.groups import (
     Member,
     Program,
     Trained,
-    Watch,
     first_examples,
     make_groups,
     make_program,
@@ -90,11 +88,13 @@ def load_images(settings: ConfigDict, setting: str, **options: Any) -> Source:
 
 
 class ImageStudy(Study):
-    """Networks on images: data on the devices, programs, groups."""
+    """Networks that classify images: data on the devices, programs, groups, accuracies."""
 
     numbered: bool = False
     """Whether examples have a ``number``, so that members can have labels of their own,
     ``hyper["labels"][number]``."""
+    fields: ClassVar[Mapping[str, str]] = {"images": "validation_accuracy"}
+    """What the curves call the accuracy on the validation images of each data set."""
 
     def lay_out(self, feed: str, workers: int) -> None:
         """Bring the training and validation images of all sources to the devices, end to end."""
@@ -105,25 +105,39 @@ class ImageStudy(Study):
         """By source and split, the places of the examples: their numbers."""
         if self.numbered:
             splits = {part: {**arrays, "number": self.ids[part]} for part, arrays in splits.items()}
-        self.feed = make_feed(feed, splits, mesh, workers)
+        self.feed, self.feed_kind = make_feed(feed, splits, mesh, workers), feed
+        self.accuracy: dict[Program, Accuracy] = {}
+        self.prepare: dict[Program, Prepare] = {}
         for source in self.sources.values():
             source.test.verify()
 
-    def make_program(
+    def program(
         self,
         loss: LossFn,
+        logits: Logits,
         optimizer: Optimizer,
         prepare: Prepare,
-        watch: Watch,
         *,
         steps: int,
         batch: int,
     ) -> Program:
-        """Training with a loss, watched on the validation images for the curves."""
+        """Training with a loss; evaluation with logits, on validation images for the curves."""
         config, placement = self.config, self.placement
         size = {"steps": config.steps_per_dispatch, "batch": batch}
         check_stream(self.feed, placement.mesh, members=config.members_per_round, **size)
-        return make_program(
+        evaluation = placement.mesh, config.evaluation_batch, placement.mode
+        accuracy = make_accuracy(logits, prepare, *evaluation)
+
+        def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
+            values = {}
+            for source, field in self.fields.items():
+                if self.sources[source].labelled:
+                    examples = [self.examples(member, source, {}) for member in members]
+                    population = states, self.evaluated(hypers, source)
+                    values[field] = accuracy(*population, examples, self.feed.fetch)
+            return values
+
+        program = make_program(
             self.feed,
             make_step(loss, optimizer, placement.axis_name),
             prepare,
@@ -134,6 +148,8 @@ class ImageStudy(Study):
             dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=watch,
         )
+        self.accuracy[program], self.prepare[program] = accuracy, prepare
+        return program
 
     def initializer(
         self, model: nn.Module, side: int, place: str, **options: Any
@@ -190,6 +206,41 @@ class ImageStudy(Study):
         groups = make_groups("networks", self.members, self.config.members_per_round, even=True)
         self.trained = [train(group, trainer, self.placement) for group in groups]
 
+    def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
+        """The examples of a data set that a member is evaluated on, of the test split or, without
+        tests, for validation: by default all."""
+        return self.test_ids[source] if tests else self.ids[source, "validation"]
+
+    def evaluated(self, hypers: Hyper, source: str) -> Hyper:
+        """What networks are evaluated with on a data set."""
+        return hypers
+
+    def accuracies(
+        self, trainer: Trainer, tests: Mapping[str, Split]
+    ) -> dict[tuple, dict[str, float]]:
+        """Of every network, on the test images of each data set or, without them, on those for
+        validation; NaN where it has diverged or the images have no labels."""
+        feed, self.tests = self.feed, tests
+        if tests:
+            feed = make_feed(self.feed_kind, tests, self.placement.mesh)
+            ends = np.cumsum([length(split) for split in tests.values()])
+            parts = np.split(np.arange(ends[-1]), ends[:-1])
+            self.test_ids = dict(zip(tests, parts, strict=True))
+        accuracies: dict[tuple, dict[str, float]] = {}
+        for trained in self.trained:
+            group, (states, hypers) = trained.group, trained.population(self.placement)
+            for source in self.fields:
+                values = np.full(len(group.networks), math.nan)
+                if self.sources[source].labelled:
+                    examples = [self.examples(member, source, tests) for member in group.members]
+                    population = states, self.evaluated(hypers, source)
+                    values = self.accuracy[group.program](*population, examples, feed.fetch)
+                for network, value in zip(group.networks, values.reshape(-1), strict=True):
+                    accuracies.setdefault(network, {})[source] = float(value)
+        for network in trainer.curves.faults(self.network):
+            accuracies[network] = dict.fromkeys(self.fields, math.nan)
+        return accuracies
+
 
 class Classification(ImageStudy):
     """Networks that classify the images of one data set: accuracies, figures, facts."""
@@ -199,8 +250,6 @@ class Classification(ImageStudy):
         self.source = load_images(config.data, "config.data")
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
-        self.accuracy: dict[Program, Callable] = {}
-        self.prepare: dict[Program, Prepare] = {}
 
     def build(self) -> None:
         """Lay the data out on the devices."""
@@ -211,45 +260,6 @@ class Classification(ImageStudy):
         """The training images; in memory where they are on the devices, too."""
         images = self.source.splits["train"]["image"]
         return in_memory(images) if isinstance(self.feed, Resident) else images
-
-    @abstractmethod
-    def examples(self, member: Member, tests: Mapping[str, Split]) -> np.ndarray:
-        """The examples that a member is evaluated on: of the test split, or for validation."""
-
-    def program(
-        self,
-        loss: LossFn,
-        logits: Logits,
-        optimizer: Optimizer,
-        prepare: Prepare,
-        *,
-        steps: int,
-        batch: int,
-    ) -> Program:
-        """Training with a loss; evaluation with logits."""
-        place, size = self.placement, self.config.evaluation_batch
-        accuracy = make_accuracy(logits, prepare, place.mesh, size, place.mode)
-
-        def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
-            examples = [self.examples(member, {}) for member in members]
-            return {"validation_accuracy": accuracy(states, hypers, examples, self.feed.fetch)}
-
-        program = self.make_program(loss, optimizer, prepare, watch, steps=steps, batch=batch)
-        self.accuracy[program], self.prepare[program] = accuracy, prepare
-        return program
-
-    def accuracies(self, trainer: Trainer, tests: Mapping[str, Split]) -> dict[tuple, float]:
-        """Of every network, on the test images or, without them, on those for validation; NaN where
-        it has diverged."""
-        feed, self.tests, accuracies = self.feed, tests, {}
-        if tests:
-            feed = make_feed(self.config.data.feed, tests, self.placement.mesh)
-        for trained in self.trained:
-            group, population = trained.group, trained.population(self.placement)
-            examples = [self.examples(member, tests) for member in group.members]
-            values = self.accuracy[group.program](*population, examples, feed.fetch)
-            accuracies |= zip(group.networks, values.reshape(-1).tolist(), strict=True)
-        return accuracies | dict.fromkeys(trainer.curves.faults(self.network), math.nan)
 
     def entry(self, network: tuple) -> str | None:
         """How the legend of the curves calls a network; None where it is not drawn."""

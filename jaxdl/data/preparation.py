@@ -16,6 +16,8 @@ from jaxdl.types import Batch, Hyper
 
 See = Callable[[UInt8[Array, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
 """``see(images, key)``: with a key as in training, without one as in evaluation."""
+SeeDomain = Callable[[Float[Array, "b h w c"], Hyper, int | Array], Float[Array, "b oh ow c"]]
+"""``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1, as a network sees them."""
 
 
 def standardized(
@@ -60,14 +62,24 @@ def standardized(
     return see
 
 
-def centred(
-    images: Float[Array, "b h w c"], mean: Float[Array, " c"], scale: Float[Array, ""], side: int
-) -> Float[Array, "b oh ow c"]:
-    """``(images - mean) / 255 * scale``, resized to a side before; 0 keeps the size."""
-    if side:
-        shape = (len(images), side, side, images.shape[-1])
-        images = jax.image.resize(images, shape, "bilinear")
-    return (images - mean) / 255 * scale
+def centred(subtract: str = "common", side: int = 0) -> SeeDomain:
+    """``(image - mean) / 255 * hyper["range"]``, with the mean colours ``hyper["means"]`` [2, c] of
+    two domains.
+
+    Args:
+      subtract: which mean: "common" to both domains; "own"; or "none".
+      side: images are resized to it before; 0 keeps their size.
+    """
+
+    def see(images: Array, hyper: Hyper, domain: int | Array) -> Array:
+        if side:
+            shape = (len(images), side, side, images.shape[-1])
+            images = jax.image.resize(images, shape, "bilinear")
+        means = hyper["means"]
+        mean = {"common": means.mean(0), "own": means[domain], "none": jnp.zeros_like(means[0])}
+        return (images - mean[subtract]) / 255 * hyper["range"]
+
+    return see
 
 
 def recolour(strength: float) -> augment.Augment:
@@ -84,7 +96,7 @@ def warp(strength: float) -> augment.Augment:
 
 
 def domain_batches(
-    see: Callable[[Float[Array, "b h w c"], Hyper, int | Array], Float[Array, "b oh ow c"]],
+    see: SeeDomain,
     *,
     both: bool,
     recolour: augment.Augment | None = None,
@@ -95,7 +107,6 @@ def domain_batches(
     evaluation, images of the domain ``hyper["domain"]`` and their labels.
 
     Args:
-      see: ``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1 for the network.
       both: whether images of both domains are stored side by side, [b, 2, h, w, c]. Otherwise all
         are labelled ones of the domain ``hyper["domain"]``.
       recolour: changes the labelled images.
@@ -106,10 +117,10 @@ def domain_batches(
         images, labels = stored["image"].astype(jnp.float32), stored["label"]
         if key is None:
             return {"image": see(images, hyper, hyper["domain"]), "label": labels}
-        one, other = jax.random.split(key)
+        recolour_key, change_key = jax.random.split(key)
         domain = 0 if both else hyper["domain"]
         labelled = images[:, 0] if both else images
-        labelled = recolour(one, labelled) if recolour else labelled
+        labelled = recolour(recolour_key, labelled) if recolour else labelled
         batch = {
             "source": {
                 "image": see(labelled, hyper, domain),
@@ -119,7 +130,7 @@ def domain_batches(
         if both:
             batch["target"] = {"image": see(images[:, 1], hyper, 1)}
         if change:
-            batch["target"]["changed"] = see(change(other, images[:, 1]), hyper, 1)
+            batch["target"]["changed"] = see(change(change_key, images[:, 1]), hyper, 1)
         return batch
 
     return prepare

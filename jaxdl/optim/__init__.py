@@ -10,11 +10,12 @@ from jaxdl.optim.quasi_newton import (
     ssbfgs,
     ssbroyden,
 )
-from jaxdl.optim.schedules import SCHEDULES, make_schedule
+from jaxdl.optim.schedules import SCHEDULES, annealed, make_schedule
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "annealed",
     "make_optimizer",
     "make_schedule",
     "max_norm",

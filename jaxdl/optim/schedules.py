@@ -7,7 +7,18 @@ import math
 import optax
 from jaxtyping import Array, Float
 
-SCHEDULES = ("constant", "cosine", "linear", "steps")
+SCHEDULES = ("constant", "cosine", "linear", "steps", "annealed")
+
+
+def annealed(
+    p: Float[Array, " *n"],
+    initial: float | Float[Array, ""] = 0.01,
+    alpha: float = 10.0,
+    beta: float = 0.75,
+) -> Float[Array, " *n"]:
+    """The rate ``initial / (1 + alpha p)^beta`` when the part ``p`` of all steps is done (Ganin &
+    Lempitsky 2015)."""
+    return initial / (1 + alpha * p) ** beta
 
 
 def make_schedule(
@@ -26,7 +37,8 @@ def make_schedule(
     - ``constant``: ``peak``;
     - ``cosine``: ``peak (1 + cos(pi p)) / 2`` (Loshchilov & Hutter 2017, without restarts);
     - ``linear``: ``peak (1 - p)``;
-    - ``steps``: ``peak`` times ``factor`` for every entry of ``drops`` that ``p`` has reached.
+    - ``steps``: ``peak`` times ``factor`` for every entry of ``drops`` that ``p`` has reached;
+    - ``annealed``: ``peak / (1 + 10 p)^.75`` (Ganin & Lempitsky 2015), :func:`annealed`.
 
     Args:
       peak: may be traced, so that members of a population can differ in it.
@@ -51,6 +63,11 @@ def make_schedule(
                 at = math.ceil(drop * rest - 1e-9)
                 scales[at] = scales.get(at, 1.0) * factor
             decay = optax.piecewise_constant_schedule(peak, scales)
+        case "annealed":
+
+            def decay(step: Array) -> Array:
+                return annealed(step / rest, peak)
+
         case _:
             raise ValueError(f"unknown schedule {name!r}: choose one of {', '.join(SCHEDULES)}")
     if not warmup:

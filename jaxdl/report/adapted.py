@@ -50,7 +50,7 @@ class Diagnosis(NamedTuple):
     adversarial: int  # 1 if it was trained with a domain classifier
     domain_accuracy: float  # of that, on held-out images, mean of both domains; NaN without
     reversal: float  # the largest λ in its curves, of the height it was to rise to; NaN if none
-    top_share: float  # of the target test predictions that are in the most frequent class
+    top_share: float  # of held-out target images that are put in the most frequent class
     diverged_at: int  # the first step whose update was not finite; -1 never
     diverged_in: str  # the first array that was not
     neighbourhood_density: float  # of target validation images; higher is better

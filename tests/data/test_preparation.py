@@ -44,11 +44,15 @@ def test_images_that_do_not_fit(shape, options, words):
         standardized(np.zeros(shape, np.uint8), **options)
 
 
-def test_centred_images_by_hand():
-    images, mean = SEEN.astype(jnp.float32), jnp.array([1.0, 2.0, 3.0])
-    expected = (IMAGES[:4] - np.array([1, 2, 3])) / 255 * 2
-    np.testing.assert_allclose(centred(images, mean, jnp.float32(2), 0), expected, atol=1e-6)
-    assert centred(images, mean, jnp.float32(2), 3).shape == (4, 3, 3, 3)
+@pytest.mark.parametrize(
+    ("subtract", "mean"), [("common", [2, 3, 4]), ("own", [3, 4, 5]), ("none", [0, 0, 0])]
+)
+def test_centred_images_by_hand(subtract, mean):
+    images, means = SEEN.astype(jnp.float32), jnp.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]])
+    hyper = {"means": means, "range": jnp.float32(2)}
+    expected = (IMAGES[:4] - np.array(mean)) / 255 * 2
+    np.testing.assert_allclose(centred(subtract)(images, hyper, 1), expected, atol=1e-6)
+    assert centred(subtract, 3)(images, hyper, 1).shape == (4, 3, 3, 3)
 
 
 def test_no_label_of_the_second_domain_is_in_a_batch():

@@ -295,6 +295,7 @@ FORMULAS = {
     "constant": lambda p: 1.0,
     "cosine": lambda p: (1 + math.cos(math.pi * p)) / 2,
     "linear": lambda p: 1 - p,
+    "annealed": lambda p: (1 + 10 * p) ** -0.75,
     "steps": lambda p: 0.1 ** sum(p >= drop for drop in (0.25, 0.75)),
 }
 

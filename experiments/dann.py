@@ -278,7 +278,7 @@ class Adaptation(ImageStudy):
         results = [Result(*network, *values.values()) for network, values in accuracies.items()]
         adapted.write_results(trainer.folder / "results.csv", results)
         self.held = {domain: self.held_out(domain) for domain in DOMAINS}
-        self.features, diagnoses = {}, []
+        self.logits, diagnoses = {}, []
         curves, faults = trainer.curves.by_network(Network), trainer.curves.faults(Network)
         for trained in self.trained:
             group, (states, hypers) = trained.group, trained.population(self.placement)
@@ -295,7 +295,7 @@ class Adaptation(ImageStudy):
                 fault = faults.get(network)
                 diagnoses.append(self.diagnose(network, outputs, curves[network], fault))
                 if network.seed == 0 and not fault:
-                    self.features[network.method] = [part["features"] for part in outputs]
+                    self.logits[network.method] = [part["logits"] for part in outputs]
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
 
     def diagnose(
@@ -325,7 +325,7 @@ class Adaptation(ImageStudy):
         return Diagnosis(*network, **shared, **numbers)
 
     def draw(self, trainer: Trainer) -> None:
-        """Images of both domains, curves, and the features with and without adaptation."""
+        """Images of both domains, curves, and the logits of both domains in the plane."""
         self.draw_samples(trainer.folder / "samples.png")
         panels = curve_panels(
             trainer,
@@ -335,11 +335,11 @@ class Adaptation(ImageStudy):
             lambda network: (place_of(network.method), network.seed),
         )
         figures.curves(panels, trainer.folder / "curves.png")
-        if self.features:  # not where all have diverged
+        if self.logits:  # not where all have diverged
             labels = [self.held[domain][1] for domain in DOMAINS]
-            ordered = sorted(self.features, key=place_of)
-            features = {name_of(method): self.features[method] for method in ordered}
-            embeddings.draw_domains(features, labels, trainer.folder / "features.png")
+            ordered = sorted(self.logits, key=place_of)
+            logits = {name_of(method): self.logits[method] for method in ordered}
+            embeddings.draw_domains(logits, labels, trainer.folder / "logits.png")
 
     def draw_samples(self, path: Path) -> None:
         """The first images of a member with most terms, of each domain that it sees."""

@@ -19,11 +19,11 @@ from jaxdl.types import Params, PyTree
 
 
 class Sample(NamedTuple):
-    """Where the residuals are asked for, and how much each counts, by term."""
+    """Points at which the residuals of each term are evaluated, and their weights."""
 
     points: Mapping[str, Float[Array, "n d"]]
     weights: Mapping[str, Float[Array, " n"]]
-    """Of the squared residual at each point; and so of a term, all its points' alike."""
+    """Of the squared residual at each point. The weight of a term is that of all its points."""
 
 
 def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
@@ -72,7 +72,7 @@ def loss(
         weights = sample.weights[name]
         ruled = isinstance(ansatz.problem.terms[name].points, sampling.Points)
         # The residual of given points may have data of its own for each of them.
-        size = BLOCK if ruled and jax.default_backend() == "cpu" else len(points)
+        size = BLOCK if ruled else len(points)
         weighted, mean = _mean_squares(ansatz, name, size, params, points, weights)
         total, means[name] = total + weighted, lax.stop_gradient(mean)
     return total, means
@@ -107,18 +107,26 @@ def _sums_of_squares(ansatz, name, params, points, weights, counted):
 
 
 def _over_blocks(fn: Callable, size: int, points: Array, weights: Array) -> PyTree:
-    """The sum of ``fn(points, weights, counted)`` over blocks, divided by the number of points."""
+    """The sum of ``fn(points, weights, counted)`` over blocks, divided by the number of points; on
+    a GPU or TPU all points are one block."""
     n = len(points)
-    count = -(-n // size)
-    short = -n % count  # the last block's missing points are copies that do not count
-    padded = (
-        jnp.pad(points, ((0, short), (0, 0)), mode="edge"),
-        jnp.pad(weights, (0, short)),
-        jnp.pad(jnp.ones_like(weights), (0, short)),
-    )
-    blocks = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), padded)
-    each = lax.map(lambda block: fn(*block), blocks)
-    return jax.tree.map(lambda sums: jnp.sum(sums, axis=0) / n, each)
+
+    def in_blocks(points: Array, weights: Array) -> PyTree:
+        count = -(-n // size)
+        short = -n % count  # the last block's missing points are copies that do not count
+        padded = (
+            jnp.pad(points, ((0, short), (0, 0)), mode="edge"),
+            jnp.pad(weights, (0, short)),
+            jnp.pad(jnp.ones_like(weights), (0, short)),
+        )
+        blocks = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), padded)
+        sums = lax.map(lambda block: fn(*block), blocks)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / n, sums)
+
+    def at_once(points: Array, weights: Array) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf / n, fn(points, weights, jnp.ones_like(weights)))
+
+    return lax.platform_dependent(points, weights, cpu=in_blocks, default=at_once)
 
 
 class Refresh(NamedTuple):

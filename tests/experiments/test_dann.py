@@ -39,7 +39,7 @@ from tests.test_validation import density
 SEEDS, STEPS, DISPATCH, BATCH = 2, 8, 2, 4
 PAIR = "tiny_to_inverted"
 METHODS = ("source_only", "dann", "cdan", "target_only")
-FIGURES = ("curves.png", "features.png", "samples.png")
+FIGURES = ("curves.png", "logits.png", "samples.png")
 TABLES = ("results.csv", "diagnostics.csv")
 FILES = {"config.json", "metrics.jsonl", "report.md", "checkpoints", *TABLES, *FIGURES}
 REST = ("mmd", "coral", "entropy", "vat_source", "vat_target", "consistency")
@@ -314,7 +314,7 @@ def test_where_all_diverge_a_report_says_so(start, tmp_path):
     ended = start(tmp_path, "--config.base.rate=1e30", "--config.seeds=1").wait()
     assert_done(ended)
     assert {row["target_accuracy"] for row in rows(tmp_path / "results.csv")} == {"nan"}
-    assert {path.name for path in tmp_path.iterdir()} == FILES - {"features.png"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {"logits.png"}
 
 
 @pytest.fixture

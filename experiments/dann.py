@@ -33,6 +33,7 @@ from experiments.harness.classification import (
     most_members,
     starting,
 )
+from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
 from experiments.harness.study import conduct, curve_panels, describe_source
@@ -187,6 +188,7 @@ class Adaptation(ImageStudy):
     """All methods and seeds on one pair of domains."""
 
     settings, network = SETTINGS, Network
+    headline = Headline(Result, "target_accuracy", lambda n: n.method not in adapted.BOUNDS)
 
     def __init__(self, config: ConfigDict):
         self.config = config

@@ -24,6 +24,7 @@ from configs.pinn import get_config
 from experiments.harness import settings as declared
 from experiments.harness import user_functions
 from experiments.harness.devices import float64
+from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
 from experiments.harness.study import Study, conduct, curve_panels
@@ -196,6 +197,7 @@ class Physics(Study):
     """All problems by all methods."""
 
     settings, network = SETTINGS, Network
+    headline = Headline(reporting.Result, "rel_l2", logarithm=True)
 
     def __init__(self, config: ConfigDict):
         self.config, self.planned = config, plan(config)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from configs.supervised import get_config
 from experiments.harness import classification, user_functions
 from experiments.harness import settings as declared
+from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Flag, Multiple, OneOf, Settings
 from experiments.harness.study import conduct
@@ -60,6 +61,7 @@ class Supervised(classification.Classification):
     """All methods and seeds on one data set."""
 
     settings, network, numbered = SETTINGS, Network, True
+    headline = Headline(reporting.Result, "accuracy")
 
     def __init__(self, config: ConfigDict):
         self.methods = declared.methods(config, METHOD)

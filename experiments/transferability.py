@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from configs.transferability import get_config
 from experiments.harness.classification import COMMON, Classification
+from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
 from experiments.harness.study import conduct
@@ -98,6 +99,9 @@ class Transferability(Classification):
     """Bases, then all that starts from their layers."""
 
     settings, network = SETTINGS, Network
+    headline = Headline(
+        transferred.Result, "accuracy", lambda n: n.treatment != "base", ("direction",)
+    )
 
     def __init__(self, config: ConfigDict):
         self.rule = make_rule(config)

@@ -127,7 +127,9 @@ def read(path: Path) -> Record:
                 if not isinstance(value, kind):
                     raise ValueError(f"{value!r} is in the place of another kind of value")
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(f"{path} is damaged ({error}): no run needs it, so delete it") from None
+        raise DamagedFile(
+            f"{path} is no record of a run ({error}): delete it, no run needs it"
+        ) from None
     return record
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from experiments.harness import command_line, records
 from experiments.harness.devices import describe_devices
+from experiments.harness.headline import Headline
 from experiments.harness.processes import first_process, say
 from experiments.harness.run import user_input
 from experiments.harness.settings import Between, Count, Settings, check
@@ -43,7 +44,9 @@ class Study(ABC):
 
     settings: ClassVar[Settings]
     network: ClassVar[type[tuple]]
-    """The NamedTuple that names a network."""
+    """The NamedTuple that names a network; its fields are the first of ``results.csv``."""
+    headline: ClassVar[Headline]
+    """The numbers by which runs are listed and compared."""
     sources: Mapping[str, Source] = {}
     """The data sets, by a name of their own."""
     opens_test: bool = True
@@ -214,7 +217,7 @@ def _differences(old: Any, new: Any, left_out: Collection[str], path: str = "") 
         return
     if not isinstance(old, dict) or not isinstance(new, dict):
         if old != new:
-            yield path.removeprefix("config.") + f" ({_short(old)} there, {_short(new)} now)"
+            yield path.removeprefix("config.") + f" ({shorten(old)} there, {shorten(new)} now)"
         return
     for key in old.keys() | new.keys():
         inner = f"{path}.{key}".lstrip(".")
@@ -225,7 +228,7 @@ def _differences(old: Any, new: Any, left_out: Collection[str], path: str = "") 
 ABSENT = "nothing"
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value in at most 60 characters."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

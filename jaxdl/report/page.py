@@ -10,11 +10,13 @@ from markdown_it import MarkdownIt
 from jaxdl.report.tables import write_atomically
 
 DETAILS = ("curves", "samples")
-"""How the names of the figures begin that come after the others."""
+"""How the names of the figures begin that come last."""
 
 
 def write_page(folder: Path, report: str) -> None:
-    """Write ``report.html``: the report, and the folder's ``*.png`` after its first section.
+    """Write ``report.html``: the report with the folder's ``*.png``.
+
+    Figures of results come after the first section, which has the findings, others at the end.
 
     The page is a function of the report and the figures alone.
 
@@ -24,14 +26,16 @@ def write_page(folder: Path, report: str) -> None:
     Raises:
       OSError: if a figure cannot be read, or the page cannot be written.
     """
-    figures = sorted(folder.glob("*.png"), key=lambda path: (path.name.startswith(DETAILS), path))
+    figures = sorted(folder.glob("*.png"))
+    details = [path for path in figures if path.name.startswith(DETAILS)]
     title, *_ = report.removeprefix("# ").splitlines() or [""]
     sections = re.split(r"^(?=## )", report, flags=re.MULTILINE)
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = [
-        markdown.render("".join(sections[:2])),  # the head and the findings
-        *map(_figure, figures),
+        markdown.render("".join(sections[:2])),
+        *(_figure(path) for path in figures if path not in details),
         markdown.render("".join(sections[2:])),
+        *map(_figure, details),
     ]
     page = _PAGE.format(title=html.escape(title), style=_STYLE, body="".join(body))
     write_atomically(folder / "report.html", page)
@@ -74,6 +78,9 @@ th, td {
   white-space: nowrap; font-variant-numeric: tabular-nums;
 }
 figure { margin: 2rem 0; }
-img { max-width: 100%; padding: 0.5rem; border-radius: 0.5rem; background: #ffffff; }
+img {
+  box-sizing: border-box; max-width: 100%;
+  padding: 0.5rem; border-radius: 0.5rem; background: #ffffff;
+}
 figcaption { opacity: 0.7; font-size: 0.9rem; }
 """

@@ -33,10 +33,9 @@ from experiments.harness.classification import (
     most_members,
     starting,
 )
-from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
-from experiments.harness.study import conduct, curve_panels, describe_source
+from experiments.harness.study import Headline, conduct, curve_panels, describe_source
 from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import TERMS
 from jaxdl.data import augment, encoded, preparation

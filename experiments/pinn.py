@@ -24,10 +24,9 @@ from configs.pinn import get_config
 from experiments.harness import settings as declared
 from experiments.harness import user_functions
 from experiments.harness.devices import float64
-from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
-from experiments.harness.study import Study, conduct, curve_panels
+from experiments.harness.study import Headline, Study, conduct, curve_panels
 from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import judgement, objective, weighting

@@ -86,17 +86,19 @@ def load(folder: Path) -> Run:
 
 
 def study_named(name: str) -> type[Study]:
-    """The study in ``experiments/NAME.py``.
+    """The study in ``experiments/NAME.py``, whose configurations are in ``configs/NAME.py``.
 
     Raises:
       ValueError: if there is none, or it has no headline.
     """
     module = f"experiments.{name}"
-    if name.isidentifier() and find_spec(module):
+    if name.isidentifier() and find_spec(module) and find_spec(f"configs.{name}"):
         for kind in vars(import_module(module)).values():
-            if isinstance(kind, type) and issubclass(kind, Study) and hasattr(kind, "headline"):
-                return kind
-    raise ValueError(f"there is no study {name!r} in experiments/ that declares a headline")
+            if isinstance(kind, type) and issubclass(kind, Study) and kind.__module__ == module:
+                if hasattr(kind, "headline"):
+                    return kind
+                raise ValueError(f"{kind.__name__} in experiments/{name}.py has no headline")
+    raise ValueError(f"there is no study {name!r}: no experiments/{name}.py and configs/{name}.py")
 
 
 def find(folder: Path) -> list[Path]:
@@ -105,15 +107,15 @@ def find(folder: Path) -> list[Path]:
     Raises:
       ValueError: if there is none.
     """
-    found = []
+    runs = []
     for name, folders, files in os.walk(folder):
         if FILES & set(files):
-            found.append(Path(name))
+            runs.append(Path(name))
             folders.clear()  # checkpoints have many
-    if not found:
+    if not runs:
         problem = "there is no run in" if folder.is_dir() else "there is no folder"
         raise ValueError(f"{problem} {folder}: name the --workdir of a run, or a folder above it")
-    return sorted(found)
+    return sorted(runs)
 
 
 def flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,11 +151,12 @@ def describe_result(run: Run) -> str:
     """The one number of a run, with what it is the mean of."""
     if not run.values:
         return MISSING
-    line = run.kind.headline
-    counted = {n: x for n, x in run.values.items() if line.counts(n)} or run.values
-    (name, _), *others = line.groups(counted).items()
-    who = f"mean of {len(others) + 1}" if others else " ".join(name)
-    return f"{line.name} {line.format(estimate(counted))}{line.unit} ({who})"
+    headline = run.kind.headline
+    counted = {n: x for n, x in run.values.items() if headline.counts(n)} or run.values
+    names = list(headline.groups(counted))
+    common = [part for part, *others in zip(*names, strict=True) if {part} >= {*others}]
+    scope = ", ".join([*common, *([f"mean of {len(names)}"] if len(names) > 1 else [])])
+    return f"{headline.name} {headline.format(estimate(counted))}{headline.unit} ({scope})"
 
 
 def list_runs(folder: Path) -> str:
@@ -198,8 +201,8 @@ def compare(runs: Sequence[Run]) -> str:
     }
     settings = [dict(flat(run.content)) for run in runs]
     rows = []
-    for name in dict.fromkeys(name for own in settings for name in own):
-        values = [own.get(name, MISSING) for own in settings]
+    for name in dict.fromkeys(name for values in settings for name in values):
+        values = [values.get(name, MISSING) for values in settings]
         if any(value != values[0] for value in values):
             rows.append((name.removeprefix("config."), *map(shorten, values)))
     differ = markdown_table(("setting", *numbers), rows, len(runs) + 1) if rows else "None."
@@ -209,26 +212,26 @@ def compare(runs: Sequence[Run]) -> str:
 
 def paired(runs: Sequence[Run], numbers: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The section of the numbers, and notes on it."""
-    line, network = runs[0].kind.headline, runs[0].kind.network
+    headline, network = runs[0].kind.headline, runs[0].kind.network
     differences = [minus(run.values, runs[0].values) for run in runs[1:]]
-    every = [*(run.values for run in runs), *differences]
-    grouped = [line.groups(values) for values in every]
+    columns = [*(run.values for run in runs), *differences]
+    grouped = [headline.groups(values) for values in columns]
     names = list(dict.fromkeys(name for groups in grouped for name in groups))
     cells = [[estimate(groups.get(name, {})) for groups in grouped] for name in names]
     if len(names) > 1:
-        cells.append([estimate(values) for values in every])
+        cells.append([estimate(values) for values in columns])
         names.append(("all", *[""] * (len(names[0]) - 1)))
-    fields = line.fields(network)
+    fields = headline.fields(network)
     header = (*fields, *numbers, *(f"{number} minus 1" for number in numbers[1:]))
     rows = [
         (
             *name,
-            *map(line.format, row[: len(runs)]),
-            *(mark(line.format(x, signed=True), x) for x in row[len(runs) :]),
+            *map(headline.format, row[: len(runs)]),
+            *(mark(headline.format(x, signed=True), x) for x in row[len(runs) :]),
         )
         for name, row in zip(names, cells, strict=True)
     ]
-    yield line.name + line.unit, markdown_table(header, rows, len(fields))
+    yield headline.name + headline.unit, markdown_table(header, rows, len(fields))
     yield "", NOTE
     count = sum(judged(x) for row in cells for x in row[len(runs) :])
     yield "", "\n".join(warn_of_several(count))

@@ -22,10 +22,9 @@ from ml_collections import ConfigDict
 
 from configs.transferability import get_config
 from experiments.harness.classification import COMMON, Classification
-from experiments.harness.headline import Headline
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
-from experiments.harness.study import conduct
+from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
 from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
@@ -100,7 +99,7 @@ class Transferability(Classification):
 
     settings, network = SETTINGS, Network
     headline = Headline(
-        transferred.Result, "accuracy", lambda n: n.treatment != "base", ("direction",)
+        transferred.Result, "accuracy", lambda n: n.treatment == "AnB", ("direction",)
     )
 
     def __init__(self, config: ConfigDict):

@@ -26,7 +26,7 @@ from experiments.harness import user_functions
 from experiments.harness.devices import float64
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
-from experiments.harness.study import Study, conduct, curve_panels
+from experiments.harness.study import Headline, Study, conduct, curve_panels
 from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import judgement, objective, weighting
@@ -196,6 +196,7 @@ class Physics(Study):
     """All problems by all methods."""
 
     settings, network = SETTINGS, Network
+    headline = Headline(reporting.Result, "rel_l2", logarithm=True)
 
     def __init__(self, config: ConfigDict):
         self.config, self.planned = config, plan(config)

@@ -21,7 +21,7 @@ from experiments.harness import classification, user_functions
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Flag, Multiple, OneOf, Settings
-from experiments.harness.study import conduct
+from experiments.harness.study import Headline, conduct
 from jaxdl.data import preparation
 from jaxdl.data.source import Split
 from jaxdl.nn.models import MODELS
@@ -34,8 +34,7 @@ from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
 from jaxdl.types import Batch, Hyper
 
-NUMBERS = ("rate", "weight_decay", "share", "wrong_labels")
-"""Settings in which the members of one population may differ."""
+NUMBERS = ("rate", "weight_decay", "share", "wrong_labels")  # of a member, within a population
 SETTINGS = Settings(classification.COMMON, ("options", "methods"), ("data.workers",))
 METHOD = {
     **{"share": Between(0, 1, above=True), "wrong_labels": Between(0, 1)},
@@ -60,6 +59,7 @@ class Supervised(classification.Classification):
     """All methods and seeds on one data set."""
 
     settings, network, numbered = SETTINGS, Network, True
+    headline = Headline(reporting.Result, "accuracy")
 
     def __init__(self, config: ConfigDict):
         self.methods = declared.methods(config, METHOD)

@@ -24,7 +24,7 @@ from configs.transferability import get_config
 from experiments.harness.classification import COMMON, Classification
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
-from experiments.harness.study import conduct
+from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
 from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
@@ -98,6 +98,9 @@ class Transferability(Classification):
     """Bases, then all that starts from their layers."""
 
     settings, network = SETTINGS, Network
+    headline = Headline(
+        transferred.Result, "accuracy", lambda n: n.treatment == "AnB", ("direction",)
+    )
 
     def __init__(self, config: ConfigDict):
         self.rule = make_rule(config)

@@ -75,9 +75,7 @@ def run(
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
     sys.unraisablehook = quietly
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what is printed
-            stream.reconfigure(errors="replace")
+    print_all()
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook need not be installed here
 
     def parse(argv: list[str]) -> list[str]:
@@ -153,6 +151,24 @@ def run(
         app.run(main, flags_parser=parse)
     except UserError as error:
         fail(error)
+
+
+def print_or_fail(make: Callable[[], str]) -> None:
+    """The main program of a small command: print a text, or end in a line for wrong input."""
+    print_all()
+    try:
+        with user_input():
+            text = make()
+    except UserError as error:
+        fail(error)
+    show(text)
+
+
+def print_all() -> None:
+    """See that what is printed need not be in the encoding of the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def show(report: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,13 +21,15 @@ from absl import flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from experiments.harness import command_line
+from experiments.harness import command_line, records
 from experiments.harness.devices import describe_devices
+from experiments.harness.headline import Headline
 from experiments.harness.processes import first_process, say
 from experiments.harness.run import user_input
 from experiments.harness.settings import Between, Count, Settings, check
 from jaxdl.data.source import Source, Split, length
 from jaxdl.report import figures
+from jaxdl.report.page import write_page
 from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.groups import Member
@@ -41,7 +44,9 @@ class Study(ABC):
 
     settings: ClassVar[Settings]
     network: ClassVar[type[tuple]]
-    """The NamedTuple that names a network."""
+    """The NamedTuple that names a network; its fields are the first of ``results.csv``."""
+    headline: ClassVar[Headline]
+    """The numbers by which runs are listed and compared."""
     sources: Mapping[str, Source] = {}
     """The data sets, by a name of their own."""
     opens_test: bool = True
@@ -97,8 +102,12 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
         if omissions := describe_omissions(*study.sources.values()):
             say(f"not read: {omissions}")
         if finished.exists():
-            return finished.read_text(encoding="utf-8")
-    with stop:  # there is something to save from here on
+            report = finished.read_text(encoding="utf-8")
+            if not (workdir / "report.html").exists():
+                write_page(workdir, report)
+            return report
+    # There is something to save from here on.
+    with records.recorded(workdir, name_of(kind)) as starts, stop:
         steps = sum(len(member.networks) * member.program.steps for member in study.members)
         with progress_bar(steps) as progress:
             trainer = make_trainer(config, workdir, stop, progress)
@@ -108,9 +117,17 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
         tests = {name: source.test.open() for name, source in opened}
         study.measure(trainer, tests)
         study.draw(trainer)
-        report = study.report(trainer, describe_run(trainer, study))
+        code = {"Code": records.describe_code(starts)}
+        report = study.report(trainer, code | describe_run(trainer, study))
+        write_page(workdir, report)
         write_atomically(finished, report)
         return report
+
+
+def name_of(kind: type[Study]) -> str:
+    """How a study is called: as its file is."""
+    module = sys.modules[kind.__module__]  # "__main__" in a program
+    return Path(getattr(module, "__file__", kind.__name__)).stem
 
 
 def make_study(kind: type[Study], config: ConfigDict) -> Study:
@@ -200,7 +217,7 @@ def _differences(old: Any, new: Any, left_out: Collection[str], path: str = "") 
         return
     if not isinstance(old, dict) or not isinstance(new, dict):
         if old != new:
-            yield path.removeprefix("config.") + f" ({_short(old)} there, {_short(new)} now)"
+            yield path.removeprefix("config.") + f" ({shorten(old)} there, {shorten(new)} now)"
         return
     for key in old.keys() | new.keys():
         inner = f"{path}.{key}".lstrip(".")
@@ -211,7 +228,7 @@ def _differences(old: Any, new: Any, left_out: Collection[str], path: str = "") 
 ABSENT = "nothing"
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A value in at most 60 characters."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

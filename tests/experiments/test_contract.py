@@ -39,7 +39,8 @@ TINY = (
 BASES, TUNED, FROZEN = 2 * SEEDS, CUTS * SEEDS, 2 * CUTS * SEEDS
 NETWORKS = BASES + TUNED + FROZEN
 FIGURES = ("transferability.png", "curves.png", "samples.png")
-FILES = {"config.json", "results.csv", "metrics.jsonl", "report.md", "checkpoints", *FIGURES}
+RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html")
+FILES = {*RECORDS, "results.csv", "checkpoints", *FIGURES}
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,8 @@ PAIR = "tiny_to_inverted"
 METHODS = ("source_only", "dann", "cdan", "target_only")
 FIGURES = ("curves.png", "logits.png", "samples.png")
 TABLES = ("results.csv", "diagnostics.csv")
-FILES = {"config.json", "metrics.jsonl", "report.md", "checkpoints", *TABLES, *FIGURES}
+RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html")
+FILES = {*RECORDS, "checkpoints", *TABLES, *FIGURES}
 REST = ("mmd", "coral", "entropy", "vat_source", "vat_target", "consistency")
 SIZES = {
     "source": {"train": 40, "validation": 12, "test": 16},

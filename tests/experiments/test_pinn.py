@@ -29,7 +29,8 @@ TINY = (
     "--config.seconds_between_saves=0.0",
 )
 FIGURES = ("solution.png", "curves.png", "samples.png")
-FILES = {"config.json", "results.csv", "metrics.jsonl", "report.md", "checkpoints", *FIGURES}
+RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html")
+FILES = {*RECORDS, "results.csv", "checkpoints", *FIGURES}
 COLUMNS = "problem,method,seed,train_loss,heldout_loss,rel_l2,iterations,seconds"
 
 

@@ -65,7 +65,8 @@ def test_a_run_has_a_row_for_each_network_and_is_reprinted(finished):
     folder, text = finished
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("config.json", "results.csv", "metrics.jsonl", "report.md", "checkpoints"),
+        *("config.json", "run.json", "results.csv", "metrics.jsonl", "checkpoints"),
+        *("report.md", "report.html"),
         *("samples.png", "curves.png"),
     }
     with (folder / "results.csv").open(newline="") as file:

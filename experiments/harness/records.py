@@ -1,0 +1,150 @@
+"""``run.json``: what a run was started with, by which code; an entry for each start.
+
+A run that was stopped and went on has several. Nothing in it is read to train: ``config.json`` is
+what a restart is compared with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple, get_type_hints
+
+import jaxdl
+from experiments.harness.run import user_input
+from jaxdl.report.tables import write_atomically
+from jaxdl.types import DamagedFile
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Start(NamedTuple):
+    """One start of a run."""
+
+    command: str
+    began: str
+    """In UTC, as ISO 8601 has it."""
+    python: str
+    versions: dict
+    """Of packages, by their names."""
+    commit: str | None
+    """None where the code is in no git repository of its own."""
+    clean: bool | None
+    """Whether the files that git tracks were those of the commit."""
+    seconds: float | None = None
+    """From the start to the end; None while it is at work, or if it was killed."""
+
+
+class Record(NamedTuple):
+    """What ``run.json`` holds."""
+
+    study: str
+    starts: list[Start]
+
+
+@contextmanager
+def recorded(folder: Path, study: str) -> Iterator[list[Start]]:
+    """Within, a run is at work in the folder: adds a start to ``run.json``, and its seconds at the
+    end. All starts so far.
+
+    Raises:
+      UserError: if the file is damaged.
+      OSError: if it cannot be written.
+    """
+    path, began = folder / "run.json", time.monotonic()
+    with user_input():
+        starts = [*(read(path).starts if path.exists() else ()), make_start()]
+    write(path, Record(study, starts))
+    try:
+        yield starts
+    finally:
+        starts[-1] = starts[-1]._replace(seconds=round(time.monotonic() - began, 1))
+        with suppress(OSError):  # a full disk is an error of what is written within
+            write(path, Record(study, starts))
+
+
+def make_start() -> Start:
+    """A start of this process, now."""
+    versions = {"jaxdl": jaxdl.__version__, **{name: version(name) for name in PACKAGES}}
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    command = shlex.join(sys.orig_argv)
+    return Start(command, began, platform.python_version(), versions, *find_commit(CODE))
+
+
+CODE = Path(jaxdl.__file__).parents[1]
+
+
+def find_commit(folder: Path) -> tuple[str | None, bool | None]:
+    """The commit that is checked out in a folder, and whether tracked files are as they are in it;
+    None, None where the folder is not the top of a git repository, or there is no git."""
+    # Of git's own variables those that lead to another repository would be in the way (hooks).
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        options = {"capture_output": True, "check": True, "timeout": 30, "env": environment}
+        return subprocess.run(command, encoding="utf-8", errors="replace", **options).stdout
+
+    try:
+        top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if not folder.samefile(top):
+            return None, None
+        return commit, not git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None, None
+
+
+def write(path: Path, record: Record) -> None:
+    """Write ``run.json`` in one piece."""
+    content = {"study": record.study, "starts": [start._asdict() for start in record.starts]}
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def read(path: Path) -> Record:
+    """Read ``run.json``.
+
+    Raises:
+      OSError: if it cannot be read.
+      DamagedFile: if it is not such a file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = Record(content["study"], [Start(**start) for start in content["starts"]])
+        if not record.starts:
+            raise ValueError("no start is in it")
+        for start in record.starts:
+            for value, kind in zip(start, get_type_hints(Start).values(), strict=True):
+                if not isinstance(value, kind):
+                    raise ValueError(f"{value!r} is in the place of another kind of value")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(
+            f"{path} is no record of a run ({error}): delete it, no run needs it"
+        ) from None
+    return record
+
+
+def describe_commit(start: Start) -> str:
+    """``"7216d5d2d553"``, ``"7216d5d2d553 + changes"``, ``"unknown"``."""
+    if start.commit is None:
+        return "unknown"
+    return start.commit[:12] + " + changes" * (not start.clean)
+
+
+def describe_code(starts: Sequence[Start]) -> str:
+    """Commit and versions of every start, those that are alike once."""
+    lines = []
+    for start in starts:
+        versions = (f"{name} {number}" for name, number in start.versions.items())
+        line = (f"commit {describe_commit(start)}", *versions, f"Python {start.python}")
+        lines.append(", ".join(line))
+    return "; then ".join(dict.fromkeys(lines))

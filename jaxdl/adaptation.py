@@ -6,17 +6,26 @@ and the batches may differ in size. A domain classifier puts out one logit an ex
 "this is a source image".
 """
 
-from __future__ import annotations
-
+import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdl.nn.losses import cross_entropy
-from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
+from jaxdl.types import (
+    Batch,
+    Collections,
+    Hyper,
+    LossFn,
+    Metrics,
+    Params,
+    PyTree,
+    Scalar,
+    Variables,
+)
 
 Predict = Callable[[Float[Array, "b ..."]], Float[Array, "b k"]]
 """From images to logits."""
@@ -25,14 +34,17 @@ Predict = Callable[[Float[Array, "b ..."]], Float[Array, "b k"]]
 # Schedules. Training has come to the part ``p`` of its steps, 0 to 1.
 
 
-def reversal_schedule(p: Float[Array, ""], gamma: float = 10.0) -> Float[Array, ""]:
+def reversal_schedule(p: float | Float[Array, " *n"], gamma: float = 10.0) -> Float[Array, " *n"]:
     """``lambda = 2 / (1 + exp(-gamma p)) - 1``, from 0 towards 1 (Ganin & Lempitsky 2015)."""
     return 2 / (1 + jnp.exp(-gamma * p)) - 1
 
 
 def rate_schedule(
-    p: Float[Array, ""], initial: float = 0.01, alpha: float = 10.0, beta: float = 0.75
-) -> Float[Array, ""]:
+    p: float | Float[Array, " *n"],
+    initial: float = 0.01,
+    alpha: float = 10.0,
+    beta: float = 0.75,
+) -> float | Float[Array, " *n"]:
     """The learning rate ``initial / (1 + alpha p)^beta`` (Ganin & Lempitsky 2015)."""
     return initial / (1 + alpha * p) ** beta
 
@@ -41,7 +53,7 @@ def rate_schedule(
 
 
 @jax.custom_vjp
-def reverse_gradient(x: Float[Array, " ..."], scale: Float[Array, ""]) -> Float[Array, " ..."]:
+def reverse_gradient(x: Float[Array, " ..."], scale: Scalar) -> Float[Array, " ..."]:
     """``x`` itself, whose gradient is multiplied by ``-scale`` on its way back.
 
     What comes after it descends a loss, what comes before it ascends the same loss; with
@@ -52,11 +64,11 @@ def reverse_gradient(x: Float[Array, " ..."], scale: Float[Array, ""]) -> Float[
     return x
 
 
-def _reverse_gradient_forward(x: Array, scale: Array) -> tuple[Array, Array]:
+def _reverse_gradient_forward(x: Array, scale: Scalar) -> tuple[Array, Scalar]:
     return x, scale
 
 
-def _reverse_gradient_backward(scale: Array, g: Array) -> tuple[Array, Array]:
+def _reverse_gradient_backward(scale: Scalar, g: Array) -> tuple[Array, Array]:
     return (-scale * g).astype(g.dtype), jnp.zeros_like(scale)
 
 
@@ -150,7 +162,8 @@ def maximum_mean_discrepancy(
     pairs = len(both) * (len(both) - 1)
     scale = jax.lax.stop_gradient(jnp.sum(distances) / pairs)
     scale = jnp.where(scale > 0, scale, 1.0)  # all alike: any width says so
-    kernel = sum(jnp.exp(-distances / (width * scale)) for width in widths) / len(widths)
+    kernels = [jnp.exp(-distances / (width * scale)) for width in widths]
+    kernel = functools.reduce(jnp.add, kernels) / len(widths)
     return jnp.mean(kernel[:n, :n]) + jnp.mean(kernel[n:, n:]) - 2 * jnp.mean(kernel[:n, n:])
 
 
@@ -193,7 +206,7 @@ def virtual_adversarial_perturbation(
     x: Float[Array, "b ..."],
     key: PRNGKeyArray,
     *,
-    radius: float,
+    radius: Scalar,
     probe: float = 1e-1,
     iterations: int = 1,
 ) -> Float[Array, "b ..."]:
@@ -244,7 +257,7 @@ def virtual_adversarial_loss(
 
 
 def confident(
-    logits: Float[Array, "b k"], threshold: float
+    logits: Float[Array, "b k"], threshold: Scalar
 ) -> tuple[Int[Array, " b"], Bool[Array, " b"]]:
     """The likeliest class of each example, and whether its probability is above a threshold.
 
@@ -271,11 +284,12 @@ UNLABELLED = tuple(term for term in TERMS if term != "vat_source")
 """The terms that need target images."""
 
 
+@runtime_checkable
 class Adaptable(Protocol):
     """A network of an encoder and two heads, as :mod:`jaxdl.nn.models.adversarial` has them. Where
     it has other collections than ``params``, ``encode`` takes ``train``."""
 
-    def apply(self, variables: Variables, x: Array, *args, method: str, **options) -> Array:
+    def apply(self, variables: Variables, x: Array, *args, method: str, **options) -> Any:
         """``encode``, ``classify`` or ``discriminate``, as Flax calls methods."""
 
 
@@ -366,7 +380,8 @@ def adaptation_loss(
         dropout, *others = jax.random.split(key, 3)
         rngs = {"dropout": dropout}
         key_of = dict(zip(("vat_source", "vat_target"), others, strict=True))
-        source, target = batch["source"], batch.get("target")
+        source: Any = batch["source"]
+        target: Any = batch.get("target")
         n = len(source["image"])
 
         def classify(features: Array) -> Array:

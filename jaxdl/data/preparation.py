@@ -1,7 +1,5 @@
 """From images as they are stored to what a network sees, and random changes on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax
@@ -12,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from jaxdl.data import augment, encoded
 from jaxdl.data.batches import normalize
 from jaxdl.data.encoded import Images
-from jaxdl.types import Batch, Hyper
+from jaxdl.types import AnyArray, Batch, Hyper, Scalar
 
 See = Callable[[UInt8[Array, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
 """``see(images, key)``: with a key as in training, without one as in evaluation."""
@@ -61,13 +59,13 @@ def standardized(
 
 
 def centred(
-    images: Float[Array, "b h w c"], mean: Float[Array, " c"], scale: Float[Array, ""], side: int
+    images: Float[Array, "b h w c"], mean: Float[AnyArray, " c"], scale: Scalar, side: int
 ) -> Float[Array, "b oh ow c"]:
     """``(images - mean) / 255 * scale``, resized to a side before; 0 keeps the size."""
     if side:
         shape = (len(images), side, side, images.shape[-1])
         images = jax.image.resize(images, shape, "bilinear")
-    return (images - mean) / 255 * scale
+    return (images - jnp.asarray(mean)[None, None, None]) / 255 * scale
 
 
 def recolour(strength: float) -> augment.Augment:

@@ -1,18 +1,17 @@
 """Learning rates over training: a linear warm-up, then a decay to a fraction of the peak."""
 
-from __future__ import annotations
-
 import math
 
 import optax
-from jaxtyping import Array, Float
+
+from jaxdl.types import Scalar
 
 SCHEDULES = ("constant", "cosine", "linear", "steps")
 
 
 def make_schedule(
     name: str,
-    peak: float | Float[Array, ""],
+    peak: Scalar,
     *,
     steps: int,
     warmup: int = 0,

@@ -54,8 +54,9 @@ def make_first_losses(
     several devices (a network need not fit one) and with random keys that are not threefry's.
     """
     row = row_mesh(mesh, mode)
+    generator = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]  # JAX sets it later
     # Other random numbers than threefry's may differ between members that are batched and alone.
-    if row is None or jax.config.read("jax_default_prng_impl") != "threefry2x32":
+    if row is None or generator != "threefry2x32":
         return lambda *args: {}
     loss, divided = make_loss(row), axis_of(mode, mesh) is not None
     populations = [len(spec) > 0 and spec[0] == "member" for spec in specs]
@@ -85,7 +86,7 @@ def make_first_losses(
 
 
 def compare(
-    expected: Mapping[int, Float[np.ndarray, "*networks"]],
+    expected: Mapping[int, np.ndarray | np.floating],
     losses: Float[np.ndarray, " m *networks"],
     describe: Callable[[int, int], str],
     tolerance: float,

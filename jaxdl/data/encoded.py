@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import PIL
@@ -22,6 +23,19 @@ from tqdm import tqdm
 
 from jaxdl.data.cache import cached
 from jaxdl.types import DamagedFile
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images of one shape, each by its place: an array, or something that reads files."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, height, width, channels)``"""
+
+    def __getitem__(self, place: Any, /) -> Any:
+        """One image, [height, width, channels]."""
+
 
 Reader = Callable[[int], tuple[bytes, str]]
 """From an image's place to its file's content, and what to call it in a message."""
@@ -210,10 +224,6 @@ class Encoded:
         return images
 
 
-Images = np.ndarray | Encoded
-"""Images of one shape: an array [n, h, w, c], or what reads files."""
-
-
 def _size(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
@@ -267,7 +277,7 @@ def quota(root: Path = Path("/")) -> float:
 
 def in_memory(images: Images) -> np.ndarray:
     """The images as an array, decoded if they are not; other arrays as they are."""
-    return images.array() if isinstance(images, Encoded) else images
+    return images.array() if isinstance(images, Encoded) else np.asarray(images)
 
 
 def statistics(images: Images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " c"]]:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from multiprocessing import resource_tracker
@@ -55,14 +55,10 @@ class Joined:
         raise IndexError(place)
 
 
-Columns = Mapping[str, Images | Joined]
-"""Arrays by name, whole or of several splits."""
-
-
-def joined(splits: Sequence[Split]) -> Columns:
+def joined(splits: Sequence[Split]) -> Split:
     """Splits laid end to end, as one: images and masks stay where they are, the rest is copied."""
 
-    def join(parts: tuple[Images, ...]) -> Images | Joined:
+    def join(parts: tuple[Images, ...]) -> Images:
         small = [part for part in parts if isinstance(part, np.ndarray) and part.ndim < 3]
         return np.concatenate(small) if small else Joined(parts)
 
@@ -70,7 +66,7 @@ def joined(splits: Sequence[Split]) -> Columns:
 
 
 def read(
-    array: Images | Joined,
+    array: Images,
     ids: Int[np.ndarray, " *b"],
     threads: Executor | None = None,
 ) -> np.ndarray:
@@ -93,7 +89,7 @@ class _ReadStep:
     A worker process gets a copy of this.
     """
 
-    data: Columns
+    data: Split
     orders: Sequence[Order]
     batch: int
     share: slice
@@ -125,7 +121,7 @@ class _ReadStep:
 
 
 def stream(
-    data: Columns,
+    data: Split,
     orders: Sequence[Order],
     *,
     batch: int,

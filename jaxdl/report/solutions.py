@@ -1,7 +1,7 @@
 """Solutions of differential equations, their errors, and the points that were trained on."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ from jaxdl.report.figures import own_style, plain, save
 def surfaces(
     panels: Mapping[
         str,
-        tuple[str, Float[np.ndarray, "n d"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
+        tuple[
+            Sequence[str],
+            Float[np.ndarray, "_ _"],
+            Float[np.ndarray, " _"],
+            Float[np.ndarray, " _"],
+        ],
     ],
     path: Path,
     title: str,
@@ -76,7 +81,7 @@ def surfaces(
 
 @own_style()
 def scattered(
-    panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "_ d"]]]],
+    panels: Mapping[str, tuple[Sequence[str], Mapping[str, Float[np.ndarray, "_ _"]]]],
     path: Path,
     title: str,
 ) -> None:

@@ -6,10 +6,8 @@ and the batches may differ in size. A domain classifier puts out one logit an ex
 "this is a source image".
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +21,27 @@ from jaxdl.nn.losses import (
     maximum_mean_discrepancy,
     virtual_adversarial_loss,
 )
-from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
+from jaxdl.types import (
+    Batch,
+    Collections,
+    Hyper,
+    LossFn,
+    Metrics,
+    Params,
+    PyTree,
+    Scalar,
+    Variables,
+)
 
 
-def reversal_schedule(p: Float[Array, ""], gamma: float = 10.0) -> Float[Array, ""]:
+def reversal_schedule(p: float | Float[Array, " *n"], gamma: float = 10.0) -> Float[Array, " *n"]:
     """``lambda = 2 / (1 + exp(-gamma p)) - 1``, from 0 towards 1, when the part ``p`` of all steps
     is done (Ganin & Lempitsky 2015)."""
     return 2 / (1 + jnp.exp(-gamma * p)) - 1
 
 
 @jax.custom_vjp
-def reverse_gradient(x: Float[Array, " ..."], scale: Float[Array, ""]) -> Float[Array, " ..."]:
+def reverse_gradient(x: Float[Array, " ..."], scale: Scalar) -> Float[Array, " ..."]:
     """``x`` itself, whose gradient is multiplied by ``-scale`` on its way back.
 
     What comes after it descends a loss, what comes before it ascends the same loss; with
@@ -44,11 +52,11 @@ def reverse_gradient(x: Float[Array, " ..."], scale: Float[Array, ""]) -> Float[
     return x
 
 
-def _reverse_gradient_forward(x: Array, scale: Array) -> tuple[Array, Array]:
+def _reverse_gradient_forward(x: Array, scale: Scalar) -> tuple[Array, Scalar]:
     return x, scale
 
 
-def _reverse_gradient_backward(scale: Array, g: Array) -> tuple[Array, Array]:
+def _reverse_gradient_backward(scale: Scalar, g: Array) -> tuple[Array, Array]:
     return (-scale * g).astype(g.dtype), jnp.zeros_like(scale)
 
 
@@ -107,7 +115,7 @@ def certainty_weights(probabilities: Float[Array, "b k"]) -> Float[Array, " b"]:
 
 
 def confident(
-    logits: Float[Array, "b k"], threshold: float
+    logits: Float[Array, "b k"], threshold: Scalar
 ) -> tuple[Int[Array, " b"], Bool[Array, " b"]]:
     """The likeliest class of each example, and whether its probability is above a threshold.
 
@@ -134,11 +142,12 @@ UNLABELLED = tuple(term for term in TERMS if term != "vat_source")
 """The terms that need target images."""
 
 
+@runtime_checkable
 class Adaptable(Protocol):
     """A network of an encoder and two heads, as :mod:`jaxdl.nn.models.adversarial` has them. Where
     it has other collections than ``params``, ``encode`` takes ``train``."""
 
-    def apply(self, variables: Variables, x: Array, *args, method: str, **options) -> Array:
+    def apply(self, variables: Variables, x: Array, *args, method: str, **options) -> Any:
         """``encode``, ``classify`` or ``discriminate``, as Flax calls methods."""
 
 
@@ -226,7 +235,8 @@ def adaptation_loss(
     ) -> tuple[Array, tuple[Collections, Metrics]]:
         variables = {"params": params, **collections}
         dropout, source_key, target_key = jax.random.split(key, 3)
-        source, target = batch["source"], batch.get("target")
+        source: Any = batch["source"]
+        target: Any = batch.get("target")
         n = len(source["image"])
         normalizes = bool(jax.tree.leaves(collections))
         divided = apart and normalizes

@@ -1,7 +1,5 @@
 """Paths that come from a user."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

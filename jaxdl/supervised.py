@@ -11,19 +11,28 @@ a population differ in them::
         return loss(params, collections, batch, hyper, key)
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from jaxdl.nn.losses import binary_cross_entropy, cross_entropy, squared_error
 from jaxdl.nn.metrics import correct
-from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
+from jaxdl.types import (
+    AnyArray,
+    Batch,
+    Collections,
+    Hyper,
+    LossFn,
+    Metrics,
+    Params,
+    PyTree,
+    Scalar,
+    Variables,
+)
 
 PerExample = Callable[[Array, Batch], tuple[Float[Array, " b"], Metrics]]
 """From a network's outputs and the batch to each example's loss and other numbers, [b]."""
@@ -35,7 +44,7 @@ def parameters(model: Any) -> dict[str, inspect.Parameter]:
 
 
 def apply_train(
-    model: Any, variables: Variables, x: Array, key: PRNGKeyArray
+    model: Any, variables: Variables, x: AnyArray, key: PRNGKeyArray
 ) -> tuple[Array, Collections]:
     """The outputs of any Flax module in training mode, and its other collections as they are then.
 
@@ -84,7 +93,7 @@ def make_loss(
             new = jax.tree.map(lambda a, old: a.astype(old.dtype), new, collections)
         losses, metrics = per_example(outputs, batch)
 
-        def mean(values: Array) -> Float[Array, ""]:
+        def mean(values: AnyArray) -> Float[Array, ""]:
             values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
             if weights is None:
                 return jnp.mean(values)
@@ -96,7 +105,7 @@ def make_loss(
     return loss_fn
 
 
-def _without_missing(array: Array, weights: Float[Array, " b"]) -> Array:
+def _without_missing(array: AnyArray, weights: Shaped[AnyArray, " b"]) -> Array:
     """0 in the rows of weight 0: a NaN there would come through the gradient of any mask that is
     laid on the losses."""
     kept = (weights != 0).reshape(-1, *[1] * (array.ndim - 1))
@@ -115,7 +124,7 @@ def classification_loss(
     model: Any,
     *,
     inputs: str = "image",
-    smoothing: float | Float[Array, ""] = 0.0,
+    smoothing: Scalar = 0.0,
     class_weights: Float[Array, " k"] | None = None,
     dtype: Any = None,
 ) -> LossFn:
@@ -127,8 +136,7 @@ def classification_loss(
 
     def per_example(logits: Float[Array, "b k"], batch: Batch) -> tuple[Array, Metrics]:
         labels = batch["label"]
-        settings = {"smoothing": smoothing, "class_weights": class_weights}
-        losses = cross_entropy(logits, labels, **settings)
+        losses = cross_entropy(logits, labels, smoothing=smoothing, class_weights=class_weights)
         right = correct(logits, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
         return losses, {"accuracy": right}
 
@@ -143,7 +151,7 @@ def regression_loss(
     Outputs [b, 1] meet targets [b].
     """
 
-    def per_example(outputs: Float[Array, b * d], batch: Batch) -> tuple[Array, Metrics]:
+    def per_example(outputs: Float[Array, "b *d"], batch: Batch) -> tuple[Array, Metrics]:
         target = batch[targets]
         if outputs.shape == (*target.shape, 1):
             outputs = outputs[..., 0]
@@ -164,7 +172,7 @@ def binary_loss(
       ValueError: in use, for logits and labels of other shapes.
     """
 
-    def per_example(logits: Float[Array, b * d], batch: Batch) -> tuple[Array, Metrics]:
+    def per_example(logits: Float[Array, "b *d"], batch: Batch) -> tuple[Array, Metrics]:
         labels = batch[targets]
         if logits.shape == (*labels.shape, 1):
             logits = logits[..., 0]

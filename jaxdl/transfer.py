@@ -13,13 +13,11 @@ name (``conv1, conv2, fc3``, as in Caffe), or its place in ``order`` where a mod
 tell.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -165,6 +163,7 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
     return join(jax.tree.map(lambda _: False, below), jax.tree.map(lambda _: True, above))
 
 
+@runtime_checkable
 class Layered(Protocol):
     """A Flax module of which any stretch of layers can be applied alone, by default all."""
 
@@ -174,14 +173,14 @@ class Layered(Protocol):
         x: Array,
         *,
         train: bool,
-        start: int,
-        stop: int | None,
+        start: int = 0,
+        stop: int | None = None,
         **options,
-    ):
+    ) -> Any:
         """Layers ``start + 1 … stop`` applied to images or to what layer ``start`` put out."""
 
 
-def check_layered(model: Layered) -> None:
+def check_layered(model: Any) -> None:
     """Raise ValueError unless a model can be applied from one layer to another."""
     taken = inspect.signature(model if callable(model) else model.apply).parameters
     any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
@@ -256,7 +255,8 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
     def loss_fn(params, collections, batch: Batch, hyper: Hyper, key):
         labels, variables = batch["label"], {"params": params, **collections}
         hidden = activations(model, lax.stop_gradient(hyper["base"]), batch["image"], cuts)
-        losses, new, accuracies = {}, {kind: {} for kind in collections}, []
+        losses, accuracies = {}, []
+        new: dict[str, dict[str, Any]] = {kind: {} for kind in collections}
         for n, h in zip(cuts, hidden, strict=True):
             above, name = _above_cut(variables, n), f"cut{n:02}"
             logits, changed = model.apply(

@@ -1,7 +1,5 @@
 """Pure functions on pytrees: members stacked, unstacked and counted."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -28,7 +26,7 @@ def stack(members: Sequence[PyTree]) -> PyTree:
     if len({jax.tree.structure(member) for member in members}) > 1:
         members = [plain(member) for member in members]
         for i, member in enumerate(members):
-            if jax.tree.structure(member) != jax.tree.structure(members[0]):
+            if len({jax.tree.structure(member), jax.tree.structure(members[0])}) > 1:
                 odd = sorted(_paths(member) ^ _paths(members[0]))
                 where = f": only one of them has {odd[0]}" if odd else ""
                 raise ValueError(f"members 0 and {i} differ in structure{where}")

@@ -1,11 +1,20 @@
 """Aliases that the whole project shares: what flows between the pieces."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jaxtyping import Float
+
+AnyArray = jax.Array | np.ndarray
+"""An array of the devices or of the host."""
+
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
+"""Of what takes either kind and gives back the same."""
+
+Scalar = float | Float[jax.Array, ""]
+"""A number, which may be traced."""
 
 PyTree = Any
 """Any nest of dicts, tuples and dataclasses with arrays at its leaves."""
@@ -19,8 +28,8 @@ Variables = Mapping[str, Params]
 Collections = Mapping[str, PyTree]
 """What is carried from step to step beside ``params``: ``{"batch_stats": ...}``, by name."""
 
-Batch = Mapping[str, jax.Array]
-"""What one step sees: ``{"image": [b, h, w, c], "label": [b], ...}``."""
+Batch = Mapping[str, PyTree]
+"""The arrays that one step sees: ``{"image": [b, h, w, c], "label": [b], ...}``."""
 
 Metrics = Mapping[str, jax.Array]
 """Numbers that a step reports; a scalar, or a vector for networks that share a step."""

@@ -7,14 +7,14 @@ the way back leads home. Each rests on an assumption and misleads where that fai
 more than one. All functions are pure and know nothing of how a network is trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from jaxdl.types import AnyArray
 
 MOST = 30.0
 """The largest logit of a domain classifier that is believed: odds of 1e13, more than data tell."""
@@ -32,7 +32,7 @@ Fit = Callable[
 
 
 def soft_neighbourhood_density(
-    logits: Float[Array, "n k"], temperature: float = 0.05
+    logits: Float[AnyArray, "n k"], temperature: float = 0.05
 ) -> Float[Array, ""]:
     """``mean_i H(q_i)``, ``q_ij = softmax_j(u_i . u_j / temperature)`` over ``j != i``; the higher
     the better.
@@ -69,7 +69,7 @@ def soft_neighbourhood_density(
 # examples too. All means below are over source examples that no network was trained on.
 
 
-def importance_weights(domain_logits: Float[Array, " n"]) -> Float[Array, " n"]:
+def importance_weights(domain_logits: Float[AnyArray, " *n"]) -> Float[Array, " *n"]:
     """``p_target(x) / p_source(x) = exp(-logit)`` of source examples.
 
     By Bayes' rule, from the logit of "this is a source image" of a classifier that was trained on
@@ -106,7 +106,7 @@ def fitted_importance_weights(
     return np.asarray(importance_weights(classifier.decision_function(source[rest]))), rest
 
 
-def effective_sample_size(weights: Float[Array, " n"]) -> Float[Array, ""]:
+def effective_sample_size(weights: Float[AnyArray, " n"]) -> Float[Array, ""]:
     """``(sum w)^2 / sum w^2``: how many examples of equal weight a weighted mean is worth.
 
     From 1, when one example has all the weight, to ``n`` (Kish, "Survey Sampling", 1965; Kong, Liu
@@ -120,7 +120,7 @@ def effective_sample_size(weights: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def importance_weighted_accuracy(
-    correct: Bool[Array, " n"] | Float[Array, " n"], weights: Float[Array, " n"]
+    correct: Bool[AnyArray, " n"] | Float[AnyArray, " n"], weights: Float[AnyArray, " n"]
 ) -> Float[Array, ""]:
     """``sum w correct / sum w``: accuracy on the target domain, from source examples.
 
@@ -173,7 +173,7 @@ def unlabelled_criteria(
 
 
 def deep_embedded_validation(
-    correct: Bool[Array, " n"] | Float[Array, " n"], weights: Float[Array, " n"]
+    correct: Bool[AnyArray, " n"] | Float[AnyArray, " n"], weights: Float[AnyArray, " n"]
 ) -> Float[Array, ""]:
     """``mean(w correct) + eta (mean(w) - 1)``, ``eta = -Cov(w correct, w) / Var(w)``.
 
@@ -209,7 +209,7 @@ def deep_embedded_validation(
     return jnp.mean(weighted) + eta * (mean - 1)
 
 
-def _check(correct: Array, weights: Array) -> None:
+def _check(correct: AnyArray, weights: AnyArray) -> None:
     if jnp.shape(correct) != jnp.shape(weights) or jnp.ndim(weights) != 1 or len(weights) == 0:
         raise ValueError(
             f"one weight for each example, please: shapes {jnp.shape(correct)} and "

@@ -143,9 +143,8 @@ def test_domain_loss_is_the_balanced_cross_entropy(seed, weighted):
     rng = np.random.default_rng(seed)
     source, target = rng.normal(0, 3, n), rng.normal(0, 3, m)
     a, b = (rng.uniform(0.1, 2, k) if weighted else np.ones(k) for k in (n, m))
-    loss = ad.domain_adversarial_loss(
-        jnp.asarray(source), jnp.asarray(target), *((a, b) if weighted else ())
-    )
+    arrays = map(jnp.asarray, (source, target, *((a, b) if weighted else ())))
+    loss = ad.domain_adversarial_loss(*arrays)
     numpy = (a / a.sum()) @ np.logaddexp(0, -source) / 2 + (b / b.sum()) @ np.logaddexp(
         0, target
     ) / 2
@@ -225,7 +224,8 @@ def mmd(x, y, widths, scale):
 def test_squared_distances(x64):
     x, y = normal(0, 4, 3), normal(1, 6, 3)
     expected = [[np.sum((a - b) ** 2) for b in y] for a in x]
-    np.testing.assert_allclose(losses.squared_distances(x, y), expected, rtol=1e-12)
+    distances = losses.squared_distances(jnp.asarray(x), jnp.asarray(y))
+    np.testing.assert_allclose(distances, expected, rtol=1e-12)
     alike = losses.squared_distances(jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32))
     assert np.all(np.asarray(alike) >= 0)
 
@@ -291,7 +291,7 @@ def test_correlation_alignment_is_the_formula(x64):
             a = sum((row[i] - x[:, i].mean()) * (row[j] - x[:, j].mean()) for row in x) / 6
             b = sum((row[i] - y[:, i].mean()) * (row[j] - y[:, j].mean()) for row in y) / 4
             total += (a - b) ** 2
-    value = float(losses.correlation_alignment(x, y))
+    value = float(losses.correlation_alignment(jnp.asarray(x), jnp.asarray(y)))
     assert value == pytest.approx(total / 36, rel=1e-10)
     assert value == pytest.approx(np.sum((np.cov(x.T) - np.cov(y.T)) ** 2) / 36, rel=1e-10)
 
@@ -339,7 +339,7 @@ def test_perturbation_is_the_dominant_eigenvector(x64):
     x = normal(2, 4, 5)
 
     def predict(x):
-        return x @ weights + bias
+        return jnp.asarray(x) @ weights + bias[None]
 
     @jax.jit
     def perturb(x):

@@ -21,8 +21,6 @@ Where a warp reads outside the image, ``edge`` decides: "constant" reads ``fill`
 nearest pixel, "mirror" the image reflected about the centre of its border pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,10 +32,11 @@ from jax import lax, random
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from jaxdl.types import Scalar
+
 Augment = Callable[..., Any]
 """``augment(key, images) -> images``, ``augment(key, images, mask) -> (images, mask)``."""
 
-Scalar = float | Float[Array, ""]
 Range = tuple[Scalar, Scalar]
 """The ends of a uniform range."""
 
@@ -150,7 +149,7 @@ def affine(
     """
     _check_images(images)
     _check_edge(edge)
-    return jax.vmap(lambda *each: _affine(*each, edge, fill))(images, matrix, shift)
+    return jax.vmap(lambda x, m, s: _affine(x, m, s, edge, fill))(images, matrix, shift)
 
 
 def similarity(
@@ -239,7 +238,8 @@ def elastic(
         # At full precision, as a GPU's default would cost a thousandth of each displacement.
         down, along = _smoothing(height, smoothness), _smoothing(width, smoothness)
         field = amplitude * jnp.einsum("ai,dij,bj->dab", down, field, along, precision="highest")
-        rows, columns = jnp.arange(height)[:, None] + field[0], jnp.arange(width) + field[1]
+        rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+        rows, columns = rows + field[0], columns + field[1]
         return _sample(image, rows, columns, edge, fill)
 
     return _each(one, fill=fill)
@@ -256,8 +256,8 @@ def _smoothing(size: int, deviation: float) -> Float[np.ndarray, "size size"]:
 
 def _affine(
     image: Float[Array, "h w c"],
-    matrix: Sequence[Sequence[Scalar]],
-    shift: Sequence[Scalar],
+    matrix: Sequence[Sequence[Scalar]] | Float[Array, "2 2"],
+    shift: Sequence[Scalar] | Float[Array, " 2"],
     edge: str,
     fill: float,
 ) -> Float[Array, "h w c"]:
@@ -265,7 +265,8 @@ def _affine(
     # made here would be a constant, which vmap of a switch inside shard_map trips over (`augmix`).
     height, width = image.shape[:2]
     down, right = (height - 1) / 2, (width - 1) / 2
-    y, x = jnp.arange(height)[:, None] - down - shift[0], jnp.arange(width) - right - shift[1]
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    y, x = y - down - shift[0], x - right - shift[1]
     rows = down + matrix[0][0] * y + matrix[0][1] * x
     columns = right + matrix[1][0] * y + matrix[1][1] * x
     return _sample(image, rows, columns, edge, fill)
@@ -394,7 +395,7 @@ def channel_levels(contrast: Scalar, brightness: Scalar) -> Augment:
 
     def one(key: PRNGKeyArray, image: Array) -> Array:
         slope, level = random.split(key)
-        channels = image.shape[-1:]
+        channels = 1, 1, image.shape[-1]
         a = jnp.maximum(1 + _within(slope, contrast, channels), 0)
         b = _within(level, brightness, channels)
         return jnp.clip(127.5 + a * (image - 127.5) + b, 0, 255)
@@ -406,7 +407,7 @@ def autocontrast() -> Augment:
     """Stretches each channel to 0..255; one of a single value stays. Nothing is random."""
 
     def one(key: PRNGKeyArray, image: Array) -> Array:
-        low, high = image.min((0, 1)), image.max((0, 1))
+        low, high = image.min((0, 1), keepdims=True), image.max((0, 1), keepdims=True)
         return jnp.where(
             high > low, 255 * (image - low) / jnp.where(high > low, high - low, 1), image
         )
@@ -463,7 +464,7 @@ def _turn_hue(image: Float[Array, "h w 3"], turn: Float[Array, ""]) -> Float[Arr
         (green - blue) / some,
         jnp.where(value == green, 2 + (blue - red) / some, 4 + (red - green) / some),
     )
-    place = jnp.mod(sixths[..., None] + 6 * turn + 5 - 2 * jnp.arange(3), 6)
+    place = jnp.mod(sixths[..., None] + 6 * turn + 5 - 2 * jnp.arange(3)[None, None], 6)
     ramp = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
     return value[..., None] - chroma[..., None] * ramp
 
@@ -615,7 +616,7 @@ def augmix_operations(severity: float) -> tuple[Augment, ...]:
     )
 
 
-def _pairs(key: PRNGKeyArray, batch: int) -> tuple[Array, PRNGKeyArray]:
+def _pairs(key: PRNGKeyArray, batch: int) -> tuple[Array, Array]:
     """A partner for each example, and each example's key."""
     order, draws = random.split(key)
     return random.permutation(order, batch), _keys(draws, batch)
@@ -626,7 +627,7 @@ def _mix(keep: Array, first: Array, second: Array) -> Array:
 
 
 def _box(
-    key: PRNGKeyArray, size: tuple[int, int], sides: Sequence[int | Array]
+    key: PRNGKeyArray, size: Sequence[int], sides: Sequence[int | Array]
 ) -> Bool[Array, "h w"]:
     """Whether each pixel is in a box of these sides around a pixel that is drawn evenly."""
 
@@ -641,7 +642,7 @@ def _box(
 # What all share
 
 
-def _keys(key: PRNGKeyArray, batch: int) -> PRNGKeyArray:
+def _keys(key: PRNGKeyArray, batch: int) -> Array:
     return jax.vmap(lambda i: random.fold_in(key, i))(jnp.arange(batch))
 
 
@@ -698,7 +699,7 @@ def _below(key: PRNGKeyArray, end: int) -> Array:
     return random.randint(key, (), 0, end)
 
 
-def _check(fine: bool | Array, what: str) -> None:
+def _check(fine: Any, what: str) -> None:
     if not isinstance(fine, jax.core.Tracer) and not fine:
         raise ValueError(f"augmentation: {what}")
 

@@ -5,21 +5,21 @@ of all examples, cut into batches as one endless sequence. So a run that is stop
 or cut into other dispatches, sees the same examples in the same order.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
+
+from jaxdl.types import AnyArray, ArrayT
 
 
 def shuffled(
-    words: UInt32[ArrayLike, " w"],
-    epoch: Int[ArrayLike, " *n"],
-    place: Int[ArrayLike, " *n"],
+    words: UInt32[ArrayT, " w"],
+    epoch: Int[ArrayT, " *n"],
+    place: Int[ArrayT, " *n"],
     examples: int | Int[Array, ""],
-) -> Int[ArrayLike, " *n"]:
+) -> Int[ArrayT, " *n"]:
     """The example at each place of an epoch: a permutation of ``0 … examples - 1`` an epoch.
 
     The "swap or not" shuffle (Hoang, Morris & Rogaway, CRYPTO 2012): in each of 32 rounds x is
@@ -40,7 +40,7 @@ def shuffled(
     for i in range(len(words)):
         seed = _mix(seed ^ words[i].astype(u32))
 
-    def swap_or_not(turn: Int[ArrayLike, ""], x: UInt32[ArrayLike, " *n"]):
+    def swap_or_not(turn: UInt32[AnyArray, "..."], x: UInt32[AnyArray, " *n"]):
         pivot = _mix(seed + turn * u32(2 * _GOLDEN % 2**32)) % n
         partner = xp.where(pivot >= x, pivot - x, pivot + n - x)
         salt = _mix(seed + turn * u32(2 * _GOLDEN % 2**32) + u32(_GOLDEN))
@@ -59,7 +59,7 @@ _ROUNDS = 32  # an example that no coin ever moved, one of 2^32, is the only one
 _GOLDEN = 0x9E3779B9
 
 
-def _mix(x: UInt32[ArrayLike, " *n"]) -> UInt32[ArrayLike, " *n"]:
+def _mix(x: UInt32[ArrayT, " *n"]) -> UInt32[ArrayT, " *n"]:
     """A one-to-one scrambling of 32 bits (the last step of Appleby's MurmurHash3)."""
     u32 = x.dtype.type
     x = (x ^ (x >> u32(16))) * u32(0x85EBCA6B)
@@ -69,7 +69,7 @@ def _mix(x: UInt32[ArrayLike, " *n"]) -> UInt32[ArrayLike, " *n"]:
 
 def batch_ids(
     key: PRNGKeyArray,
-    first_step: Int[Array, ""],
+    first_step: int | Int[Array, ""],
     *,
     steps: int,
     batch: int,
@@ -81,13 +81,13 @@ def batch_ids(
     end, each in the order of :func:`shuffled`: every example comes once an epoch, and a batch may
     end one epoch and begin the next.
     """
-    examples = lax.optimization_barrier(jnp.int32(examples))  # XLA:CPU cannot compile "% 1"
+    count = lax.optimization_barrier(jnp.int32(examples))  # XLA:CPU cannot compile "% 1"
     # In int32 a position would overflow after 2^31 examples, so count in epochs and remainders.
-    epochs_per_step, rest = jnp.divmod(batch, examples)
-    wraps, offset = _divmod_of_product(first_step, rest, examples)
-    epochs, places = jnp.divmod(offset + jnp.arange(steps * batch), examples)
+    epochs_per_step, rest = jnp.divmod(batch, count)
+    wraps, offset = _divmod_of_product(first_step, rest, count)
+    epochs, places = jnp.divmod(offset + jnp.arange(steps * batch), count)
     epochs = epochs + first_step * epochs_per_step + wraps
-    return shuffled(jax.random.key_data(key), epochs, places, examples).reshape(steps, batch)
+    return shuffled(jax.random.key_data(key), epochs, places, count).reshape(steps, batch)
 
 
 def host_batch_ids(
@@ -102,7 +102,7 @@ def host_batch_ids(
     return shuffled(words, epochs, places, examples)
 
 
-def _divmod_of_product(step: Array, factor: Array, divisor: Array) -> tuple[Array, Array]:
+def _divmod_of_product(step: int | Array, factor: Array, divisor: Array) -> tuple[Array, Array]:
     """``divmod(step * factor, divisor)`` where the product may not fit into 32 bits."""
     step, factor, divisor = (jnp.asarray(x).astype(jnp.uint32) for x in (step, factor, divisor))
     whole, rest = jnp.divmod(step, divisor)
@@ -120,9 +120,11 @@ def _divmod_of_product(step: Array, factor: Array, divisor: Array) -> tuple[Arra
 
 
 def normalize(
-    images: UInt8[Array, "b h w c"],
-    mean: Float[Array, "*pixel c"],
-    deviation: Float[Array, " c"],
+    images: UInt8[AnyArray, "b h w c"],
+    mean: Float[AnyArray, "h w c"] | Float[AnyArray, " c"],
+    deviation: Float[AnyArray, " c"],
 ) -> Float[Array, "b h w c"]:
     """``(images - mean) / deviation`` in float32: what the network sees."""
-    return (images.astype(jnp.float32) - mean) / deviation
+    mean, deviation = jnp.asarray(mean), jnp.asarray(deviation)[None, None, None]
+    mean = mean[None] if mean.ndim == 3 else mean[None, None, None]
+    return (jnp.asarray(images, jnp.float32) - mean) / deviation

@@ -1,13 +1,12 @@
 """A folder for what takes long to make: ``$XDG_CACHE_HOME/jaxdl``, or ``~/.cache/jaxdl``."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +32,10 @@ def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
         return make()
     with contextlib.suppress(Exception):  # a damaged file can make the reader raise nearly anything
         with path.open("rb") as stream, np.load(stream) as stored:
-            arrays = dict(stored)
+            kept = dict(stored)
         # An archive's directory has no checksum: where it is damaged, arrays can be missing.
-        if sorted(arrays.pop(_NAMES).tolist()) == sorted(arrays):
-            return arrays
+        if sorted(kept.pop(_NAMES).tolist()) == sorted(kept):
+            return kept
     arrays = make()
     _write(path, arrays)
     return arrays
@@ -59,12 +58,12 @@ def folder() -> Path | None:
 
 def _write(path: Path, arrays: Arrays) -> None:
     """In one step, so that no reader meets half a file; failing that, not at all."""
-    temporary = None
+    temporary, named = None, dict[str, Any]({**arrays, _NAMES: np.array(list(arrays))})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
             temporary = stream.name
-            np.savez(stream, **arrays, **{_NAMES: np.array(list(arrays))})
+            np.savez(stream, **named)
         os.replace(temporary, path)
     except OSError:
         if temporary:

@@ -1,7 +1,5 @@
 """Images in files, decoded when they are asked for."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -15,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import PIL
@@ -27,14 +25,16 @@ from jaxdl.data.cache import cached
 from jaxdl.types import DamagedFile
 
 
+@runtime_checkable
 class Images(Protocol):
     """Images of one shape, each by its place: an array, or something that reads files."""
 
-    shape: tuple[int, int, int, int]
-    """``(n, height, width, channels)``"""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, height, width, channels)``"""
 
-    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
-        """One image."""
+    def __getitem__(self, place: Any, /) -> Any:
+        """One image, [height, width, channels]."""
 
 
 Reader = Callable[[int], tuple[bytes, str]]
@@ -66,7 +66,7 @@ class Form:
     fit: str = "crop"
     channels: int = 0
 
-    def check(self) -> Form:
+    def check(self) -> "Form":
         """The form itself; ValueError if there is no such form."""
         if self.size < 0:
             raise ValueError(f"size must not be negative, got {self.size}")
@@ -95,11 +95,11 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
             image.load()
             # 32 bits may hold 0 to 1, 0 to 255 or anything; a PGM of 16 bits, too, has mode I.
             deep = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
-            image = _upright(image)
-            mode = MODES.get(form.channels, image.mode)
+            upright = _upright(image)
+            mode = MODES.get(form.channels, upright.mode)
             known = mode in MODES.values() and not deep
             if known:
-                pixels = image if image.mode == mode else _convert(image, mode)
+                pixels = upright if upright.mode == mode else _convert(upright, mode)
                 if form.size and pixels.size != (form.size, form.size):
                     pixels = _to_square(pixels, form)
                 array = np.asarray(pixels, np.uint8)
@@ -135,11 +135,10 @@ UPRIGHT = {
 
 def _upright(image: Image.Image) -> Image.Image:
     """As it is to be seen: cameras store what the sensor saw, and in EXIF how they were held."""
-    if not any("exif" in key.lower() or "xmp" in key.lower() for key in image.info):
+    if not any("exif" in key or "xmp" in key for key in map(str.lower, map(str, image.info))):
         return image  # to look for it takes a fifth of the time of a small image
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        method = UPRIGHT.get(orientation)
+        method = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata can raise nearly anything, and are no damage to the pixels
         return image
     return image if method is None else image.transpose(method)
@@ -196,7 +195,7 @@ class Encoded:
             )
         return image
 
-    def take(self, places: Int[np.ndarray, " m"]) -> Encoded:
+    def take(self, places: Int[np.ndarray, " m"]) -> "Encoded":
         """Some of the images."""
         shape = (len(places), *self.shape[1:])
         return dataclasses.replace(self, shape=shape, places=self.places[places])
@@ -276,9 +275,9 @@ def quota(root: Path = Path("/")) -> float:
     return granted
 
 
-def in_memory(images: Images) -> UInt8[np.ndarray, "n h w c"]:
-    """The images as an array, decoded if they are not."""
-    return images.array() if isinstance(images, Encoded) else images
+def in_memory(images: Images) -> np.ndarray:
+    """The images as an array, decoded if they are not; other arrays as they are."""
+    return images.array() if isinstance(images, Encoded) else np.asarray(images)
 
 
 def statistics(images: Images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " c"]]:

@@ -1,7 +1,5 @@
 """A folder with a sub-folder of image files for each class."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections import Counter
@@ -12,7 +10,7 @@ from jaxtyping import Int32
 
 from jaxdl.data import imagenet
 from jaxdl.data.encoded import Form, digest_files, encoded
-from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
+from jaxdl.data.source import Source, Split, by_split, divide, make_source, printable, split_of
 from jaxdl.files import user_path
 
 SUFFIXES = (
@@ -74,9 +72,9 @@ def folder(
     root, form = user_path(path), Form(size, fit, channels)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}: set path to one with class sub-folders")
-    if bare := _bare_splits(root) if unlabelled else {}:
-        split_folders, without_classes, class_names = bare, [], ()
-    else:
+    without_classes: list[str] = []
+    class_names: tuple[str, ...] = ()
+    if not (split_folders := _bare_splits(root) if unlabelled else {}):
         split_folders, without_classes = _splits(root)
         class_names = _classes(split_folders["train"])
     passed: Counter[str] = Counter()
@@ -84,7 +82,8 @@ def folder(
     paths = [p for files, _ in listed.values() for p in files]
     content = digest_files(paths, root)
     read = _Files(tuple(map(str, paths)))
-    images, parts, start = encoded(read, len(paths), form, content), {}, 0
+    images, start = encoded(read, len(paths), form, content), 0
+    parts: dict[str, Split] = {}
     for split, (files, labels) in listed.items():
         places = np.arange(start, start + len(files))
         parts[split] = {"image": images.take(places), "label": labels}

@@ -1,7 +1,5 @@
 """ImageNet's 1,000 classes (ILSVRC 2012) as Yosinski et al. 2014 divided them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """From images as they are stored to what a network sees, and random changes on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax
@@ -77,7 +75,7 @@ def centred(subtract: str = "common", side: int = 0) -> SeeDomain:
             images = jax.image.resize(images, shape, "bilinear")
         means = hyper["means"]
         mean = {"common": means.mean(0), "own": means[domain], "none": jnp.zeros_like(means[0])}
-        return (images - mean[subtract]) / 255 * hyper["range"]
+        return (images - mean[subtract][None, None, None]) / 255 * hyper["range"]
 
     return see
 

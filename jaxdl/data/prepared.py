@@ -1,7 +1,5 @@
 """Data sets of TensorFlow Datasets, read without TensorFlow."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import json
@@ -21,7 +19,7 @@ from tqdm import tqdm
 from jaxdl.data import imagenet
 from jaxdl.data.cache import cached
 from jaxdl.data.encoded import MODES, Form, digest_files, encoded
-from jaxdl.data.source import Source, by_split, divide, make_source, split_of
+from jaxdl.data.source import Source, Split, by_split, divide, make_source, split_of
 from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
@@ -124,7 +122,7 @@ def prepared(
     sizes = [len(source) for source in raw]
     images = encoded(_Records(tuple(raw), names), sum(sizes), Form(size, fit, channels), content)
     ends = np.cumsum(sizes)
-    parts = {
+    parts: dict[str, Split] = {
         split: {"image": images.take(np.arange(end - n, end)), "label": labels[split]}
         for split, n, end in zip(origin, sizes, ends, strict=True)
     }
@@ -215,7 +213,7 @@ def _line(error: Exception) -> str:
 def _is_labelled(builder, split: str) -> bool:
     """Whether a split has labels: those of ImageNet's test images are not public, and -1 here."""
     (first,) = _read(_records(builder, split), [0], f"{builder.data_path}, split {split}")
-    return first["label"] >= 0
+    return bool(first["label"] >= 0)
 
 
 def _records(builder, split: str):

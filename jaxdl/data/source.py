@@ -11,8 +11,6 @@ A split has one row an example in each of its arrays. Common names are
 - ``text``: integers [n, length], bytes or tokens.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math
@@ -27,7 +25,7 @@ from jaxdl.data import encoded
 from jaxdl.data.encoded import Images
 from jaxdl.data.splits import stratified
 
-Split = Mapping[str, np.ndarray | Images]
+Split = Mapping[str, Images]
 """Arrays by name, with one row an example."""
 
 DTYPES = ("bool", "uint8", "int32", "float32")
@@ -50,7 +48,7 @@ class Sealed:
 
     def __init__(self, split: Split, classes: int):
         self._split: Split | None = split
-        labels = split.get("label", np.zeros(0, np.int32))
+        labels = np.asarray(split.get("label", np.zeros(0, np.int32)))
         self.counts = np.bincount(labels[labels >= 0], minlength=classes)
         """Examples of each class."""
         self.size = length(split)
@@ -229,7 +227,7 @@ def divide(
             raise ValueError(f"{split}={share} would take all {left} training {what}")
         try:
             labels = train["label"] if by_class and "label" in train else np.zeros(left, np.int32)
-            kept, taken = stratified(labels, count, seed + (split == "test"))
+            kept, taken = stratified(np.asarray(labels), count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training {what}: {error}") from None
         done["train"], done[split] = take(train, kept), take(train, taken)
@@ -266,7 +264,7 @@ def _check(
             _check_array(where, array, column, n, missing)
         if n == 0:
             raise ValueError(f"{where}: no {'images' if 'image' in columns else 'examples'}")
-        labels = columns.get("label", np.zeros(0, np.int32))
+        labels = np.asarray(columns.get("label", np.zeros(0, np.int32)))
         if missing:
             labels = labels[labels != -1]
         if len(labels) and (labels.min() < 0 or labels.max() >= classes):
@@ -276,7 +274,7 @@ def _check(
             )
 
 
-def _check_array(where: str, name: str, array: np.ndarray | Images, n: int, missing: bool) -> None:
+def _check_array(where: str, name: str, array: Images, n: int, missing: bool) -> None:
     """Raise ValueError unless an array of so many examples is one that networks can be given."""
     dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
     found = f"{dtype}{list(shape)}"
@@ -290,17 +288,20 @@ def _check_array(where: str, name: str, array: np.ndarray | Images, n: int, miss
         raise ValueError(
             f"{where}: {name} is {found}; expected {', '.join(DTYPES)} [{n}, ...], a row an example"
         )
-    if dtype == np.float32 and not (missing and name == "target") and not np.isfinite(array).all():
-        odd = np.argmin(np.isfinite(array).reshape(n, -1).all(1))
+    if dtype != np.float32 or (missing and name == "target"):
+        return
+    finite = np.isfinite(np.asarray(array)).reshape(n, -1).all(1)
+    if not finite.all():
+        odd = np.argmin(finite)
         raise ValueError(f"{where}: {name} has NaN or infinities, first in example {odd}")
 
 
-def digest_arrays(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+def digest_arrays(splits: Mapping[str, Split]) -> str:
     """16 hexadecimal digits of a SHA-256 over every split's name and arrays, by their names."""
     digest = hashlib.sha256()
     for split in sorted(splits):
         for name in sorted(splits[split]):
-            array = splits[split][name]
+            array = np.asarray(splits[split][name])
             digest.update(f"{split} {array.dtype.str} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]

@@ -1,7 +1,5 @@
 """Data sets by name: ``load("tfds", dataset="mnist")``, ``load("folder", path="pictures")``."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -145,7 +143,8 @@ def _table(name: str, table: Mapping, seed: int) -> Source:
 
     ``features`` [n, d] are as they come, not standardized; with them ``label`` or ``target``.
     """
-    arrays, classes = {"features": table["data"].astype(np.float32)}, ()
+    arrays = {"features": table["data"].astype(np.float32)}
+    classes: tuple[str, ...] = ()
     if "target_names" in table:
         arrays["label"] = table["target"].astype(np.int32)
         classes = tuple(map(str, table["target_names"]))

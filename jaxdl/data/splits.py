@@ -1,7 +1,5 @@
 """Divisions of a data set: halves of its classes, and parts of its examples that do not leak."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -24,8 +22,8 @@ def random_halves(
     """
     if num_classes < 4:
         raise ValueError(f"{num_classes} classes have no halves of 2 or more: it takes at least 4")
-    first = np.random.RandomState([seed]).choice(num_classes, num_classes // 2, replace=False)
-    first = np.sort(first).astype(np.int32)
+    drawn = np.random.RandomState([seed]).choice(num_classes, num_classes // 2, replace=False)
+    first = np.sort(drawn).astype(np.int32)
     return first, np.setdiff1d(np.arange(num_classes, dtype=np.int32), first)
 
 
@@ -39,7 +37,8 @@ def group_halves(groups: Sequence[str]) -> tuple[Int[np.ndarray, " a"], Int[np.n
     if len(names) != 2:
         raise ValueError(f"the dissimilar halves need two groups of classes, found {names}")
     of = np.asarray(groups)
-    return tuple(np.flatnonzero(of == name).astype(np.int32) for name in names)
+    one, other = (np.flatnonzero(of == name).astype(np.int32) for name in names)
+    return one, other
 
 
 class Task(NamedTuple):
@@ -47,12 +46,12 @@ class Task(NamedTuple):
 
     label_of: Int[np.ndarray, " classes"]
     """The label of each class of the data set in this task; -1 for those that are not in it."""
-    examples: Mapping[str, Int[np.ndarray, " n"]]
+    examples: Mapping[str, Int[np.ndarray, " _"]]
     """By split, the places of the task's examples in all splits laid end to end."""
 
 
 def make_task(
-    labels: Mapping[str, Int[np.ndarray, " n"]], classes: Int[np.ndarray, " k"], num_classes: int
+    labels: Mapping[str, Int[np.ndarray, " _"]], classes: Int[np.ndarray, " k"], num_classes: int
 ) -> Task:
     """The task of telling ``classes`` apart, of ``num_classes`` in a data set with these labels.
 
@@ -91,8 +90,8 @@ def stratified(
     if counts[rarest] < 2:
         raise ValueError(f"class {names[rarest]} has 1 example, which cannot be in both parts")
     if not len(names) <= count <= len(labels) - len(names):
-        parts = f"parts of {len(labels) - count} and {count} examples"
-        raise ValueError(f"{len(names)} classes cannot all be in both {parts}")
+        sizes = f"parts of {len(labels) - count} and {count} examples"
+        raise ValueError(f"{len(names)} classes cannot all be in both {sizes}")
     split = StratifiedShuffleSplit(1, test_size=int(count), random_state=seed)
     parts = _sorted_ids(*next(split.split(labels, labels)))
     _check_classes(labels, parts, f"with {count} of {len(labels)} examples held out")
@@ -129,7 +128,7 @@ def grouped(
         return float(np.sum((share - fraction) ** 2 + len(names) * missing))  # missing is worst
 
     rng, everything = np.random.default_rng(seed), np.arange(len(names))
-    best, least = None, math.inf
+    best, least = np.zeros(len(classes_of), bool), math.inf
     for _ in range(10):
         out, held = np.zeros(len(classes_of), bool), np.zeros(len(names), np.int64)
         moved = True
@@ -266,8 +265,10 @@ def _groups(
     return of_example, np.split(classes, ends), np.split(sizes, ends)
 
 
-def _sorted_ids(*parts: Int[np.ndarray, " n"]) -> tuple[Int32[np.ndarray, " n"], ...]:
-    return tuple(np.sort(part).astype(np.int32) for part in parts)
+def _sorted_ids(
+    kept: Int[np.ndarray, " n"], held_out: Int[np.ndarray, " m"]
+) -> tuple[Int32[np.ndarray, " n"], Int32[np.ndarray, " m"]]:
+    return np.sort(kept).astype(np.int32), np.sort(held_out).astype(np.int32)
 
 
 def _check_fraction(fraction: float) -> None:
@@ -276,7 +277,7 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _check_classes(
-    labels: Int[np.ndarray, " n"], parts: Sequence[Int[np.ndarray, " m"]], where: str
+    labels: Int[np.ndarray, " n"], parts: Sequence[Int[np.ndarray, " _"]], where: str
 ) -> None:
     for name, part in zip(("training", "validation"), parts, strict=True):
         absent = np.setdiff1d(labels, labels[part])

@@ -1,7 +1,5 @@
 """Batches read from files while a network trains, for data that does not fit on a device."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import multiprocessing
@@ -17,7 +15,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int, Shaped, UInt32
+from jaxtyping import Int, UInt32
 
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.data.encoded import cores
@@ -37,7 +35,7 @@ class Order(NamedTuple):
 class Joined:
     """An array of several splits, laid end to end, in the place of one."""
 
-    parts: tuple[np.ndarray | Images, ...]
+    parts: tuple[Images, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,18 +58,19 @@ class Joined:
 def joined(splits: Sequence[Split]) -> Split:
     """Splits laid end to end, as one: images and masks stay where they are, the rest is copied."""
 
-    def join(parts: tuple[np.ndarray | Images, ...]) -> np.ndarray | Joined:
-        return np.concatenate(parts) if len(parts[0].shape) < 3 else Joined(parts)
+    def join(parts: tuple[Images, ...]) -> Images:
+        small = [part for part in parts if isinstance(part, np.ndarray) and part.ndim < 3]
+        return np.concatenate(small) if small else Joined(parts)
 
     return {name: join(tuple(split[name] for split in splits)) for name in splits[0]}
 
 
 def read(
-    array: np.ndarray | Images | Joined,
+    array: Images,
     ids: Int[np.ndarray, " *b"],
     threads: Executor | None = None,
-) -> Shaped[np.ndarray, "*b ..."]:
-    """Rows by their places, by several threads if given; what is asked for twice is read once."""
+) -> np.ndarray:
+    """Rows [*b, ...] by their places, by several threads if given; each is read once."""
     if isinstance(array, np.ndarray):
         return array[ids]
     wanted, first, back = np.unique(ids, return_index=True, return_inverse=True)
@@ -208,7 +207,8 @@ def _begin_worker(worker: int, workers: int) -> None:
 
 
 def _end_with_the_main_process() -> None:
-    multiprocessing.parent_process().join()
+    if parent := multiprocessing.parent_process():
+        parent.join()
     os._exit(1)
 
 

@@ -1,25 +1,26 @@
 """Losses: one number an example, whose mean the caller takes; or one for two sets of features."""
 
-from __future__ import annotations
-
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
+
+from jaxdl.types import AnyArray, Scalar
 
 Predict = Callable[[Float[Array, "b ..."]], Float[Array, "b k"]]
 """From images to logits."""
 
 
 def cross_entropy(
-    logits: Float[Array, "b k"],
-    labels: Int[Array, " b"] | Float[Array, "b k"],
+    logits: Float[AnyArray, "b k"],
+    labels: Integer[AnyArray, " b"] | Float[AnyArray, "b k"],
     *,
-    smoothing: float | Float[Array, ""] = 0.0,
-    class_weights: Float[Array, " k"] | None = None,
+    smoothing: Scalar = 0.0,
+    class_weights: Float[AnyArray, " k"] | None = None,
 ) -> Float[Array, " b"]:
     """``-sum_j w_j q_j log softmax(logits)_j``, in nats, with ``q`` all on the label.
 
@@ -41,24 +42,24 @@ def cross_entropy(
             # A negative one would count from the end.
             labels = jnp.where(labels < 0, logits.shape[-1], labels)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = jnp.arange(logits.shape[-1]) == labels[:, None]
+        own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
         outside = (labels < 0) | (labels >= logits.shape[-1])
         labels = jnp.where(outside[:, None], jnp.nan, jnp.where(own, jnp.ones_like(logits), 0))
     targets = (1 - smoothing) * labels + smoothing / logits.shape[-1]
     if class_weights is not None:
-        targets = targets * class_weights
+        targets = targets * class_weights[None]
     return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
 
 def binary_cross_entropy(
-    logits: Float[Array, " *b"], labels: Int[Array, " *b"] | Float[Array, " *b"]
+    logits: Float[AnyArray, " *b"], labels: Integer[AnyArray, " *b"] | Float[AnyArray, " *b"]
 ) -> Float[Array, " *b"]:
     """``-y log sigmoid(logit) - (1 - y) log sigmoid(-logit)``, in nats, with labels 0 … 1."""
     return optax.sigmoid_binary_cross_entropy(_float32(logits), labels.astype(jnp.float32))
 
 
 def squared_error(
-    predictions: Float[Array, b * d], targets: Float[Array, b * d]
+    predictions: Float[AnyArray, "b *d"], targets: Float[AnyArray, "b *d"]
 ) -> Float[Array, " b"]:
     """``sum_d (y - t)²``, over all outputs of an example.
 
@@ -106,7 +107,8 @@ def maximum_mean_discrepancy(
     pairs = len(examples) * (len(examples) - 1)
     scale = jax.lax.stop_gradient(jnp.sum(distances) / pairs)
     scale = jnp.where(scale > 0, scale, 1.0)  # where all are equal, any width gives 0
-    kernel = sum(jnp.exp(-distances / (width * scale)) for width in widths) / len(widths)
+    kernels = [jnp.exp(-distances / (width * scale)) for width in widths]
+    kernel = functools.reduce(jnp.add, kernels) / len(widths)
     return jnp.mean(kernel[:n, :n]) + jnp.mean(kernel[n:, n:]) - 2 * jnp.mean(kernel[:n, n:])
 
 
@@ -146,7 +148,7 @@ def virtual_adversarial_perturbation(
     x: Float[Array, "b ..."],
     key: PRNGKeyArray,
     *,
-    radius: float,
+    radius: Scalar,
     probe: float = 1e-1,
     iterations: int = 1,
 ) -> Float[Array, "b ..."]:
@@ -196,12 +198,12 @@ def virtual_adversarial_loss(
     return kl_divergence(jax.lax.stop_gradient(predict(x)), predict(x + perturbation))
 
 
-def _float32(x: Float[Array, " ..."]) -> Float[Array, " ..."]:
+def _float32(x: Float[AnyArray, " ..."]) -> Float[Array, " ..."]:
     """In float32 where its precision is less."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _check_labels(labels: Int[Array, " b"], classes: int) -> None:
+def _check_labels(labels: Integer[AnyArray, " b"], classes: int) -> None:
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     values = np.asarray(labels)

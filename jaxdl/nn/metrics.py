@@ -11,28 +11,31 @@ NaN, scikit-learn's ``zero_division=nan``, so that `jnp.nanmean` leaves absent c
 All functions work under jit and vmap. ``weights`` are of the examples: a mask, or numbers.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Integer, Num
 
-Weights = Float[Array, " n"] | Bool[Array, " n"] | None
+from jaxdl.types import AnyArray, Scalar
+
+Weights = Float[AnyArray, " n"] | Bool[AnyArray, " n"] | None
 """How much each example counts; None for 1."""
 
 
 # One number an example.
 
 
-def correct(logits: Float[Array, "... b k"], labels: Int[Array, " b"]) -> Bool[Array, "... b"]:
+def correct(
+    logits: Float[AnyArray, "... b k"], labels: Integer[AnyArray, " b"]
+) -> Bool[Array, "... b"]:
     """Whether the largest logit is the label's; never for a label out of 0 to k − 1."""
-    return jnp.argmax(logits, -1) == labels
+    guesses = jnp.argmax(logits, -1)
+    return guesses == jnp.broadcast_to(labels, guesses.shape)
 
 
 def correct_among(
-    logits: Float[Array, "... b k"], labels: Int[Array, " b"], top: int
+    logits: Float[AnyArray, "... b k"], labels: Integer[AnyArray, " b"], top: int
 ) -> Bool[Array, "... b"]:
     """Whether the label's logit is among the ``top`` largest: top-k accuracy is the mean.
 
@@ -44,9 +47,10 @@ def correct_among(
     """
     if not 1 <= top <= logits.shape[-1]:
         raise ValueError(f"top={top} of {logits.shape[-1]} classes: choose from 1 to all of them")
-    at = jnp.arange(logits.shape[-1])
-    own = jnp.sum(jnp.where(at == labels[:, None], logits, 0), -1, keepdims=True)
-    before = (logits > own) | ((logits == own) & (at < labels[:, None]))
+    at = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
+    labels = jnp.broadcast_to(labels, logits.shape[:-1])
+    own = jnp.sum(jnp.where(at == labels[..., None], logits, 0), -1, keepdims=True)
+    before = (logits > own) | ((logits == own) & (at < labels[..., None]))
     known = (labels >= 0) & (labels < logits.shape[-1]) & ~jnp.any(jnp.isnan(logits), -1)
     return known & (jnp.sum(before, -1) < top)
 
@@ -55,8 +59,8 @@ def correct_among(
 
 
 def confusion_matrix(
-    predictions: Int[Array, " n"],
-    labels: Int[Array, " n"],
+    predictions: Integer[AnyArray, " n"],
+    labels: Integer[AnyArray, " n"],
     classes: int,
     weights: Weights = None,
 ) -> Num[Array, "k k"]:
@@ -72,22 +76,22 @@ def confusion_matrix(
     return jax.ops.segment_sum(counts, cells, classes * classes).reshape(classes, classes)
 
 
-def accuracy(confusion: Num[Array, "k k"]) -> Float[Array, ""]:
+def accuracy(confusion: Num[AnyArray, "k k"]) -> Float[Array, ""]:
     """The share of examples on the diagonal."""
     return jnp.trace(confusion) / jnp.sum(confusion)
 
 
-def precision(confusion: Num[Array, "k k"]) -> Float[Array, " k"]:
+def precision(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
     """Of each class: the share of what is predicted to be of it that is."""
     return jnp.diagonal(confusion) / jnp.sum(confusion, 0)
 
 
-def recall(confusion: Num[Array, "k k"]) -> Float[Array, " k"]:
+def recall(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
     """Of each class: the share of its examples that are predicted to be of it."""
     return jnp.diagonal(confusion) / jnp.sum(confusion, 1)
 
 
-def f_beta(confusion: Num[Array, "k k"], beta: float = 1.0) -> Float[Array, " k"]:
+def f_beta(confusion: Num[AnyArray, "k k"], beta: float = 1.0) -> Float[Array, " k"]:
     """Of each class ``(1 + β²) P R / (β² P + R)``, with precision P and recall R.
 
     Computed as ``(1 + β²) TP / (β² (TP + FN) + TP + FP)``, which is defined where one of the two
@@ -97,13 +101,13 @@ def f_beta(confusion: Num[Array, "k k"], beta: float = 1.0) -> Float[Array, " k"
     return (1 + square) * hits / (square * jnp.sum(confusion, 1) + jnp.sum(confusion, 0))
 
 
-def iou(confusion: Num[Array, "k k"]) -> Float[Array, " k"]:
+def iou(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
     """Of each class intersection over union, ``TP / (TP + FP + FN)`` (Jaccard)."""
     hits = jnp.diagonal(confusion)
     return hits / (jnp.sum(confusion, 0) + jnp.sum(confusion, 1) - hits)
 
 
-def dice(confusion: Num[Array, "k k"]) -> Float[Array, " k"]:
+def dice(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
     """Of each class ``2 TP / (2 TP + FP + FN)``: :func:`f_beta` with β = 1."""
     return f_beta(confusion)
 
@@ -112,8 +116,8 @@ def dice(confusion: Num[Array, "k k"]) -> Float[Array, " k"]:
 
 
 def roc_curve(
-    scores: Float[Array, " n"], positive: Bool[Array, " n"], weights: Weights = None
-) -> tuple[Float[Array, n + 1], Float[Array, n + 1], Float[Array, n + 1]]:
+    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
+) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
     """False-positive rates, true-positive rates, and the thresholds "score >= t" that give them.
 
     From (0, 0), with the threshold infinity, one point an example by falling score. Equal scores
@@ -125,7 +129,7 @@ def roc_curve(
     # Of equal scores each has the sums up to the last of them.
     last = jnp.searchsorted(-thresholds, -thresholds, side="right") - 1
 
-    def rate(counts: Float[Array, " n"]) -> Float[Array, n + 1]:
+    def rate(counts: Float[AnyArray, " n"]) -> Float[Array, "n+1"]:
         sums = jnp.cumsum(counts)[last]
         return jnp.concatenate([jnp.zeros(1), sums]) / jnp.sum(counts)
 
@@ -134,7 +138,7 @@ def roc_curve(
 
 
 def roc_auc(
-    scores: Float[Array, " n"], positive: Bool[Array, " n"], weights: Weights = None
+    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
 ) -> Float[Array, ""]:
     """The area under :func:`roc_curve`: the probability that a positive example has a higher score
     than a negative one, ties counted half. NaN without examples of both, and for NaN scores."""
@@ -147,8 +151,8 @@ def roc_auc(
 
 
 def calibration_bins(
-    confidence: Float[Array, " n"],
-    correct: Bool[Array, " n"],
+    confidence: Float[AnyArray, " n"],
+    correct: Bool[AnyArray, " n"],
     bins: int = 15,
     weights: Weights = None,
 ) -> Float[Array, "bins 3"]:
@@ -167,7 +171,7 @@ def calibration_bins(
     )
 
 
-def calibration_error(bins: Float[Array, "bins 3"]) -> Float[Array, ""]:
+def calibration_error(bins: Float[AnyArray, "bins 3"]) -> Float[Array, ""]:
     """Expected calibration error ``sum_bins n / N |mean correct - mean confidence|``.
 
     Naeini, Cooper & Hauskrecht, AAAI 2015; Guo, Pleiss, Sun & Weinberger, ICML 2017.
@@ -182,7 +186,7 @@ def calibration_error(bins: Float[Array, "bins 3"]) -> Float[Array, ""]:
 class RegressionSums(NamedTuple):
     """Sums over examples, and over outputs where there are several."""
 
-    count: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]  # in the place of the tuple's method
     absolute: Float[Array, ""]
     """``sum |y - t|``"""
     squared: Float[Array, ""]
@@ -194,11 +198,11 @@ class RegressionSums(NamedTuple):
 
 
 def regression_sums(
-    predictions: Float[Array, " n"],
-    targets: Float[Array, " n"],
+    predictions: Float[AnyArray, " n"],
+    targets: Float[AnyArray, " n"],
     weights: Weights = None,
     *,
-    origin: float | Float[Array, ""] = 0.0,
+    origin: Scalar = 0.0,
 ) -> RegressionSums:
     """What RMSE, MAE and R² are made of; those of batches add up.
 

@@ -9,10 +9,8 @@ those of `lax.conv_general_dilated` and `lax.reduce_window`, gradients those tha
 them, up to the order of sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +144,7 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
     def canonical(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         chunks = _chunks(x, g)
         dx = lax.map(lambda g: _image_gradient(kernel, g, padding, x.shape[1]), chunks[1])
-        dkernel = lax.map(lambda chunk: _kernel_gradient(*chunk, padding), chunks)
+        dkernel = lax.map(lambda chunk: _kernel_gradient(chunk[0], chunk[1], padding), chunks)
         return dx.reshape(x.shape), jnp.sum(dkernel, 0)
 
     def autodiff(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
@@ -164,7 +162,7 @@ def _chunks(x: Array, g: Array) -> tuple[Array, Array]:
         size //= 2
     if size > limit:
         size = n
-    return tuple(a.reshape(n // size, size, *a.shape[1:]) for a in (x, g))
+    return x.reshape(-1, size, *x.shape[1:]), g.reshape(-1, size, *g.shape[1:])
 
 
 def _image_gradient(kernel: Array, g: Array, padding: tuple, rows: int) -> Array:
@@ -183,9 +181,14 @@ def _image_gradient(kernel: Array, g: Array, padding: tuple, rows: int) -> Array
         return _dense(g, turned, ((top, bottom), across))
     filters = turned.transpose(1, 2, 0, 3).reshape(1, kw, o, kh * c)
     by_row = jnp.split(_dense(g, filters, ((0, 0), across)), kh, -1)
-    return sum(
-        lax.pad(y, jnp.zeros((), y.dtype), (_NONE, (top - i, bottom - kh + 1 + i, 0), _NONE, _NONE))
-        for i, y in enumerate(by_row)
+    return reduce(
+        jnp.add,
+        (
+            lax.pad(
+                y, jnp.zeros((), y.dtype), (_NONE, (top - i, bottom - kh + 1 + i, 0), _NONE, _NONE)
+            )
+            for i, y in enumerate(by_row)
+        ),
     )
 
 

@@ -1,7 +1,5 @@
 """Weights of networks in files that others read: safetensors, with paths as names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

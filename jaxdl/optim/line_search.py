@@ -1,7 +1,5 @@
 """A line search around any rule that gives a direction; it writes the function once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxdl.types import Params, PyTree
+from jaxdl.types import PyTree
 
 
 class SearchState(NamedTuple):
@@ -85,7 +83,7 @@ def wolfe_searched(
       rounding: relative changes of the value below this are not trusted.
     """
 
-    def init(params: Params) -> SearchState:
+    def init(params: PyTree) -> SearchState:
         unknown = jnp.asarray(jnp.inf, jax.tree.leaves(params)[0].dtype)
         zeros = jax.tree.map(jnp.zeros_like, params)
         none = jnp.zeros((), jnp.int32)
@@ -95,9 +93,9 @@ def wolfe_searched(
     def update(
         grads: PyTree,
         state: SearchState,
-        params: Params,
+        params: PyTree,
         *,
-        value_fn: Callable[[Params], Float[Array, ""]],
+        value_fn: Callable[[PyTree], Float[Array, ""]],
         **unused: Any,
     ) -> tuple[PyTree, SearchState]:
         del grads, unused
@@ -136,19 +134,20 @@ def wolfe_searched(
             best = (search.step, search.value, search.slope)
             trial = (search.trial, value, here)
             other = (search.other_step, search.other_value, search.other_slope)
-            chosen = [
-                jnp.where(good, jnp.where(turns, b, o), t)
-                for b, t, o in zip(best, trial, other, strict=True)
-            ]
+            chosen: tuple[Array, Array, Array] = jax.tree.map(
+                lambda b, t, o: jnp.where(good, jnp.where(turns, b, o), t), best, trial, other
+            )
             taken = good | ~descends  # where nothing descends, the value at x is looked at
-            best = [jnp.where(taken, t, b) for b, t in zip(best, trial, strict=True)]
+            lowest: tuple[Array, Array, Array] = jax.tree.map(
+                lambda b, t: jnp.where(taken, t, b), best, trial
+            )
             bracketed = search.bracketed | ~good | turns
             secant = search.trial + (search.trial - search.step) * here / (search.slope - here)
             secant = jnp.where(here == search.slope, jnp.inf, secant)
             beyond = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
-            following = jnp.where(bracketed, _between(*best, *chosen), beyond)
+            following = jnp.where(bracketed, _between(*lowest, *chosen), beyond)
             return _Search(
-                *best,
+                *lowest,
                 jax.tree.map(lambda t, b: jnp.where(taken, t, b), grad, search.grad),
                 *chosen,
                 bracketed,

@@ -1,18 +1,13 @@
 """Optimizers by name, with weight decay by mask, clipping, max-norm and freezing around them."""
 
-from __future__ import annotations
-
 import jax
 import optax
-from jaxtyping import Array, Float
 
 from jaxdl.optim.projections import is_weight
 from jaxdl.optim.projections import max_norm as max_norm_projection
-from jaxdl.types import PyTree
+from jaxdl.types import PyTree, Scalar
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
-
-Scalar = float | Float[Array, ""]
 
 
 def make_optimizer(

@@ -1,13 +1,11 @@
 """Weights kept within bounds: projections that follow each update."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxdl.types import PyTree
+from jaxdl.types import PyTree, Scalar
 
 WEIGHTS = ("kernel", "embedding")
 """Flax's names of weights: what multiplies the values of units, in all its layers."""
@@ -24,7 +22,7 @@ def is_weight(params: PyTree) -> PyTree:
     )
 
 
-def project_max_norm(params: PyTree, radius: float | Float[Array, ""]) -> PyTree:
+def project_max_norm(params: PyTree, radius: Scalar) -> PyTree:
     """Scale the incoming weights ``w`` of each unit to ``w min(1, radius / |w|_2)``.
 
     A unit is an index of the last axis of an array of weights, see :func:`is_weight` (dense
@@ -42,7 +40,7 @@ def project_max_norm(params: PyTree, radius: float | Float[Array, ""]) -> PyTree
     return jax.tree.map(project, params, is_weight(params))
 
 
-def max_norm(radius: float | Float[Array, ""]) -> optax.GradientTransformation:
+def max_norm(radius: Scalar) -> optax.GradientTransformation:
     """Change updates so that the updated parameters obey :func:`project_max_norm`.
 
     Belongs at the end of a chain, where updates are what will be added to the parameters.

@@ -12,8 +12,6 @@ along one of the two vectors in multiples of what was seen:
     b = s·Bs / (y·s) with B = H⁻¹,  h = y·Hy / (y·s),  b h ≥ 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,21 +1,22 @@
 """Learning rates over training: a linear warm-up, then a decay to a fraction of the peak."""
 
-from __future__ import annotations
-
 import math
+from typing import Any
 
 import optax
 from jaxtyping import Array, Float
+
+from jaxdl.types import AnyArray, Scalar
 
 SCHEDULES = ("constant", "cosine", "linear", "steps", "annealed")
 
 
 def annealed(
-    p: Float[Array, " *n"],
-    initial: float | Float[Array, ""] = 0.01,
+    p: float | Float[AnyArray, " *n"],
+    initial: Scalar = 0.01,
     alpha: float = 10.0,
     beta: float = 0.75,
-) -> Float[Array, " *n"]:
+) -> float | Float[AnyArray, " *n"]:
     """The rate ``initial / (1 + alpha p)^beta`` when the part ``p`` of all steps is done (Ganin &
     Lempitsky 2015)."""
     return initial / (1 + alpha * p) ** beta
@@ -23,7 +24,7 @@ def annealed(
 
 def make_schedule(
     name: str,
-    peak: float | Float[Array, ""],
+    peak: Scalar,
     *,
     steps: int,
     warmup: int = 0,
@@ -65,7 +66,7 @@ def make_schedule(
             decay = optax.piecewise_constant_schedule(peak, scales)
         case "annealed":
 
-            def decay(step: Array) -> Array:
+            def decay(step: Array) -> Any:
                 return annealed(step / rest, peak)
 
         case _:

@@ -5,8 +5,6 @@ the function itself. A request is a linear operator ``sum_i c_i D_i``, as a mapp
 coefficients: ``{"t": 1, "xx": -k}`` for the heat equation's.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections import Counter
@@ -17,23 +15,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxdl.types import AnyArray
+
 Request = Mapping[str, float | Float[Array, ""]]
 """A linear operator: coefficients by derivative."""
 
-Function = Callable[[Float[Array, "n d"]], Float[Array, "n f"]]
-"""A function of points that treats each alone."""
+Function = Callable[..., Any]
+"""A function of points, [n, d] -> [n, f], that treats each alone; a number counts as [1, 1]."""
 
-Jet = dict[str, Float[Array, "n m"]]
-"""A function's values and derivatives at points, by name."""
+Jet = dict[str, Float[Array, "_ _"]]
+"""A function's values and derivatives at points, [n, m], by name."""
 
-Derive = Callable[[Float[Array, "n d"], Sequence[Request]], list[Float[Array, "n f"]]]
+Derive = Callable[[Float[AnyArray, "n d"], Sequence[Request]], list[Float[Array, "#n f"]]]
 """What each request makes of a function, at points."""
 
-Layers = Sequence[tuple[Float[Array, "m n"], Float[Array, " n"]]]
-"""Kernels and biases."""
+Layers = Sequence[tuple[Float[Array, "_ _"], Float[Array, " _"]]]
+"""Kernels [m, k] and biases [k]."""
 
 
-def floating(numbers: Any) -> Float[Array, ...]:
+def floating(numbers: Any) -> Float[Array, "..."]:
     """Numbers that can be differentiated: integers become floats, floats keep their precision."""
     numbers = jnp.asarray(numbers)
     return numbers.astype(jnp.result_type(numbers, 0.0))
@@ -53,21 +53,21 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
     """
 
     def along(u: Function, axis: int) -> Function:
-        def derivative(points: Float[Array, "n d"]) -> Float[Array, "n f"]:
+        def derivative(points: Float[Array, "n d"]) -> Float[Array, "#n f"]:
             direction = jnp.zeros_like(points).at[:, axis].set(1)
             return jax.jvp(u, (points,), (direction,))[1]
 
         return derivative
 
     def derive(
-        points: Float[Array, "n d"], requests: Sequence[Request]
-    ) -> list[Float[Array, "n f"]]:
+        points: Float[AnyArray, "n d"], requests: Sequence[Request]
+    ) -> list[Float[Array, "#n f"]]:
         points = floating(points)
 
         @functools.cache
         def function(name: str) -> Function:
             if not name:
-                return lambda points: floating(u(points))
+                return lambda points: jnp.atleast_2d(floating(u(points)))
             return along(function(name[:-1]), coordinates.index(name[-1]))
 
         names = dict.fromkeys(canonical(name) for request in requests for name in request)
@@ -118,8 +118,8 @@ def propagate(
     """
 
     def derive(
-        points: Float[Array, "n d"], requests: Sequence[Request]
-    ) -> list[Float[Array, "n f"]]:
+        points: Float[AnyArray, "n d"], requests: Sequence[Request]
+    ) -> list[Float[Array, "#n f"]]:
         names, operators = plan(requests)
         asked = [*({name: 1.0} for name in names), *operators]
         values = forward_mode(features, coordinates)(points, asked)
@@ -129,7 +129,7 @@ def propagate(
                 jet, carried = _activate(activation, jet, carried, operators)
             # One product each: XLA:CPU takes three times as long for the gradient of a stacked one.
             jet = {name: values @ kernel for name, values in jet.items()}
-            jet[""] = jet[""] + bias
+            jet[""] = jet[""] + bias[None]
             carried = [values @ kernel for values in carried]
         known = dict(zip(map(id, operators), carried, strict=True))
         return [
@@ -165,9 +165,12 @@ def closed(names: Iterable[str]) -> list[str]:
 
 def splits(name: str) -> list[tuple[str, str]]:
     """A derivative's coordinates in two parts, in each way, as Leibniz's rule has them."""
+
+    def part(chosen: Iterable[bool]) -> str:
+        return canonical(itertools.compress(name, chosen))
+
     ways = itertools.product((True, False), repeat=len(name))
-    chosen = [(way, [not here for here in way]) for way in ways]
-    return [tuple(canonical(itertools.compress(name, side)) for side in both) for both in chosen]
+    return [(part(way), part(not here for here in way)) for way in ways]
 
 
 @functools.cache
@@ -202,7 +205,11 @@ def _activate(
     slopes = derivatives_of(activation, jet[""], order)
 
     def chained(count: int, found: Sequence[str]) -> Float[Array, "n m"]:
-        return slopes[len(found)] * count * functools.reduce(jnp.multiply, map(jet.get, found))
+        return (
+            slopes[len(found)]
+            * count
+            * functools.reduce(jnp.multiply, (jet[block] for block in found))
+        )
 
     new = {"": slopes[0]}
     for name in list(jet)[1:]:
@@ -220,8 +227,8 @@ def _activate(
 
 
 def derivatives_of(
-    activation: Callable[[Array], Array], z: Float[Array, ...], order: int
-) -> list[Float[Array, ...]]:
+    activation: Callable[[Array], Array], z: Float[Array, "..."], order: int
+) -> list[Float[Array, "..."]]:
     """``[a(z), a'(z), …]`` up to an order, of a function of each number alone.
 
     Closed forms for the hyperbolic tangent and the sine; nested forward mode for any other.

@@ -1,8 +1,6 @@
 """What a network's solution of a problem is judged by: points that are never trained on, and the
 exact solution."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from jaxdl.pinn import objective
 from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.sampling import Points, draw
-from jaxdl.types import Params
+from jaxdl.types import AnyArray, Params, PyTree
 
 
 class Heldout(NamedTuple):
@@ -50,7 +48,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     whole = next((rule for rule in rules if not rule.fixed), Points(count))
     points = draw(whole, problem.domain, "grid", 0)
     with np.errstate(all="ignore"):  # what is not finite is refused below, in words
-        solution = np.asarray(problem.solution(points))
+        solution = np.asarray(problem.solution(points))  # type: ignore[misc]  # it has one
     shape = [len(points), len(problem.fields)]
     if list(solution.shape) != shape:
         raise ValueError(
@@ -69,7 +67,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
 
 def judge(
     ansatz: Ansatz, params: Params, sample: objective.Sample, heldout: Heldout
-) -> dict[str, Float[Array, ""]]:
+) -> dict[str, PyTree]:
     """``train_loss`` on the points of a sample and ``heldout_loss``, with all weights 1, the latter
     also by term; ``rel_l2``, the error relative to the solution; physical parameters by name."""
     weights = jax.tree.map(jnp.ones_like, sample.weights)
@@ -116,14 +114,14 @@ def check_start(
 
 
 def not_finite(
-    problem: Problem, points: Float[np.ndarray, "n d"], values: Float[Array, "n m"]
+    problem: Problem, points: Float[AnyArray, "n d"], values: Float[AnyArray, "n m"]
 ) -> str:
     """Where values are not finite: the first such point, in words that follow a subject."""
     i = int(np.argmin(np.isfinite(values).all(axis=-1)))
     return f"is not finite at point {i} of {len(points)} ({describe_point(problem, points[i])})"
 
 
-def describe_point(problem: Problem, point: Float[np.ndarray, " d"]) -> str:
+def describe_point(problem: Problem, point: Float[AnyArray, " d"]) -> str:
     """A point in words."""
     return ", ".join(f"{c}={x:g}" for c, x in zip(problem.domain, point, strict=True))
 
@@ -134,7 +132,7 @@ PROBES = 8
 
 def leave_out_singular(
     ansatz: Ansatz, heldout: Heldout
-) -> tuple[Heldout, dict[str, Float[np.ndarray, "k d"]]]:
+) -> tuple[Heldout, dict[str, Float[AnyArray, "_ d"]]]:
     """The held-out sample without the points where a residual is finite for no network, such as
     ``u_r / r`` at r = 0; and those points, by term.
 
@@ -143,7 +141,7 @@ def leave_out_singular(
     """
 
     @functools.partial(jax.jit, static_argnums=1)
-    def finite(key: jax.Array, term: str, points: Float[Array, "n d"]) -> Bool[Array, " n"]:
+    def finite(key: jax.Array, term: str, points: Float[AnyArray, "n d"]) -> Bool[Array, " n"]:
         return jnp.isfinite(ansatz.residual(ansatz.init(key), term, points)).all(axis=-1)
 
     keys = jax.random.split(jax.random.key(0), PROBES)

@@ -1,10 +1,8 @@
 """The loss of a network on a problem, and how its points and weights follow the residuals."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +13,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl.pinn import sampling, weighting
 from jaxdl.pinn.problem import Ansatz, Problem
-from jaxdl.types import Params, PyTree
+from jaxdl.types import AnyArray, Params, PyTree
 
 
 class Sample(NamedTuple):
     """Points at which the residuals of each term are evaluated, and their weights."""
 
-    points: Mapping[str, Float[Array, "n d"]]
-    weights: Mapping[str, Float[Array, " n"]]
+    points: Mapping[str, Float[AnyArray, "_ d"]]
+    weights: Mapping[str, Float[AnyArray, " _"]]
     """Of the squared residual at each point. The weight of a term is that of all its points."""
 
 
@@ -106,7 +104,7 @@ def _sums_of_squares(ansatz, name, params, points, weights, counted):
     return jnp.sum(weights * squares), jnp.sum(counted * squares)
 
 
-def _over_blocks(fn: Callable, size: int, points: Array, weights: Array) -> PyTree:
+def _over_blocks(fn: Callable, size: int, points: AnyArray, weights: AnyArray) -> PyTree:
     """The sum of ``fn(points, weights, counted)`` over blocks, divided by the number of points; on
     a GPU or TPU all points are one block."""
     n = len(points)
@@ -157,9 +155,10 @@ def refresh(
     Raises:
       ValueError: for an unknown weighting, and a causal one without a coordinate ``t``.
     """
-    problem, points = ansatz.problem, dict(sample.points)
+    problem = ansatz.problem
+    points: dict[str, Any] = dict(sample.points)
 
-    def size(name: str, there: Array) -> Float[Array, " n"]:
+    def size(name: str, there: AnyArray) -> Float[Array, " n"]:
         return jnp.sqrt(jnp.sum(ansatz.residual(params, name, there) ** 2, axis=-1))
 
     for i, (name, term) in enumerate(problem.terms.items()):

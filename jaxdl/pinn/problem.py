@@ -19,10 +19,8 @@
         )
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -44,7 +42,7 @@ from jaxdl.pinn.derivatives import (
 )
 from jaxdl.pinn.residual import Residual, evaluate
 from jaxdl.pinn.sampling import Domain, Points, check_domain, check_name
-from jaxdl.types import Params
+from jaxdl.types import AnyArray, Params
 
 
 class Term(NamedTuple):
@@ -87,7 +85,7 @@ class Problem(NamedTuple):
     found: Callable[[Mapping[str, Array]], Mapping[str, Array]] = dict
     truth: Mapping[str, float] = {}
     features: Function | None = None
-    constraint: Callable[[Float[Array, "n d"]], tuple[Array, Array]] | None = None
+    constraint: Callable[..., tuple[Any, Any]] | None = None
 
     @property
     def coordinates(self) -> str:
@@ -97,7 +95,7 @@ class Problem(NamedTuple):
 
 def scaled(domain: Domain) -> Function:
     """The features of a network without others: coordinates, each from -1 to 1."""
-    low, high = np.array(list(domain.values()), float).T
+    low, high = np.array(list(domain.values()), float).T[:, None]
     return lambda points: (2 * points - low - high) / (high - low)
 
 
@@ -105,8 +103,8 @@ def periodic(domain: Domain, by: str) -> Function:
     """Features of which every function is periodic in some coordinates: ``cos w x, sin w x``, and
     the other coordinates scaled to [-1, 1]."""
 
-    def features(points: Float[Array, "n d"]) -> Float[Array, "n m"]:
-        columns = []
+    def features(points: Float[AnyArray, "n d"]) -> Float[Array, "n m"]:
+        columns: list[Any] = []
         for i, (name, (low, high)) in enumerate(domain.items()):
             unit = (points[:, i] - low) / (high - low)
             if name in by:
@@ -161,7 +159,7 @@ class Ansatz:
         if constraint is None:
             return network
 
-        def derive(points: Float[Array, "n d"], requests: list[Request]) -> list[Array]:
+        def derive(points: Float[AnyArray, "n d"], requests: Sequence[Request]) -> list[Array]:
             names, operators = plan(requests)
             asked = [*({name: 1.0} for name in names), *operators]
 
@@ -187,13 +185,13 @@ class Ansatz:
 
         return derive
 
-    def __call__(self, params: Params, points: Float[Array, "n d"]) -> Float[Array, "n f"]:
+    def __call__(self, params: Params, points: Float[AnyArray, "n d"]) -> Float[Array, "n f"]:
         """The solution at points."""
         (values,) = self.derive(params)(points, [{"": 1.0}])
         return values
 
     def residual(
-        self, params: Params, term: str, points: Float[Array, "n d"]
+        self, params: Params, term: str, points: Float[AnyArray, "n d"]
     ) -> Float[Array, "n r"]:
         """A term's residuals at points."""
         problem = self.problem

@@ -1,7 +1,5 @@
 """The problems of the study: each a few lines, with a solution that needs no download."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax
@@ -12,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxdl.pinn import references
 from jaxdl.pinn.problem import Problem, Term, periodic
 from jaxdl.pinn.sampling import Domain, Points
+from jaxdl.types import AnyArray, ArrayT
 
 pi = np.pi
 
@@ -45,7 +44,7 @@ def inverse_heat(k: float = 0.01, start: float = 0.05, noise: float = 0.01, seed
     forward = heat(k)
     rng = np.random.default_rng(seed)
     places = np.stack([rng.uniform(*forward.domain[c], 500) for c in "tx"], axis=-1)
-    clean = forward.solution(places)[:, 0]
+    clean = forward.solution(places)[:, 0]  # type: ignore[misc]  # heat has one
     seen = clean + noise * clean.std() * rng.standard_normal(len(clean))
 
     def equation(u, at):
@@ -288,7 +287,7 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
 }
 
 
-def half_early(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
+def half_early(points: Float[ArrayT, "n d"]) -> Float[ArrayT, "n d"]:
     """The time, the first coordinate, of the first half of the points becomes its cube.
 
     Not of every second point: those of a Sobol sequence fill one half of the box.
@@ -299,19 +298,19 @@ def half_early(points: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return xp.stack([time, *points.T[1:]], axis=-1)
 
 
-def _bump(x: Float[Array, ...]) -> Float[Array, ...]:
+def _bump(x: Float[AnyArray, "..."]) -> Float[Array, "..."]:
     return jnp.exp(-((x / 0.1) ** 2))
 
 
-def _around(domain: Domain) -> Callable[[Float[Array, "n 2"]], Float[Array, "n 2"]]:
+def _around(domain: Domain) -> Callable[[Float[ArrayT, "n 2"]], Float[ArrayT, "n 2"]]:
     """Wraps the lower edge of a rectangle around all four, as many points to each."""
     (left, right), (bottom, top) = domain.values()
 
-    def warp(points: Float[Array, "n 2"]) -> Float[Array, "n 2"]:
+    def warp(points: Float[ArrayT, "n 2"]) -> Float[ArrayT, "n 2"]:
         xp = _numpy_of(points)
         way = 4 * (points[:, 0] - left) / (right - left)  # of each edge 1
 
-        def along(first: int) -> Float[Array, " n"]:  # from 0 to 1 on an edge, and back opposite
+        def along(first: int) -> Float[AnyArray, " n"]:  # from 0 to 1 on an edge, and back opposite
             return xp.clip(way - first, 0, 1) - xp.clip(way - first - 2, 0, 1)
 
         x, y = left + (right - left) * along(0), bottom + (top - bottom) * along(1)

@@ -6,13 +6,11 @@ Korteweg–de Vries and Allen–Cahn equations are solved by a Fourier series in
 time differencing in time. Quantities are dimensionless, domains those of the benchmarks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Inexact, Int
 
 # Formulas. Points are given by their coordinates, arrays that broadcast.
 
@@ -52,14 +50,17 @@ def heat_images(
         images = math.ceil(math.sqrt(37 * np.max(w, initial=0)) / period)
     _require(images >= 0, f"images must not be negative, got {images}")
     x = x - period * np.round(x / period)
-    return sum(
+    bells = (
         width / np.sqrt(w) * np.exp(-((x - n * period) ** 2) / w)
         for n in range(-images, images + 1)
     )
+    return sum(bells, start=np.zeros(()))
 
 
 def burgers_cole_hopf(
-    x: Float[np.ndarray, "*#n"], t: Float[np.ndarray, "*#n"], nu: float = 0.01 / math.pi
+    x: float | Float[np.ndarray, "*#n"],
+    t: float | Float[np.ndarray, "*#n"],
+    nu: float = 0.01 / math.pi,
 ) -> Float[np.ndarray, "*n"]:
     """``u_t + u u_x = nu u_xx``, ``u(x, 0) = -sin(pi x)``, ``u(-1, t) = u(1, t) = 0``.
 
@@ -141,9 +142,9 @@ def kovasznay_rate(reynolds: float) -> float:
 
 
 def etdrk4(
-    linear: Complex[np.ndarray, " m"],
+    linear: Inexact[np.ndarray, " m"],
     nonlinear: Callable[[Complex[np.ndarray, " m"]], Complex[np.ndarray, " m"]],
-    u0: Complex[np.ndarray, " m"],
+    u0: Inexact[np.ndarray, " m"],
     times: Float[np.ndarray, " nt"],
     steps: int | Int[np.ndarray, " nt-1"],
 ) -> Complex[np.ndarray, "nt m"]:
@@ -192,7 +193,7 @@ def etdrk4(
     return np.stack(solution)
 
 
-def _coefficients(linear: Complex[np.ndarray, " m"], step: float) -> list[np.ndarray]:
+def _coefficients(linear: Inexact[np.ndarray, " m"], step: float) -> list[np.ndarray]:
     # At 32 points of a circle of radius 1 around each linear * step. None is at angle 0, or
     # linear * step = -1 would divide by 0.
     circle = np.exp(2j * np.pi * (np.arange(32) + 0.5) / 32)

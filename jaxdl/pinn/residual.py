@@ -14,8 +14,6 @@ little earlier, ``u.at(x=-at.x)`` its mirror image, ``u.at(x=at.s)`` its value o
 to be found; see :meth:`Field.at`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -28,6 +26,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array, Float
 
 from jaxdl.pinn.derivatives import Derive, Request, canonical, floating
+from jaxdl.types import AnyArray
 
 Residual = Callable[..., Any]
 """``residual(*fields, at)``: one number a point, or several such residuals."""
@@ -71,18 +70,21 @@ class Expression:
         self._terms, self._rest, self._look_up = terms, rest, look_up
 
     @property
-    def value(self) -> Float[Array, " n"]:
+    def value(self) -> Float[AnyArray, " n"]:
         """The numbers themselves, for functions such as ``jnp.sin(u.value)``."""
         parts = [self._look_up((*of, request)) for of, request in self._terms.items()]
         return sum(parts[1:], parts[0]) + self._rest
 
-    def _scaled(self, factor: Any) -> Expression | Array:
+    def _scaled(self, factor: Any) -> "Expression | AnyArray":
         if isinstance(factor, Expression) or jnp.ndim(factor):
             return self.value * _value(factor)
-        terms = {of: {n: c * factor for n, c in r.items()} for of, r in self._terms.items()}
-        return Expression(terms, self._rest * factor, self._look_up)
+        return self._times(factor)
 
-    def __add__(self, other: Any) -> Expression:
+    def _times(self, number: Any) -> "Expression":
+        terms = {of: {n: c * number for n, c in r.items()} for of, r in self._terms.items()}
+        return Expression(terms, self._rest * number, self._look_up)
+
+    def __add__(self, other: Any) -> "Expression":
         if not isinstance(other, Expression):
             return Expression(self._terms, self._rest + other, self._look_up)
         terms = dict(self._terms)
@@ -93,27 +95,27 @@ class Expression:
             terms[of] = mine
         return Expression(terms, self._rest + other._rest, self._look_up)
 
-    def __mul__(self, other: Any) -> Expression | Array:
+    def __mul__(self, other: Any) -> "Expression | AnyArray":
         return self._scaled(other)
 
-    def __neg__(self) -> Expression:
-        return self._scaled(-1.0)
+    def __neg__(self) -> "Expression":
+        return self._times(-1.0)
 
-    def __sub__(self, other: Any) -> Expression:
+    def __sub__(self, other: Any) -> "Expression":
         return self + (-other)
 
-    def __rsub__(self, other: Any) -> Expression:
+    def __rsub__(self, other: Any) -> "Expression":
         return (-self) + other
 
-    def __truediv__(self, other: Any) -> Expression | Array:
+    def __truediv__(self, other: Any) -> "Expression | AnyArray":
         if isinstance(other, Expression) or jnp.ndim(other):
             return self.value / _value(other)
         return self._scaled(1 / other)
 
-    def __rtruediv__(self, other: Any) -> Array:
+    def __rtruediv__(self, other: Any) -> AnyArray:
         return other / self.value
 
-    def __pow__(self, power: Any) -> Array:
+    def __pow__(self, power: Any) -> AnyArray:
         return self.value**power
 
     __radd__, __rmul__ = __add__, __mul__
@@ -137,7 +139,7 @@ class Field(Expression):
         terms = {(self._i, self._where): {canonical(name): 1.0}}
         return Expression(terms, 0.0, self._look_up)
 
-    def at(self, **coordinates: float | Array | np.ndarray | Expression) -> Field:
+    def at(self, **coordinates: Any) -> "Field":
         """The field at the same points, but with these coordinates.
 
         A coordinate becomes one number, or one a point, [n]. It may be computed: of coordinates
@@ -180,7 +182,7 @@ def _place(what: str, value: Any) -> float | ArrayKey:
 def evaluate(
     residual: Residual,
     derive: Derive,
-    points: Float[Array, "n d"],
+    points: Float[AnyArray, "n d"],
     coordinates: str,
     fields: Sequence[str] = ("u",),
     physics: Mapping[str, Float[Array, ""]] | None = None,
@@ -205,7 +207,7 @@ def evaluate(
     columns = {c: points[:, i] for i, c in enumerate(coordinates)}
     at = SimpleNamespace(**columns, **(physics or {}))
 
-    def call(look_up: Callable[[Need], Float[Array, " n"]]) -> Float[Array, "n r"]:
+    def call(look_up: Callable[[Need], Float[AnyArray, " n"]]) -> Float[Array, "n r"]:
         known = [Field(f, i, coordinates, look_up) for i, f in enumerate(fields)]
         found = residual(*known, at)
         found = [_value(each) for each in (found if isinstance(found, tuple) else (found,))]
@@ -253,7 +255,7 @@ def evaluate(
     for _, where, request in needs:
         groups.setdefault(where, {}).setdefault(_key(request), request)
 
-    def derivatives(group: Where, where: Where) -> tuple[Where, dict[tuple, Array]]:
+    def derivatives(group: Where, where: Where) -> tuple[Where, dict[tuple, AnyArray]]:
         there, requests = points, groups[group]
         for coordinate, place in where:
             column = place.array if isinstance(place, ArrayKey) else place
@@ -265,7 +267,7 @@ def evaluate(
     values = {where: derivatives(where, where) for where in groups if where == _form(where)}
     noted = iter(needs)
 
-    def look_up(need: Need) -> Float[Array, " n"]:
+    def look_up(need: Need) -> Float[AnyArray, " n"]:
         field, group, request = next(noted, (None, (), {}))
         same = (field, _form(group), set(request)) == (need[0], _form(need[1]), set(need[2]))
         if same and group not in values:

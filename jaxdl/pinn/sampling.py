@@ -1,7 +1,5 @@
 """Where a residual is asked for: in a box, on its faces, and more often where it is large."""
 
-from __future__ import annotations
-
 import operator
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -12,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from scipy.stats import qmc
+
+from jaxdl.types import AnyArray, ArrayT
 
 RULES = ("uniform", "sobol", "latin_hypercube", "grid")
 
@@ -26,13 +26,14 @@ class Points(NamedTuple):
       count: how many.
       fixed: coordinates and their values: ``{"t": 0}`` is the initial line.
       warp: changes the points, [n, d] -> [n, d], within the box: to have more of them early, say.
+        Arrays are NumPy's or JAX's.
       inside: which points, [n, d] -> [n], belong to the domain, where it is not a whole box.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # in the place of the tuple's method
     fixed: Mapping[str, float] = {}
-    warp: Callable[[Float[Array, "n d"]], Float[Array, "n d"]] | None = None
-    inside: Callable[[Float[Array, "n d"]], Bool[Array, " n"]] | None = None
+    warp: Callable[..., Any] | None = None
+    inside: Callable[..., Any] | None = None
 
 
 def check_name(name: str, what: str) -> None:
@@ -101,9 +102,9 @@ def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarr
     try:
         operator.index(points.count)
     except TypeError:
-        value = " ".join(repr(points.count).split())[:60]
+        text = " ".join(repr(points.count).split())[:60]
         raise ValueError(
-            f"Points({value}): the first argument is how many, a whole number as in Points(100); "
+            f"Points({text}): the first argument is how many, a whole number as in Points(100); "
             "points of your own stand in a term without Points"
         ) from None
     if points.count < 1:
@@ -141,7 +142,7 @@ def _unit(rule: str, count: int, dimensions: int, seed: int) -> Float[np.ndarray
             return np.stack([axis.ravel() for axis in axes], axis=-1)
 
 
-def _place(unit: Float[Array, "n f"], points: Points, domain: Domain) -> Float[Array, "n d"]:
+def _place(unit: Float[ArrayT, "n f"], points: Points, domain: Domain) -> Float[ArrayT, "n d"]:
     xp = np if isinstance(unit, np.ndarray) else jnp
     columns = {n: xp.full(len(unit), value, unit.dtype) for n, value in points.fixed.items()}
     free = [name for name in domain if name not in points.fixed]
@@ -164,7 +165,7 @@ def candidates(
 
 def refine(
     key: PRNGKeyArray,
-    points: Float[Array, "n d"],
+    points: Float[AnyArray, "n d"],
     residual: Float[Array, " m"],
     others: Float[Array, "m d"],
     inside: Bool[Array, " m"],

@@ -1,12 +1,12 @@
 """How much each residual counts: each term of the loss, or each point of a term."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxdl.types import AnyArray
 
 WEIGHTINGS = ("fixed", "gradient_norm", "causal", "attention")
 
@@ -30,8 +30,8 @@ def gradient_norm_weights(
 
 
 def causal_weights(
-    residual: Float[Array, " n"],
-    time: Float[Array, " n"],
+    residual: Float[AnyArray, " n"],
+    time: Float[AnyArray, " n"],
     *,
     first: float,
     last: float,
@@ -55,8 +55,8 @@ def causal_weights(
 
 
 def attention_weights(
-    weights: Float[Array, " n"],
-    residual: Float[Array, " n"],
+    weights: Float[AnyArray, " n"],
+    residual: Float[AnyArray, " n"],
     *,
     decay: float = 0.999,
     rate: float = 0.01,
@@ -69,4 +69,4 @@ def attention_weights(
     """
     size = jnp.abs(residual)
     largest = jnp.maximum(jnp.max(size), jnp.finfo(size.dtype).tiny)
-    return decay * weights + rate * size / largest
+    return decay * jnp.asarray(weights) + rate * size / largest

@@ -5,8 +5,6 @@ seeds are the independent values of its :class:`jaxdl.report.tables.Estimate`. I
 two-sided 95% t interval over seeds excludes zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 

@@ -132,7 +132,7 @@ def choices(kept: Networks) -> Iterator[str]:
             yield f"{title} does not tell the methods apart."
             continue
         truth = {m: over_seeds(target(kept, m)).mean for m in scores}
-        chosen, best = max(scores, key=scores.get), max(truth, key=truth.get)
+        chosen, best = max(scores, key=scores.__getitem__), max(truth, key=truth.__getitem__)
         if unlabelled(kept):
             yield f"{title} would choose {name_of(chosen)}."
             continue
@@ -171,6 +171,9 @@ def table(kept: Networks) -> str:
     }
     rows = []
     for method in kept:
-        means = [(_mean(kept, method, f), *style) for f, (_, *style) in columns.items()]
-        rows.append((name_of(method), *(format_mean(x.mean, x.se, *style) for x, *style in means)))
+        cells = []
+        for field, (_, scale, digits) in columns.items():
+            x = _mean(kept, method, field)
+            cells.append(format_mean(x.mean, x.se, scale, digits))
+        rows.append((name_of(method), *cells))
     return markdown_table(("method", *(title for title, *_ in columns.values())), rows)

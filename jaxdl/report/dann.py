@@ -75,8 +75,8 @@ def _control(method: str, kept: Networks, colours: Mapping[str, float]) -> str |
     """
     if method == "target_only":
         return None
-    controls = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
-    controls = [m for m in controls if m in kept and m != method]
+    names = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
+    controls = [m for m in names if m in kept and m != method]
     alike = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
     return next(iter(alike or controls), None)
 
@@ -218,7 +218,7 @@ def report(
     recoloured += left * ("source_only" in changed and not unlabelled(kept))
     gaps = gaps_of(kept)
     if gaps and min(gaps.values()) < MINIMAL_GAP:
-        seed = min(gaps, key=gaps.get)
+        seed = min(gaps, key=gaps.__getitem__)
         no_gap = (
             f"No gap covered is given: in seed {seed} train on target minus source only is "
             f"{format_number(gaps[seed], 100, signed=True)} points, and a share of less than "

@@ -1,7 +1,5 @@
 """Features of two domains in the plane: where source and target images lie for a network."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +12,10 @@ from jaxdl.report.figures import own_style, plain, save
 
 
 def embed(
-    features: Mapping[str, tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]],
+    features: Mapping[str, Sequence[Float[np.ndarray, "_ d"]]],
     method: Literal["tsne", "pca"] = "tsne",
     seed: int = 0,
-) -> dict[str, Float[np.ndarray, "n+m 2"]]:
+) -> dict[str, Float[np.ndarray, "_ 2"]]:
     """Points in the plane for the features of source and target, the source's first.
 
     Args:
@@ -77,7 +75,7 @@ def draw(
     for axes in np.ravel(pairs[len(panels) :]):
         axes.set_axis_off()
     classes = 1 + max((int(labels.max()) for _, _, labels in panels.values()), default=0)
-    hues = colormaps["tab10"].colors
+    hues = colormaps["tab10"](np.arange(10))[:, :3]
     if classes > 10:  # neighbouring classes far apart on a cycle of colours
         hues = colormaps["hsv"](np.arange(classes) * 0.381966 % 1)[:, :3] * 0.85
     hues = np.append(hues, [[0.6, 0.6, 0.6]], axis=0)  # the last, of label -1
@@ -126,7 +124,7 @@ def draw_domains(
     about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
     points = embed(
         {
-            f"{name}\n{about}": tuple(domain[:EMBEDDED] for domain in domains)
+            f"{name}\n{about}": [domain[:EMBEDDED] for domain in domains]
             for name, domains in features.items()
         }
     )

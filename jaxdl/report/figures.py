@@ -1,7 +1,5 @@
 """Figures that studies share: the data as the network sees it, curves, means with errors."""
 
-from __future__ import annotations
-
 import io
 import math
 import os
@@ -42,7 +40,7 @@ def own_style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: str | os.PathLike, **options: Any) -> None:
+def save(figure: "Figure", path: str | os.PathLike, **options: Any) -> None:
     """Write a figure as a PNG file, in one piece; ``options`` are those of ``savefig``."""
     image = io.BytesIO()
     figure.savefig(image, format="png", **options)
@@ -102,7 +100,7 @@ def samples(
 
 @own_style()
 def curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[Float[np.ndarray, " t"], ...]]]],
+    panels: Mapping[str, Mapping[str, Sequence[tuple[Float[np.ndarray, " _"], ...]]]],
     path: Path,
     xlabel: str = "step",
     *,

@@ -1,7 +1,5 @@
 """The report of the physics study: losses on trained and on held-out points, and true errors."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +90,8 @@ def _scientific(values: Sequence[float]) -> str:
 
 def table(results: Sequence[Result], published: Sequence[Published]) -> str:
     """Markdown: a row a problem and method, and a row a published number beside them."""
-    rows, last = [], None
+    rows: list[tuple[str, ...]] = []
+    last = None
     groups = _groups(results)
     for i, ((problem, method), found) in enumerate(groups.items()):
         alive = [r for r in found if not diverged(r)]
@@ -160,16 +159,17 @@ def findings(
                         f"{who}: {below} of {len(alive)} seeds are below {p.who}'s {p.rel_l2:.1e}."
                     )
     by_name: dict[tuple[str, str, str], list[Parameter]] = {}
-    for p in parameters:
-        by_name.setdefault((p.problem, p.method, p.parameter), []).append(p)
-    for (problem, method, name), found in by_name.items():
-        values = [p.value for p in found]
+    for parameter in parameters:
+        key = parameter.problem, parameter.method, parameter.parameter
+        by_name.setdefault(key, []).append(parameter)
+    for (problem, method, name), parameters in by_name.items():
+        values = [p.value for p in parameters]
         sentence = (
             f"**{problem}** by {method}: {name} is found as {np.median(values):.6g} "
             f"({min(values):.6g} to {max(values):.6g})"
         )
-        if math.isfinite(truth := found[0].truth):
-            errors = _scientific([abs(p.value - truth) / (abs(truth) or 1.0) for p in found])
+        if math.isfinite(truth := parameters[0].truth):
+            errors = _scientific([abs(p.value - truth) / (abs(truth) or 1.0) for p in parameters])
             sentence += f" for {truth:.6g}; relative error {errors}"
         sentences.append(f"{sentence}.")
     return sentences

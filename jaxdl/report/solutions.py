@@ -1,10 +1,9 @@
 """Solutions of differential equations, their errors, and the points that were trained on."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +15,12 @@ from jaxdl.report.figures import own_style, plain, save
 def surfaces(
     panels: Mapping[
         str,
-        tuple[str, Float[np.ndarray, "n d"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
+        tuple[
+            Sequence[str],
+            Float[np.ndarray, "_ _"],
+            Float[np.ndarray, " _"],
+            Float[np.ndarray, " _"],
+        ],
     ],
     path: Path,
     title: str,
@@ -34,7 +38,7 @@ def surfaces(
 
     figure = Figure((12, 3.2 * len(panels) + 0.4), dpi=150, layout="constrained")
     figure.suptitle(plain(title))
-    rows = np.atleast_1d(figure.subfigures(len(panels), 1))
+    rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
     for row, (name, (names, points, found, exact)) in zip(rows, panels.items(), strict=True):
         with np.errstate(invalid="ignore"):
             error = np.abs(found - exact)
@@ -61,7 +65,7 @@ def surfaces(
         colours = {"cmap": "viridis"}
         if (known := exact[last][np.isfinite(exact[last])]).size:
             colours |= {"vmin": known.min(), "vmax": known.max()}
-        parts = (
+        parts: tuple[tuple[str, np.ndarray, dict[str, Any]], ...] = (
             (f"{name}{where}", found, colours),
             (f"exact{where}", exact, colours),
             (f"|error|{where}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
@@ -77,7 +81,7 @@ def surfaces(
 
 @own_style()
 def scattered(
-    panels: Mapping[str, tuple[str, Mapping[str, Float[np.ndarray, "n d"]]]],
+    panels: Mapping[str, tuple[Sequence[str], Mapping[str, Float[np.ndarray, "_ _"]]]],
     path: Path,
     title: str,
 ) -> None:

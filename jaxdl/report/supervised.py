@@ -3,8 +3,6 @@
 The networks of one seed are compared with each other, so that a difference is a value a seed.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence

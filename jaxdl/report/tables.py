@@ -119,8 +119,9 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             # Names of files that are not UTF-8 become escapes: to end here would lose the rest.
-            text = isinstance(content, str)
-            file.write(content.encode("utf-8", "backslashreplace") if text else content)
+            if isinstance(content, str):
+                content = content.encode("utf-8", "backslashreplace")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -134,7 +135,7 @@ def write_rows(
     """Write NamedTuples of one `kind` as a tidy CSV file, in the order given, in one piece."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(kind._fields)
+    writer.writerow(typing.get_type_hints(kind))
     for row in rows:
         writer.writerow(format(x, float_format) if isinstance(x, float) else x for x in row)
     write_atomically(path, text.getvalue())
@@ -157,14 +158,15 @@ def read_rows(
       OSError: the file cannot be read.
       DamagedFile: it is not such a file; the message names the line or row and what is wrong there.
     """
-    types = list(typing.get_type_hints(kind).values())
+    hints = typing.get_type_hints(kind)
+    fields, types = tuple(hints), list(hints.values())
     rows = []
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             header = tuple(next(reader, ()))
-            if header != kind._fields:
-                raise ValueError(f"the columns are {header}, not {kind._fields}")
+            if header != fields:
+                raise ValueError(f"the columns are {header}, not {fields}")
             for cells in reader:
                 if len(cells) != len(types):
                     raise ValueError(

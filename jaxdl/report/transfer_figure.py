@@ -1,8 +1,6 @@
 """The figure of the transferability study: accuracy against the cut, in the form of the paper's
 Figure 2 (Yosinski et al. 2014)."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence
@@ -76,7 +74,7 @@ def draw(
     save(fig, path)
 
 
-def _draw_cells(axes: Axes, cells: Sequence[Cell], networks: Sequence[Result]) -> dict:
+def _draw_cells(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result]) -> dict:
     """Draw the lines of these cells and their single networks; returns handles for the legend."""
     handles = {}
     depth = max((c.n for c in cells), default=0)
@@ -97,8 +95,8 @@ def _draw_cells(axes: Axes, cells: Sequence[Cell], networks: Sequence[Result]) -
             if (r.split, r.treatment) == (split, treatment) and not math.isnan(r.accuracy)
         ]
         if points:
-            style = {"s": 15, "color": colour, "alpha": 0.3, "lw": 0, "marker": marker}
-            axes.scatter(*zip(*points, strict=True), **style)
+            places, heights = zip(*points, strict=True)
+            axes.scatter(places, heights, s=15, color=colour, alpha=0.3, lw=0, marker=marker)
         if not line:
             continue
         x = [c.n + shift for c in line]
@@ -109,8 +107,14 @@ def _draw_cells(axes: Axes, cells: Sequence[Cell], networks: Sequence[Result]) -
             start = [100 * c.accuracy.mean for c in base]
             axes.plot([0.0] * len(start) + x, start + y, color=colour, lw=1.4)
         if not base:  # it comes from a split whose base is not in this panel
-            text, near = SPLITS.get(split, split).lower(), {"textcoords": "offset points"}
-            axes.annotate(text, (x[0], y[0]), (7, 0), color=colour, fontsize=8.5, **near)
+            axes.annotate(
+                SPLITS.get(split, split).lower(),
+                (x[0], y[0]),
+                (7, 0),
+                textcoords="offset points",
+                color=colour,
+                fontsize=8.5,
+            )
         handles[label] = axes.errorbar(
             x,
             y,
@@ -125,7 +129,7 @@ def _draw_cells(axes: Axes, cells: Sequence[Cell], networks: Sequence[Result]) -
     return handles
 
 
-def _draw_reference(axes: Axes, cells: Sequence[Cell]) -> dict:
+def _draw_reference(axes: "Axes", cells: Sequence[Cell]) -> dict:
     """AnB's fall on the random halves, from the dissimilar halves' base; returns its handle."""
     base = pick(cells, "dissimilar", "base")
     fall = [c for c in pick(cells, "random", "AnB") if c.difference.used]

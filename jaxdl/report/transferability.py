@@ -159,8 +159,8 @@ def table(summary: Sequence[Cell], published: Sequence[Cell]) -> str:
                     _mean(paper.difference, signed=True) if paper else MISSING,
                 )
             )
-        header = ("treatment", "n", "accuracy, %", "minus base, points", "seeds", "networks")
-        header += ("paper: accuracy, %", "paper: minus base")
+        ours = ("treatment", "n", "accuracy, %", "minus base, points", "seeds", "networks")
+        header = (*ours, "paper: accuracy, %", "paper: minus base")
         sections.append(f"### {SPLITS.get(split, split)}\n\n{markdown_table(header, rows)}")
     return "\n\n".join([*sections, _BESIDE])
 

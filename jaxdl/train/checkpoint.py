@@ -1,7 +1,5 @@
 """Checkpoints of a population in training, on Orbax, and the trained networks in them."""
 
-from __future__ import annotations
-
 import errno
 import re
 import shutil
@@ -56,7 +54,7 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def __enter__(self) -> Checkpoints:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
@@ -80,7 +78,8 @@ class Checkpoints:
           OSError: if it cannot be read for another reason than damage.
         """
         while (step := self._manager.latest_step()) is not None:
-            reason = found = None
+            reason: str | None = None
+            found: Any = None
             try:
                 found = self._read(step, like)
             except DamagedFile:
@@ -134,7 +133,7 @@ class Checkpoints:
         read = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)})
         saved = self._manager.restore(step, args=read)[STATE]
         for name, leaf in zip(wanted, jax.tree.leaves(saved), strict=True):
-            if zlib.crc32(np.ascontiguousarray(leaf)) != known[name]["crc"]:
+            if zlib.crc32(np.ascontiguousarray(leaf).data) != known[name]["crc"]:
                 raise ValueError(f"{name} is not what was saved")
         return saved, about["notes"], about["versions"]
 
@@ -155,7 +154,7 @@ class Checkpoints:
         host = jax.tree.leaves(to_host(states))
         arrays = _described(states)
         for leaf, array in zip(host, arrays.values(), strict=True):
-            array["crc"] = zlib.crc32(np.ascontiguousarray(leaf))
+            array["crc"] = zlib.crc32(np.ascontiguousarray(leaf).data)
         about = {"arrays": arrays, "versions": _versions(), "notes": dict(notes or {})}
         # On CPU Orbax writes from the arrays' own memory, which the next dispatch will reuse.
         args = {
@@ -262,7 +261,7 @@ def load_network(run: Path, **name: Any) -> Variables:
     wanted = ocp.args.PyTreeRestore(empty, restore_args=as_numpy, partial_restore=True)
     saved = _read_item(folder / STATE, ocp.PyTreeCheckpointHandler(), wanted)
     for path, array in flatten(saved).items():
-        if zlib.crc32(np.ascontiguousarray(array)) != kept[path]["crc"]:
+        if zlib.crc32(np.ascontiguousarray(array).data) != kept[path]["crc"]:
             raise DamagedFile(f"checkpoint {folder} is damaged: {path} is not what was saved")
     # Where a member is several networks, they have parts of the collections, by these names.
     parts = sorted(n.removeprefix("alive/") for n in arrays if n.startswith("alive/"))

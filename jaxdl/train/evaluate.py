@@ -5,8 +5,6 @@ squared errors, whatever :mod:`jaxdl.nn.metrics` makes. :func:`make_outputs` bri
 outputs to the host.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 
 import jax
@@ -36,7 +34,7 @@ Outputs = Callable[[TrainState, Hyper, Float[Array, "b ..."]], PyTree]
 Fetch = Callable[[Int[np.ndarray, "m b"]], Batch]
 """Stored examples of every member, by place; of a :class:`jaxdl.train.feed.Feed`."""
 
-Examples = Sequence[Int[np.ndarray, " n"]]
+Examples = Sequence[Int[np.ndarray, " _"]]
 """Each member's own places in the data, of any length."""
 
 Accuracy = Callable[[TrainState, Hyper, Examples, Fetch], Float[np.ndarray, "m *networks"]]
@@ -109,7 +107,8 @@ def make_accuracy(
         # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
         hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
         labelled = counts & (seen["label"] >= 0)
-        return jnp.sum(jnp.where(labelled, hits, 0), axis=-1), jnp.sum(labelled)
+        right = jnp.where(jnp.broadcast_to(labelled, hits.shape), hits, 0)
+        return jnp.sum(right, axis=-1), jnp.sum(labelled)
 
     sums = make_sums(measure, prepare, mesh, batch, mode)
 

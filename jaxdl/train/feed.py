@@ -3,15 +3,13 @@
 Either way a network sees the same examples in the same order.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,17 +21,18 @@ from jaxdl.data import streams
 from jaxdl.data.encoded import cores, in_memory
 from jaxdl.data.source import Split
 from jaxdl.train.parallel import part_of_process, replicate, shard_members, to_host
-from jaxdl.train.population import Prepare, order_keys, train_resident, train_streamed
+from jaxdl.train.population import Prepare, Training, order_keys, train_resident, train_streamed
 from jaxdl.train.state import Step
 from jaxdl.types import Batch, Hyper, PyTree
 
 
+@runtime_checkable
 class Feed(Protocol):
     """Splits laid end to end, and the way from there to the devices."""
 
     def program(
         self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
-    ) -> Callable:
+    ) -> Training:
         """``run(states, hypers, data)``: train a population ``steps`` steps a dispatch."""
 
     def dispatches(
@@ -62,7 +61,7 @@ class Resident:
 
     def program(
         self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
-    ) -> Callable:
+    ) -> Training:
         """See :class:`Feed`."""
         return train_resident(step, prepare, self._mesh, steps=steps, batch=batch, mode=mode)
 
@@ -103,7 +102,7 @@ class Streamed:
 
     def program(
         self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"
-    ) -> Callable:
+    ) -> Training:
         """See :class:`Feed`."""
         return train_streamed(step, prepare, self._mesh, mode=mode)
 

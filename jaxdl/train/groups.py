@@ -6,12 +6,10 @@ numbers, are divided into groups (:func:`make_groups`), and each group is traine
 (:func:`train`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,8 +113,8 @@ def make_program_without_data(
 class Member:
     """What is trained as one: a network, or several that share a forward pass."""
 
-    networks: Sequence[NamedTuple]
-    """The name of each network."""
+    networks: Sequence[Any]
+    """The name of each network, a NamedTuple."""
     program: Program
     start: Callable[[], TrainState]
     """The state before the first step."""
@@ -140,7 +138,7 @@ class Group:
         return self.members[0].program
 
     @property
-    def networks(self) -> list[NamedTuple]:
+    def networks(self) -> list[Any]:
         """The names of all networks of all members."""
         return [network for member in self.members for network in member.networks]
 
@@ -187,7 +185,7 @@ def make_groups(
     by_program: dict[Program, list[Member]] = {}
     for member in members:
         by_program.setdefault(member.program, []).append(member)
-    groups = []
+    groups: list[Group] = []
     for alike in by_program.values():
         size = min(most, len(alike))
         if even:
@@ -220,12 +218,12 @@ def train(group: Group, trainer: Trainer, placement: MeshPlacement) -> Trained:
 
 def _without_optimizer(states: TrainState) -> TrainState:
     """What is evaluated, in training and after it: by the same compiled program."""
-    return states.replace(opt_state=())
+    return dataclasses.replace(states, opt_state=())
 
 
 def example_streams(
     streams: Sequence[Int[np.ndarray, " _"]], longest: int
-) -> dict[str, Int[np.ndarray, " ..."]]:
+) -> dict[str, Int[np.ndarray, " ..."] | np.int32]:
     """``examples`` and ``count`` of a member's hyper-parameters: see
     :func:`jaxdl.train.population.train_resident`.
 
@@ -247,7 +245,7 @@ def first_examples(
     """The first examples that a member is trained on: as they are stored, and prepared for its
     network as in training."""
     words, counts = jax.random.key_data(order_keys(hyper)), np.asarray(hyper["count"])
-    ids = [
+    orders = [
         examples[host_batch_ids(key, 0, batch=count, examples=int(n))]
         for key, examples, n in zip(
             np.asarray(words).reshape(counts.size, -1),
@@ -256,7 +254,7 @@ def first_examples(
             strict=True,
         )
     ]
-    ids = np.stack(ids, -1).reshape(count, *counts.shape)
+    ids = np.stack(orders, -1).reshape(count, *counts.shape)
     fetched = feed.fetch(np.tile(ids.reshape(-1), (placement.member_devices, 1)))
     stored = {
         name: leaf[0].reshape(*ids.shape, *leaf.shape[2:])

@@ -1,8 +1,6 @@
 """Curves on disk: one JSON object a line, able to go back to where a checkpoint is; TensorBoard's
 files beside them."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -138,10 +136,11 @@ class Curves:
         Raises:
           DamagedFile: naming the line of a record that does not have them.
         """
-        fields, networks = get_type_hints(kind), {}
+        fields = get_type_hints(kind)
+        networks: dict[Name, list[dict[str, Any]]] = {}
         for number, record in enumerate(self.records, start=1):
             _check(record, fields, self.path, number)
-            name = kind(*(record[field] for field in kind._fields))
+            name = kind(*(record[field] for field in fields))
             networks.setdefault(name, []).append(record)
         return networks
 

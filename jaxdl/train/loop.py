@@ -1,7 +1,5 @@
 """The loop around the compiled step: dispatches, curves, checkpoints, a stop that loses nothing."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -19,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import Checkpoints
@@ -27,7 +25,7 @@ from jaxdl.train.parallel import to_host
 from jaxdl.train.population import Training
 from jaxdl.train.state import TrainState, fault_names
 from jaxdl.train.verification import WrongNumbers, compare, rounding
-from jaxdl.types import DamagedFile, Hyper, Metrics, PyTree
+from jaxdl.types import AnyArray, DamagedFile, Hyper, PyTree
 
 
 class Interrupted(Exception):
@@ -51,7 +49,7 @@ class StopFlag:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopFlag:
+    def __enter__(self) -> "StopFlag":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
@@ -281,7 +279,7 @@ class Trainer:
             raise DamagedFile(f"{self.curves.path} {what}: {again}")
         return states, first
 
-    def _compile(self, run: Callable, *args: PyTree) -> Callable:
+    def _compile(self, run: jax.stages.Wrapped, *args: PyTree) -> Callable:
         """The program for arguments of these shapes, compiled once."""
         leaves, structure = jax.tree.flatten(args)
         key = run, structure, *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves)
@@ -310,9 +308,11 @@ class Trainer:
         """Compare the first losses of a dispatch with those of a plain program, on all processes
         before one of them writes anything."""
         per_member = losses[0].size
+        sharding: Any = states.step.sharding
+        mesh = sharding.mesh
 
         def describe(index: int, place: int) -> str:
-            rows = states.step.sharding.mesh.devices
+            rows = mesh.devices
             network = networks[min(index * per_member + place, len(networks) - 1)]
             devices = ", ".join(map(str, rows[index * len(rows) // len(losses)]))
             label = "/".join(map(str, network.values()))
@@ -321,8 +321,7 @@ class Trainer:
         fault, difference = None, 0.0
         if expected:
             try:
-                tolerance = rounding(states.step.sharding.mesh)
-                difference = compare(expected, losses, describe, tolerance)
+                difference = compare(expected, losses, describe, rounding(mesh))
             except WrongNumbers as error:
                 fault = error
         if jax.process_count() > 1:
@@ -343,13 +342,13 @@ class Trainer:
         return int(told[:, 0].max()) or None, bool(told[0, 1])
 
 
-def _by_network(values: Float[np.ndarray, "m ..."], networks: Sequence) -> list[float]:
+def _by_network(values: Shaped[AnyArray, "m ..."], networks: Sequence) -> list[Any]:
     """Without what only fills up the population."""
     return np.asarray(values).reshape(-1)[: len(networks)].tolist()
 
 
 def _records(
-    metrics: Metrics,
+    metrics: Mapping[str, np.ndarray],
     watched: Mapping[str, list[float]],
     networks: Sequence[Mapping[str, Any]],
     arrays: Sequence[Sequence[str]],

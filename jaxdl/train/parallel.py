@@ -1,7 +1,5 @@
 """Meshes, the ways to run one step on all devices of one, and what is placed where on it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -10,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from jaxdl.types import PyTree
@@ -138,7 +136,7 @@ def shard_members(tree: PyTree, mesh: Mesh) -> PyTree:
     return place(tree, NamedSharding(mesh, P("member")))
 
 
-def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+def place(tree: PyTree, sharding: Sharding) -> PyTree:
     """Arrays of the host, the same on every process, divided over the devices of all."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)

@@ -7,8 +7,6 @@ convolutions with different kernels. The mesh's "data" axis divides each member'
 members share, the data above all, exists once a device.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -20,7 +18,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
 from jaxdl.train.parallel import array_spec, axis_of, place, shard_members, to_host
@@ -46,7 +44,7 @@ def over_members(
     batched: bool | None = None,
     donate: bool = False,
     check_vma: bool = True,
-) -> Callable[..., PyTree]:
+) -> jax.stages.Wrapped:
     """Compile ``fn(*member, shared)`` for populations: ``run(*populations, shared)``.
 
     Args:
@@ -87,8 +85,8 @@ def over_members(
         are = [len(spec) > 0 and spec[0] == "member" for spec in specs_of(args)]
 
         def join(mine: tuple) -> tuple:
-            mine = iter(mine)
-            return tuple(next(mine) if it else arg for arg, it in zip(args, are, strict=True))
+            given = iter(mine)
+            return tuple(next(given) if it else arg for arg, it in zip(args, are, strict=True))
 
         return tuple(arg for arg, it in zip(args, are, strict=True) if it), join
 
@@ -166,8 +164,8 @@ def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Calla
 class Training:
     """A population's training: ``training(states, hypers, data) -> (states, metrics)``."""
 
-    run: Callable[[TrainState, Hyper, PyTree], tuple[TrainState, Metrics]]
-    """Jitted; consumes the states."""
+    run: jax.stages.Wrapped
+    """``run(states, hypers, data)``, jitted; consumes the states."""
     first_losses: FirstLosses
     """The losses of the first step of ``run`` by another program, for the same arguments."""
 
@@ -305,7 +303,7 @@ def _prepared_step(step: Step, prepare: Prepare, mesh: Mesh, mode: str) -> Step:
     return advance
 
 
-def order_keys(hyper: Hyper) -> PRNGKeyArray:
+def order_keys(hyper: Hyper) -> Key[Array, " *streams"]:
     """What orders the examples of a member: its own key, and for further streams others.
 
     So that the first stream's order is the same, whether others run beside it or not. (The order

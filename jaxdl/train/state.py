@@ -1,8 +1,8 @@
 """One network in training, and the pure step that advances it."""
 
-from __future__ import annotations
-
+import functools
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from jaxdl import trees
 from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
 
-Optimizer = optax.GradientTransformation | Callable[[Hyper], optax.GradientTransformation]
+Optimizer: TypeAlias = (
+    optax.GradientTransformation | Callable[[Hyper], optax.GradientTransformation]
+)
 """An update rule, or what makes it of a member's hyper-parameters, which are traced."""
 
 Step = Callable[["TrainState", Batch, Hyper], tuple["TrainState", Metrics]]
@@ -40,16 +42,20 @@ def step_key(
 
 @struct.dataclass
 class TrainState:
-    """Everything that training changes. A population is the same with a leading member axis."""
+    """Everything that training changes. A population is the same with a leading member axis.
 
-    step: Int[Array, ""]
-    params: Params
-    collections: Collections
+    (Fields have no narrower types because JAX also builds trees of shardings, say, in its form.)
+    """
+
+    step: PyTree
+    """int32 []"""
+    params: PyTree
+    collections: PyTree
     """Flax's other collections, by name: ``batch_stats``, and whatever else steps hand on."""
     opt_state: PyTree
-    alive: Bool[Array, ""] | dict[str, Bool[Array, ""]]
+    alive: PyTree
     """False once an update was not finite: parameters and collections stay what they were before.
-    One number, or a prefix of the tree ``params`` that divides it into networks of their own."""
+    One bool [], or a prefix of the tree ``params`` that divides it into networks of their own."""
 
     @property
     def variables(self) -> Variables:
@@ -81,7 +87,9 @@ def create_state(
 
 
 def _rule(optimizer: Optimizer, hyper: Hyper | None) -> optax.GradientTransformation:
-    return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(hyper)
+    return (
+        optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(hyper or {})
+    )
 
 
 def make_step(
@@ -132,7 +140,7 @@ def make_step(
         parts = jax.tree.leaves(loss)
         if not jax.tree_util.treedef_is_leaf(jax.tree.structure(loss)):
             loss = jnp.stack(parts)
-        return sum(parts), (collections, {**metrics, "loss": loss})
+        return functools.reduce(jnp.add, parts), (collections, {**metrics, "loss": loss})
 
     gradients = jax.grad(total, has_aux=True)
 
@@ -247,7 +255,7 @@ def fault_names(state: TrainState) -> list[list[str]]:
 
 def _owners(state: TrainState) -> list[int]:
     """Of each array of ``state.variables``, to which of its networks it belongs."""
-    structure = jax.tree.structure(state.alive)
+    structure: Any = jax.tree.structure(state.alive)  # without a type in JAX
     numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
     return [
         owner

@@ -8,8 +8,6 @@ loss is the one before the update (of line searches, the one after it), so that 
 it is the forward pass that is checked.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -56,8 +54,9 @@ def make_first_losses(
     several devices (a network need not fit one) and with random keys that are not threefry's.
     """
     row = row_mesh(mesh, mode)
+    generator = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]  # JAX sets it later
     # Other random numbers than threefry's may differ between members that are batched and alone.
-    if row is None or jax.config.jax_default_prng_impl != "threefry2x32":
+    if row is None or generator != "threefry2x32":
         return lambda *args: {}
     loss, divided = make_loss(row), axis_of(mode, mesh) is not None
     populations = [len(spec) > 0 and spec[0] == "member" for spec in specs]
@@ -87,7 +86,7 @@ def make_first_losses(
 
 
 def compare(
-    expected: Mapping[int, Float[np.ndarray, "*networks"]],
+    expected: Mapping[int, np.ndarray | np.floating],
     losses: Float[np.ndarray, " m *networks"],
     describe: Callable[[int, int], str],
     tolerance: float,
@@ -140,7 +139,9 @@ def _put(tree: PyTree, index: int | None, mesh: Mesh, spec: P) -> PyTree:
             words = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         sharding = NamedSharding(mesh, spec)
-        if index is None and isinstance(leaf, jax.Array):  # on each device already: not once more
+        if not isinstance(leaf, jax.Array):
+            return jax.device_put(leaf if index is None else leaf[index], sharding)
+        if index is None:  # on each device already: not once more
             devices = set(mesh.devices.flat)
             there = [s.data for s in leaf.addressable_shards if s.device in devices]
             return jax.make_array_from_single_device_arrays(leaf.shape, sharding, there)
@@ -149,10 +150,8 @@ def _put(tree: PyTree, index: int | None, mesh: Mesh, spec: P) -> PyTree:
     return jax.tree.map(put, tree)
 
 
-def _local(leaf: Array | np.ndarray, index: int | None) -> np.ndarray:
-    """One member's array, put together from this process's devices; or an array of the host."""
-    if not isinstance(leaf, jax.Array):
-        return leaf if index is None else leaf[index]
+def _local(leaf: Array, index: int) -> np.ndarray:
+    """One member's array, put together from this process's devices."""
     whole = np.empty(leaf.shape[1:], leaf.dtype)
     for shard in leaf.addressable_shards:
         first, *rest = shard.index or (slice(None),)

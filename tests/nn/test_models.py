@@ -249,7 +249,7 @@ def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=spec.groups,
         )
-        h = jnp.maximum(h + params[name]["bias"], 0)
+        h = jnp.maximum(h + params[name]["bias"][None, None, None], 0)
         h = lax.reduce_window(h, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
         squares = np.pad(np.asarray(h) ** 2, ((0, 0), (0, 0), (0, 0), (2, 2)))
         total = np.stack([squares[..., c : c + 5].sum(-1) for c in range(h.shape[-1])], -1)
@@ -269,7 +269,7 @@ def test_pooling_before_bias_and_relu_changes_neither_values_nor_gradients(spec,
         strides = (1, *[spec.pool_stride or spec.pool] * 2, 1)
         dims = ("NHWC", "HWIO", "NHWC")
         h = lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=dims)
-        h = jnp.maximum(h + p["bias"], 0)
+        h = jnp.maximum(h + p["bias"][None, None, None], 0)
         return lax.reduce_window(h, -jnp.inf, lax.max, window, strides, "VALID")
 
     def everything(fn, variables, x):

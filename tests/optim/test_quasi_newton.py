@@ -351,7 +351,7 @@ def test_an_update_at_the_limit_of_precision_takes_about_one_evaluation(method):
 
 
 def regression(params, x, y):
-    hidden = jnp.tanh(x @ params["dense1"]["kernel"] + params["dense1"]["bias"])
+    hidden = jnp.tanh(x @ params["dense1"]["kernel"] + params["dense1"]["bias"][None])
     return jnp.mean((hidden @ params["dense2"]["kernel"] - y) ** 2)
 
 

@@ -33,7 +33,9 @@ def network(activation, hidden=(8, 9), outputs=2):
     variables = mlp.init(jax.random.key(0), jnp.zeros((1, 4)))
     # Biases start at zero: others, so that theirs are seen to be treated right.
     noise = jax.random.normal(jax.random.key(1), (99,))
-    variables = jax.tree.map(lambda p: p + 0.3 * noise[: p.shape[-1]], variables)
+    variables = jax.tree.map(
+        lambda p: p + 0.3 * jnp.broadcast_to(noise[: p.shape[-1]], p.shape), variables
+    )
     return mlp, variables
 
 

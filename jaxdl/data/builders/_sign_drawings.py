@@ -69,7 +69,7 @@ class Canvas:
     def text(self, word: str, box: tuple[float, float, float, float], colour: Colour) -> None:
         """A word in bold type, its ink stretched to fill (left, top, right, bottom)."""
         font = ImageFont.truetype(_font_file(), round(1.5 * self._half))
-        left, top, right, bottom = font.getbbox(word)
+        left, top, right, bottom = map(int, font.getbbox(word))
         ink = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(ink).text((-left, -top), word, 255, font)
         at = [round((u + 1) * self._half) for u in box]

@@ -179,7 +179,7 @@ def _read_table(table: Path, images: Path, label: int | None) -> list[Sign]:
 def _sign(where: str, row: dict[str, str], images: Path, label: int | None) -> Sign:
     """One line of a table, or an error that begins with `where`."""
     try:
-        *numbers, class_id = (int(row[column]) for column in _COLUMNS[1:])
+        _, _, *roi, class_id = (int(row[column]) for column in _COLUMNS[1:])
     except (TypeError, ValueError):  # too short a line has None
         values = ";".join(str(row[column]) for column in _COLUMNS)
         raise ValueError(f"{where}: {values} is not a name and seven integers") from None
@@ -195,7 +195,8 @@ def _sign(where: str, row: dict[str, str], images: Path, label: int | None) -> S
         track = label * _TRACKS + int(name[1])
     if not file.is_file():
         raise FileNotFoundError(f"{where}: no image {file}; unpack the archive again")
-    return Sign(file, tuple(numbers[2:]), class_id, track)
+    left, top, right, bottom = roi
+    return Sign(file, (left, top, right, bottom), class_id, track)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

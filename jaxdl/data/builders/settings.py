@@ -3,7 +3,9 @@
 import tensorflow_datasets as tfds
 
 
-class SettingsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class SettingsBuilder(  # type: ignore[call-arg]  # TFDS has no types
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """A builder that takes any configuration of the type of its first built-in one.
 
     Such a configuration derives its name from its fields. TFDS itself refuses one with the name of

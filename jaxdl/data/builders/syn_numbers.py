@@ -399,7 +399,7 @@ def _atlas() -> tuple[
                 ImageDraw.Draw(canvas).text(
                     (room // 4, room // 4), digit, 255, font, stroke_width=round(stroke * tall)
                 )
-                left, top, right, bottom = canvas.getbbox()
+                left, top, right, bottom = canvas.getbbox()  # type: ignore[misc]  # inked
                 boxes.append(((right - left) / tall / 2, (bottom - top) / tall / 2))
                 ink = Image.new("L", (room, room))
                 ink.paste(

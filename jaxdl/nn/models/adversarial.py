@@ -4,8 +4,6 @@ The networks of Ganin & Lempitsky (ICML 2015; JMLR 2016, figure 4). The paper do
 convolutions are padded: see ``padding``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 
@@ -13,6 +11,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jaxdl.nn.models.convnet import Conv, ConvLayer, DenseLayer, Start
+from jaxdl.types import Scalar
 
 
 class AdversarialNet(nn.Module):
@@ -33,7 +32,7 @@ class AdversarialNet(nn.Module):
     hidden: tuple[int, ...]
     domain_hidden: tuple[int, ...]
     classes: int
-    dropout: float | Float[Array, ""] = 0.0
+    dropout: Scalar = 0.0
     start: Start = Start()
     batch_norm: bool = False
     axis_name: str | None = None
@@ -45,7 +44,7 @@ class AdversarialNet(nn.Module):
         self.label_head = self._head((*self.hidden, self.classes), self.dropout)
         self.domain_head = self._head((*self.domain_hidden, 1), 0.0)
 
-    def _head(self, widths: tuple[int, ...], dropout: float) -> list[DenseLayer]:
+    def _head(self, widths: tuple[int, ...], dropout: Scalar) -> list[DenseLayer]:
         last = len(widths) - 1
         return [DenseLayer(width, self.start, i == last, dropout) for i, width in enumerate(widths)]
 

@@ -5,8 +5,6 @@ can be applied alone: ``model.apply(variables, x, stop=3)`` gives what the third
 out, and ``model.apply(variables, h, start=3)`` goes on from there.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxdl.nn import ops
+from jaxdl.types import Scalar
 
 # He, Zhang, Ren & Sun 2015: variance 2 / fan-in keeps the scale of activations through ReLUs.
 HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -81,7 +80,8 @@ class ConvLayer(nn.Module):
         if s.pool > 1:
             x = ops.max_pool(x, window=s.pool, stride=s.pool_stride or s.pool)
         if not self.batch_norm:  # bias and ReLU keep the order of numbers: there are fewer now
-            x = nn.relu(x + self.param("bias", self.start.bias, (s.features,)))
+            bias = self.param("bias", self.start.bias, (s.features,))
+            x = nn.relu(x + bias[None, None, None])
         return ops.local_response_normalization(x) if s.response else x
 
 
@@ -89,7 +89,7 @@ class Dropout(nn.Module):
     """Flax's `Dropout`, with the same random numbers, whose rate may be traced, 0 and 1 included:
     so members of a population can differ in it (``model.clone(dropout=hyper["dropout"])``)."""
 
-    rate: float | Float[Array, ""]
+    rate: Scalar
     deterministic: bool
 
     @nn.compact
@@ -108,14 +108,14 @@ class DenseLayer(nn.Module):
     features: int
     start: Start
     last: bool = False
-    dropout: float | Float[Array, ""] = 0.0
+    dropout: Scalar = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], train: bool) -> Float[Array, "b o"]:
         x = x.reshape(x.shape[0], -1)
         x = Dropout(self.dropout, deterministic=not train)(x)
-        start = {"kernel_init": self.start.kernel, "bias_init": self.start.bias}
-        x = nn.Dense(self.features, name="dense", **start)(x)
+        kernel, bias = self.start.kernel, self.start.bias
+        x = nn.Dense(self.features, kernel_init=kernel, bias_init=bias, name="dense")(x)
         return x if self.last else nn.relu(x)
 
 
@@ -136,7 +136,7 @@ class ConvNet(nn.Module):
     hidden: tuple[int, ...]
     classes: int
     batch_norm: bool = False
-    dropout: float | Float[Array, ""] = 0.0
+    dropout: Scalar = 0.0
     starts: tuple[Start, ...] = ()
     axis_name: str | None = None
 
@@ -163,6 +163,7 @@ class ConvNet(nn.Module):
         wide = len(self.convolutions)
         for depth in range(start + 1, (stop if stop is not None else self.depth) + 1):
             begin = self.starts[depth - 1] if self.starts else Start()
+            layer: ConvLayer | DenseLayer
             if depth <= wide:
                 layer = ConvLayer(
                     self.convolutions[depth - 1],

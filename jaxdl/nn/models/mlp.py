@@ -1,7 +1,5 @@
 """The multilayer perceptron."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -51,7 +49,7 @@ class MLP(nn.Module):
         return x
 
 
-def dense_layers(variables: Variables) -> list[tuple[Float[Array, "m n"], Float[Array, " n"]]]:
+def dense_layers(variables: Variables) -> list[tuple[Float[Array, "_ _"], Float[Array, " _"]]]:
     """Kernel and bias of each layer of an :class:`MLP`, from its variables."""
     params = variables["params"]
     layers = [params[f"layer_{i}"] for i in range(len(params))]

@@ -129,7 +129,7 @@ def check_labels(source: Source, target: Source, settings: Mapping[str, Mapping]
         raise ValueError(f"config.source: {source.name} has no labels to learn")
     if target.labelled:
         check_same_classes(source, target)
-    elif learners := [name for name, own in settings.items() if own["labels"] == "target"]:
+    elif learners := [name for name, method in settings.items() if method["labels"] == "target"]:
         raise ValueError(
             f"config.methods.{learners[0]} learns the target's labels, and {target.name} has "
             f"none: name the others alone, --config.methods=\"{{'source_only': {{}}, 'dann': "

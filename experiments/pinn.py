@@ -337,8 +337,10 @@ class Physics(Study):
                 iterations = solver.planned.settings["iterations"]
                 results.append(reporting.Result(*network, *losses, iterations, seconds))
                 self.parameters += [
-                    reporting.Parameter(*network, name, float(found[i]), truth.get(name, np.nan))
-                    for name, found in values["parameters"].items()
+                    reporting.Parameter(
+                        *network, name, float(estimates[i]), truth.get(name, np.nan)
+                    )
+                    for name, estimates in values["parameters"].items()
                 ]
         reporting.write_results(trainer.folder / "results.csv", results)
         if self.parameters:

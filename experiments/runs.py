@@ -154,7 +154,7 @@ def describe_result(run: Run) -> str:
     headline = run.kind.headline
     counted = {n: x for n, x in run.values.items() if headline.counts(n)} or run.values
     names = list(headline.groups(counted))
-    common = [part for part, *others in zip(*names, strict=True) if {part} >= {*others}]
+    common = [part for part, *rest in zip(*names, strict=True) if {part} >= {*rest}]
     scope = ", ".join([*common, *([f"mean of {len(names)}"] if len(names) > 1 else [])])
     return f"{headline.name} {headline.format(estimate(counted))}{headline.unit} ({scope})"
 

@@ -248,9 +248,11 @@ def adaptation_loss(
         def encode(images: Array, domain: str) -> tuple[Array, Collections]:
             if not normalizes:
                 return model.apply(variables, images, method="encode"), collections
-            own = {kind: tree[domain] if apart else tree for kind, tree in collections.items()}
-            with_own = {"params": params, **own}
-            return model.apply(with_own, images, True, method="encode", mutable=list(own))
+            statistics = {
+                kind: tree[domain] if apart else tree for kind, tree in collections.items()
+            }
+            with_own = {"params": params, **statistics}
+            return model.apply(with_own, images, True, method="encode", mutable=list(statistics))
 
         # Dropout is the same in all calls with as many images, as virtual adversarial perturbations
         # need it. The two views of "consistency" come in calls of different sizes, so that each has

@@ -108,8 +108,8 @@ def make_loss(
 def _without_missing(array: AnyArray, weights: Shaped[AnyArray, " b"]) -> Array:
     """0 in the rows of weight 0: a NaN there would come through the gradient of any mask that is
     laid on the losses."""
-    kept = (weights != 0).reshape(-1, *[1] * (array.ndim - 1))
-    return jnp.where(kept, array, jnp.zeros((), array.dtype))
+    present = (weights != 0).reshape(-1, *[1] * (array.ndim - 1))
+    return jnp.where(present, array, jnp.zeros((), array.dtype))
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
@@ -179,7 +179,7 @@ def binary_loss(
         if logits.shape != labels.shape:
             raise ValueError(f"logits are {list(logits.shape)}, labels {list(labels.shape)}")
         losses, right = binary_cross_entropy(logits, labels), (logits > 0) == (labels > 0.5)
-        others = tuple(range(1, labels.ndim))
-        return jnp.mean(losses, others), {"accuracy": jnp.mean(right, others, dtype=jnp.float32)}
+        axes = tuple(range(1, labels.ndim))
+        return jnp.mean(losses, axes), {"accuracy": jnp.mean(right, axes, dtype=jnp.float32)}
 
     return make_loss(model, per_example, inputs=inputs, dtype=dtype)

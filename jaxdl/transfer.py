@@ -121,33 +121,37 @@ def transplant(
       ValueError: if ``n`` is out of range, or naming the first copied layer that is not like the
         fresh one in its name, arrays, shapes or types.
     """
-    given, _ = cut(base, n, order)
+    donor_layers, _ = cut(base, n, order)
     replaced, rest = cut(fresh, n, order)
-    names = [layers(part) if order is None else tuple(order)[:n] for part in (given, replaced)]
-    for depth, (ours, theirs) in enumerate(zip(*names, strict=True), start=1):
-        if ours != theirs:
-            there = f"{ours!r} in the base, {theirs!r} in the fresh network"
-            raise ValueError(f"layer {depth} is {there}")
-        _check_alike(ours, _arrays(given, ours), _arrays(replaced, ours))
-    return join(given, rest)
+    names = [
+        layers(part) if order is None else tuple(order)[:n] for part in (donor_layers, replaced)
+    ]
+    for depth, (base_name, fresh_name) in enumerate(zip(*names, strict=True), start=1):
+        if base_name != fresh_name:
+            difference = f"{base_name!r} in the base, {fresh_name!r} in the fresh network"
+            raise ValueError(f"layer {depth} is {difference}")
+        _check_alike(base_name, _arrays(donor_layers, base_name), _arrays(replaced, base_name))
+    return join(donor_layers, rest)
 
 
 def _arrays(variables: Variables, layer: str) -> dict[str, str]:
     """The type and shape of each array of a layer, by its path: ``float32[3, 3, 1, 8]``."""
-    kept = {kind: collection.get(layer, {}) for kind, collection in variables.items()}
+    parts = {kind: collection.get(layer, {}) for kind, collection in variables.items()}
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree.leaves_with_path(kept)
+        for path, leaf in jax.tree.leaves_with_path(parts)
     }
 
 
 def _check_alike(layer: str, base: dict[str, str], fresh: dict[str, str]) -> None:
     for path in sorted(base.keys() | fresh.keys()):
-        ours, theirs = base.get(path, "absent"), fresh.get(path, "absent")
-        if ours != theirs:
-            convert = ": convert it with astype" * (ours.split("[")[1:] == theirs.split("[")[1:])
+        base_array, fresh_array = base.get(path, "absent"), fresh.get(path, "absent")
+        if base_array != fresh_array:
+            convert = ": convert it with astype" * (
+                base_array.split("[")[1:] == fresh_array.split("[")[1:]
+            )
             raise ValueError(
-                f"layer {layer!r}: {path} is {ours} in the base, {theirs} in the fresh "
+                f"layer {layer!r}: {path} is {base_array} in the base, {fresh_array} in the fresh "
                 f"network{convert}"
             )
 
@@ -182,12 +186,12 @@ class Layered(Protocol):
 
 def check_layered(model: Any) -> None:
     """Raise ValueError unless a model can be applied from one layer to another."""
-    taken = inspect.signature(model if callable(model) else model.apply).parameters
-    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    if not {"start", "stop"} <= taken.keys() and not any_keyword:
+    parameters = inspect.signature(model if callable(model) else model.apply).parameters
+    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not {"start", "stop"} <= parameters.keys() and not any_keyword:
         raise ValueError(
-            f"{type(model).__name__} takes ({', '.join(taken)}): frozen layers need a model that "
-            "also takes start= and stop=, as jaxdl.nn.models.convnet.ConvNet does, to apply "
+            f"{type(model).__name__} takes ({', '.join(parameters)}): frozen layers need a model "
+            "that also takes start= and stop=, as jaxdl.nn.models.convnet.ConvNet does, to apply "
             "layers start + 1 to stop alone"
         )
 

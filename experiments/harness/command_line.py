@@ -40,25 +40,25 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         print(f"  --config FILE[:VARIANT]  default configs/{name}.py; comments say what is what")
         print("  --config.KEY=VALUE       another value of one setting")
         print(f"  --workdir FOLDER         default runs/{name}-VARIANT")
-        for option, (_, what) in OPTIONS.items():
-            print(f"  --{option:<23}{what}")
+        for option, (_, description) in OPTIONS.items():
+            print(f"  --{option:<23}{description}")
         sys.exit(0)
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and not _is_setting(key, _keys(default, free)):
             raise ValueError(f"there is no setting config.{key}: configs/{name}.py has them all")
-    asked = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
-    where = "" if asked is None else f"--config={asked}: "  # to begin a message with
-    if asked:
-        file = _resolved(asked)
+    requested = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
+    where = "" if requested is None else f"--config={requested}: "  # to begin a message with
+    if requested:
+        file = _resolved(requested)
         if not Path(file.partition(":")[0]).exists():
             raise ValueError(f"{where}there is no such file")
-        argv[argv.index(f"--config={asked}")] = f"--config={file}"
+        argv[argv.index(f"--config={requested}")] = f"--config={file}"
     try:
         flags.DEFINE_string("workdir", None, "Where everything is written.")
-        for option, (define, what) in OPTIONS.items():
-            define(option, None, what)
+        for option, (define, description) in OPTIONS.items():
+            define(option, None, description)
         # It looks into the arguments beforehand, for what settings there are.
         config_flags.DEFINE_config_file("config", default_file, "FILE[:variant].", sys_argv=argv)
         rest = flags.FLAGS(argv)
@@ -74,10 +74,10 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         raise ValueError(f"{where}{error}") from None
     except AttributeError as error:  # how a ConfigDict says that it has no such key
         key = next(iter(re.findall(r"\w+", str(error))), "")
-        given = next((a for a in argv if re.match(rf"--config\.(.+\.)?{key}=", a)), None)
-        if given is None:
+        override = next((a for a in argv if re.match(rf"--config\.(.+\.)?{key}=", a)), None)
+        if override is None:
             raise ValueError(f"{where}{error}") from None
-        section = given.partition("=")[0].rpartition(".")[0]
+        section = override.partition("=")[0].rpartition(".")[0]
         whole = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
         if section.startswith("--config.methods."):  # it may be one of config.base's
             method = section.rpartition(".")[2]
@@ -112,23 +112,23 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     return rest
 
 
-def check_options(given: flags.FlagValues) -> None:
+def check_options(values: flags.FlagValues) -> None:
     """Raise ValueError where an option beside the configuration is not what it has to be."""
-    explicit = given.coordinator, given.processes, given.process
-    if None in explicit and explicit != (None, None, None) and not given.distributed:
+    explicit = values.coordinator, values.processes, values.process
+    if None in explicit and explicit != (None, None, None) and not values.distributed:
         raise ValueError("--coordinator, --processes and --process go together")
-    if given.coordinator and not re.fullmatch(r".+:[0-9]+", given.coordinator):
-        raise ValueError(f"--coordinator={given.coordinator}: give HOST:PORT")
-    if given.processes is not None and not 0 <= (given.process or 0) < given.processes:
+    if values.coordinator and not re.fullmatch(r".+:[0-9]+", values.coordinator):
+        raise ValueError(f"--coordinator={values.coordinator}: give HOST:PORT")
+    if values.processes is not None and not 0 <= (values.process or 0) < values.processes:
         raise ValueError(
-            f"--process={given.process}: these are 0 to {given.processes - 1} of "
-            f"--processes={given.processes}"
+            f"--process={values.process}: these are 0 to {values.processes - 1} of "
+            f"--processes={values.processes}"
         )
-    if given.profile is not None:
-        steps = re.fullmatch(r"([0-9]+):([0-9]+)", given.profile)
+    if values.profile is not None:
+        steps = re.fullmatch(r"([0-9]+):([0-9]+)", values.profile)
         if not steps or int(steps[1]) >= int(steps[2]):
-            raise ValueError(f"--profile={given.profile}: give two steps, FIRST:LAST")
-    if given.tensorboard and find_spec("tensorboardX") is None:
+            raise ValueError(f"--profile={values.profile}: give two steps, FIRST:LAST")
+    if values.tensorboard and find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard needs tensorboardX: pip install -e '.[tensorboard]'")
 
 
@@ -151,9 +151,9 @@ def _last_of_each(argv: list[str]) -> list[str]:
     return list(last.values())
 
 
-def _resolved(asked: str) -> str:
+def _resolved(requested: str) -> str:
     """FILE[:VARIANT], where the configurations of this project can be had from any folder."""
-    file, colon, variant = asked.partition(":")
+    file, colon, variant = requested.partition(":")
     path, shipped = user_path(file), Path(configs.__file__).parents[1] / file
     if not path.exists() and path.parts[:1] == ("configs",) and shipped.exists():
         path = shipped

@@ -35,16 +35,16 @@ def use_cores(count: int) -> None:
     Raises:
       ValueError: if the user said so in a way that would be overruled, or asked for none.
     """
-    asked = os.environ.get("JAX_NUM_CPU_DEVICES")
-    if asked is None:
+    requested = os.environ.get("JAX_NUM_CPU_DEVICES")
+    if requested is None:
         option = "--xla_force_host_platform_device_count"
         if flag := re.search(rf"{option}=(\S*)", os.environ.get("XLA_FLAGS", "")):
             raise ValueError(
                 f"XLA_FLAGS={flag[0]} is overruled here: set JAX_NUM_CPU_DEVICES={flag[1]} instead"
             )
         jax.config.update("jax_num_cpu_devices", count)
-    elif int(asked) < 1:  # JAX itself sees that it is a number
-        raise ValueError(f"JAX_NUM_CPU_DEVICES={asked}: there must be at least 1")
+    elif int(requested) < 1:  # JAX itself sees that it is a number
+        raise ValueError(f"JAX_NUM_CPU_DEVICES={requested}: there must be at least 1")
 
 
 def keep_programs() -> None:
@@ -54,12 +54,12 @@ def keep_programs() -> None:
     Raises:
       ValueError: a folder below the home of a user who has none.
     """
-    asked, folder = os.environ.get("JAX_COMPILATION_CACHE_DIR"), cache.folder()
+    requested, folder = os.environ.get("JAX_COMPILATION_CACHE_DIR"), cache.folder()
     if folder is None:
         say("no home folder, so nothing is kept for later runs: set XDG_CACHE_HOME to a folder")
-    if asked is not None:
-        if asked.startswith("~"):
-            jax.config.update("jax_compilation_cache_dir", str(user_path(asked)))
+    if requested is not None:
+        if requested.startswith("~"):
+            jax.config.update("jax_compilation_cache_dir", str(user_path(requested)))
     elif folder is not None:
         with suppress(OSError):
             (folder / "programs").mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,10 @@ def check_platform() -> None:
         jax.devices()
     except Exception as error:  # also an AssertionError
         reason = next(iter(str(error).splitlines()), "it is not installed")
-        asked = jax.config.jax_platforms or ""
+        requested = jax.config.jax_platforms or ""
         raise ValueError(
-            f"JAX cannot compute on JAX_PLATFORMS={asked} ({reason}): unset it, or set it to cpu"
+            f"JAX cannot compute on JAX_PLATFORMS={requested} ({reason}): unset it, or set it to "
+            "cpu"
         ) from None
 
 

@@ -27,9 +27,9 @@ def connect() -> None:
     Raises:
       ValueError: if they cannot be joined.
     """
-    asked = flags.FLAGS
-    explicit = (asked.coordinator, asked.processes, asked.process)
-    if not asked.distributed and explicit == (None, None, None):
+    options = flags.FLAGS
+    explicit = (options.coordinator, options.processes, options.process)
+    if not options.distributed and explicit == (None, None, None):
         return
     # JAX waits where Python hears no signals, and ends in words of its own if they do not come.
     print(f"waiting for the other processes, {PATIENCE} s at most", file=sys.stderr)
@@ -57,10 +57,10 @@ def agree(config: ConfigDict, workdir: Path) -> None:
     """
     if alone():
         return
-    asked = {"--workdir": str(workdir.resolve())} | config.to_dict()
-    marks = np.array([zlib.crc32(repr(value).encode()) for value in asked.values()])
+    settings = {"--workdir": str(workdir.resolve())} | config.to_dict()
+    marks = np.array([zlib.crc32(repr(value).encode()) for value in settings.values()])
     gathered = multihost_utils.process_allgather(marks)
-    by_setting = zip(asked, gathered.T, strict=True)
+    by_setting = zip(settings, gathered.T, strict=True)
     if differ := [name for name, values in by_setting if len(set(values)) > 1]:
         raise ValueError(
             f"the processes were started with another {', '.join(differ)} each: start all of them "

@@ -126,8 +126,10 @@ def run(
             fail(error)
         except FloatingPointError as error:  # of --debug
             frames = traceback.extract_tb(error.__traceback__)
-            ours = [f for f in frames if "site-packages" not in f.filename]
-            where = f"{ours[-1].filename}, line {ours[-1].lineno}: {ours[-1].line}"
+            own_frames = [f for f in frames if "site-packages" not in f.filename]
+            where = (
+                f"{own_frames[-1].filename}, line {own_frames[-1].lineno}: {own_frames[-1].line}"
+            )
             fail(f"{str(error).strip().splitlines()[0]} ({where})")
         except Exception as error:
             if alone():

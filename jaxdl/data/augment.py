@@ -51,11 +51,13 @@ def compose(*augments: Augment) -> Augment:
     """One after the other, the first first, each with a key of its own; none is the identity."""
 
     def augment(key: PRNGKeyArray, images: Array, mask: Array | None = None) -> Any:
-        for own, each in zip(random.split(key, max(1, len(augments))), augments, strict=False):
+        for part_key, change in zip(
+            random.split(key, max(1, len(augments))), augments, strict=False
+        ):
             if mask is None:
-                images = each(own, images)
+                images = change(part_key, images)
             else:
-                images, mask = each(own, images, mask)
+                images, mask = change(part_key, images, mask)
         return images if mask is None else (images, mask)
 
     return augment
@@ -458,11 +460,11 @@ def _turn_hue(image: Float[Array, "h w 3"], turn: Float[Array, ""]) -> Float[Arr
     """Red, green and blue are ramps of the hue, each a third of the circle after the last."""
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value, chroma = image.max(-1), image.max(-1) - image.min(-1)
-    some = jnp.where(chroma > 0, chroma, 1)
+    positive = jnp.where(chroma > 0, chroma, 1)
     sixths = jnp.where(
         value == red,
-        (green - blue) / some,
-        jnp.where(value == green, 2 + (blue - red) / some, 4 + (red - green) / some),
+        (green - blue) / positive,
+        jnp.where(value == green, 2 + (blue - red) / positive, 4 + (red - green) / positive),
     )
     place = jnp.mod(sixths[..., None] + 6 * turn + 5 - 2 * jnp.arange(3)[None, None], 6)
     ramp = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
@@ -506,7 +508,7 @@ def mixup(
     """
     _check_labelled(images, labels, alpha)
     partner, draws = _pairs(key, len(images))
-    keep = jax.vmap(lambda own: random.beta(own, alpha, alpha))(draws)
+    keep = jax.vmap(lambda draw_key: random.beta(draw_key, alpha, alpha))(draws)
     mixed = _mix(keep[:, None, None, None], images, images[partner])
     return mixed.astype(images.dtype), _mix(keep[:, None], labels, labels[partner])
 
@@ -530,8 +532,8 @@ def cutmix(
     partner, draws = _pairs(key, len(images))
     height, width = images.shape[1:3]
 
-    def box(own: PRNGKeyArray) -> Bool[Array, "h w"]:
-        area, place = random.split(own)
+    def box(draw_key: PRNGKeyArray) -> Bool[Array, "h w"]:
+        area, place = random.split(draw_key)
         part = jnp.sqrt(1 - random.beta(area, alpha, alpha))
         sides = [jnp.floor(part * n).astype(jnp.int32) for n in (height, width)]
         return _box(place, (height, width), sides)
@@ -562,7 +564,7 @@ def augmix(
     _check_alpha(alpha)
     nothing = len(operations)
     branches = [
-        *(lambda key, image, each=each: each(key, image[None])[0] for each in operations),
+        *(lambda key, image, change=change: change(key, image[None])[0] for change in operations),
         lambda key, image: image,
     ]
 
@@ -573,14 +575,14 @@ def augmix(
         weights = random.dirichlet(shares, jnp.full(width, alpha, image.dtype), dtype=image.dtype)
 
         def chain(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-            own, weight = at
-            count, steps = random.split(own)
+            chain_key, weight = at
+            count, steps = random.split(chain_key)
             length = 1 + _below(count, depth)
 
             def step(changed: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-                place, own = at
-                which, operation = random.split(own)
-                choice = jnp.where(place < length, _below(which, nothing), nothing)
+                place, chain_key = at
+                choice_key, operation = random.split(chain_key)
+                choice = jnp.where(place < length, _below(choice_key, nothing), nothing)
                 return lax.switch(choice, branches, operation, changed), None
 
             changed, _ = lax.scan(step, image, (jnp.arange(depth), random.split(steps, depth)))
@@ -671,7 +673,7 @@ def _each(
             changed = lax.platform_dependent(
                 keys,
                 images,
-                cpu=lambda *batch: lax.map(lambda each: one(*each), batch),
+                cpu=lambda *batch: lax.map(lambda example: one(*example), batch),
                 default=lambda *batch: jax.vmap(one)(*batch),
             )
         else:
@@ -699,9 +701,9 @@ def _below(key: PRNGKeyArray, end: int) -> Array:
     return random.randint(key, (), 0, end)
 
 
-def _check(fine: Any, what: str) -> None:
+def _check(fine: Any, problem: str) -> None:
     if not isinstance(fine, jax.core.Tracer) and not fine:
-        raise ValueError(f"augmentation: {what}")
+        raise ValueError(f"augmentation: {problem}")
 
 
 def _check_amplitudes(**amplitudes: Scalar) -> None:
@@ -726,22 +728,23 @@ def _check_edge(edge: str) -> None:
 
 def _check_images(images: Array, any_dtype: bool = False) -> None:
     fine = images.ndim == 4 and (any_dtype or jnp.issubdtype(images.dtype, jnp.floating))
-    found = f"{images.dtype}{list(images.shape)}"
-    _check(fine, f"images are {found}; expected floats [batch, height, width, channels]")
+    description = f"{images.dtype}{list(images.shape)}"
+    _check(fine, f"images are {description}; expected floats [batch, height, width, channels]")
 
 
 def _check_mask(images: Array, mask: Array) -> None:
     fine = jnp.issubdtype(mask.dtype, jnp.integer) and mask.shape == images.shape[:-1]
-    found = f"{mask.dtype}{list(mask.shape)}"
-    _check(fine, f"the mask is {found}; expected integers {list(images.shape[:-1])}")
+    description = f"{mask.dtype}{list(mask.shape)}"
+    _check(fine, f"the mask is {description}; expected integers {list(images.shape[:-1])}")
 
 
 def _check_labelled(images: Array, labels: Array, alpha: Scalar) -> None:
     _check_alpha(alpha)
     _check_images(images)
     fine = labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating)
-    found = f"{labels.dtype}{list(labels.shape)}"
+    description = f"{labels.dtype}{list(labels.shape)}"
     _check(
         fine and len(labels) == len(images),
-        f"labels are {found}; expected float distributions [{len(images)}, classes], as one-hot is",
+        f"labels are {description}; expected float distributions [{len(images)}, classes], as "
+        "one-hot is",
     )

@@ -32,10 +32,10 @@ def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
         return make()
     with contextlib.suppress(Exception):  # a damaged file can make the reader raise nearly anything
         with path.open("rb") as stream, np.load(stream) as stored:
-            kept = dict(stored)
+            contents = dict(stored)
         # An archive's directory has no checksum: where it is damaged, arrays can be missing.
-        if sorted(kept.pop(_NAMES).tolist()) == sorted(kept):
-            return kept
+        if sorted(contents.pop(_NAMES).tolist()) == sorted(contents):
+            return contents
     arrays = make()
     _write(path, arrays)
     return arrays

@@ -97,8 +97,8 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
             deep = image.mode == "F" or (image.mode == "I" and image.format != "PPM")
             upright = _upright(image)
             mode = MODES.get(form.channels, upright.mode)
-            known = mode in MODES.values() and not deep
-            if known:
+            supported = mode in MODES.values() and not deep
+            if supported:
                 pixels = upright if upright.mode == mode else _convert(upright, mode)
                 if form.size and pixels.size != (form.size, form.size):
                     pixels = _to_square(pixels, form)
@@ -113,7 +113,7 @@ def decode(content: bytes, name: str, form: Form) -> UInt8[np.ndarray, "h w c"]:
             f"{name}: its grey levels are 32-bit numbers (mode {image.mode}), whose range is not "
             "known: save it with 8 or 16 bits"
         )
-    if not known:
+    if not supported:
         raise DamagedFile(
             f"{name}: the image's mode is {mode}, neither grey (L) nor colour (RGB): set channels "
             "to 1 or 3 to have every image converted"
@@ -269,9 +269,9 @@ def quota(root: Path = Path("/")) -> float:
             with contextlib.suppress(OSError, ValueError):  # not there; "max", for no limit
                 at = root / mount / group
                 words = " ".join((at / name).read_text(encoding="utf-8") for name in files).split()
-                used, period = map(int, words)
-                if used > 0 and period > 0:  # -1 is version 1's word for no limit
-                    granted = min(granted, used / period)
+                budget, period = map(int, words)
+                if budget > 0 and period > 0:  # -1 is version 1's word for no limit
+                    granted = min(granted, budget / period)
     return granted
 
 
@@ -287,10 +287,10 @@ def statistics(images: Images) -> tuple[Float[np.ndarray, "h w c"], Float[np.nda
     images in files the answer is kept in the cache: it takes reading them all.
     """
     if isinstance(images, Encoded):
-        found = cached("statistics", images.recipe, lambda: _statistics(images))
+        moments = cached("statistics", images.recipe, lambda: _statistics(images))
     else:
-        found = _statistics(images)
-    return found["mean"], found["deviation"]
+        moments = _statistics(images)
+    return moments["mean"], moments["deviation"]
 
 
 def verify(images: Images) -> None:
@@ -317,8 +317,8 @@ def _statistics(images: Images) -> dict[str, np.ndarray]:
     parts = np.array_split(np.arange(count), -(-count // 32))
 
     def part(places: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
-        some = np.stack([images[int(i)] for i in places]).astype(np.float64)
-        return some.sum(0), (some**2).sum((0, 1, 2))
+        chunk = np.stack([images[int(i)] for i in places]).astype(np.float64)
+        return chunk.sum(0), (chunk**2).sum((0, 1, 2))
 
     with ThreadPoolExecutor(cores()) as pool:
         done = pool.map(part, parts)

@@ -103,22 +103,25 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of class folders of every split, and the folders of splits that have none."""
     beside = {path.name: path for path in _folders(root)}
     train = [path for name, path in beside.items() if split_of(name) == "train"]
-    others = [path for name, path in beside.items() if not split_of(name)]
-    is_class = train and not any(map(_folders, train)) and any(map(_has_images, others))
+    unknown = [path for name, path in beside.items() if not split_of(name)]
+    is_class = train and not any(map(_folders, train)) and any(map(_has_images, unknown))
     if is_class or not train:
         return {"train": root}, []
-    for path in others:
+    for path in unknown:
         if _has_images(path) or any(map(_has_images, _folders(path))):
             raise ValueError(
                 f"{path} has images that would not be read, for beside {train[0].name} there are "
                 f"splits: rename it (test, validation) or move it out of {root}"
             )
     names = by_split({name: name for name in beside}, str(root))
-    found = {split: beside[name] for split, name in names.items()}
+    folders = {split: beside[name] for split, name in names.items()}
     # ImageNet's own test folder has no classes: its labels are not public.
-    held_out = [found[s] for s in ("test", "validation") if s in found and _folders(found[s])]
-    splits = {"train": found["train"], **dict(zip(("test", "validation"), held_out, strict=False))}
-    return splits, [path.name for path in found.values() if path not in splits.values()]
+    held_out = [folders[s] for s in ("test", "validation") if s in folders and _folders(folders[s])]
+    splits = {
+        "train": folders["train"],
+        **dict(zip(("test", "validation"), held_out, strict=False)),
+    }
+    return splits, [path.name for path in folders.values() if path not in splits.values()]
 
 
 def _bare_splits(root: Path) -> dict[str, Path]:
@@ -164,12 +167,14 @@ def _classes(where: Path) -> tuple[str, ...]:
         raise ValueError(
             f"{where} has {len(names)} class folders: it takes 2 or more to tell apart"
         )
-    seen: dict[str, str] = {}
+    by_casefold: dict[str, str] = {}
     for name in names:
         plain = " ".join(name.casefold().split())
-        if plain in seen:
-            raise ValueError(f"{where}: two classes with one name, {seen[plain]!r} and {name!r}")
-        seen[plain] = name
+        if plain in by_casefold:
+            raise ValueError(
+                f"{where}: two classes with one name, {by_casefold[plain]!r} and {name!r}"
+            )
+        by_casefold[plain] = name
     return tuple(names)
 
 

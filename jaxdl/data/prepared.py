@@ -88,8 +88,8 @@ def prepared(
       DamagedFile: a file of records cannot be read.
     """
     settings = {field: value for field, value in (builder or {}).items() if value != ""}
-    found = _builder(dataset, data_dir, settings)
-    name, info = found.name, found.info
+    tfds_builder = _builder(dataset, data_dir, settings)
+    name, info = tfds_builder.name, tfds_builder.info
     import tensorflow_datasets as tfds
 
     for key, kind in {"image": tfds.features.Image, "label": tfds.features.ClassLabel}.items():
@@ -99,22 +99,24 @@ def prepared(
     # Other names of a split count where it is not there by its own: nobody can rename TFDS's.
     exact = {"train", "validation", "test"} & set(info.splits)
     candidates = [s for s in info.splits if s in exact or split_of(s) not in exact]
-    known = by_split({split: split for split in candidates}, dataset)
-    if "train" not in known:
+    split_names = by_split({split: split for split in candidates}, dataset)
+    if "train" not in split_names:
         raise ValueError(f"{dataset}: it has no split train, but {', '.join(info.splits)}")
-    held_out = [known[s] for s in ("test", "validation") if s in known]
-    held_out = [split for split in held_out if _is_labelled(found, split)]
-    origin = {"train": known["train"]} | dict(zip(("test", "validation"), held_out, strict=False))
+    held_out = [split_names[s] for s in ("test", "validation") if s in split_names]
+    held_out = [split for split in held_out if _is_labelled(tfds_builder, split)]
+    origin = {"train": split_names["train"]} | dict(
+        zip(("test", "validation"), held_out, strict=False)
+    )
 
-    raw = [_records(found, of) for of in origin.values()]
-    folder = Path(found.data_path)
+    raw = [_records(tfds_builder, part) for part in origin.values()]
+    folder = Path(tfds_builder.data_path)
     content = digest_files(sorted(p for p in folder.iterdir() if p.is_file()), folder)
 
-    names = tuple(f"{folder}, split {of}" for of in origin.values())
+    names = tuple(f"{folder}, split {part}" for part in origin.values())
 
     def read_labels() -> dict[str, np.ndarray]:
-        of = zip(origin, raw, names, strict=True)
-        return {split: _labels(source, name) for split, source, name in of}
+        records = zip(origin, raw, names, strict=True)
+        return {split: _labels(source, name) for split, source, name in records}
 
     labels = cached(f"labels-{name}", (content, tuple(origin.items())), read_labels)
     declared = info.features["image"].shape[-1]

@@ -107,10 +107,14 @@ def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
 
 def check_same_classes(source: Source, target: Source) -> None:
     """Raise ValueError, naming what differs, unless two data sets have the same classes."""
-    ours, theirs = source.class_names, target.class_names
-    if len(ours) != len(theirs):
-        raise ValueError(f"the source has {len(ours)} classes, the target {len(theirs)}")
-    if odd := [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]:
+    source_classes, target_classes = source.class_names, target.class_names
+    if len(source_classes) != len(target_classes):
+        raise ValueError(
+            f"the source has {len(source_classes)} classes, the target {len(target_classes)}"
+        )
+    if odd := [
+        pair for pair in zip(source_classes, target_classes, strict=True) if pair[0] != pair[1]
+    ]:
         raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
 
 
@@ -179,17 +183,17 @@ def by_split(names: Mapping[str, str], where: str) -> dict[str, str]:
     Raises:
       ValueError: two names say the same split.
     """
-    found: dict[str, str] = {}
+    names_by_split: dict[str, str] = {}
     for name, word in names.items():
         split = split_of(word)
-        if split in found:
+        if split in names_by_split:
             raise ValueError(
-                f"{where}: {found[split]} and {name} are both its {split} split, by their names: "
-                "rename or remove one"
+                f"{where}: {names_by_split[split]} and {name} are both its {split} split, by their "
+                "names: rename or remove one"
             )
         if split:
-            found[split] = name
-    return found
+            names_by_split[split] = name
+    return names_by_split
 
 
 def printable(name: str) -> str:
@@ -201,7 +205,7 @@ def printable(name: str) -> str:
 
 
 def divide(
-    parts: Mapping[str, Split], wanted: Mapping[str, float], seed: int, *, by_class: bool = True
+    parts: Mapping[str, Split], sizes: Mapping[str, float], seed: int, *, by_class: bool = True
 ) -> dict[str, Split]:
     """Take the splits that are missing from the training examples, class by class.
 
@@ -215,22 +219,22 @@ def divide(
       ValueError: for a share that is not above 0, or if a class has too few examples for that.
     """
     done, total = dict(parts), length(parts["train"])
-    for split, share in wanted.items():
+    for split, share in sizes.items():
         if split in parts:
             continue
         if not 0 < share < math.inf:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
         train, left = done["train"], length(done["train"])
         count = round(share * total) if share < 1 else int(share)
-        what = "images" if "image" in train else "examples"
+        unit = "images" if "image" in train else "examples"
         if count >= left:
-            raise ValueError(f"{split}={share} would take all {left} training {what}")
+            raise ValueError(f"{split}={share} would take all {left} training {unit}")
         try:
             labels = train["label"] if by_class and "label" in train else np.zeros(left, np.int32)
-            kept, taken = stratified(np.asarray(labels), count, seed + (split == "test"))
+            remaining, chosen = stratified(np.asarray(labels), count, seed + (split == "test"))
         except ValueError as error:
-            raise ValueError(f"{split}={share}, out of the training {what}: {error}") from None
-        done["train"], done[split] = take(train, kept), take(train, taken)
+            raise ValueError(f"{split}={share}, out of the training {unit}: {error}") from None
+        done["train"], done[split] = take(train, remaining), take(train, chosen)
     return done
 
 
@@ -268,25 +272,24 @@ def _check(
         if missing:
             labels = labels[labels != -1]
         if len(labels) and (labels.min() < 0 or labels.max() >= classes):
-            found = f"{labels.min()}..{labels.max()}"
-            raise ValueError(
-                f"{where}: labels are {found}; {classes} classes need 0..{classes - 1}"
-            )
+            span = f"{labels.min()}..{labels.max()}"
+            raise ValueError(f"{where}: labels are {span}; {classes} classes need 0..{classes - 1}")
 
 
 def _check_array(where: str, name: str, array: Images, n: int, missing: bool) -> None:
     """Raise ValueError unless an array of so many examples is one that networks can be given."""
     dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
-    found = f"{dtype}{list(shape)}"
+    description = f"{dtype}{list(shape)}"
     if name == "image" and (dtype != np.uint8 or len(shape) != 4):
         raise ValueError(
-            f"{where}: images are {found}; expected uint8 [n, height, width, channels]"
+            f"{where}: images are {description}; expected uint8 [n, height, width, channels]"
         )
     if name == "label" and (dtype != np.int32 or shape != (n,)):
-        raise ValueError(f"{where}: labels are {found}; expected int32 [{n}]")
+        raise ValueError(f"{where}: labels are {description}; expected int32 [{n}]")
     if dtype.name not in DTYPES or not shape or shape[0] != n:
         raise ValueError(
-            f"{where}: {name} is {found}; expected {', '.join(DTYPES)} [{n}, ...], a row an example"
+            f"{where}: {name} is {description}; expected {', '.join(DTYPES)} [{n}, ...], a row an "
+            "example"
         )
     if dtype != np.float32 or (missing and name == "target"):
         return

@@ -23,9 +23,9 @@ def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
       ValueError: a count is below 1.
     """
     counts = {"train": train, "validation": validation, "test": test}
-    drawn = {split: _glyphs.glyphs(split, n, seed=seed) for split, n in counts.items()}
+    examples = {split: _glyphs.glyphs(split, n, seed=seed) for split, n in counts.items()}
     splits = {
-        split: {"image": images, "label": labels} for split, (images, labels) in drawn.items()
+        split: {"image": images, "label": labels} for split, (images, labels) in examples.items()
     }
     return make_source(
         "glyphs",
@@ -200,8 +200,10 @@ def npz(
         names = tuple(map(str, range(int(parts["train"]["label"].max(initial=-1)) + 1)))
     for split, part in parts.items():
         if len(part["image"]) != len(part["label"]):
-            found = f"{len(part['image'])} images and {len(part['label'])} labels"
-            raise ValueError(f"{path}: split {split!r} has {found}; expected a label an image")
+            description = f"{len(part['image'])} images and {len(part['label'])} labels"
+            raise ValueError(
+                f"{path}: split {split!r} has {description}; expected a label an image"
+            )
     empty = np.setdiff1d(np.arange(len(names)), parts["train"]["label"])
     if len(empty):
         raise ValueError(
@@ -310,8 +312,8 @@ def _labels(
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-        found = f"{labels.dtype}{list(labels.shape)}"
-        raise ValueError(f"{path}: {name} is {found}; expected integers, one an image")
+        description = f"{labels.dtype}{list(labels.shape)}"
+        raise ValueError(f"{path}: {name} is {description}; expected integers, one an image")
     if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
         raise ValueError(
             f"{path}: {name} spans {labels.min()} to {labels.max()}; labels begin at 0"

@@ -22,8 +22,8 @@ def random_halves(
     """
     if num_classes < 4:
         raise ValueError(f"{num_classes} classes have no halves of 2 or more: it takes at least 4")
-    drawn = np.random.RandomState([seed]).choice(num_classes, num_classes // 2, replace=False)
-    first = np.sort(drawn).astype(np.int32)
+    classes = np.random.RandomState([seed]).choice(num_classes, num_classes // 2, replace=False)
+    first = np.sort(classes).astype(np.int32)
     return first, np.setdiff1d(np.arange(num_classes, dtype=np.int32), first)
 
 
@@ -36,9 +36,9 @@ def group_halves(groups: Sequence[str]) -> tuple[Int[np.ndarray, " a"], Int[np.n
     names = sorted(set(groups))
     if len(names) != 2:
         raise ValueError(f"the dissimilar halves need two groups of classes, found {names}")
-    of = np.asarray(groups)
-    one, other = (np.flatnonzero(of == name).astype(np.int32) for name in names)
-    return one, other
+    group_of_class = np.asarray(groups)
+    first, second = (np.flatnonzero(group_of_class == name).astype(np.int32) for name in names)
+    return first, second
 
 
 class Task(NamedTuple):
@@ -60,9 +60,9 @@ def make_task(
     label_of = np.full(num_classes, -1, np.int32)
     label_of[classes] = np.arange(len(classes), dtype=np.int32)
     examples, start = {}, 0
-    for split, of in labels.items():
-        examples[split] = (start + np.flatnonzero(label_of[of] >= 0)).astype(np.int32)
-        start += len(of)
+    for split, labels_of_split in labels.items():
+        examples[split] = (start + np.flatnonzero(label_of[labels_of_split] >= 0)).astype(np.int32)
+        start += len(labels_of_split)
     return Task(label_of, examples)
 
 
@@ -173,17 +173,17 @@ def folds(
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow to import
 
     names, counts = _class_counts(labels)
-    what, maker = "examples", StratifiedKFold
+    unit, maker = "examples", StratifiedKFold
     if groups is not None:
         _, classes_of, _ = _groups(labels, groups, names)
         counts = np.bincount(np.concatenate(classes_of), minlength=len(names))
-        what, maker = "groups", StratifiedGroupKFold
+        unit, maker = "groups", StratifiedGroupKFold
     if k < 2:
         raise ValueError(f"{k} folds; ask for 2 or more")
     rarest = int(np.argmin(counts))
     if counts[rarest] < k:
         raise ValueError(
-            f"class {names[rarest]} has {counts[rarest]} {what}, too few for {k} folds"
+            f"class {names[rarest]} has {counts[rarest]} {unit}, too few for {k} folds"
         )
     splitter = maker(k, shuffle=True, random_state=seed)
     pairs = [_sorted_ids(*pair) for pair in splitter.split(labels, labels, groups)]
@@ -210,9 +210,9 @@ def wrong_labels(
     if classes < 2:
         raise ValueError(f"{classes} class(es) have no other to be taken for")
     rng = np.random.default_rng(seed)
-    others = (labels + rng.integers(1, classes, len(labels))) % classes
+    wrong = (labels + rng.integers(1, classes, len(labels))) % classes
     chances = rng.random(len(labels), dtype=np.float32)
-    return np.where(labels < 0, labels, others).astype(np.int32), chances
+    return np.where(labels < 0, labels, wrong).astype(np.int32), chances
 
 
 def duplicates(
@@ -228,8 +228,10 @@ def duplicates(
     """
     for images in (first, second):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != first.shape[1:]:
-            found = " and ".join(f"{a.dtype}{list(a.shape)}" for a in (first, second))
-            raise ValueError(f"duplicates: images are {found}; expected uint8 [n, h, w, c] alike")
+            descriptions = " and ".join(f"{a.dtype}{list(a.shape)}" for a in (first, second))
+            raise ValueError(
+                f"duplicates: images are {descriptions}; expected uint8 [n, h, w, c] alike"
+            )
     places: dict[bytes, list[int]] = {}
     for j, image in enumerate(second):
         places.setdefault(image.tobytes(), []).append(j)
@@ -243,8 +245,8 @@ def _class_counts(
     """The classes that occur, and how many examples each has."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
-        found = f"{labels.dtype}{list(labels.shape)}"
-        raise ValueError(f"labels are {found}; expected at least one integer, in one row")
+        description = f"{labels.dtype}{list(labels.shape)}"
+        raise ValueError(f"labels are {description}; expected at least one integer, in one row")
     return np.unique(labels, return_counts=True)
 
 

@@ -73,12 +73,12 @@ def read(
     """Rows [*b, ...] by their places, by several threads if given; each is read once."""
     if isinstance(array, np.ndarray):
         return array[ids]
-    wanted, first, back = np.unique(ids, return_index=True, return_inverse=True)
+    unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
     batch = np.empty((ids.size, *array.shape[1:]), getattr(array, "dtype", np.uint8))
-    rows = (threads.map if threads else map)(array.__getitem__, wanted.tolist())
+    rows = (threads.map if threads else map)(array.__getitem__, unique.tolist())
     for at, row in zip(first, rows, strict=True):
         batch[at] = row
-    batch = batch if len(wanted) == ids.size else batch[first[back.reshape(-1)]]
+    batch = batch if len(unique) == ids.size else batch[first[back.reshape(-1)]]
     return batch.reshape(*ids.shape, *array.shape[1:])
 
 

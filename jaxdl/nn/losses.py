@@ -42,9 +42,9 @@ def cross_entropy(
             # A negative one would count from the end.
             labels = jnp.where(labels < 0, logits.shape[-1], labels)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
+        is_label = jnp.arange(logits.shape[-1])[None] == labels[:, None]
         outside = (labels < 0) | (labels >= logits.shape[-1])
-        labels = jnp.where(outside[:, None], jnp.nan, jnp.where(own, jnp.ones_like(logits), 0))
+        labels = jnp.where(outside[:, None], jnp.nan, jnp.where(is_label, jnp.ones_like(logits), 0))
     targets = (1 - smoothing) * labels + smoothing / logits.shape[-1]
     if class_weights is not None:
         targets = targets * class_weights[None]

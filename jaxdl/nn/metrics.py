@@ -49,10 +49,10 @@ def correct_among(
         raise ValueError(f"top={top} of {logits.shape[-1]} classes: choose from 1 to all of them")
     at = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
-    own = jnp.sum(jnp.where(at == labels[..., None], logits, 0), -1, keepdims=True)
-    before = (logits > own) | ((logits == own) & (at < labels[..., None]))
-    known = (labels >= 0) & (labels < logits.shape[-1]) & ~jnp.any(jnp.isnan(logits), -1)
-    return known & (jnp.sum(before, -1) < top)
+    label_logit = jnp.sum(jnp.where(at == labels[..., None], logits, 0), -1, keepdims=True)
+    before = (logits > label_logit) | ((logits == label_logit) & (at < labels[..., None]))
+    valid = (labels >= 0) & (labels < logits.shape[-1]) & ~jnp.any(jnp.isnan(logits), -1)
+    return valid & (jnp.sum(before, -1) < top)
 
 
 # Classification and segmentation, from counts.
@@ -165,9 +165,9 @@ def calibration_bins(
     """
     w = jnp.ones(confidence.shape) if weights is None else weights.astype(float)
     edges = jnp.linspace(0, 1, bins + 1)[1:-1]
-    which = jnp.searchsorted(edges, confidence)
+    bin_index = jnp.searchsorted(edges, confidence)
     return jax.ops.segment_sum(
-        w[:, None] * jnp.stack([jnp.ones_like(w), confidence, correct], -1), which, bins
+        w[:, None] * jnp.stack([jnp.ones_like(w), confidence, correct], -1), bin_index, bins
     )
 
 

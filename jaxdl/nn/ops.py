@@ -248,8 +248,8 @@ def _views(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Ar
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _pool(x: Array, window: int, stride: int) -> Array:
-    (_, y), *others = _views(x, window, stride)
-    for _, view in others:
+    (_, y), *shifted = _views(x, window, stride)
+    for _, view in shifted:
         y = jnp.maximum(y, view)
     return y
 
@@ -257,9 +257,9 @@ def _pool(x: Array, window: int, stride: int) -> Array:
 def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
     # Which pixel won is decided once and kept. To look for it again in the backward pass, where
     # ``x == y``, loses gradients: XLA may compute x anew there and round it otherwise.
-    (_, y), *others = _views(x, window, stride)
+    (_, y), *shifted = _views(x, window, stride)
     winner = jnp.zeros(y.shape, jnp.int32 if window > 11 else jnp.int8)
-    for place, (_, view) in enumerate(others, 1):
+    for place, (_, view) in enumerate(shifted, 1):
         winner = jnp.where(view > y, jnp.asarray(place, winner.dtype), winner)
         y = jnp.maximum(y, view)
     return y, (winner, jnp.zeros((0, *x.shape[1:]), x.dtype))  # the shape, without the values

@@ -99,56 +99,60 @@ def wolfe_searched(
         **unused: Any,
     ) -> tuple[PyTree, SearchState]:
         del grads, unused
-        known = jnp.isfinite(state.value)
-        directions, kept = lax.cond(
-            known,
+        evaluated = jnp.isfinite(state.value)
+        directions, direction_state = lax.cond(
+            evaluated,
             lambda: rule.update(state.grad, state.rule, params),
             lambda: (jax.tree.map(jnp.zeros_like, params), state.rule),
         )
         slope = -optax.tree.vdot(directions, state.grad)
-        descends = known & (slope < 0)
+        descends = evaluated & (slope < 0)
         zero = jnp.zeros_like(state.value)
 
         def body(search: _Search) -> _Search:
             # A zero direction is not followed where it leads out of what is finite.
-            there = jax.tree.map(
+            trial_params = jax.tree.map(
                 lambda p, d: p - jnp.where(descends, search.trial * d, 0), params, directions
             )
-            value, grad = jax.value_and_grad(value_fn)(there)
-            changes = jax.tree.map(lambda t, p: jnp.any(t != p), there, params)
+            value, grad = jax.value_and_grad(value_fn)(trial_params)
+            changes = jax.tree.map(lambda t, p: jnp.any(t != p), trial_params, params)
             moves = jnp.stack(jax.tree.leaves(changes)).any()
-            here = -optax.tree.vdot(directions, grad)
+            trial_slope = -optax.tree.vdot(directions, grad)
             flat = value <= state.value + rounding * jnp.abs(state.value)
-            flat &= here <= (2 * decrease - 1) * slope
+            flat &= trial_slope <= (2 * decrease - 1) * slope
             low = value <= state.value + decrease * search.trial * slope
             low &= (value < search.value) | (search.step == 0)
             # What is too short to move x may still be lengthened, once.
             ends = ~moves & (search.bracketed | (state.descent == 0))
             good = (low | flat) & ~ends
-            done = (good & (jnp.abs(here) <= -curvature * slope)) | ~descends | ends
+            done = (good & (jnp.abs(trial_slope) <= -curvature * slope)) | ~descends | ends
             # The bracket's other end is the trial, where it is too high, or else the best until
             # now, where the trial is better and the function rises from it in that direction.
             turns = jnp.where(
-                search.bracketed, here * (search.other_step - search.step) >= 0, here >= 0
+                search.bracketed,
+                trial_slope * (search.other_step - search.step) >= 0,
+                trial_slope >= 0,
             )
             best = (search.step, search.value, search.slope)
-            trial = (search.trial, value, here)
-            other = (search.other_step, search.other_value, search.other_slope)
+            trial = (search.trial, value, trial_slope)
+            other_end = (search.other_step, search.other_value, search.other_slope)
             chosen: tuple[Array, Array, Array] = jax.tree.map(
-                lambda b, t, o: jnp.where(good, jnp.where(turns, b, o), t), best, trial, other
+                lambda b, t, o: jnp.where(good, jnp.where(turns, b, o), t), best, trial, other_end
             )
-            taken = good | ~descends  # where nothing descends, the value at x is looked at
+            accepted = good | ~descends  # where nothing descends, the value at x is looked at
             lowest: tuple[Array, Array, Array] = jax.tree.map(
-                lambda b, t: jnp.where(taken, t, b), best, trial
+                lambda b, t: jnp.where(accepted, t, b), best, trial
             )
             bracketed = search.bracketed | ~good | turns
-            secant = search.trial + (search.trial - search.step) * here / (search.slope - here)
-            secant = jnp.where(here == search.slope, jnp.inf, secant)
+            secant = search.trial + (search.trial - search.step) * trial_slope / (
+                search.slope - trial_slope
+            )
+            secant = jnp.where(trial_slope == search.slope, jnp.inf, secant)
             beyond = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
             following = jnp.where(bracketed, _between(*lowest, *chosen), beyond)
             return _Search(
                 *lowest,
-                jax.tree.map(lambda t, b: jnp.where(taken, t, b), grad, search.grad),
+                jax.tree.map(lambda t, b: jnp.where(accepted, t, b), grad, search.grad),
                 *chosen,
                 bracketed,
                 following,
@@ -171,13 +175,15 @@ def wolfe_searched(
             done=jnp.asarray(False),
             evaluations=jnp.zeros((), jnp.int32),
         )
-        found = lax.while_loop(
+        result = lax.while_loop(
             lambda search: ~search.done & (search.evaluations < max_evaluations), body, first
         )
-        step = jnp.where(descends, found.step, 0)
+        step = jnp.where(descends, result.step, 0)
         updates = jax.tree.map(lambda d: jnp.where(step > 0, -step * d, 0), directions)
-        descent = state.value - found.value
-        return updates, SearchState(kept, found.value, found.grad, descent, step, found.evaluations)
+        descent = state.value - result.value
+        return updates, SearchState(
+            direction_state, result.value, result.grad, descent, step, result.evaluations
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -64,8 +64,12 @@ def make_optimizer(
         case _:
             raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
     if isinstance(bias_rate, jax.core.Tracer) or bias_rate != 1:
-        others = optax.scale(bias_rate)
-        rule.append(optax.masked(others, lambda w: jax.tree.map(lambda it: not it, is_weight(w))))
+        scale_biases = optax.scale(bias_rate)
+        rule.append(
+            optax.masked(
+                scale_biases, lambda w: jax.tree.map(lambda weight: not weight, is_weight(w))
+            )
+        )
     if clip_norm is not None:
         rule.insert(0, optax.clip_by_global_norm(clip_norm))
     if max_norm is not None:

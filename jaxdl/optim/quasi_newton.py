@@ -139,12 +139,12 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         tau, phi = scaling(b / gain, h * gain, g.size)
         tau = tau / gain
         curved = (ys > jnp.finfo(g.dtype).eps * norm(s) * norm(y)) & (yHy > 0) & (b > 0)
-        known = ~state.fresh & curved & (tau > 0) & jnp.isfinite(tau) & jnp.isfinite(phi)
+        usable = ~state.fresh & curved & (tau > 0) & jnp.isfinite(tau) & jnp.isfinite(phi)
 
         length = norm(g)
         unit = jnp.where(jnp.isfinite(length) & (length > 0), 1.0 / length, 1.0)
         # Both selects join the loop of the update; vmap would make the same of a `cond`.
-        H = jnp.where(known, inverse_update(H, Hy, s, y, tau, phi), H)
+        H = jnp.where(usable, inverse_update(H, Hy, s, y, tau, phi), H)
         d = H @ g
         stuck = ~state.fresh & (s @ s == 0) & (y @ y == 0)  # nothing lower was found along H g
         anew = stuck | (state.fresh & first)
@@ -156,7 +156,7 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
         d = jnp.where(lost, unit * g, d)
         # Fresh without pairs: the next update writes H anew.
-        pairs = jnp.where(lost | stuck, 0, state.pairs + known)
+        pairs = jnp.where(lost | stuck, 0, state.pairs + usable)
         return unravel(d), SelfScaledState(H, x, g, d, lost, pairs)
 
     return optax.GradientTransformation(init, update)
@@ -209,8 +209,8 @@ def restart(state: PyTree) -> PyTree:
             case _:
                 return node
 
-    known = (
+    states = (
         *(SearchState, SelfScaledState, optax.ScaleByLBFGSState),
         *(optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState),
     )
-    return jax.tree.map(renew, state, is_leaf=lambda node: isinstance(node, known))
+    return jax.tree.map(renew, state, is_leaf=lambda node: isinstance(node, states))

@@ -121,8 +121,8 @@ def propagate(
         points: Float[AnyArray, "n d"], requests: Sequence[Request]
     ) -> list[Float[Array, "#n f"]]:
         names, operators = plan(requests)
-        asked = [*({name: 1.0} for name in names), *operators]
-        values = forward_mode(features, coordinates)(points, asked)
+        all_requests = [*({name: 1.0} for name in names), *operators]
+        values = forward_mode(features, coordinates)(points, all_requests)
         jet, carried = dict(zip(names, values, strict=False)), values[len(names) :]
         for i, (kernel, bias) in enumerate(layers):
             if i:
@@ -131,9 +131,9 @@ def propagate(
             jet = {name: values @ kernel for name, values in jet.items()}
             jet[""] = jet[""] + bias[None]
             carried = [values @ kernel for values in carried]
-        known = dict(zip(map(id, operators), carried, strict=True))
+        by_operator = dict(zip(map(id, operators), carried, strict=True))
         return [
-            known[id(request)] if id(request) in known else combine(jet, request)
+            by_operator[id(request)] if id(request) in by_operator else combine(jet, request)
             for request in requests
         ]
 
@@ -169,8 +169,8 @@ def splits(name: str) -> list[tuple[str, str]]:
     def part(chosen: Iterable[bool]) -> str:
         return canonical(itertools.compress(name, chosen))
 
-    ways = itertools.product((True, False), repeat=len(name))
-    return [(part(way), part(not here for here in way)) for way in ways]
+    choices = itertools.product((True, False), repeat=len(name))
+    return [(part(way), part(not in_first for in_first in way)) for way in choices]
 
 
 @functools.cache
@@ -183,16 +183,16 @@ def partitions(name: str) -> tuple[tuple[int, tuple[str, ...]], ...]:
     def blocks(rest: str) -> list[tuple[str, ...]]:
         if not rest:
             return [()]
-        found = []
+        result = []
         for size in range(len(rest)):
-            for others in itertools.combinations(range(1, len(rest)), size):
-                block = rest[0] + "".join(rest[i] for i in others)
-                left = "".join(rest[i] for i in range(1, len(rest)) if i not in others)
-                found += [(block, *more) for more in blocks(left)]
-        return found
+            for companions in itertools.combinations(range(1, len(rest)), size):
+                block = rest[0] + "".join(rest[i] for i in companions)
+                left = "".join(rest[i] for i in range(1, len(rest)) if i not in companions)
+                result += [(block, *more) for more in blocks(left)]
+        return result
 
-    counted = Counter(tuple(sorted(map(canonical, found))) for found in blocks(name))
-    return tuple((count, found) for found, count in counted.items())
+    counted = Counter(tuple(sorted(map(canonical, partition))) for partition in blocks(name))
+    return tuple((count, partition) for partition, count in counted.items())
 
 
 def _activate(
@@ -204,11 +204,11 @@ def _activate(
     order = max(map(len, itertools.chain(jet, *operators)))
     slopes = derivatives_of(activation, jet[""], order)
 
-    def chained(count: int, found: Sequence[str]) -> Float[Array, "n m"]:
+    def chained(count: int, parts: Sequence[str]) -> Float[Array, "n m"]:
         return (
-            slopes[len(found)]
+            slopes[len(parts)]
             * count
-            * functools.reduce(jnp.multiply, (jet[block] for block in found))
+            * functools.reduce(jnp.multiply, (jet[block] for block in parts))
         )
 
     new = {"": slopes[0]}
@@ -217,10 +217,10 @@ def _activate(
     moved = []
     for operator, values in zip(operators, carried, strict=True):
         lower = [
-            c * chained(count, found)
+            c * chained(count, partition)
             for name, c in operator.items()
-            for count, found in partitions(name)
-            if len(found) > 1
+            for count, partition in partitions(name)
+            if len(partition) > 1
         ]
         moved.append(functools.reduce(jnp.add, lower, slopes[1] * values))
     return new, moved
@@ -236,16 +236,16 @@ def derivatives_of(
     if activation is jnp.tanh:
         y = jnp.tanh(z)
         slope = 1 - y * y
-        known = [y, slope, -2 * y * slope, slope * (6 * y * y - 2)]
+        values = [y, slope, -2 * y * slope, slope * (6 * y * y - 2)]
     elif activation is jnp.sin:
         sine, cosine = jnp.sin(z), jnp.cos(z)
-        known = [(sine, cosine, -sine, -cosine)[i % 4] for i in range(order + 1)]
+        values = [(sine, cosine, -sine, -cosine)[i % 4] for i in range(order + 1)]
     else:
-        known = [activation(z)]
-    while len(known) <= order:
-        previous = functools.partial(_nth, activation, len(known))
-        known.append(previous(z))
-    return known[: order + 1]
+        values = [activation(z)]
+    while len(values) <= order:
+        previous = functools.partial(_nth, activation, len(values))
+        values.append(previous(z))
+    return values[: order + 1]
 
 
 def _nth(activation: Callable[[Array], Array], n: int, z: Array) -> Array:

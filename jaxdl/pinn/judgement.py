@@ -105,11 +105,11 @@ def check_start(
                 )
         raise ValueError("the loss is not finite before any training")
     if not np.isfinite(values["rel_l2"]):
-        found = ansatz(params, heldout.points)
+        prediction = ansatz(params, heldout.points)
         raise ValueError(
             "the network, with the problem's features and constraint, "
-            f"{not_finite(ansatz.problem, heldout.points, found)}: leave it out of the domain, or "
-            "of Points by inside="
+            f"{not_finite(ansatz.problem, heldout.points, prediction)}: leave it out of the "
+            "domain, or of Points by inside="
         )
 
 
@@ -146,14 +146,14 @@ def leave_out_singular(
 
     keys = jax.random.split(jax.random.key(0), PROBES)
     points, weights, singular = {}, {}, {}
-    for term, there in heldout.sample.points.items():
-        regular = np.any([finite(key, term, there) for key in keys], axis=0)
+    for term, term_points in heldout.sample.points.items():
+        regular = np.any([finite(key, term, term_points) for key in keys], axis=0)
         if not regular.any():
             raise ValueError(
-                f"the residual {term!r} is finite at none of its {len(there)} held-out points, "
-                "whatever the network: look for NaN in its data and formula"
+                f"the residual {term!r} is finite at none of its {len(term_points)} held-out "
+                "points, whatever the network: look for NaN in its data and formula"
             )
-        points[term], weights[term] = there[regular], heldout.sample.weights[term][regular]
+        points[term], weights[term] = term_points[regular], heldout.sample.weights[term][regular]
         if not regular.all():
-            singular[term] = there[~regular]
+            singular[term] = term_points[~regular]
     return heldout._replace(sample=objective.Sample(points, weights)), singular

@@ -148,7 +148,7 @@ class Refresh(NamedTuple):
 
 
 def refresh(
-    ansatz: Ansatz, how: Refresh, params: Params, sample: Sample, key: PRNGKeyArray
+    ansatz: Ansatz, settings: Refresh, params: Params, sample: Sample, key: PRNGKeyArray
 ) -> Sample:
     """New points and weights, by what the residuals are now.
 
@@ -158,23 +158,25 @@ def refresh(
     problem = ansatz.problem
     points: dict[str, Any] = dict(sample.points)
 
-    def size(name: str, there: AnyArray) -> Float[Array, " n"]:
-        return jnp.sqrt(jnp.sum(ansatz.residual(params, name, there) ** 2, axis=-1))
+    def size(name: str, term_points: AnyArray) -> Float[Array, " n"]:
+        return jnp.sqrt(jnp.sum(ansatz.residual(params, name, term_points) ** 2, axis=-1))
 
     for i, (name, term) in enumerate(problem.terms.items()):
         rule = term.points
-        if how.candidates and isinstance(rule, sampling.Points) and not rule.fixed:
-            one, other = jax.random.split(jax.random.fold_in(key, i))
-            others, inside = sampling.candidates(one, rule, problem.domain, how.candidates)
-            options = {"power": how.power, "floor": how.floor}
+        if settings.candidates and isinstance(rule, sampling.Points) and not rule.fixed:
+            draw_key, refine_key = jax.random.split(jax.random.fold_in(key, i))
+            candidates, inside = sampling.candidates(
+                draw_key, rule, problem.domain, settings.candidates
+            )
+            options = {"power": settings.power, "floor": settings.floor}
             points[name] = sampling.refine(
-                other, points[name], size(name, others), others, inside, **options
+                refine_key, points[name], size(name, candidates), candidates, inside, **options
             )
     rules = {name: term.points for name, term in problem.terms.items()}
     within = [n for n, r in rules.items() if isinstance(r, sampling.Points) and not r.fixed]
     base = {name: term.weight for name, term in problem.terms.items()}
     weights = dict(sample.weights)
-    match how.weighting:
+    match settings.weighting:
         case "fixed":
             pass
         case "gradient_norm":
@@ -186,31 +188,31 @@ def refresh(
 
                 return optax.tree.norm(jax.grad(mean_square)(params))
 
-            found = weighting.gradient_norm_weights({name: slope(name) for name in points})
-            weights = {n: jnp.full_like(w, base[n]) * found[n] for n, w in weights.items()}
+            factors = weighting.gradient_norm_weights({name: slope(name) for name in points})
+            weights = {n: jnp.full_like(w, base[n]) * factors[n] for n, w in weights.items()}
         case "causal":
             if "t" not in problem.domain:
                 raise ValueError("causal weights need a coordinate named t")
             column, (first, last) = problem.coordinates.index("t"), problem.domain["t"]
             for name in within:
-                there = points[name]
+                term_points = points[name]
                 weights[name] = base[name] * weighting.causal_weights(
-                    size(name, there),
-                    there[:, column],
+                    size(name, term_points),
+                    term_points[:, column],
                     first=first,
                     last=last,
-                    tolerance=how.tolerance,
+                    tolerance=settings.tolerance,
                 )
         case "attention":
-            for name, there in points.items():
+            for name, term_points in points.items():
                 root = weighting.attention_weights(
                     jnp.sqrt(weights[name] / base[name]),
-                    size(name, there),
-                    decay=how.decay,
-                    rate=how.rate,
+                    size(name, term_points),
+                    decay=settings.decay,
+                    rate=settings.rate,
                 )
                 weights[name] = base[name] * root**2
         case _:
-            known = ", ".join(weighting.WEIGHTINGS)
-            raise ValueError(f"unknown weighting {how.weighting!r}: choose one of {known}")
+            choices = ", ".join(weighting.WEIGHTINGS)
+            raise ValueError(f"unknown weighting {settings.weighting!r}: choose one of {choices}")
     return Sample(points, weights)

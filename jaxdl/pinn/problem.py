@@ -161,16 +161,17 @@ class Ansatz:
 
         def derive(points: Float[AnyArray, "n d"], requests: Sequence[Request]) -> list[Array]:
             names, operators = plan(requests)
-            asked = [*({name: 1.0} for name in names), *operators]
+            all_requests = [*({name: 1.0} for name in names), *operators]
 
             def split(values: list[Array]) -> tuple[Jet, list[Array]]:
                 return dict(zip(names, values, strict=False)), values[len(names) :]
 
             parts = (lambda p: constraint(p)[0]), (lambda p: constraint(p)[1])
             offset, factor = (
-                split(forward_mode(part, self.problem.coordinates)(points, asked)) for part in parts
+                split(forward_mode(part, self.problem.coordinates)(points, all_requests))
+                for part in parts
             )
-            inner = split(network(points, asked))
+            inner = split(network(points, all_requests))
             whole = product(factor[0], inner[0], names)
             jet = {name: whole[name] + offset[0][name] for name in names}
             carried = {

@@ -45,13 +45,13 @@ def inverse_heat(k: float = 0.01, start: float = 0.05, noise: float = 0.01, seed
     rng = np.random.default_rng(seed)
     places = np.stack([rng.uniform(*forward.domain[c], 500) for c in "tx"], axis=-1)
     clean = forward.solution(places)[:, 0]  # type: ignore[misc]  # heat has one
-    seen = clean + noise * clean.std() * rng.standard_normal(len(clean))
+    measured = clean + noise * clean.std() * rng.standard_normal(len(clean))
 
     def equation(u, at):
         return u.t - jnp.exp(at.log_k) * u.xx
 
     def data(u, at):
-        return u - seen
+        return u - measured
 
     return forward._replace(
         terms={

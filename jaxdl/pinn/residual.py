@@ -72,7 +72,7 @@ class Expression:
     @property
     def value(self) -> Float[AnyArray, " n"]:
         """The numbers themselves, for functions such as ``jnp.sin(u.value)``."""
-        parts = [self._look_up((*of, request)) for of, request in self._terms.items()]
+        parts = [self._look_up((*key, request)) for key, request in self._terms.items()]
         return sum(parts[1:], parts[0]) + self._rest
 
     def _scaled(self, factor: Any) -> "Expression | AnyArray":
@@ -81,18 +81,18 @@ class Expression:
         return self._times(factor)
 
     def _times(self, number: Any) -> "Expression":
-        terms = {of: {n: c * number for n, c in r.items()} for of, r in self._terms.items()}
+        terms = {key: {n: c * number for n, c in r.items()} for key, r in self._terms.items()}
         return Expression(terms, self._rest * number, self._look_up)
 
     def __add__(self, other: Any) -> "Expression":
         if not isinstance(other, Expression):
             return Expression(self._terms, self._rest + other, self._look_up)
         terms = dict(self._terms)
-        for of, request in other._terms.items():
-            mine = dict(terms.get(of, {}))
+        for key, request in other._terms.items():
+            coefficients = dict(terms.get(key, {}))
             for name, c in request.items():
-                mine[name] = mine[name] + c if name in mine else c
-            terms[of] = mine
+                coefficients[name] = coefficients[name] + c if name in coefficients else c
+            terms[key] = coefficients
         return Expression(terms, self._rest + other._rest, self._look_up)
 
     def __mul__(self, other: Any) -> "Expression | AnyArray":
@@ -165,17 +165,17 @@ class Field(Expression):
         return Field(self._name, self._i, self._coordinates, self._look_up, where)
 
 
-def _place(what: str, value: Any) -> float | ArrayKey:
+def _place(coordinate: str, value: Any) -> float | ArrayKey:
     """A number, or the key of an array that is checked where the number of points is known."""
     value = _value(value)
     array = value if isinstance(value, jax.Array) else np.asarray(value)
     if array.dtype.kind not in "biuf":
         kind = type(value).__name__
-        raise ValueError(f"{what}: a place is one number, or one a point, [n], not {kind}")
+        raise ValueError(f"{coordinate}: a place is one number, or one a point, [n], not {kind}")
     if isinstance(array, jax.Array):
         return ArrayKey(array)
     if not np.isfinite(array).all():
-        raise ValueError(f"{what}: a place must be finite")
+        raise ValueError(f"{coordinate}: a place must be finite")
     return ArrayKey(array) if array.ndim else float(array)
 
 
@@ -208,16 +208,16 @@ def evaluate(
     at = SimpleNamespace(**columns, **(physics or {}))
 
     def call(look_up: Callable[[Need], Float[AnyArray, " n"]]) -> Float[Array, "n r"]:
-        known = [Field(f, i, coordinates, look_up) for i, f in enumerate(fields)]
-        found = residual(*known, at)
-        found = [_value(each) for each in (found if isinstance(found, tuple) else (found,))]
-        for each in found:
-            if jnp.shape(each) != (n,):
+        fields_at = [Field(f, i, coordinates, look_up) for i, f in enumerate(fields)]
+        values = residual(*fields_at, at)
+        values = [_value(value) for value in (values if isinstance(values, tuple) else (values,))]
+        for value in values:
+            if jnp.shape(value) != (n,):
                 raise ValueError(
-                    f"the residual {name!r} at {n} points has shape {list(jnp.shape(each))}; it "
+                    f"the residual {name!r} at {n} points has shape {list(jnp.shape(value))}; it "
                     f"must be one number a point, [{n}]"
                 )
-        return jnp.stack(found, axis=-1)
+        return jnp.stack(values, axis=-1)
 
     needs: list[Need] = []
 
@@ -256,12 +256,12 @@ def evaluate(
         groups.setdefault(where, {}).setdefault(_key(request), request)
 
     def derivatives(group: Where, where: Where) -> tuple[Where, dict[tuple, AnyArray]]:
-        there, requests = points, groups[group]
+        moved, requests = points, groups[group]
         for coordinate, place in where:
             column = place.array if isinstance(place, ArrayKey) else place
             column = jnp.asarray(column, points.dtype)
-            there = there.at[:, coordinates.index(coordinate)].set(column)
-        return where, dict(zip(requests, derive(there, list(requests.values())), strict=True))
+            moved = moved.at[:, coordinates.index(coordinate)].set(column)
+        return where, dict(zip(requests, derive(moved, list(requests.values())), strict=True))
 
     # What an array holds is right in the last call only: it may be made of what is looked up.
     values = {where: derivatives(where, where) for where in groups if where == _form(where)}
@@ -317,8 +317,8 @@ def _scaled_by_values(
     return any(not isinstance(x, Literal) and x in dependent for x in jaxpr.outvars)
 
 
-def _value(of: Any) -> Any:
-    return of.value if isinstance(of, Expression) else of
+def _value(value: Any) -> Any:
+    return value.value if isinstance(value, Expression) else value
 
 
 def _key(request: Request) -> tuple:

@@ -36,12 +36,12 @@ class Points(NamedTuple):
     inside: Callable[..., Any] | None = None
 
 
-def check_name(name: str, what: str) -> None:
+def check_name(name: str, kind: str) -> None:
     """Raise ValueError for a name that Python's source cannot hold: in ``u.ϕ`` it reads ``φ``."""
     normal = unicodedata.normalize("NFKC", name)
     if normal != name:
         raise ValueError(
-            f"{what}: Python reads the name {name!r} ({_code_points(name)}) as {normal!r} "
+            f"{kind}: Python reads the name {name!r} ({_code_points(name)}) as {normal!r} "
             f"({_code_points(normal)}): write {normal!a}, or another name"
         )
 
@@ -60,7 +60,7 @@ def check_domain(domain: Domain) -> None:
             raise ValueError(f"domain: {name} from {low} to {high} is no interval")
 
 
-def check_points(points: Any, domain: Domain, what: str) -> Float[np.ndarray, "n d"]:
+def check_points(points: Any, domain: Domain, owner: str) -> Float[np.ndarray, "n d"]:
     """Given points as an array, of floats; they may be a list of lists.
 
     Raises:
@@ -70,17 +70,17 @@ def check_points(points: Any, domain: Domain, what: str) -> Float[np.ndarray, "n
         points = np.asarray(points, float)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{what}: points of type {type(points).__name__} are not an array of numbers "
+            f"{owner}: points of type {type(points).__name__} are not an array of numbers "
             f"[n, {len(domain)}], nor a rule, jaxdl.pinn.sampling.Points"
         ) from None
     if points.ndim != 2 or points.shape[1] != len(domain) or not len(points):
-        raise ValueError(f"{what}: points of shape {list(points.shape)}, not [n, {len(domain)}]")
+        raise ValueError(f"{owner}: points of shape {list(points.shape)}, not [n, {len(domain)}]")
     for i, (name, (low, high)) in enumerate(domain.items()):
         out = ~((points[:, i] >= low) & (points[:, i] <= high))
         if out.any():
             j = int(np.argmax(out))
             raise ValueError(
-                f"{what}: point {j} has {name}={points[j, i]}, outside [{low:g}, {high:g}]"
+                f"{owner}: point {j} has {name}={points[j, i]}, outside [{low:g}, {high:g}]"
             )
     return points
 
@@ -114,15 +114,15 @@ def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarr
         if name not in domain or not domain[name][0] <= value <= domain[name][1]:
             raise ValueError(f"{name}={value} is not on the domain {dict(domain)}")
     free = [name for name in domain if name not in points.fixed]
-    kept, asked = np.empty((0, len(domain))), points.count
-    while len(kept) < points.count:  # more than once only where a part of the box counts
-        if asked > 1000 * points.count:
+    inside, count = np.empty((0, len(domain))), points.count
+    while len(inside) < points.count:  # more than once only where a part of the box counts
+        if count > 1000 * points.count:
             raise ValueError("of 1,000 points of the box hardly one is inside of the domain")
-        unit = _unit(rule, asked, len(free), seed)
+        unit = _unit(rule, count, len(free), seed)
         placed = check_points(_place(unit, points, domain), domain, "drawn points, warped")
-        kept = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
-        asked = 2 * asked
-    return kept if rule == "grid" else kept[: points.count]
+        inside = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
+        count = 2 * count
+    return inside if rule == "grid" else inside[: points.count]
 
 
 def _unit(rule: str, count: int, dimensions: int, seed: int) -> Float[np.ndarray, "n d"]:
@@ -167,7 +167,7 @@ def refine(
     key: PRNGKeyArray,
     points: Float[AnyArray, "n d"],
     residual: Float[Array, " m"],
-    others: Float[Array, "m d"],
+    candidates: Float[Array, "m d"],
     inside: Bool[Array, " m"],
     *,
     power: float = 1.0,
@@ -191,4 +191,4 @@ def refine(
     # No chance at all, log 0, is still better than being outside.
     lowest = jnp.finfo(noisy.dtype).min
     _, chosen = jax.lax.top_k(jnp.where(inside, jnp.maximum(noisy, lowest), -jnp.inf), len(points))
-    return jnp.where(jnp.sum(inside) >= len(points), others[chosen], points)
+    return jnp.where(jnp.sum(inside) >= len(points), candidates[chosen], points)

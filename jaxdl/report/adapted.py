@@ -173,9 +173,9 @@ class Summary(NamedTuple):
     diverged: tuple[int, ...] = ()
 
 
-def gaps_of(kept: Networks) -> dict[int, float]:
+def gaps_of(networks: Networks) -> dict[int, float]:
     """Train on target minus source only, by seed."""
-    return minus(target(kept, "target_only"), target(kept, "source_only"))
+    return minus(target(networks, "target_only"), target(networks, "source_only"))
 
 
 def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list[Summary]:
@@ -186,13 +186,13 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     has one, and never for the two methods that define it. Raises as `join` does.
     """
     networks = join(results, diagnoses)
-    kept = used(networks)
-    gaps, lower = gaps_of(kept), target(kept, "source_only")
+    counted = used(networks)
+    gaps, lower = gaps_of(counted), target(counted, "source_only")
     wide = bool(gaps) and min(gaps.values()) >= MINIMAL_GAP
     summary = []
     for method, members in networks.items():
-        rows = [r for r, _ in kept[method].values()]
-        gains = minus(target(kept, method), lower) if wide and method not in BOUNDS else {}
+        rows = [r for r, _ in counted[method].values()]
+        gains = minus(target(counted, method), lower) if wide and method not in BOUNDS else {}
         lost = tuple(s for s, pair in members.items() if diverged(*pair))
         fallen = tuple(s for s, (_, d) in members.items() if collapsed(d) and s not in lost)
         estimates = (

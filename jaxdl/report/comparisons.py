@@ -61,17 +61,17 @@ def interval(x: Estimate) -> str:
     return " to ".join(format_number(bound, 100, signed=True) for bound in confidence_interval(x))
 
 
-def compare(what: str, x: Estimate, other: str) -> str:
+def compare(subject: str, x: Estimate, reference: str) -> str:
     """Which of two is above, as far as the interval of their difference tells."""
     if not judged(x):
         value = f"{format_number(x.mean, 100, signed=True)} points in "
         value += "one seed" if x.used == 1 else f"each of {x.used} seeds, which gives no interval"
         value = value if x.used else "too few seeds"
-        return f"It cannot be judged how {what} compares with {other}: {value}."
+        return f"It cannot be judged how {subject} compares with {reference}: {value}."
     side = "above" if x.mean > 0 else "below"
     shown = shows(+1, x) or shows(-1, x)
     opening = "This run shows that" if shown else "This run does not show that"
-    return f"{opening} {what} is {side} {other}: {quote(x)}."
+    return f"{opening} {subject} is {side} {reference}: {quote(x)}."
 
 
 def warn_of_several(count: int) -> list[str]:

@@ -101,17 +101,17 @@ def diagnostics(networks: Networks) -> list[str]:
         )
         for seeds, field, sentence in cases:
             if seeds:
-                found = [getattr(members[s][1], field) for s in seeds]
-                values = percent(*found)
+                values_of_seeds = [getattr(members[s][1], field) for s in seeds]
+                values = percent(*values_of_seeds)
                 if field == "reversal":
-                    values = ", ".join(format_number(x, digits=2) for x in found)
+                    values = ", ".join(format_number(x, digits=2) for x in values_of_seeds)
                 sentences.append(
                     f"{name_of(method)}, {list_seeds(seeds)}. {sentence.format(values)}"
                 )
     return sentences
 
 
-def choices(kept: Networks) -> Iterator[str]:
+def choices(networks: Networks) -> Iterator[str]:
     """What each criterion would choose of the methods without target labels."""
     titles = {
         "neighbourhood_density": "Neighbourhood density",
@@ -119,10 +119,10 @@ def choices(kept: Networks) -> Iterator[str]:
     }
     few = {
         method: [s for s, (_, d) in members.items() if d.effective_samples < FEW_SAMPLES]
-        for method, members in kept.items()
+        for method, members in networks.items()
     }
     for field, title in titles.items():
-        scores = {m: _mean(kept, m, field).mean for m in kept if m != "target_only"}
+        scores = {m: _mean(networks, m, field).mean for m in networks if m != "target_only"}
         if field == "importance_weighted_accuracy":
             scores = {m: x for m, x in scores.items() if not few[m]}
         scores = {m: x for m, x in scores.items() if not math.isnan(x)}
@@ -131,9 +131,9 @@ def choices(kept: Networks) -> Iterator[str]:
         if len(set(scores.values())) == 1:
             yield f"{title} does not tell the methods apart."
             continue
-        truth = {m: over_seeds(target(kept, m)).mean for m in scores}
+        truth = {m: over_seeds(target(networks, m)).mean for m in scores}
         chosen, best = max(scores, key=scores.__getitem__), max(truth, key=truth.__getitem__)
-        if unlabelled(kept):
+        if unlabelled(networks):
             yield f"{title} would choose {name_of(chosen)}."
             continue
         rank = 1 + sum(x > truth[chosen] for x in truth.values())
@@ -149,7 +149,7 @@ def choices(kept: Networks) -> Iterator[str]:
         )
     for method, seeds in few.items():
         if seeds:
-            count = math.floor(min(kept[method][s][1].effective_samples for s in seeds))
+            count = math.floor(min(networks[method][s][1].effective_samples for s in seeds))
             yield (
                 f"{name_of(method)}, {list_seeds(seeds)}: the importance weights leave only "
                 f"{count} effective samples (fewer than {FEW_SAMPLES}), since the domains "
@@ -157,11 +157,11 @@ def choices(kept: Networks) -> Iterator[str]:
             )
 
 
-def _mean(kept: Networks, method: str, field: str) -> Estimate:
-    return mean_and_standard_error([getattr(d, field) for _, d in kept[method].values()])
+def _mean(networks: Networks, method: str, field: str) -> Estimate:
+    return mean_and_standard_error([getattr(d, field) for _, d in networks[method].values()])
 
 
-def table(kept: Networks) -> str:
+def table(networks: Networks) -> str:
     """Markdown: the criteria by method, means over seeds."""
     columns = {
         "domain_accuracy": ("domain accuracy, %", 100, 1),
@@ -170,10 +170,10 @@ def table(kept: Networks) -> str:
         "effective_samples": ("effective samples", 1, 0),
     }
     rows = []
-    for method in kept:
+    for method in networks:
         cells = []
         for field, (_, scale, digits) in columns.items():
-            x = _mean(kept, method, field)
+            x = _mean(networks, method, field)
             cells.append(format_mean(x.mean, x.se, scale, digits))
         rows.append((name_of(method), *cells))
     return markdown_table(("method", *(title for title, *_ in columns.values())), rows)

@@ -67,7 +67,7 @@ def _adapted(method: str) -> bool:
     return method not in (*UNADAPTED, "target_only")
 
 
-def _control(method: str, kept: Networks, colours: Mapping[str, float]) -> str | None:
+def _control(method: str, networks: Networks, colours: Mapping[str, float]) -> str | None:
     """What a method is compared with, if there is anything.
 
     DANN, or else no adaptation, with images recoloured alike if there is such a one: what
@@ -76,16 +76,16 @@ def _control(method: str, kept: Networks, colours: Mapping[str, float]) -> str |
     if method == "target_only":
         return None
     names = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
-    controls = [m for m in names if m in kept and m != method]
+    controls = [m for m in names if m in networks and m != method]
     alike = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
     return next(iter(alike or controls), None)
 
 
-def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -> str:
+def _compare_published(subject: str, x: Estimate, published: Sequence[Published]) -> str:
     if not judged(x):
         value = f"{percent(x.mean)} in each of {x.used} seeds, which gives no interval"
         value = value if x.used > 1 else "too few seeds"
-        return f"It cannot be judged how {what} compares with published numbers: {value}."
+        return f"It cannot be judged how {subject} compares with published numbers: {value}."
     low, high = confidence_interval(x)
     judgements = []
     for p in published:
@@ -93,9 +93,8 @@ def _compare_published(what: str, x: Estimate, published: Sequence[Published]) -
         side = "above" if above else "below" if below else "not shown to differ from"
         judgements.append(f"{side} {p.who}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
     reach = f"{format_number(max(low, 0.0), 100)} to {percent(min(high, 1.0))}"
-    return (
-        f"{what}, its mean in {reach} (95% interval, {x.used} seeds), is {'; '.join(judgements)}."
-    )
+    interval = f"{reach} (95% interval, {x.used} seeds)"
+    return f"{subject}, its mean in {interval}, is {'; '.join(judgements)}."
 
 
 def findings(
@@ -115,36 +114,36 @@ def findings(
     Args:
       colours: how far the labelled images were recoloured, by method; 0 for others.
     """
-    kept = used(join(results, diagnoses))
-    if unlabelled(kept):
+    counted = used(join(results, diagnoses))
+    if unlabelled(counted):
         return [
             "The target has no labels: there is no target accuracy to judge a method by. The "
             "criteria below need none, and each of them can mislead."
         ]
     sentences, count = [], 0
-    for method in kept:
-        own, name = target(kept, method), f"**{name_of(method)}**"
-        if other := _control(method, kept, colours):
-            gain = over_seeds(minus(own, target(kept, other)))
-            strengths = [colours.get(m, 0) for m in (method, other)]
+    for method in counted:
+        accuracies, name = target(counted, method), f"**{name_of(method)}**"
+        if control := _control(method, counted, colours):
+            gain = over_seeds(minus(accuracies, target(counted, control)))
+            strengths = [colours.get(m, 0) for m in (method, control)]
             differ = f" (recolouring {strengths[0]:g} against {strengths[1]:g})"
             differ *= strengths[0] != strengths[1]
-            sentences.append(compare(name, gain, f"{name_of(other)}{differ}, by target accuracy"))
+            sentences.append(compare(name, gain, f"{name_of(control)}{differ}, by target accuracy"))
             count += judged(gain)
-        theirs = [
+        rows = [
             p
             for p in published
             if not p.note and (_adapted(p.method) if _adapted(method) else p.method == method)
         ]
-        if theirs and method in BOUNDS and colours.get(method):
+        if rows and method in BOUNDS and colours.get(method):
             sentences.append(
                 f"{name} was trained on recoloured images, which no published number of it was: "
                 "they are not compared."
             )
-        elif theirs:
-            mean = over_seeds(own)
-            sentences.append(_compare_published(name, mean, theirs))
-            count += len(theirs) * judged(mean)
+        elif rows:
+            mean = over_seeds(accuracies)
+            sentences.append(_compare_published(name, mean, rows))
+            count += len(rows) * judged(mean)
     return sentences + warn_of_several(count)
 
 
@@ -210,13 +209,13 @@ def report(
       chosen_by: how the reported numbers were selected.
     """
     networks = join(results, diagnoses)
-    kept, pair = used(networks), next((r.pair for r in results), "")
+    counted, pair = used(networks), next((r.pair for r in results), "")
     published = [p for p in published if p.pair == pair]
     changed, no_gap = [m for m in networks if colours.get(m)], ""
     left = " The gap covered is the one that recolouring leaves."
     recoloured = f"Trained on recoloured images: {', '.join(map(name_of, changed))}."
-    recoloured += left * ("source_only" in changed and not unlabelled(kept))
-    gaps = gaps_of(kept)
+    recoloured += left * ("source_only" in changed and not unlabelled(counted))
+    gaps = gaps_of(counted)
     if gaps and min(gaps.values()) < MINIMAL_GAP:
         seed = min(gaps, key=gaps.__getitem__)
         no_gap = (
@@ -236,8 +235,8 @@ def report(
         ("", no_gap),
         ("", "There are no published numbers beside ours." * (not published)),
         ("Diagnostics", bullets(said)),
-        ("Criteria that need no target labels", criteria.table(kept)),
-        ("", bullets(criteria.choices(kept))),
+        ("Criteria that need no target labels", criteria.table(counted)),
+        ("", bullets(criteria.choices(counted))),
         ("How the numbers are computed", METHOD),
     ]
     title = f"Domain adaptation: {PAIRS.get(pair, pair.replace('_to_', ' → '))}"

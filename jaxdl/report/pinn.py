@@ -93,15 +93,15 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
     rows: list[tuple[str, ...]] = []
     last = None
     groups = _groups(results)
-    for i, ((problem, method), found) in enumerate(groups.items()):
-        alive = [r for r in found if not diverged(r)]
+    for i, ((problem, method), rows_of_group) in enumerate(groups.items()):
+        alive = [r for r in rows_of_group if not diverged(r)]
         columns = (
             _scientific([r.train_loss for r in alive]),
             _scientific([r.heldout_loss for r in alive]),
             _scientific([r.rel_l2 for r in alive]),
-            f"{found[0].iterations}",  # alike for all
-            f"{np.median([r.seconds for r in found]):.1f}",
-            f"{len(alive)} of {len(found)}",
+            f"{rows_of_group[0].iterations}",  # alike for all
+            f"{np.median([r.seconds for r in rows_of_group]):.1f}",
+            f"{len(alive)} of {len(rows_of_group)}",
         )
         rows.append((problem if problem != last else "", method, *columns))
         last = problem
@@ -130,10 +130,10 @@ def findings(
 ) -> list[str]:
     """What the run shows, in words."""
     sentences = []
-    for (problem, method), found in _groups(results).items():
-        alive = [r for r in found if not diverged(r)]
+    for (problem, method), rows in _groups(results).items():
+        alive = [r for r in rows if not diverged(r)]
         who = f"**{problem}** by {method}"
-        for r in found:
+        for r in rows:
             if diverged(r):
                 sentences.append(f"{who}, seed {r.seed}: diverged; it is in no median.")
             elif not math.isfinite(r.heldout_loss + r.rel_l2):

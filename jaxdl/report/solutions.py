@@ -39,15 +39,17 @@ def surfaces(
     figure = Figure((12, 3.2 * len(panels) + 0.4), dpi=150, layout="constrained")
     figure.suptitle(plain(title))
     rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
-    for row, (name, (names, points, found, exact)) in zip(rows, panels.items(), strict=True):
+    for row, (name, (names, points, solution, exact)) in zip(rows, panels.items(), strict=True):
         with np.errstate(invalid="ignore"):
-            error = np.abs(found - exact)
+            error = np.abs(solution - exact)
         # Infinite values have no colour, as NaN has none; nor do they stretch the others' scale.
-        found, exact, error = (np.where(np.isfinite(v), v, np.nan) for v in (found, exact, error))
+        solution, exact, error = (
+            np.where(np.isfinite(v), v, np.nan) for v in (solution, exact, error)
+        )
         if points.shape[1] == 1:
             values, errors = row.subplots(1, 2)
             values.plot(points[:, 0], exact, color="0.7", linewidth=4, label="exact")
-            values.plot(points[:, 0], found, color="C0", linewidth=1.2, label="found")
+            values.plot(points[:, 0], solution, color="C0", linewidth=1.2, label="found")
             values.set(xlabel=plain(names[0]), title=plain(name))
             values.legend(frameon=False)
             errors.plot(points[:, 0], error, color="C3")
@@ -63,18 +65,18 @@ def surfaces(
         place = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
         top = max(float(np.nanmax(error[last], initial=0.0)), 1e-30)  # of a slice that is exact
         colours = {"cmap": "viridis"}
-        if (known := exact[last][np.isfinite(exact[last])]).size:
-            colours |= {"vmin": known.min(), "vmax": known.max()}
+        if (finite := exact[last][np.isfinite(exact[last])]).size:
+            colours |= {"vmin": finite.min(), "vmax": finite.max()}
         parts: tuple[tuple[str, np.ndarray, dict[str, Any]], ...] = (
-            (f"{name}{where}", found, colours),
+            (f"{name}{where}", solution, colours),
             (f"exact{where}", exact, colours),
             (f"|error|{where}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
         )
         for axes, (label, values, style) in zip(row.subplots(1, 3), parts, strict=True):
             image = np.full([len(a) for a in axis], np.nan)
             image[place] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
-            drawn = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
-            row.colorbar(drawn, ax=axes)
+            mesh = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
+            row.colorbar(mesh, ax=axes)
             axes.set(xlabel=plain(names[-2]), ylabel=plain(names[-1]), title=plain(label))
     save(figure, path)
 

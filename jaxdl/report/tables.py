@@ -39,14 +39,14 @@ def mean_and_standard_error(values: Sequence[float] | Float[np.ndarray, " values
 
     The standard error is NaN for fewer than two values, the mean for none.
     """
-    given = np.asarray(values, dtype=np.float64).reshape(-1)
-    kept = given[~np.isnan(given)]
-    m = kept.size
+    numbers = np.asarray(values, dtype=np.float64).reshape(-1)
+    present = numbers[~np.isnan(numbers)]
+    m = present.size
     return Estimate(
-        mean=float(kept.mean()) if m else math.nan,
-        se=float(kept.std(ddof=1) / math.sqrt(m)) if m > 1 else math.nan,
+        mean=float(present.mean()) if m else math.nan,
+        se=float(present.std(ddof=1) / math.sqrt(m)) if m > 1 else math.nan,
         used=m,
-        excluded=given.size - m,
+        excluded=numbers.size - m,
     )
 
 
@@ -176,16 +176,16 @@ def read_rows(
                     rows.append(kind(*(t(cell) for t, cell in zip(types, cells, strict=True))))
                 except ValueError as error:
                     raise ValueError(f"line {reader.line_num}: {error}") from None
-        seen = set()
+        names = set()
         for row in rows:
             for field, limit in (limits or {}).items():
                 value = getattr(row, field)
                 if not (math.isnan(value) or 0 <= value <= limit):
                     negative = ", a negative number" * (value < 0)
                     raise ValueError(f"{field} out of [0, {limit:g}]{negative}: {row}")
-            if key and row[:key] in seen:
+            if key and row[:key] in names:
                 raise ValueError(f"two rows for one network: {row}")
-            seen.add(row[:key])
+            names.add(row[:key])
     except (ValueError, csv.Error) as error:
         raise DamagedFile(f"{os.fspath(path)}: damaged table: {error}") from None
     return rows

@@ -77,18 +77,18 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         f"minus AnB at the first cut (n = {ends[0]}): {quote(slope)}.",
     )
 
-    own = cuts_of(index, "random", "BnB")
-    middle = own[1:-1]
+    self_cuts = cuts_of(index, "random", "BnB")
+    middle = self_cuts[1:-1]
     dip = estimate(drop("BnB", middle))
     evidence = f"BnB over the middle cuts ({_span(middle)}) minus base: {quote(dip)}."
-    by_cut = {n: estimate(drop("BnB", [n])) for n in own}
+    by_cut = {n: estimate(drop("BnB", [n])) for n in self_cuts}
     measured = {n: x for n, x in by_cut.items() if x.used}
     if measured:
         deepest = min(measured, key=lambda n: measured[n].mean)
         evidence += (
             f" The lowest of all cuts, n = {deepest}, is at {quote(by_cut[deepest])}; "
             f"it is picked afterwards, so it looks lower than it is. "
-            f"The last cut, n = {own[-1]}, is at {quote(by_cut[own[-1]])}."
+            f"The last cut, n = {self_cuts[-1]}, is at {quote(by_cut[self_cuts[-1]])}."
         )
     adaptation = _finding(
         "co-adaptation",
@@ -112,8 +112,8 @@ def findings(results: Iterable[Result]) -> list[Finding]:
     )
 
     shared = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
-    here, there = drop("AnB", shared), drop("AnB", shared, "dissimilar")
-    farther = over_seeds(minus(by_seed(there), by_seed(here)))
+    near, distant = drop("AnB", shared), drop("AnB", shared, "dissimilar")
+    farther = over_seeds(minus(by_seed(distant), by_seed(near)))
     control_split = "dissimilar" if cuts_of(index, "dissimilar", "random") else "random"
     floor = estimate(drop("random", cuts_of(index, control_split, "random")[-1:], control_split))
     distance = _finding(
@@ -121,8 +121,8 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         shows(-1, farther),
         "features transfer less well between dissimilar tasks",
         f"AnB at n = {_span(shared)} minus base, dissimilar halves minus random halves: "
-        f"{quote(farther)}; apart they are {quote(estimate(there))} and "
-        f"{quote(estimate(here))}. Random frozen features at their last cut, "
+        f"{quote(farther)}; apart they are {quote(estimate(distant))} and "
+        f"{quote(estimate(near))}. Random frozen features at their last cut, "
         f"{control_split} halves, minus base: {quote(floor)}.",
     )
     return [specificity, adaptation, generalization, distance]
@@ -141,12 +141,12 @@ def table(summary: Sequence[Cell], published: Sequence[Cell]) -> str:
 
     The differences are paired, and in points (hundredths of accuracy).
     """
-    theirs = {(cell.split, cell.treatment, cell.n): cell for cell in published}
+    published_cells = {(cell.split, cell.treatment, cell.n): cell for cell in published}
     sections = []
     for split in dict.fromkeys(cell.split for cell in summary):
         rows = []
         for cell in (cell for cell in summary if cell.split == split):
-            paper = theirs.get((split, cell.treatment, cell.n))
+            paper = published_cells.get((split, cell.treatment, cell.n))
             rows.append(
                 (
                     cell.treatment,
@@ -159,8 +159,8 @@ def table(summary: Sequence[Cell], published: Sequence[Cell]) -> str:
                     _mean(paper.difference, signed=True) if paper else MISSING,
                 )
             )
-        ours = ("treatment", "n", "accuracy, %", "minus base, points", "seeds", "networks")
-        header = (*ours, "paper: accuracy, %", "paper: minus base")
+        titles = ("treatment", "n", "accuracy, %", "minus base, points", "seeds", "networks")
+        header = (*titles, "paper: accuracy, %", "paper: minus base")
         sections.append(f"### {SPLITS.get(split, split)}\n\n{markdown_table(header, rows)}")
     return "\n\n".join([*sections, _BESIDE])
 

@@ -79,9 +79,9 @@ class Checkpoints:
         """
         while (step := self._manager.latest_step()) is not None:
             reason: str | None = None
-            found: Any = None
+            restored: Any = None
             try:
-                found = self._read(step, like)
+                restored = self._read(step, like)
             except DamagedFile:
                 raise
             # What decoders raise on bytes that mean nothing, and what is said of files gone. The
@@ -89,10 +89,10 @@ class Checkpoints:
             except DAMAGE as error:
                 reason = _reason(error)
             if not _any_process(reason is not None):
-                saved, notes, written_by = found
-                if others := _other_versions(written_by):
+                saved, notes, written_by = restored
+                if differences := _other_versions(written_by):
                     where = self._folder / str(step)
-                    self._say(f"checkpoint {where} {others}: results differ by rounding")
+                    self._say(f"checkpoint {where} {differences}: results differ by rounding")
                 return Restored(jax.tree.map(_placed, saved, like), step, notes)
             self._set_aside(step)
             before = self._manager.latest_step()
@@ -116,24 +116,24 @@ class Checkpoints:
         otherwise = f"delete {self._folder} to train these networks again"
         read = ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()})
         about = self._manager.restore(step, args=read)[ABOUT]
-        known, wanted = about["arrays"], _described(like)
-        for name in sorted(known.keys() | wanted.keys()):
+        stored, expected = about["arrays"], _described(like)
+        for name in sorted(stored.keys() | expected.keys()):
             # But for the members, which may be more or fewer.
-            there, now = (
-                (of[name]["dtype"], *of[name]["shape"][1:]) if name in of else "none"
-                for of in (known, wanted)
+            before, now = (
+                (arrays[name]["dtype"], *arrays[name]["shape"][1:]) if name in arrays else "none"
+                for arrays in (stored, expected)
             )
-            if there != now:
+            if before != now:
                 raise DamagedFile(
-                    f"{where} is of another program: its {name} is {there}, now it is {now}; "
+                    f"{where} is of another program: its {name} is {before}, now it is {now}; "
                     f"{otherwise}"
                 )
-        empty = [np.empty(known[n]["shape"], known[n]["dtype"]) for n in wanted]
+        empty = [np.empty(stored[n]["shape"], stored[n]["dtype"]) for n in expected]
         target = jax.tree.unflatten(jax.tree.structure(like), empty)
         read = ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)})
         saved = self._manager.restore(step, args=read)[STATE]
-        for name, leaf in zip(wanted, jax.tree.leaves(saved), strict=True):
-            if zlib.crc32(np.ascontiguousarray(leaf).data) != known[name]["crc"]:
+        for name, leaf in zip(expected, jax.tree.leaves(saved), strict=True):
+            if zlib.crc32(np.ascontiguousarray(leaf).data) != stored[name]["crc"]:
                 raise ValueError(f"{name} is not what was saved")
         return saved, about["notes"], about["versions"]
 
@@ -167,9 +167,9 @@ class Checkpoints:
         """Return when what was saved is on disk; raises as :meth:`save` does."""
         self._written(self._manager.wait_until_finished)
 
-    def _written(self, what: Callable[[], object]) -> None:
+    def _written(self, write: Callable[[], object]) -> None:
         try:
-            what()
+            write()
         except jax.errors.JaxRuntimeError:  # another process is gone: no fault of the files
             raise
         # The file system's own, and TensorStore's, which has none of its own.
@@ -182,8 +182,8 @@ DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError
 
 
 def _placed(leaf: np.ndarray, like: jax.Array) -> jax.Array:
-    some = np.minimum(np.arange(len(like)), len(leaf) - 1)
-    return place(leaf[some], like.sharding)
+    rows = np.minimum(np.arange(len(like)), len(leaf) - 1)
+    return place(leaf[rows], like.sharding)
 
 
 def _any_process(it_is: bool) -> bool:
@@ -206,12 +206,12 @@ def _versions() -> dict[str, str]:
 
 def _other_versions(versions: Mapping[str, str]) -> str:
     """In words, if a checkpoint was not written under these versions of the code."""
-    others = [
+    differences = [
         f"{name} {versions.get(name)}, this is {version}"
         for name, version in _versions().items()
         if versions.get(name) != version
     ]
-    return "was written by " + " and ".join(others) if others else ""
+    return "was written by " + " and ".join(differences) if differences else ""
 
 
 def load_network(run: Path, **name: Any) -> Variables:
@@ -244,24 +244,26 @@ def load_network(run: Path, **name: Any) -> Variables:
             if all(key in network and network[key] == value for key, value in name.items()):
                 matches.append((folder, about, i, network))
     if len(matches) != 1:
-        wanted = ", ".join(f"{key}={value!r}" for key, value in name.items())
+        requested = ", ".join(f"{key}={value!r}" for key, value in name.items())
         if not names:
             raise ValueError(f"{run} has no checkpoints of named networks")
         count = "several networks" if matches else "no network"
         shown = [network for *_, network in matches] or names
         raise ValueError(
-            f"{run} has {count} with {wanted or 'any name'}, as "
+            f"{run} has {count} with {requested or 'any name'}, as "
             + "; ".join(" ".join(f"{k}={v}" for k, v in network.items()) for network in shown[:3])
         )
     folder, about, i, _ = matches[0]
     arrays = about["arrays"]
-    kept = {n: a for n, a in arrays.items() if n.split("/")[0] in ("params", "collections")}
-    empty = unflatten({n: np.empty(a["shape"], a["dtype"]) for n, a in kept.items()})
+    network_arrays = {
+        n: a for n, a in arrays.items() if n.split("/")[0] in ("params", "collections")
+    }
+    empty = unflatten({n: np.empty(a["shape"], a["dtype"]) for n, a in network_arrays.items()})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), empty)
-    wanted = ocp.args.PyTreeRestore(empty, restore_args=as_numpy, partial_restore=True)
-    saved = _read_item(folder / STATE, ocp.PyTreeCheckpointHandler(), wanted)
+    requested = ocp.args.PyTreeRestore(empty, restore_args=as_numpy, partial_restore=True)
+    saved = _read_item(folder / STATE, ocp.PyTreeCheckpointHandler(), requested)
     for path, array in flatten(saved).items():
-        if zlib.crc32(np.ascontiguousarray(array).data) != kept[path]["crc"]:
+        if zlib.crc32(np.ascontiguousarray(array).data) != network_arrays[path]["crc"]:
             raise DamagedFile(f"checkpoint {folder} is damaged: {path} is not what was saved")
     # Where a member is several networks, they have parts of the collections, by these names.
     parts = sorted(n.removeprefix("alive/") for n in arrays if n.startswith("alive/"))

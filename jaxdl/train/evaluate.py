@@ -101,12 +101,12 @@ def make_accuracy(
     ``inputs`` names what of a batch the network sees.
     """
 
-    def measure(state: TrainState, hyper: Hyper, seen: Batch, counts: Array) -> PyTree:
-        guesses = logits(state, hyper, seen[inputs])
-        hits = correct(guesses, seen["label"]).astype(jnp.float32)
+    def measure(state: TrainState, hyper: Hyper, prepared: Batch, counts: Array) -> PyTree:
+        guesses = logits(state, hyper, prepared[inputs])
+        hits = correct(guesses, prepared["label"]).astype(jnp.float32)
         # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
         hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
-        labelled = counts & (seen["label"] >= 0)
+        labelled = counts & (prepared["label"] >= 0)
         right = jnp.where(jnp.broadcast_to(labelled, hits.shape), hits, 0)
         return jnp.sum(right, axis=-1), jnp.sum(labelled)
 
@@ -149,7 +149,9 @@ def make_outputs(
             last = part
         parts.append(to_host(last))
         return [
-            jax.tree.map(lambda *of, i=i, n=n: np.concatenate([b[i] for b in of])[:n], *parts)
+            jax.tree.map(
+                lambda *batches, i=i, n=n: np.concatenate([b[i] for b in batches])[:n], *parts
+            )
             for i, n in enumerate(map(len, examples))
         ]
 

@@ -112,9 +112,9 @@ class Streamed:
         """The batches of each dispatch, [members, steps, batch, *streams, …]."""
         divided = NamedSharding(self._mesh, P("member", None, "data"))
         words = to_host(jax.vmap(lambda h: jax.random.key_data(order_keys(h)))(hypers))
-        mine = self._members(len(words))
+        rows = self._members(len(words))
         words, examples, counts = (
-            whole[mine] for whole in (words, to_host(hypers["examples"]), to_host(hypers["count"]))
+            whole[rows] for whole in (words, to_host(hypers["examples"]), to_host(hypers["count"]))
         )
         orders = [
             streams.Order(words[i], examples[i][: counts[i]]) for i in np.ndindex(counts.shape)
@@ -150,8 +150,8 @@ class Streamed:
 
     def _members(self, members: int) -> slice:
         """Those of so many members that are on this process's devices."""
-        each = members // self._mesh.shape["member"]
-        return slice(self._places.start * each, self._places.stop * each)
+        per_place = members // self._mesh.shape["member"]
+        return slice(self._places.start * per_place, self._places.stop * per_place)
 
 
 FEEDS = ("auto", "resident", "streamed")
@@ -193,8 +193,8 @@ def check_stream(feed: Feed, mesh: Mesh, *, members: int, steps: int, batch: int
 def device_memory(mesh: Mesh) -> int:
     """Bytes a device; CPU devices share the machine's."""
     device = mesh.local_devices[0]
-    known = device.memory_stats() or {}
-    if "bytes_limit" in known:
-        return known["bytes_limit"]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return machine // mesh.local_mesh.size

@@ -60,8 +60,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _check(record: Any, fields: Mapping[str, type], path: Path, line: int) -> None:
     """Raise DamagedFile unless a record has these fields of these types."""
-    wanted = isinstance(record, dict) and {f: type(record.get(f)) for f in fields} == dict(fields)
-    if not wanted:
+    well_formed = isinstance(record, dict) and {f: type(record.get(f)) for f in fields} == dict(
+        fields
+    )
+    if not well_formed:
         raise DamagedFile(
             f"{path}, line {line}, is damaged: mend it, or delete {path.parent} to start anew"
         )
@@ -101,9 +103,9 @@ class Curves:
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write records at the end of the file."""
         new = [{key: _finite(value) for key, value in record.items()} for record in records]
-        known = self.records
+        existing = self.records
         append(self.path, new)
-        known += new
+        existing += new
 
     def rewind(self, population: str, step: int) -> int:
         """Drop what training of a population from a checkpoint at ``step`` will write again.
@@ -115,17 +117,17 @@ class Curves:
           DamagedFile: see :func:`read`.
         """
         before, path = self.records, self.path
-        kept = [r for r in before if r["population"] != population or r["step"] <= step]
+        remaining = [r for r in before if r["population"] != population or r["step"] <= step]
         # A file may be long, so it is written anew only where something goes: also a line cut
         # short.
-        if path.exists() and (len(kept) < len(before) or not _ends_in_newline(path)):
+        if path.exists() and (len(remaining) < len(before) or not _ends_in_newline(path)):
             new = path.with_name(path.name + ".tmp")
             new.write_bytes(b"")
-            append(new, kept)
+            append(new, remaining)
             sync(new)
             os.replace(new, path)
-        self._records = kept
-        return sum(record["population"] == population for record in kept)
+        self._records = remaining
+        return sum(record["population"] == population for record in remaining)
 
     def by_network(self, kind: type[Name]) -> dict[Name, list[dict[str, Any]]]:
         """The records of each network, in their order.

@@ -197,10 +197,10 @@ class Trainer:
                 if before in traced[:1]:
                     trace.enter_context(jax.profiler.trace(self.folder / "profile" / name))
                 began = time.monotonic()
-                kept = jax.tree.map(jnp.copy, states) if self.debug else None
+                states_before = jax.tree.map(jnp.copy, states) if self.debug else None
                 states, metrics = train(states, hypers, data)
                 if self.debug and np.any(metrics["fault"] >= 0):
-                    _look_for_fault(training.run, kept, hypers, data)
+                    _look_for_fault(training.run, states_before, hypers, data)
                 if step < steps:
                     data = next(items)  # read while the devices are at work
                 metrics = dict(to_host(metrics))
@@ -275,8 +275,8 @@ class Trainer:
         # They may be ahead of the checkpoint, never behind it: they are written first.
         lines = self.curves.rewind(name, first)
         if lines != first // steps_per_dispatch * len(networks):
-            what = f"lacks lines of {name} before its checkpoint at step {first}"
-            raise DamagedFile(f"{self.curves.path} {what}: {again}")
+            problem = f"lacks lines of {name} before its checkpoint at step {first}"
+            raise DamagedFile(f"{self.curves.path} {problem}: {again}")
         return states, first
 
     def _compile(self, run: jax.stages.Wrapped, *args: PyTree) -> Callable:
@@ -338,8 +338,8 @@ class Trainer:
         """The signal that any process received, and whether the first one would save."""
         if jax.process_count() == 1:
             return self.stop.received, due
-        told = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
-        return int(told[:, 0].max()) or None, bool(told[0, 1])
+        votes = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
+        return int(votes[:, 0].max()) or None, bool(votes[0, 1])
 
 
 def _by_network(values: Shaped[AnyArray, "m ..."], networks: Sequence) -> list[Any]:
@@ -373,13 +373,13 @@ def _records(
         for key, values in watched.items()
     }
     at = _by_network(np.argmax(faults >= 0, axis=1), networks)
-    which = _by_network(np.max(faults, axis=1), networks)
+    faulty_array = _by_network(np.max(faults, axis=1), networks)
     for i, network in enumerate(networks):
         columns = {key: values[i] for key, values in (means | watched).items()}
         record = {**network, "step": step, **columns}
-        if which[i] >= 0:
+        if faulty_array[i] >= 0:
             record["diverged_at"] = before + at[i]
-            record["diverged_in"] = arrays[i % len(arrays)][which[i]]
+            record["diverged_in"] = arrays[i % len(arrays)][faulty_array[i]]
         yield record
 
 

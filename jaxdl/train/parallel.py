@@ -158,17 +158,17 @@ def part_of_process(mesh: Mesh) -> tuple[slice, slice]:
       ValueError: unless these are a rectangle of the mesh, and its columns one of the equal parts
         into which the processes divide "data".
     """
-    mine, data = jax.process_index(), mesh.shape["data"]
-    here = np.array([[device.process_index == mine for device in row] for row in mesh.devices])
-    if not here.any():
-        raise ValueError(f"no device of process {mine} is on the mesh")
-    rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(here))
+    process, data = jax.process_index(), mesh.shape["data"]
+    local = np.array([[device.process_index == process for device in row] for row in mesh.devices])
+    if not local.any():
+        raise ValueError(f"no device of process {process} is on the mesh")
+    rows, columns = (slice(int(at.min()), int(at.max()) + 1) for at in np.nonzero(local))
     width = columns.stop - columns.start
-    if not here[rows, columns].all() or data % width or columns.start % width:
+    if not local[rows, columns].all() or data % width or columns.start % width:
         raise ValueError(
-            f"the {here.sum()} device(s) of process {mine} are no rectangle of the mesh, member="
-            f"{len(here)} times data={data}, or no equal part: order devices by process, as "
-            "make_mesh does, and let data be a divisor or a multiple of each process's number"
+            f"the {local.sum()} device(s) of process {process} are no rectangle of the mesh, "
+            f"member={len(local)} times data={data}, or no equal part: order devices by process, "
+            "as make_mesh does, and let data be a divisor or a multiple of each process's number"
         )
     return rows, columns
 

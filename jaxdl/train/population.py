@@ -84,15 +84,17 @@ def over_members(
         """The populations among the arguments, and from a member's back to all arguments."""
         are = [len(spec) > 0 and spec[0] == "member" for spec in specs_of(args)]
 
-        def join(mine: tuple) -> tuple:
-            given = iter(mine)
-            return tuple(next(given) if it else arg for arg, it in zip(args, are, strict=True))
+        def join(members: tuple) -> tuple:
+            values = iter(members)
+            return tuple(
+                next(values) if is_member else arg for arg, is_member in zip(args, are, strict=True)
+            )
 
-        return tuple(arg for arg, it in zip(args, are, strict=True) if it), join
+        return tuple(arg for arg, is_member in zip(args, are, strict=True) if is_member), join
 
     def each(members: tuple, join: Callable[[tuple], tuple]) -> PyTree:
-        def one(mine: tuple) -> PyTree:
-            return fn(*join(mine))
+        def one(member: tuple) -> PyTree:
+            return fn(*join(member))
 
         return jax.vmap(one)(members) if batched else lax.map(one, members)
 
@@ -108,8 +110,8 @@ def over_members(
         members, join = split(args)
         by_place = jax.tree.map(lambda x: x.reshape(places, -1, *x.shape[1:]), members)
         at_place = functools.partial(each, join=join)
-        found = jax.vmap(at_place, spmd_axis_name="member")(by_place)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+        result = jax.vmap(at_place, spmd_axis_name="member")(by_place)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
     with_pmap = _with_pmap(local, specs_of, out, mesh)
     return jax.jit(
@@ -152,10 +154,10 @@ def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Calla
             out_axes=at,
             devices=devices,
         )
-        found = mapped(np.arange(len(devices)), *divided)
+        results = mapped(np.arange(len(devices)), *divided)
         if at is None:
-            return found
-        return jax.tree.map(lambda x: x.reshape(*x.shape[:at], -1, *x.shape[at + 2 :]), found)
+            return results
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:at], -1, *x.shape[at + 2 :]), results)
 
     return run
 
@@ -313,9 +315,9 @@ def order_keys(hyper: Hyper) -> Key[Array, " *streams"]:
     """
     if not hyper["count"].ndim:
         return hyper["key"]
-    others = jnp.arange(1, len(hyper["count"]))
-    others = jax.vmap(jax.random.fold_in, (None, 0))(hyper["key"], others)
-    return jnp.concatenate([hyper["key"][None], others])
+    streams = jnp.arange(1, len(hyper["count"]))
+    streams = jax.vmap(jax.random.fold_in, (None, 0))(hyper["key"], streams)
+    return jnp.concatenate([hyper["key"][None], streams])
 
 
 def member_key(*name: object) -> PRNGKeyArray:

@@ -224,13 +224,15 @@ def advance(
     alive, faults = [], []
     losses = jnp.reshape(metrics["loss"], -1)
     for i, (lived, loss) in enumerate(zip(jax.tree.leaves(state.alive), losses, strict=True)):
-        own = [it for it, owner in zip(finite, owners, strict=True) if owner == i]
-        checks = jnp.stack([*own, jnp.isfinite(loss)])
+        own_finite = [
+            array_finite for array_finite, owner in zip(finite, owners, strict=True) if owner == i
+        ]
+        checks = jnp.stack([*own_finite, jnp.isfinite(loss)])
         lives = lived & checks.all()
         alive.append(lives)
         faults.append(jnp.where(lives, -1, jnp.where(lived, jnp.argmin(checks), -2)))
-    kept = [jnp.where(alive[i], n, o) for i, n, o in zip(owners, new, old, strict=True)]
-    variables = jax.tree.unflatten(structure, kept)
+    finite_new = [jnp.where(alive[i], n, o) for i, n, o in zip(owners, new, old, strict=True)]
+    variables = jax.tree.unflatten(structure, finite_new)
     state = TrainState(
         step=state.step + 1,
         params=variables.pop("params"),

@@ -143,8 +143,8 @@ def _put(tree: PyTree, index: int | None, mesh: Mesh, spec: P) -> PyTree:
             return jax.device_put(leaf if index is None else leaf[index], sharding)
         if index is None:  # on each device already: not once more
             devices = set(mesh.devices.flat)
-            there = [s.data for s in leaf.addressable_shards if s.device in devices]
-            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, there)
+            shards = [s.data for s in leaf.addressable_shards if s.device in devices]
+            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
         return jax.device_put(_local(leaf, index), sharding)
 
     return jax.tree.map(put, tree)

@@ -240,5 +240,5 @@ def _recipe(split: str, per_class: int, seed: int) -> tuple:
     from matplotlib import __version__ as fonts
     from matplotlib.ft2font import __freetype_version__ as rasterizer
 
-    drawn = (RECIPE, DISTORTION, CLASS_NAMES, fonts, rasterizer, np.__version__)
-    return split, per_class, seed, drawn
+    ingredients = (RECIPE, DISTORTION, CLASS_NAMES, fonts, rasterizer, np.__version__)
+    return split, per_class, seed, ingredients

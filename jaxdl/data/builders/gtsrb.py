@@ -122,11 +122,11 @@ def signs(folder: str | os.PathLike, split: str) -> list[Sign]:
                 f"gtsrb: no GT-final_test.csv in {images}; unpack GTSRB_Final_Test_GT.zip there"
             )
         return _read_table(table, images, None)
-    found = []
+    signs_of_split = []
     for label in range(len(CLASS_NAMES)):
         of_class = images / f"{label:05d}"
-        found += _read_table(of_class / f"GT-{label:05d}.csv", of_class, label)
-    return found
+        signs_of_split += _read_table(of_class / f"GT-{label:05d}.csv", of_class, label)
+    return signs_of_split
 
 
 def view(sign: Sign, *, roi: bool = True, size: int = 40) -> UInt8[np.ndarray, "h w 3"]:
@@ -157,7 +157,7 @@ def _read_table(table: Path, images: Path, label: int | None) -> list[Sign]:
     """The lines of a table, of one class or (None) of all, with tracks or without."""
     if not table.is_file():
         raise FileNotFoundError(f"gtsrb: no table {table}; unpack the archive again")
-    found = []
+    signs = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             rows = csv.DictReader(stream, delimiter=";")
@@ -166,14 +166,14 @@ def _read_table(table: Path, images: Path, label: int | None) -> list[Sign]:
                     f"gtsrb: {table}: no column {', '.join(missing)}; expected {';'.join(_COLUMNS)}"
                 )
             for row in rows:
-                found.append(_sign(f"gtsrb: {table}, line {rows.line_num}", row, images, label))
+                signs.append(_sign(f"gtsrb: {table}, line {rows.line_num}", row, images, label))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"gtsrb: {table}: not a table ({error}); unpack the archive again"
         ) from None
-    if not found:
+    if not signs:
         raise ValueError(f"gtsrb: {table}: no lines; unpack the archive again")
-    return found
+    return signs
 
 
 def _sign(where: str, row: dict[str, str], images: Path, label: int | None) -> Sign:

@@ -75,10 +75,10 @@ def blend(
             )
     sizes = np.asarray([photo.shape[:2] for photo in photos])
     draws = rng.random((n, 3))
-    which = (draws[:, 0] * len(photos)).astype(int)
-    corners = (draws[:, 1:] * (sizes[which] - (h, w) + 1)).astype(int)
+    photo_ids = (draws[:, 0] * len(photos)).astype(int)
+    corners = (draws[:, 1:] * (sizes[photo_ids] - (h, w) + 1)).astype(int)
     patches = np.empty((n, h, w, 3), np.uint8)
-    for patch, photo, (top, left) in zip(patches, which, corners, strict=True):
+    for patch, photo, (top, left) in zip(patches, photo_ids, corners, strict=True):
         patch[:] = photos[photo][top : top + h, left : left + w]
     digits = digits[..., None]
     return np.maximum(patches, digits) - np.minimum(patches, digits)  # uint8 has no sign

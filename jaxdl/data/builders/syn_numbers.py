@@ -105,10 +105,10 @@ def syn_numbers(
     entropy = hashlib.sha256(f"jaxdl syn_numbers {split} {seed}".encode()).digest()
     for block in range(start // BLOCK, -(-(start + count) // BLOCK)):
         stream = np.random.SeedSequence(int.from_bytes(entropy), spawn_key=(block,))
-        drawn, digits = _draw(np.random.default_rng(stream), variation)
+        images_of_block, digits = _draw(np.random.default_rng(stream), variation)
         at = block * BLOCK - start  # of the block's first example in the answer
         low, high = max(0, at), min(count, at + BLOCK)
-        images[low:high] = drawn[low - at : high - at]
+        images[low:high] = images_of_block[low - at : high - at]
         labels[low:high] = digits[low - at : high - at]
     return images, labels
 

@@ -86,9 +86,9 @@ def _read_hdf5(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _check(where: str, images: np.ndarray, labels: np.ndarray) -> Split:
     """The arrays in their final form, or an error that begins with `where`."""
-    found = f"{images.dtype}{list(images.shape)}"
+    description = f"{images.dtype}{list(images.shape)}"
     if images.shape[1:] not in ((SIDE * SIDE,), (SIDE, SIDE), (SIDE, SIDE, 1)):
-        raise ValueError(f"{where}: images are {found}; expected [n, 256] or [n, 16, 16, 1]")
+        raise ValueError(f"{where}: images are {description}; expected [n, 256] or [n, 16, 16, 1]")
     if not len(images):
         raise ValueError(f"{where}: no images")
     if images.dtype.kind == "f":
@@ -101,7 +101,7 @@ def _check(where: str, images: np.ndarray, labels: np.ndarray) -> Split:
             )
         images = np.rint(255 * images.astype(np.float64)).astype(np.uint8)
     elif images.dtype != np.uint8:
-        raise ValueError(f"{where}: images are {found}; expected uint8 0..255 or floats 0..1")
+        raise ValueError(f"{where}: images are {description}; expected uint8 0..255 or floats 0..1")
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{where}: labels are {labels.dtype}{list(labels.shape)}; expected {len(images)} "

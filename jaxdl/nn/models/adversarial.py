@@ -79,7 +79,7 @@ class AdversarialNet(nn.Module):
 
 
 def _padded(padding: str, *convolutions: Conv) -> tuple[Conv, ...]:
-    return tuple(dataclasses.replace(each, padding=padding) for each in convolutions)
+    return tuple(dataclasses.replace(convolution, padding=padding) for convolution in convolutions)
 
 
 def dann_digits(classes: int, *, padding: str = "VALID", **options) -> AdversarialNet:

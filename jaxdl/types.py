@@ -22,7 +22,7 @@ PyTree = Any
 Params = Mapping[str, PyTree]
 """One collection of a network: layer name -> that layer's arrays."""
 
-Variables = Mapping[str, Params]
+Variables = Mapping[str, PyTree]
 """Flax's collections: ``{"params": ..., "batch_stats": ...}``."""
 
 Collections = Mapping[str, PyTree]

@@ -69,7 +69,7 @@ def _reverse_gradient_forward(x: Array, scale: Scalar) -> tuple[Array, Scalar]:
 
 
 def _reverse_gradient_backward(scale: Scalar, g: Array) -> tuple[Array, Array]:
-    return (-scale * g).astype(g.dtype), jnp.zeros_like(scale)
+    return (g * -scale).astype(g.dtype), jnp.zeros_like(scale)
 
 
 reverse_gradient.defvjp(_reverse_gradient_forward, _reverse_gradient_backward)
@@ -239,7 +239,7 @@ def virtual_adversarial_perturbation(
     direction = unit(jax.random.normal(key, x.shape, x.dtype))
     for _ in range(iterations):
         direction = unit(jax.grad(divergence)(probe * direction))
-    return jax.lax.stop_gradient(radius * direction)
+    return jax.lax.stop_gradient(direction * radius)
 
 
 def virtual_adversarial_loss(

@@ -13,7 +13,7 @@ AnyArray = jax.Array | np.ndarray
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 """Of what takes either kind and gives back the same."""
 
-Scalar = float | Float[jax.Array, ""]
+Scalar = float | np.floating | Float[AnyArray, ""]
 """A number, which may be traced."""
 
 PyTree = Any

@@ -57,7 +57,7 @@ def _reverse_gradient_forward(x: Array, scale: Scalar) -> tuple[Array, Scalar]:
 
 
 def _reverse_gradient_backward(scale: Scalar, g: Array) -> tuple[Array, Array]:
-    return (-scale * g).astype(g.dtype), jnp.zeros_like(scale)
+    return (g * -scale).astype(g.dtype), jnp.zeros_like(scale)
 
 
 reverse_gradient.defvjp(_reverse_gradient_forward, _reverse_gradient_backward)

@@ -13,7 +13,7 @@ AnyArray = jax.Array | np.ndarray
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 """Of what takes either kind and gives back the same."""
 
-Scalar = float | Float[jax.Array, ""]
+Scalar = float | np.floating | Float[AnyArray, ""]
 """A number, which may be traced."""
 
 PyTree = Any
@@ -22,7 +22,7 @@ PyTree = Any
 Params = Mapping[str, PyTree]
 """One collection of a network: layer name -> that layer's arrays."""
 
-Variables = Mapping[str, Params]
+Variables = Mapping[str, PyTree]
 """Flax's collections: ``{"params": ..., "batch_stats": ...}``."""
 
 Collections = Mapping[str, PyTree]

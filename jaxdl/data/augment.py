@@ -239,7 +239,7 @@ def elastic(
         # Two products with band matrices: unlike convolutions these are fast in loops on the CPU.
         # At full precision, as a GPU's default would cost a thousandth of each displacement.
         down, along = _smoothing(height, smoothness), _smoothing(width, smoothness)
-        field = amplitude * jnp.einsum("ai,dij,bj->dab", down, field, along, precision="highest")
+        field = jnp.einsum("ai,dij,bj->dab", down, field, along, precision="highest") * amplitude
         rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
         rows, columns = rows + field[0], columns + field[1]
         return _sample(image, rows, columns, edge, fill)
@@ -269,8 +269,8 @@ def _affine(
     down, right = (height - 1) / 2, (width - 1) / 2
     y, x = jnp.arange(height)[:, None], jnp.arange(width)[None]
     y, x = y - down - shift[0], x - right - shift[1]
-    rows = down + matrix[0][0] * y + matrix[0][1] * x
-    columns = right + matrix[1][0] * y + matrix[1][1] * x
+    rows = down + y * matrix[0][0] + x * matrix[0][1]
+    columns = right + y * matrix[1][0] + x * matrix[1][1]
     return _sample(image, rows, columns, edge, fill)
 
 
@@ -694,7 +694,7 @@ def _each(
 
 
 def _within(key: PRNGKeyArray, amplitude: Scalar, shape: tuple[int, ...] = ()) -> Array:
-    return amplitude * random.uniform(key, shape, minval=-1, maxval=1)
+    return random.uniform(key, shape, minval=-1, maxval=1) * amplitude
 
 
 def _below(key: PRNGKeyArray, end: int) -> Array:

@@ -181,7 +181,7 @@ def virtual_adversarial_perturbation(
     direction = unit(jax.random.normal(key, x.shape, x.dtype))
     for _ in range(iterations):
         direction = unit(jax.grad(divergence)(probe * direction))
-    return jax.lax.stop_gradient(radius * direction)
+    return jax.lax.stop_gradient(direction * radius)
 
 
 def virtual_adversarial_loss(

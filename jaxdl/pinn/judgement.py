@@ -88,7 +88,7 @@ def check_start(
     params: Params,
     sample: objective.Sample,
     heldout: Heldout,
-    values: Mapping[str, float],
+    values: Mapping[str, float | np.floating],
 ) -> None:
     """Raise ValueError where what is judged of an untrained network is not finite, naming a point.
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ class Feed(Protocol):
 class Resident:
     """All examples on every device, images as bytes; a step gathers its batch there."""
 
-    def __init__(self, splits: Mapping[str, Split], mesh: Mesh):
+    def __init__(self, splits: Mapping[Any, Split], mesh: Mesh):
         def whole(name: str) -> np.ndarray:
             parts = [in_memory(split[name]) for split in splits.values()]
             return np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -86,7 +86,7 @@ class Streamed:
       ValueError: if these are no equal part of the mesh.
     """
 
-    def __init__(self, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0):
+    def __init__(self, splits: Mapping[Any, Split], mesh: Mesh, workers: int = 0):
         self._data, self._mesh = streams.joined(tuple(splits.values())), mesh
         self._workers = workers
         self._places, self._columns = part_of_process(mesh)
@@ -157,7 +157,7 @@ class Streamed:
 FEEDS = ("auto", "resident", "streamed")
 
 
-def make_feed(kind: str, splits: Mapping[str, Split], mesh: Mesh, workers: int = 0) -> Feed:
+def make_feed(kind: str, splits: Mapping[Any, Split], mesh: Mesh, workers: int = 0) -> Feed:
     """The feed of that kind; "auto" is resident if the data take less than a quarter of each
     device's memory.
 

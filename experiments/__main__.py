@@ -19,9 +19,12 @@ def list_studies() -> str:
     blocks = []
     for path in sorted(Path(configs.__file__).parent.glob("[!_]*.py")):
         name = path.stem
-        source = Path(find_spec(f"experiments.{name}").origin).read_text(encoding="utf-8")
-        question, *_ = ast.get_docstring(ast.parse(source)).splitlines()
-        variants = ", ".join(import_module(f"configs.{name}").VARIANTS)
+        study = find_spec(f"experiments.{name}")
+        if study is None:  # a user's own configuration of one of them
+            continue
+        source = Path(study.origin).read_text(encoding="utf-8")
+        question, _, _ = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
+        variants = ", ".join(getattr(import_module(f"configs.{name}"), "VARIANTS", ["default"]))
         blocks.append(f"{name}: {question}\n{fill(f'variants: {variants}', **INDENTED)}")
     return "\n".join([*blocks, "", HOW])
 

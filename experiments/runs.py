@@ -140,7 +140,7 @@ def describe_changes(run: Run) -> str:
     changes = [
         f"{name}={shorten(actual[name])}" if name in actual else f"without {name}"
         for name in {**usual, **actual}
-        if (name in usual, usual.get(name)) != (name in actual, actual.get(name))
+        if usual.get(name, MISSING) != actual.get(name, MISSING)
         and not any(name == left or name.startswith(f"{left}.") for left in computing)
     ]
     more = [f"{len(changes) - 6} more"] if len(changes) > 6 else []
@@ -154,9 +154,11 @@ def describe_result(run: Run) -> str:
     headline = run.kind.headline
     counted = {n: x for n, x in run.values.items() if headline.counts(n)} or run.values
     names = list(headline.groups(counted))
-    common = [part for part, *rest in zip(*names, strict=True) if {part} >= {*rest}]
-    scope = ", ".join([*common, *([f"mean of {len(names)}"] if len(names) > 1 else [])])
-    return f"{headline.name} {headline.format(estimate(counted))}{headline.unit} ({scope})"
+    scope = [parts[0] for parts in zip(*names, strict=True) if len(set(parts)) == 1]
+    if len(names) > 1:
+        scope.append(f"mean of {len(names)}")
+    number = f"{headline.name} {headline.format(estimate(counted))}{headline.unit}"
+    return f"{number} ({', '.join(scope)})" if scope else number
 
 
 def list_runs(folder: Path) -> str:
@@ -165,20 +167,23 @@ def list_runs(folder: Path) -> str:
     for path in find(folder):
         try:
             with user_input():
-                run = load(path)
-                commits = map(records.describe_commit, run.record.starts)
-                rows.append(
-                    (
-                        *(path, run.record.study, run.variant, describe_result(run), run.time),
-                        *(", ".join(dict.fromkeys(commits)), run.state, describe_changes(run)),
-                    )
-                )
+                rows.append(row_of(load(path)))
         except UserError as error:
             reason = str(error).replace(f"{path}/", "")
             state = f"damaged: {reason}" if (path / "run.json").exists() else reason
             rows.append((path, *[MISSING] * 5, state, ""))
-    header = ("run", "study", "variant", "result", "time", "commit", "state", "settings")
-    return markdown_table(header, rows, left=len(header))
+    return markdown_table(COLUMNS, rows, left=len(COLUMNS))
+
+
+COLUMNS = ("run", "study", "variant", "result", "time", "commit", "state", "settings")
+
+
+def row_of(run: Run) -> tuple:
+    """The cells of :data:`COLUMNS`."""
+    commits = ", ".join(dict.fromkeys(map(records.describe_commit, run.record.starts)))
+    result, settings = describe_result(run), describe_changes(run)
+    study = run.record.study
+    return run.folder, study, run.variant, result, run.time, commits, run.state, settings
 
 
 def compare(runs: Sequence[Run]) -> str:

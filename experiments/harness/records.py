@@ -120,8 +120,8 @@ def read(path: Path) -> Record:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         record = Record(content["study"], [Start(**start) for start in content["starts"]])
-        if not record.starts:
-            raise ValueError("no start is in it")
+        if not record.starts or not isinstance(record.study, str):
+            raise ValueError("it has no start, or no study")
         for start in record.starts:
             for value, kind in zip(start, get_type_hints(Start).values(), strict=True):
                 if not isinstance(value, kind):

@@ -31,6 +31,9 @@ from jaxdl.train.parallel import make_mesh
 
 ROOT = Path(configs.__file__).parents[1]
 STUDIES = ("dann", "pinn", "supervised", "transferability")
+START = records.Start(
+    "python", "2026-01-01T00:00:00+00:00", "3.11.7", {"jax": "0.10"}, "0123456789abcdef", True, 65.0
+)
 
 
 # A real run.
@@ -102,6 +105,7 @@ def test_a_damaged_record_is_refused_in_a_line_and_what_is_there_stays(finished,
         "{",
         "[]",
         '{"study": "supervised", "starts": []}',
+        json.dumps({"study": 3, "starts": [START._asdict()]}),
         '{"study": "supervised", "starts": [{"command": "python"}]}',
     ):
         (tmp_path / "run.json").write_text(content)
@@ -229,10 +233,6 @@ def test_names_are_shown_and_not_run_and_results_stand_before_details(tmp_path):
 
 
 # Lists and comparisons, of folders made by hand.
-
-START = records.Start(
-    "python", "2026-01-01T00:00:00+00:00", "3.11.7", {"jax": "0.10"}, "0123456789abcdef", True, 65.0
-)
 
 
 def make_run(folder, rows, study="supervised", starts=(START,), finished=True, **changes):

@@ -26,7 +26,7 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     # transferability
     config.steps = 50  # of each network in a round
     config.study = transferability.get_config()  # the grid that is timed
-    config.engine = ConfigDict()  # a round of networks of DANN's size
+    config.engine = ConfigDict()  # a population of networks of DANN's size
     config.engine.members = 8
     config.engine.steps = 20
     config.engine.batch = 64

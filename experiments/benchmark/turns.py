@@ -10,59 +10,52 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from ml_collections import ConfigDict
 
 MILLI = 1e3
 
 
 class Slice(NamedTuple):
-    """A piece of work that can be done again and again: training that goes on where it was, or
+    """A piece of work that can be done again and again: training that continues where it was, or
     the fetching of its batches."""
 
     networks: int
-    steps: int
-    run: Callable[[], object]
-    """Takes every network so many steps further and returns when it is done."""
-    before: Callable[[], object] = lambda: None
-    """Is called before each run, and not timed."""
+    steps: int  # of each network in a call of ``run``
+    run: Callable[[], object]  # returns when it is done
+    before: Callable[[], object] = lambda: None  # called before each run, and not timed
 
 
 class Contender(NamedTuple):
     """What a worker can do."""
 
-    slices: Mapping[str, Slice]
-    """By kind of network."""
-    answers: Mapping[str, Callable[[], Any]] = {}
-    """Other things that can be asked of it, by name."""
-    close: Callable[[], object] = lambda: None
-    """Ends what it started."""
+    slices: Mapping[str, Slice]  # by kind of work
+    answers: Mapping[str, Callable[[], Any]] = {}  # to other questions, by name
+    close: Callable[[], object] = lambda: None  # ends what it started
 
 
 class Setup(NamedTuple):
     """How a contender is started."""
 
-    make: Callable[..., Contender]
-    """Called in the worker with the configuration; a module's function, to be found there."""
-    devices: int
-    """Devices that JAX makes of the cores: one for each, or one whose operations use all."""
-    questions: Sequence[str] = ()
-    """What is asked of it once, before the rounds."""
-    platform: str | None = "cpu"
-    """That JAX computes on; None for the one it chooses, an accelerator where there is one."""
+    make: Callable[[ConfigDict], Contender]  # a function of a module, called in the worker
+    devices: int  # that JAX makes of the cores: one for each, or one whose operations use all
+    questions: Sequence[str] = ()  # asked once, before the rounds
+    platform: str | None = "cpu"  # of JAX; None: the one it chooses, an accelerator if there is one
 
 
 class Row(NamedTuple):
-    """What a line of ``results.csv`` says."""
+    """A line of ``results.csv``."""
 
-    what: str  # the contender
-    kind: str  # of networks
+    contender: str
+    kind: str  # of work
     networks: int  # that were trained, or fed, for this line
     ms_per_network_step: float  # for a network that is fed: for a batch
     round: int
@@ -145,29 +138,43 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def one_round(workers: Mapping[str, Worker], number: int) -> Iterator[Row]:
-    """Every kind of work by every contender that knows it, the contenders taking turns."""
-    kinds = list(dict.fromkeys(kind for worker in workers.values() for kind in worker.sizes))
-    names = list(workers)
-    names = names[number % len(names) :] + names[: number % len(names)]  # no one is always first
-    for kind in kinds:
-        for what in names:
-            if kind in workers[what].sizes:
-                ms = workers[what].time(kind)
-                yield Row(what, kind, workers[what].sizes[kind][0], ms, number)
+def in_new_process(function: Callable[[], Any]) -> Any:
+    """What a function of a module returns elsewhere: this process must not hold a GPU."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function).result()
 
 
-def series(rows: Iterable[Row], what: str, weights: Mapping[str, float]) -> np.ndarray:
-    """For each round the sum over kinds of weight times milliseconds for a network and step."""
-    rounds: dict[int, float] = {}
-    for row in rows:
-        if row.what == what and row.kind in weights:
-            rounds.setdefault(row.round, 0.0)
-            rounds[row.round] += weights[row.kind] * row.ms_per_network_step
-    return np.array([rounds[number] for number in sorted(rounds)])
+def rotated(names: Sequence[str], number: int) -> list[str]:
+    """The order of a round, so that no contender is always first."""
+    first = number % len(names)
+    return [*names[first:], *names[:first]]
 
 
-def format_ratio(times: np.ndarray, reference: np.ndarray) -> str:
-    """The median, and from least to most, of ``times / reference`` round by round."""
-    ratios = times / reference
-    return f"{np.median(ratios):.2f} ({ratios.min():.2f}–{ratios.max():.2f})"
+def time_slices(workers: Mapping[str, Worker], number: int) -> Iterator[Row]:
+    """A round: every kind of work by every contender that does it, the contenders in turns."""
+    for kind in dict.fromkeys(kind for worker in workers.values() for kind in worker.sizes):
+        for name in rotated(list(workers), number):
+            if kind in workers[name].sizes:
+                ms = workers[name].time(kind)
+                yield Row(name, kind, workers[name].sizes[kind][0], ms, number)
+
+
+class Measurements(NamedTuple):
+    """What a report is made of."""
+
+    config: ConfigDict
+    rows: Sequence[tuple]
+    answers: Mapping[str, Mapping[str, Any]] = {}  # of each contender, to its setup's questions
+    first_seconds: Mapping[str, Mapping[str, float]] = {}  # of its slices' first calls
+
+
+class Benchmark(NamedTuple):
+    """What is compared, how it is measured and what is reported: a variant of the configuration."""
+
+    check: Callable[[ConfigDict], None]  # raises ValueError where it cannot be made
+    setups: Callable[[ConfigDict, Path], Mapping[str, Setup]]  # by name; may write to the folder
+    sections: Callable[[Measurements], Sequence[str]]  # of the report, below its head
+    peers: Mapping[str, str] = {}  # packages that it compares with, and what they are called
+    row: type[tuple] = Row  # has at least the fields ``contender``, ``kind`` and ``round``
+    measure: Callable[[Mapping[str, Worker], int], Iterator[tuple]] = time_slices  # a round
+    draw: Callable[[Measurements, Path], None] | None = None  # figures into the work folder

@@ -6,13 +6,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import benchmark as configs
-from experiments import _benchmark_dann as ours
-from experiments import _dann_contenders as contenders
-from experiments import benchmark
-from experiments._interleave import Row
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import dann as ours
+from experiments.benchmark.turns import Row
 from jaxdl.report.tables import read_rows
 from jaxdl.train.loop import StopFlag
-from tests.experiments.test_benchmark import assert_refused
+from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 
 ON_CPU = (ours.SHARED, ours.WHOLE, ours.SPREAD, ours.TORCH)
 EVERYWHERE = (*ON_CPU, ours.FAST, ours.FAST_TORCH)
@@ -31,25 +30,26 @@ def little() -> ConfigDict:
 def test_pytorch_steps_as_the_study_does(little, tmp_path, padding):
     """Losses and parameters, on the study's own batches."""
     pytest.importorskip("torch")
-    from experiments import _torch_dann
+    from experiments.benchmark.contenders import pytorch
 
     base = little.dann.study.base
     base.padding, base.weight_decay, base.rate, base.reversal = padding, 0.1, 0.02, 0.7
     little.dann.study.methods.dann.adversarial = 0.6
-    contenders.write_noise(tmp_path / "noise.npz", 100)
-    lab, each = contenders.rehearse(tmp_path / "noise.npz", little, 2, 1)
-    model, starts, task = contenders.reference(lab, each)
-    setting = _torch_dann.fastest(model, starts[0], task, 1, "cpu", steps=2)
+    ours.write_noise(tmp_path / "noise.npz", 100)
+    study, group = ours.make_group(tmp_path / "noise.npz", little, 2, 1)
+    model, task, starts = ours.make_reference(study, group)
+    setting = pytorch.fastest(model, starts[0][0], task, 1, steps=2)
     assert str(setting) in ("1 thread, contiguous", "1 thread, channels_last")
-    (layers,), run = _torch_dann.starting(model, starts[:1], task, setting)
+    (layers,), run = pytorch.one_after_the_other(model, starts[:1], task, setting)
     (loss,) = run()
-    states, metrics = each.program.training(*each.start(lab.placement), lab.feed.data)
+    population = group.start(study.placement)
+    states, metrics = group.program.training(*population, study.feed.data)
     np.testing.assert_allclose(task.scales, metrics["reversal"][0], atol=1e-6)
     assert task.scales[-1] > 0.5
     np.testing.assert_allclose(loss, metrics["loss"][0, -1], atol=1e-4)
     params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), states.params)
-    expected = _torch_dann.network(model, {"params": params}).state_dict()
-    started = _torch_dann.network(model, starts[0]).state_dict()
+    expected = pytorch.network(model, {"params": params}).state_dict()
+    started = pytorch.network(model, starts[0][0]).state_dict()
     assert len(expected) == 14
     for name, value in layers.state_dict().items():
         np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
@@ -57,85 +57,62 @@ def test_pytorch_steps_as_the_study_does(little, tmp_path, padding):
 
 
 def test_the_slices_are_the_study_s(little, tmp_path):
-    contenders.write_noise(tmp_path / "noise.npz", 100)
-    contender = contenders.population(tmp_path / "noise.npz", {"few": 1, "many": 3}, 1, little)
+    ours.write_noise(tmp_path / "noise.npz", 100)
+    contender = ours.make_population(tmp_path / "noise.npz", {"few": 1, "many": 3}, 1, little)
     assert {kind: piece[:2] for kind, piece in contender.slices.items()} == {
         "few": (1, 4),
         "many": (3, 4),
     }
     contender.slices["few"].run()
     contender.slices["few"].run()
-    assert "CPU core" in contender.answers[contenders.ABOUT]()
+    assert "CPU core" in contender.answers[ours.ABOUT]()
 
 
-class Told:
-    """A worker that is not there, of given speeds."""
+class Measured(StandIn):
+    """A population takes half as long a network as one alone, and PyTorch longer than ours."""
 
-    def __init__(self, setup, config):
-        _, sizes, last = setup.make.args
-        self.sizes = {kind: (networks, 4) for kind, networks in sizes.items()}
-        self.first_seconds = dict.fromkeys(sizes, 1.0)
-        self.speed = {"cpu": 4.0, "cuda": 3.0}.get(last, 2.0)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+    def make_sizes(self):
+        return {kind: (networks, 4) for kind, networks in self.setup.make.args[1].items()}
 
     def time(self, kind):
-        return self.speed if kind == ours.MANY else 2 * self.speed
+        speed = {"cpu": 4.0, "cuda": 3.0}.get(self.setup.make.args[2], 2.0)
+        return speed if kind == ours.MANY else 2 * speed
 
     def ask(self, question):
         return "1 x machine"
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """Two cores, and no accelerator until ``told(...)`` says so."""
-    pytest.importorskip("torch")
-
-    class Pool:
-        def __init__(self, *_):
-            self.found = ("cpu", False)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def submit(self, _):
-            return self
-
-        def result(self):
-            return found[-1]
-
-    found = [("cpu", False)]
-    monkeypatch.setattr(ours, "ProcessPoolExecutor", Pool)
+def measured(monkeypatch):
+    """Two cores, and no accelerator until ``measured(...)`` says so."""
+    stand_in(monkeypatch, Measured)
     monkeypatch.setattr(ours, "cores", lambda: 2)
-    monkeypatch.setattr(benchmark, "Worker", Told)
-    return found.append
+
+    def set_accelerators(backend, cuda):
+        monkeypatch.setattr(ours.turns, "in_new_process", lambda function: (backend, cuda))
+
+    set_accelerators("cpu", False)
+    return set_accelerators
 
 
 @pytest.mark.parametrize(
-    ("found", "names", "words"),
+    ("accelerators", "names", "words"),
     [
         (("cpu", True), ON_CPU, ["JAX found no accelerator", "5 times its speed: not measured"]),
         (("gpu", False), (*ON_CPU, ours.FAST), ["cannot use it", "its speed: not measured"]),
         (("gpu", True), EVERYWHERE, ["TF32", "at least 5 times its speed: NOT met, 1.50"]),
     ],
 )
-def test_report(little, tmp_path, told, found, names, words):
-    told(found)
+def test_report(little, tmp_path, measured, accelerators, names, words):
+    measured(*accelerators)
     report = benchmark.study(little, tmp_path, StopFlag())
     rows = read_rows(tmp_path / "results.csv", Row)
-    assert {row.what for row in rows} == set(names)
+    assert {row.contender for row in rows} == set(names)
     for text in words:
         assert text in report
     assert "one network, PyTorch: at least 1 times its speed: met, 2.00 (2.00–2.00)" in report
     assert "population, PyTorch: at least 1.5 times its speed: met, 2.00" in report
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines()]
+    lines = cells(report)
     assert [ours.SPREAD, "4.00 (4.00–4.00)", "2.00 (2.00–2.00)", "1"] in lines  # of both members
     assert lines.count([ours.TORCH, "8.00 (8.00–8.00)", "1.00 (1.00–1.00)", "1"]) == 2
     assert ("A population of 24, accelerator" in report) == (ours.FAST in names)
@@ -143,8 +120,8 @@ def test_report(little, tmp_path, told, found, names, words):
 
 
 def test_the_goal_of_one_network_is_for_the_fastest_of_ours():
-    def rows(what, *ms):
-        return [Row(what, ours.ONE, 1, t, i) for i, t in enumerate(ms)]
+    def rows(name, *ms):
+        return [Row(name, ours.SINGLE, 1, t, i) for i, t in enumerate(ms)]
 
     timed = rows(ours.SHARED, 5.0, 5.0) + rows(ours.WHOLE, 4.0, 4.0) + rows(ours.TORCH, 2.0, 4.0)
     line, *others = ours.goals(timed)
@@ -164,7 +141,7 @@ def test_the_goal_of_one_network_is_for_the_fastest_of_ours():
         ({"dann.study.base.start": "xavier"}, "xavier"),
     ],
 )
-def test_wrong_settings_are_one_line(little, tmp_path, told, change, words):
+def test_wrong_settings_are_one_line(little, tmp_path, measured, change, words):
     little.update_from_flattened_dict(change)
     assert_refused(little, tmp_path, words)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,20 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from experiments.benchmark.contenders import Task
 from jaxdl import transfer
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.models.convnet import ConvNet
 from jaxdl.types import Params, Variables
-
-
-class Task(NamedTuple):
-    """What every network of a slice is trained on."""
-
-    images: Float[np.ndarray, "n h w c"]  # as the network sees them
-    labels: Int[np.ndarray, " n"]
-    ids: Int[np.ndarray, "steps batch"]  # the examples of each step
 
 
 def apply(
@@ -41,7 +33,7 @@ def apply(
     Args:
       trains: for each layer whether it does; one that does not keeps and uses its statistics.
     """
-    params, stats, new = variables["params"], variables["batch_stats"], {}
+    params, running, updated = variables["params"], variables["batch_stats"], {}
     for depth, spec in enumerate(model.convolutions, 1):
         name = f"conv{depth}"
         p = params[name]
@@ -51,12 +43,12 @@ def apply(
         if not model.batch_norm:
             x = x + p["bias"]
         else:
-            own, old = p["BatchNorm_0"], stats[name]["BatchNorm_0"]
-            seen = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
-            used = jax.tree.map(lambda s, o, t=trains[name]: jnp.where(t, s, o), seen, old)
-            kept = jax.tree.map(lambda u, o: 0.99 * o + 0.01 * u, used, old)
-            new[name] = {"BatchNorm_0": kept}
-            x = (x - used["mean"]) * lax.rsqrt(used["var"] + 1e-5) * own["scale"] + own["bias"]
+            norm, old = p["BatchNorm_0"], running[name]["BatchNorm_0"]
+            new = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
+            stats = jax.tree.map(lambda n, o, t=trains[name]: jnp.where(t, n, o), new, old)
+            average = jax.tree.map(lambda s, o: 0.99 * o + 0.01 * s, stats, old)
+            updated[name] = {"BatchNorm_0": average}
+            x = (x - stats["mean"]) * lax.rsqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"]
         x = nn.relu(x)
         if spec.pool > 1:
             x = nn.max_pool(x, (spec.pool, spec.pool), (spec.pool, spec.pool))
@@ -65,7 +57,7 @@ def apply(
         p = params[f"fc{depth}"]["dense"]
         x = x @ p["kernel"] + p["bias"]
         x = x if depth == model.depth else nn.relu(x)
-    return x, new
+    return x, updated
 
 
 def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
@@ -109,6 +101,7 @@ def one_after_the_other(
 
     Args:
       starts: for each network its first variables and how many layers of it are frozen.
+      rule: of all updates; the task's own rates and decay are not read.
       static: whether what trains is known to the compiler, one program a cut, or an argument of
         one program for all.
     """
@@ -128,11 +121,9 @@ def one_after_the_other(
 
     def run() -> None:
         for i, (_, frozen) in enumerate(starts):
-            variables, opt_state = states[i]
+            state = states[i]
             for ids in task.ids:
-                variables, opt_state, _ = programs[frozen](
-                    variables, opt_state, images, labels, ids
-                )
-            states[i] = jax.block_until_ready((variables, opt_state))
+                *state, _ = programs[frozen](*state, images, labels, ids)
+            states[i] = jax.block_until_ready(state)
 
     return run

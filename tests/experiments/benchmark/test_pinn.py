@@ -3,22 +3,23 @@
 import os
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import benchmark as configs
-from experiments import _benchmark_pinn as ours
-from experiments import _pinn_contenders as contenders
-from experiments import _pinn_peers as peers
-from experiments import benchmark
-from experiments._benchmark_pinn import ADAM, SOLVE, Row
-from experiments._interleave import Contender, Setup, Worker
-from experiments._pinn_contenders import Look
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import pinn as ours
+from experiments.benchmark import solving
+from experiments.benchmark.contenders import deepxde, jinns
+from experiments.benchmark.pinn import ADAM, SOLVE, Row
+from experiments.benchmark.solving import Look
+from experiments.benchmark.turns import Contender, Measurements, Setup, Worker
 from jaxdl.report.tables import read_rows, write_rows
 from jaxdl.train.loop import Interrupted, StopFlag
-from tests.experiments.test_benchmark import assert_refused
+from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="contenders are pinned to one hardware thread"
@@ -32,27 +33,27 @@ SECONDS = 1.0
 def little() -> ConfigDict:
     """Fewer points and small networks, of another diffusivity."""
     config = configs.get_config("pinn")
-    config.rounds, of = 2, config.pinn
-    of.seconds, of.adam_hidden, of.adam_chunks, of.adam_iterations = SECONDS, (5,), 1, 6
-    of.chunk, of.jinns_chunk, of.natural_chunk, of.lbfgs_chunk = 4, 2, 2, 8
-    of.study.base.hidden, of.study.base.iterations, of.study.base.refresh = (4, 3), 8, 0
-    of.study.heldout = 64
-    of.study.base.options = ConfigDict({"k": 0.02, "points": 256})
+    config.rounds, pinn = 2, config.pinn
+    pinn.seconds, pinn.adam_hidden, pinn.adam_chunks, pinn.adam_iterations = SECONDS, (5,), 1, 6
+    pinn.chunk, pinn.jinns_chunk, pinn.natural_chunk, pinn.lbfgs_chunk = 4, 2, 2, 8
+    base, pinn.study.heldout = pinn.study.base, 64
+    base.hidden, base.iterations, base.refresh = (4, 3), 8, 0
+    base.options = ConfigDict({"k": 0.02, "points": 256})
     return config
 
 
 # --- the contenders ----------------------------------------------------------------------------
 
 
-def reference(config: ConfigDict) -> Contender:
-    """In a worker, what the others are compared with: the loss written out with finite differences
-    of our network, and the study's own parameters, there and back."""
-    contenders.pin()
-    (program,) = contenders.make_lab(config).solvers
+def with_reference(config: ConfigDict) -> Contender:
+    """In a worker, ours, and what all are compared with: the loss written out with finite
+    differences of our network, and the study's own parameters, there and back."""
+    contender = ours.make_jaxdl(config)
+    _, solver = solving.make_physics(config)
 
     def loss() -> float:
-        start = contenders.start_of(program, 0)
-        layers = [tuple(map(np.asarray, layer)) for layer in peers.layers_of(start)]
+        start = solving.make_start(solver, 0)
+        layers = [tuple(map(np.asarray, layer)) for layer in solving.get_layers(start)]
 
         def u(t, x):
             h = np.stack([2 * t - 1, -np.cos(np.pi * x), -np.sin(np.pi * x)], axis=-1)
@@ -61,83 +62,89 @@ def reference(config: ConfigDict) -> Contender:
                 h = np.tanh(h) if i < len(layers) - 1 else h
             return h[:, 0]
 
-        (t, x), e = start.collections["sample"].points["equation"].T, 1e-4
+        (t, x), e = solving.points(start)["equation"].T, 1e-4
         u_t = (u(t + e, x) - u(t - e, x)) / (2 * e)
         u_xx = (u(t, x + e) - 2 * u(t, x) + u(t, x - e)) / e**2
-        t0, x0 = start.collections["sample"].points["initial"].T
+        t0, x0 = solving.points(start)["initial"].T
         wrong = u(t0, x0) - np.exp(-((x0 / 0.1) ** 2))
         return np.mean((u_t - 0.02 * u_xx) ** 2) + np.mean(wrong**2)
 
     def judge() -> tuple[float, float]:
-        start = contenders.start_of(program, 1)
-        return contenders.judged(program, start, peers.as_ours(peers.layers_of(start)))
+        start = solving.make_start(solver, 1)
+        return solving.judge(solver, start, solving.make_params(solving.get_layers(start)))
 
     cores = sorted(os.sched_getaffinity(0))
-    return Contender({}, {"written out": loss, "judged": judge, "cores": lambda: cores})
+    answers = {"written out": loss, "judged": judge, "cores": lambda: cores}
+    return contender._replace(answers=contender.answers | answers)
 
 
 MAKES = {
-    ours.OURS: contenders.jaxdl,
-    ours.DEEPXDE: peers.deepxde,
-    ours.BROYDEN: partial(peers.jinns, "ssbroyden"),
-    ours.NATURAL: partial(peers.jinns, "natural gradient"),
+    ours.OURS: with_reference,
+    ours.DEEPXDE: deepxde.make,
+    ours.BROYDEN: partial(jinns.make, jinns.SSBROYDEN),
+    ours.NATURAL: partial(jinns.make, jinns.NATURAL),
 }
 
 
 def installed(*names: str) -> list[str]:
     """Those of the contenders."""
     packages = {ours.OURS: "jax", ours.DEEPXDE: "deepxde"}
-    return [what for what in names if benchmark.find_spec(packages.get(what, "jinns"))]
+    return [name for name in names if find_spec(packages.get(name, "jinns"))]
+
+
+def start(stack: ExitStack, config: ConfigDict, *names: str) -> dict[str, Worker]:
+    """Workers that compile fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        return {n: stack.enter_context(Worker(Setup(MAKES[n], 1), config)) for n in names}
 
 
 def test_all_begin_with_one_loss_and_parameters(little):
-    names = installed(ours.OURS, ours.DEEPXDE, ours.BROYDEN)  # jinns' loss is one for both
-    with ExitStack() as stack:
-        workers = {w: stack.enter_context(Worker(Setup(MAKES[w], 1), little)) for w in names}
-        other = stack.enter_context(Worker(Setup(reference, 1), little))
-        losses = [worker.ask(contenders.LOSS) for worker in workers.values()]
-        np.testing.assert_allclose(losses, other.ask("written out"), rtol=1e-6)
+    with ExitStack() as stack:  # jinns' loss is one for both
+        workers = start(stack, little, *installed(ours.OURS, ours.DEEPXDE, ours.BROYDEN))
+        reference = workers[ours.OURS]
+        losses = [worker.ask(solving.LOSS) for worker in workers.values()]
+        np.testing.assert_allclose(losses, reference.ask("written out"), rtol=1e-6)
         np.testing.assert_allclose(losses, losses[0], rtol=1e-10)
-        assert len(other.ask("cores")) == 1
+        assert len(reference.ask("cores")) == 1
         workers.pop(ours.BROYDEN, None)  # compiles for long
-        rows = list(ours.one_round(workers, 1))  # of seed 1
-        for what in workers:
-            check_run([row for row in rows if (row.what, row.kind) == (what, SOLVE)], other)
+        rows = list(ours.measure(workers, 1))  # of seed 1
+        for name in workers:
+            looks = [row for row in rows if (row.contender, row.kind) == (name, SOLVE)]
+            check_run(looks, reference)
     slices = [row for row in rows if row.kind == ADAM]
     assert [row.iterations for row in slices] == [4] * len(workers)
-    assert {row.what for row in slices} == set(workers)
+    assert {row.contender for row in slices} == set(workers)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [ours.BROYDEN, ours.NATURAL])
-def test_jinns_runs(little, what):
-    installed(what) or pytest.skip("without jinns")
-    with (
-        Worker(Setup(MAKES[what], 1), little) as worker,
-        Worker(Setup(reference, 1), little) as other,
-    ):
-        check_run(list(ours.one_round({what: worker}, 1)), other)
+@pytest.mark.parametrize("name", [ours.BROYDEN, ours.NATURAL])
+def test_jinns_runs(little, name):
+    installed(name) or pytest.skip("without jinns")
+    with ExitStack() as stack:
+        workers = start(stack, little, name, ours.OURS)
+        check_run(list(ours.measure({name: workers[name]}, 1)), workers[ours.OURS])
 
 
-def check_run(looks: list[Row], other: Worker) -> None:
+def check_run(looks: list[Row], reference: Worker) -> None:
     """Of seed 1, on a clock that stands still between the chunks."""
     assert {row.round for row in looks} == {1}
-    np.testing.assert_allclose(looks[0][5:7], other.ask("judged"), rtol=1e-9)
+    np.testing.assert_allclose(looks[0][5:7], reference.ask("judged"), rtol=1e-9)
     assert looks[0][2:4] == (0, 0.0)
     assert (np.diff([row.iterations for row in looks]) >= 0).all()
     assert (np.diff([row.seconds for row in looks]) > 0).all()
     assert looks[-1].heldout_loss < 0.9 * looks[0].heldout_loss
-    assert (looks[0].compile_seconds > 0) == (looks[0].what != ours.DEEPXDE)
+    assert (looks[0].compile_seconds > 0) == (looks[0].contender != ours.DEEPXDE)
     assert looks[-2].seconds < SECONDS
 
 
 # --- what is said ------------------------------------------------------------------------------
 
 
-def run(what: str, number: int, compiling: float, *looks: tuple[float, float]) -> list[Row]:
+def run(name: str, number: int, compiling: float, *looks: tuple[float, float]) -> list[Row]:
     """Rows of seconds and losses."""
     return [
-        Row(what, SOLVE, 10 * i, seconds, compiling, loss, 2 * loss, number)
+        Row(name, SOLVE, 10 * i, seconds, compiling, loss, 2 * loss, number)
         for i, (seconds, loss) in enumerate(looks)
     ]
 
@@ -186,18 +193,20 @@ def test_a_median_is_a_bound_where_it_may_be_higher(values, bounds, text):
 
 
 def test_who_does_not_arrive_meets_no_goal(made_up):
-    late = [row._replace(heldout_loss=1.0) if row.what == ours.OURS else row for row in made_up]
+    late = [
+        row._replace(heldout_loss=1.0) if row.contender == ours.OURS else row for row in made_up
+    ]
     config = configs.get_config("pinn")
     *times, _, _ = ours.goals(config, late)
     assert all(line.endswith("NOT met, – (–, –).") for line in times)
-    assert "not reached (2 of 2)" in ours.sections(config, late, {}, {})
+    assert "not reached (2 of 2)" in "\n".join(ours.sections(Measurements(config, late)))
 
 
 def test_tables(made_up):
     config = configs.get_config("pinn")
     config.rounds = 2
-    text = ours.sections(config, made_up, {}, {})
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    text = "\n".join(ours.sections(Measurements(config, made_up)))
+    lines = cells(text)
     (row,) = (line for line in lines if line[:2] == [ours.OURS, "SSBroyden"])
     times = ["2.00 (2.00–2.00)", "6.00 (6.00–6.00)"]
     losses = ["1.0e-12 (1.0e-12–1.0e-12)", "2.0e-12 (2.0e-12–2.0e-12)"]
@@ -208,20 +217,14 @@ def test_tables(made_up):
     assert "2,048 Sobol points" in text and "24-24 tanh" in text and "64-64-64-64" in text
 
 
-class Told:
-    """A worker that is not there: each look halves the loss, in its own time."""
+class Measured(StandIn):
+    """Each look halves the loss, in the contender's own time."""
 
-    def __init__(self, setup, config):
-        name = next(what for what, make in MAKES.items() if str(make) == str(setup.make))
-        self.sizes = {ADAM: (1, 100)} if name in (ours.OURS, ours.DEEPXDE) else {}
-        self.first_seconds = dict.fromkeys(self.sizes, 1.0)
-        self.slow = 1 + list(MAKES).index(name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+    def make_sizes(self):
+        setups = ours.setups(self.config, None)
+        self.name = next(name for name in setups if str(setups[name]) == str(self.setup))
+        self.slow = 1 + list(setups).index(self.name)
+        return {ADAM: (1, 100)} if self.name in (ours.OURS, ours.DEEPXDE) else {}
 
     def time(self, kind):
         return 5.0 * self.slow
@@ -232,18 +235,16 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch):
-    for package in ("torch", "deepxde", "jinns"):
-        benchmark.find_spec(package) or pytest.skip(f"without {package}")
-    monkeypatch.setattr(benchmark, "Worker", Told)
+def measured(monkeypatch):
+    stand_in(monkeypatch, Measured)
 
 
-def test_report(little, tmp_path, told):
+def test_report(little, tmp_path, measured):
     report = benchmark.study(little, tmp_path, StopFlag())
     rows = read_rows(tmp_path / "results.csv", Row)
     assert len(rows) == 2 * (2 + 4 * 25)
     # The contender that begins is another in each round.
-    begins = [next(r.what for r in rows if (r.kind, r.round) == (SOLVE, n)) for n in (0, 1)]
+    begins = [next(r.contender for r in rows if (r.kind, r.round) == (SOLVE, n)) for n in (0, 1)]
     assert begins == [ours.OURS, ours.DEEPXDE]
     assert min(row.rel_l2 for row in rows if row.kind == SOLVE) == pytest.approx(1e-13 * 2.0**-24)
     assert "DeepXDE" in report.splitlines()[2] and "jinns" in report.splitlines()[2]
@@ -260,7 +261,7 @@ def test_report(little, tmp_path, told):
     assert benchmark.study(little, tmp_path, StopFlag()) == report
 
 
-def test_only_missing_rounds_are_run(little, tmp_path, told, made_up):
+def test_only_missing_rounds_are_run(little, tmp_path, measured, made_up):
     stop = StopFlag()
     stop.received = 2
     with pytest.raises(Interrupted):
@@ -282,7 +283,7 @@ def test_only_missing_rounds_are_run(little, tmp_path, told, made_up):
         ({"pinn.study.base.optimizer": "lbfgs"}, "know optimizer 'ssbroyden' alone"),
     ],
 )
-def test_wrong_settings_are_one_line(little, tmp_path, told, change, words):
+def test_wrong_settings_are_one_line(little, tmp_path, measured, change, words):
     little.update_from_flattened_dict(change)
     assert_refused(little, tmp_path, words)
 

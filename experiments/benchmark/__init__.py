@@ -1,0 +1,1 @@
+"""How fast is jaxdl beside what one would write instead? ``python -m experiments.benchmark``."""

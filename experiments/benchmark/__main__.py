@@ -1,0 +1,122 @@
+"""How fast is jaxdl beside what one would write instead? Ratios, measured side by side in one run.
+
+python -m experiments.benchmark --config configs/benchmark.py:VARIANT
+
+A variant is a module here, with our side and the report: transferability, dann, data, pinn, scale.
+The others' side is in :mod:`experiments.benchmark.contenders`; how contenders take turns, in
+:mod:`experiments.benchmark.turns`. Everything runs on the CPU, but for what ``dann`` and ``scale``
+add where JAX has an accelerator.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from contextlib import ExitStack
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from configs.benchmark import get_config
+from experiments.benchmark import dann, data, pinn, scale, transferability
+from experiments.benchmark.turns import Measurements, Worker
+from experiments.harness.run import run, user_input
+from experiments.harness.study import claim
+from jaxdl.data.encoded import cores
+from jaxdl.report import figures
+from jaxdl.report.tables import read_rows, write_atomically, write_rows
+from jaxdl.train.loop import Interrupted, StopFlag
+
+BENCHMARKS = {
+    "transferability": transferability.BENCHMARK,
+    "dann": dann.BENCHMARK,
+    "data": data.BENCHMARK,
+    "pinn": pinn.BENCHMARK,
+    "scale": scale.BENCHMARK,
+}
+
+
+def machine(packages: Iterable[str] = ()) -> dict[str, str | int]:
+    """What ratios depend on."""
+    versions = {name: version(name) for name in ("jax", "jaxlib", *packages)}
+    return {"cores": cores(), "processor": processor(), **versions}
+
+
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
+    """Run the benchmark; the report. Rounds that are in ``results.csv`` are not timed again."""
+    with user_input():
+        benchmark = BENCHMARKS[config.variant]
+        absent = [name for package, name in benchmark.peers.items() if find_spec(package) is None]
+        if absent:
+            raise ValueError(
+                f"the benchmark compares with {' and '.join(absent)}: pip install -e '.[bench]'"
+            )
+        if min(config.rounds, config.steps) < 1:
+            raise ValueError("config.rounds and config.steps must be at least 1")
+        benchmark.check(config)
+        computer = machine(benchmark.peers)
+        claim(workdir, config, computer)
+        finished, table = workdir / "report.md", workdir / "results.csv"
+        if finished.exists():
+            return finished.read_text(encoding="utf-8")
+        rows = read_rows(table, benchmark.row) if table.exists() else []
+        if benchmark.draw:
+            figures.check()
+    load, _, _ = os.getloadavg()
+
+    def obey() -> None:
+        if stop.received is not None:
+            raise Interrupted(stop.received)
+
+    first = max((row.round for row in rows), default=-1) + 1
+    with stop, ExitStack() as stack, tqdm(total=config.rounds - first, unit="round") as bar:
+        workers, answers = {}, {}
+        scratch = Path(stack.enter_context(TemporaryDirectory(dir=workdir)))
+        for name, setup in benchmark.setups(config, scratch).items():
+            bar.set_description(f"starting {name}")
+            with user_input():
+                workers[name] = worker = stack.enter_context(Worker(setup, config))
+            answers[name] = {question: worker.ask(question) for question in setup.questions}
+            obey()
+        for number in range(first, config.rounds):
+            for row in benchmark.measure(workers, number):
+                bar.set_description(f"round {number + 1} of {config.rounds}, {row.contender}")
+                rows.append(row)
+                obey()
+            write_rows(table, benchmark.row, rows, ".9g")
+            bar.update()
+        first_seconds = {name: worker.first_seconds for name, worker in workers.items()}
+    doubt = "" if load < 0.5 else ", so others were at work: measure again on an idle machine"
+    packages = {"jax": "jax", **benchmark.peers}
+    versions = ", ".join(f"{name} {computer[package]}" for package, name in packages.items())
+    measurements = Measurements(config, rows, answers, first_seconds)
+    sections = "\n\n".join(benchmark.sections(measurements))
+    report = f"""\
+# Benchmark: {config.variant}
+
+{computer["cores"]} cores of {computer["processor"]}; {versions}.
+{config.rounds} rounds in turns, each contender alone at work. Load before: {load:.1f}{doubt}.
+
+{sections}
+"""
+    if benchmark.draw:
+        benchmark.draw(measurements, workdir)
+    write_atomically(finished, report)
+    return report
+
+
+if __name__ == "__main__":
+    run(study, "benchmark", get_config(), free=("options", "problems", "methods"))

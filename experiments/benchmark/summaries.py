@@ -1,0 +1,43 @@
+"""What the reports of all benchmarks say in the same way."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.benchmark.turns import Row
+from jaxdl.report.tables import MISSING
+
+
+def series(
+    rows: Iterable[Row], contender: str, weights: Mapping[str, float] | str
+) -> Float[np.ndarray, " rounds"]:
+    """For each round the sum over kinds of work of weight times ``ms_per_network_step``; of a
+    single kind without a weight."""
+    weights = {weights: 1.0} if isinstance(weights, str) else weights
+    rounds: dict[int, float] = {}
+    for row in rows:
+        if row.contender == contender and row.kind in weights:
+            weighted = weights[row.kind] * row.ms_per_network_step
+            rounds[row.round] = rounds.get(row.round, 0.0) + weighted
+    return np.array([rounds[number] for number in sorted(rounds)])
+
+
+def spread(values: Float[np.ndarray, " values"], form: str = ".2f") -> str:
+    """The median, and from least to most."""
+    if not len(values):
+        return MISSING
+    return f"{np.median(values):{form}} ({values.min():{form}}–{values.max():{form}})"
+
+
+def verdict(goal: str, met: bool, figure: object) -> str:
+    """Whether a goal is met."""
+    return f"{goal}: {'met' if met else 'NOT met'}, {figure}."
+
+
+def paragraph(text: str) -> str:
+    """Its lines filled anew."""
+    return textwrap.fill(" ".join(text.split()), width=100)

@@ -469,13 +469,11 @@ def test_every_variant_is_read(variant, start, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def quick():
-    """Two of the devices, and programs compiled in haste."""
+def two_devices():
+    """Two of the devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -485,7 +483,7 @@ def seen():
 
 
 @pytest.fixture(scope="module")
-def lab(quick, data, seen):
+def lab(two_devices, data, seen):
     """One method more, of every term; with one seed, of 4 steps."""
     config = tiny(data)
     config.seeds, config.base.steps = 1, 4

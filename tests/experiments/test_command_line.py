@@ -195,3 +195,31 @@ def test_what_jax_cannot_read_of_the_environment_is_one_line(tmp_path):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: JAX_NUM_CPU_DEVICES=two: ")
     assert ended.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+# Compiled programs are kept for the next run.
+
+
+@pytest.mark.parametrize("where", ["default", "named", "nowhere"])
+def test_programs_are_kept(where, tmp_path):
+    user, named = tmp_path / "user", tmp_path / "named"
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(user if where != "nowhere" else tmp_path / "file" / "user"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PLATFORMS": "cpu",
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    if where == "named":
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(named)
+    (tmp_path / "file").write_text("no folder can be made in here")
+    code = (
+        "from experiments.harness.devices import keep_programs; keep_programs(); "
+        "import jax; jax.jit(jax.lax.sin)(1.)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    kept = {path.parent for path in tmp_path.rglob("jit_sin*")}
+    expected = {"default": {user / "jaxdl" / "programs"}, "named": {named}, "nowhere": set()}
+    assert kept == expected[where]

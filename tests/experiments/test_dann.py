@@ -2,7 +2,7 @@
 
 Two domains of four classes, pictures of 12 pixels in archives, and a few steps: most of the time is
 compilation, hence one cache of compiled programs for all runs. What every study does alike is
-tested in ``test_contract.py``.
+tested with the transferability study.
 """
 
 import ast
@@ -34,6 +34,7 @@ from jaxdl.train.groups import make_groups, train
 from jaxdl.train.loop import StopFlag, Trainer
 from jaxdl.train.parallel import make_mesh
 from tests.experiments.launcher import Launcher, assert_refused, quick_environment
+from tests.experiments.tiny import WATCH
 from tests.test_validation import density
 
 SEEDS, STEPS, DISPATCH, BATCH = 2, 8, 2, 4
@@ -106,14 +107,6 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("caches")
-    environment = quick_environment(folder)
-    with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
-        yield launcher
-
-
-@pytest.fixture(scope="module")
 def start(launcher, data, tmp_path_factory):
     """Start the tiny study; ``change`` is code that changes ``config``, in a file of the user's."""
 
@@ -140,9 +133,10 @@ def start(launcher, data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory):
-    """The workdir of an uninterrupted run, and how it ended."""
-    workdir = tmp_path_factory.mktemp("whole")
-    return workdir, start(workdir).wait()
+    """The workdir of an uninterrupted run, and how it ended; beside the folder is what was in it
+    when test images were opened."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, start(workdir, prelude=WATCH).wait()
 
 
 def rows(path):
@@ -219,6 +213,17 @@ def test_curves_have_a_line_for_each_network_and_dispatch(finished):
         if "reversal" in record:  # the mean of lambda over the dispatch's steps
             parts = np.arange(record["step"] - DISPATCH, record["step"]) / STEPS
             assert record["reversal"] == pytest.approx(np.tanh(5 * parts).mean(), abs=1e-5)
+
+
+def test_the_test_images_are_opened_once_each_when_everything_is_trained(finished):
+    workdir = finished[0]
+    seen = [json.loads(line) for line in (workdir.parent / "opened").read_text().splitlines()]
+    populations = {record["population"] for record in curves(workdir)}
+    assert len(populations) == 3
+    trained = [f"checkpoints/{name}/{STEPS}" for name in populations]
+    lines = len(METHODS) * SEEDS * STEPS // DISPATCH
+    files = sorted(["config.json", "metrics.jsonl", *trained])
+    assert seen == [{"lines": lines, "files": files}] * 2
 
 
 def test_the_report_says_how_the_numbers_were_chosen(finished):
@@ -470,13 +475,11 @@ def test_every_variant_is_read(variant, start, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def quick():
-    """Two of the devices, and programs compiled in haste."""
+def two_devices():
+    """Two of the devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -486,7 +489,7 @@ def seen():
 
 
 @pytest.fixture(scope="module")
-def lab(quick, data, seen):
+def lab(two_devices, data, seen):
     """One method more, of every term; with one seed, of 4 steps."""
     config = tiny(data)
     config.seeds, config.base.steps = 1, 4
@@ -516,9 +519,10 @@ def assembled(config):
     return lab, make_groups("networks", lab.members, config.members_per_round, even=True)
 
 
-def end_of(lab, group, folder):
+def end_of(lab, group, folder, compiled):
     """The last state of each of the networks that are trained together, by method."""
-    trained = train(group, Trainer(folder, StopFlag(), lambda *_: None, 1e9), lab.placement)
+    trainer = Trainer(folder, StopFlag(), lambda *_: None, 1e9, compiled=compiled)
+    trained = train(group, trainer, lab.placement)
     states = zip(group.networks, trained.states, strict=True)
     return {network.method: jax.tree.leaves(state) for network, state in states}
 
@@ -541,6 +545,13 @@ def with_labels(lab, monkeypatch, domain, change):
     return other
 
 
+def by_the_program(group, other):
+    """The other group, with its own data, trained by the compiled program of the first."""
+    program = dataclasses.replace(group.program, dispatches=other.program.dispatches)
+    members = [dataclasses.replace(member, program=program) for member in other.members]
+    return dataclasses.replace(other, members=members)
+
+
 def test_target_labels_change_no_parameter(lab, seen, monkeypatch, tmp_path):
     lab, groups = lab
 
@@ -549,10 +560,10 @@ def test_target_labels_change_no_parameter(lab, seen, monkeypatch, tmp_path):
 
     target = with_labels(lab, monkeypatch, "target", shuffle)
     source = with_labels(lab, monkeypatch, "source", shuffle)
-    compared = {}
+    compared, compiled = {}, {}
     for i, group in enumerate(groups):
         ends = [
-            end_of(other, others[i], tmp_path / f"{name}-{group.name}")
+            end_of(other, by_the_program(group, others[i]), tmp_path / f"{name}-{i}", compiled)
             for name, (other, others) in (
                 ("as-is", (lab, groups)),
                 ("target", target),
@@ -749,43 +760,6 @@ def test_the_report_tells_what_was_not_read(lab):
         for place, (domain, source) in enumerate(lab[0].sources.items(), 1)
     }
     assert describe_omissions(*partial.values()) == "source: 1 .heic; target: 2 .heic"
-
-
-# The test images.
-
-
-def test_the_test_images_are_opened_once_each_when_everything_is_trained(start, finished, tmp_path):
-    workdir = tmp_path / "run"
-    assert_done(start(workdir, prelude=WATCH).wait())
-    seen = [json.loads(line) for line in (tmp_path / "opened").read_text().splitlines()]
-    populations = sorted({record["population"] for record in curves(workdir)})
-    assert len(populations) == 3
-    trained = [f"{name}/{STEPS}" for name in populations]
-    lines = len(METHODS) * SEEDS * STEPS // DISPATCH
-    files = ["config.json", "metrics.jsonl"]
-    assert seen == [{"lines": lines, "checkpoints": trained, "files": files}] * 2
-    assert_same_run(workdir, finished[0])
-
-
-WATCH = """
-    import json
-    from jaxdl.data.source import Sealed
-    whole = Sealed.open
-
-    def watched(self):
-        latest = [max(each.iterdir(), key=lambda step: int(step.name))
-                  for each in sorted((workdir / "checkpoints").iterdir())]
-        seen = {
-            "lines": (workdir / "metrics.jsonl").read_text().count(chr(10)),
-            "checkpoints": [f"{path.parent.name}/{path.name}" for path in latest],
-            "files": sorted(path.name for path in workdir.iterdir() if path.is_file()),
-        }
-        with (workdir.parent / "opened").open("a") as file:
-            print(json.dumps(seen), file=file)
-        return whole(self)
-
-    Sealed.open = watched
-"""
 
 
 # The default pair.

@@ -112,7 +112,6 @@ def data_dir(tmp_path_factory):
 def run(data_dir, monkeypatch, tmp_path):
     """Four steps of a pair, in this process; its results and what was trained on."""
     monkeypatch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:1]))
-    jax.config.update("jax_disable_most_optimizations", True)
 
     def run(pair, changes):
         config = get_config(pair)
@@ -136,8 +135,7 @@ def run(data_dir, monkeypatch, tmp_path):
 
     (tmp_path / "cache").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield run
-    jax.config.update("jax_disable_most_optimizations", False)
+    return run
 
 
 NUMBERS = {"train": 120, "test": 30}

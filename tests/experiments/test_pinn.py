@@ -16,7 +16,7 @@ from jaxdl.nn.models.mlp import MLP
 from jaxdl.pinn.judgement import leave_out_singular, make_heldout
 from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.sampling import Points
-from tests.experiments.launcher import Launcher, assert_refused, quick_environment
+from tests.experiments.launcher import assert_refused
 
 SEEDS, ITERATIONS = 2, 8
 TINY = (
@@ -32,14 +32,6 @@ FIGURES = ("solution.png", "curves.png", "samples.png")
 RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html")
 FILES = {*RECORDS, "results.csv", "checkpoints", *FIGURES}
 COLUMNS = "problem,method,seed,train_loss,heldout_loss,rel_l2,iterations,seconds"
-
-
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("caches")
-    environment = quick_environment(folder)
-    with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
-        yield launcher
 
 
 def run(launcher, workdir, *arguments, config="configs/pinn.py"):
@@ -102,18 +94,17 @@ def test_a_network_does_not_depend_on_its_neighbours(finished, launcher, tmp_pat
 
 
 def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
-    settings = {
-        "adam": ("optimizer=adam", "rate=0.01"),
-        "rad": ("candidates=4000", "points=latin_hypercube"),
-        "norms": ("weighting=gradient_norm", "optimizer=ssbfgs", "activation=sin"),
-        "causal": ("weighting=causal", "optimizer=lbfgs"),
-        "attention": ("weighting=attention", "points=uniform"),
+    methods = {
+        "rad": {"candidates": 4000, "points": "latin_hypercube", "optimizer": "adam", "rate": 0.01},
+        "norms": {"weighting": "gradient_norm", "optimizer": "ssbfgs", "activation": "sin"},
+        "causal": {"weighting": "causal", "optimizer": "lbfgs"},
+        "attention": {"weighting": "attention", "points": "uniform"},
     }
-    for name, own in settings.items():
-        flags = [f"--config.base.{setting}" for setting in own]
-        ended = run(launcher, tmp_path / name, *TINY, "--config.seeds=1", *flags).wait()
-        assert ended.code == 0, ended.err[-2000:]
-        (row,) = rows(tmp_path / name)
+    flags = ("--config.seeds=1", f"--config.methods={methods}")
+    ended = run(launcher, tmp_path, *TINY, *flags).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert [row["method"] for row in rows(tmp_path)] == sorted(methods)
+    for row in rows(tmp_path):
         assert 0 < float(row["train_loss"]) < 10 and np.isfinite(float(row["rel_l2"]))
 
 

@@ -39,13 +39,11 @@ def tiny():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Two of the devices, and programs compiled in haste."""
+def two_devices():
+    """Two of the devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

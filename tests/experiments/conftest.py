@@ -1,0 +1,57 @@
+"""What starts studies, and one finished run; each of a worker's files gets the same."""
+
+import shutil
+import textwrap
+
+import pytest
+
+from tests.experiments.launcher import Launcher, quick_environment
+from tests.experiments.tiny import FIGURES, WATCH, tiny
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    return quick_environment(tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture(scope="session")
+def launcher(environment, tmp_path_factory):
+    with Launcher(tmp_path_factory.mktemp("streams"), environment) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="session")
+def start(launcher, tmp_path_factory):
+    """Start the tiny study with further arguments, or the study with another configuration.
+
+    ``prelude`` is code that runs in the study's process before it, with its ``workdir``.
+    """
+
+    def start(workdir, *arguments, config=None, prelude=""):
+        arguments = tiny(*arguments) if config is None else [f"--config={config}", *arguments]
+        arguments = [*arguments, f"--workdir={workdir}"]
+        if not prelude:
+            return launcher.start("transferability", arguments)
+        file = tmp_path_factory.mktemp("prelude") / "prelude.py"
+        known = f"import os, signal\nfrom pathlib import Path\nworkdir = Path({str(workdir)!r})\n"
+        file.write_text(known + textwrap.dedent(prelude))
+        return launcher.start("transferability", arguments, prelude=file)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def finished(start, tmp_path_factory):
+    """The workdir of an uninterrupted run, which no test disturbs, and how it ended; beside the
+    folder is what was in it when test images were opened."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    return workdir, start(workdir, prelude=WATCH).wait()
+
+
+@pytest.fixture
+def unreported(finished, tmp_path):
+    """A copy of the finished run's workdir as a kill before the report leaves it."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    for name in ("report.md", *FIGURES):
+        (workdir / name).unlink()
+    return workdir

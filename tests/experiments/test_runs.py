@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,14 +21,17 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 import configs
-from configs.supervised import get_config
-from experiments import runs, supervised
+from experiments import runs
 from experiments.__main__ import list_studies
-from experiments.harness import classification, records
+from experiments.harness import records
 from experiments.harness.run import UserError, print_or_fail
+from experiments.harness.settings import Count, Settings
+from experiments.harness.study import Headline, Study, conduct
+from jaxdl.report import figures
+from jaxdl.report.comparisons import assemble
 from jaxdl.report.page import write_page
+from jaxdl.report.tables import markdown_table, write_rows
 from jaxdl.train.loop import StopFlag
-from jaxdl.train.parallel import make_mesh
 
 ROOT = Path(configs.__file__).parents[1]
 STUDIES = ("dann", "pinn", "supervised", "transferability")
@@ -36,31 +40,67 @@ START = records.Start(
 )
 
 
-# A real run.
+# A run, of a study that trains nothing.
 
 
-def tiny():
-    """Two methods in one population, of two steps."""
-    config = get_config()
-    config.update({"seeds": 2, "steps_per_dispatch": 2, "seconds_between_saves": 1e9})
-    config.base.update({"model": "mlp", "steps": 2, "batch": 8})
-    config.methods = ConfigDict({"momentum": {}, "slow": {"rate": 1e-3}})
-    return config
+class Coin(NamedTuple):
+    """Names a network."""
+
+    seed: int
+
+
+class Toss(NamedTuple):
+    """A row of ``results.csv``."""
+
+    seed: int
+    heads: float
+
+
+class Coins(Study):
+    """Tosses a coin for each seed."""
+
+    settings, network, headline = Settings({"seeds": Count()}), Coin, Headline(Toss, "heads")
+
+    def __init__(self, config):
+        self.config, self.members = config, []
+
+    def build(self):
+        pass
+
+    def train(self, trainer):
+        pass
+
+    def measure(self, trainer, tests):
+        rng = np.random.default_rng(0)
+        self.rows = [Toss(seed, rng.uniform()) for seed in range(self.config.seeds)]
+        write_rows(trainer.folder / "results.csv", Toss, self.rows)
+
+    def draw(self, trainer):
+        for name in ("curves", "heads"):
+            figures.curves({name: {"a": [([1, 2], [1, 2])]}}, trainer.folder / f"{name}.png")
+
+    def report(self, trainer, facts):
+        table = markdown_table(Toss._fields, self.rows)
+        return assemble("Coins", facts, [("Findings", "- None."), ("Results", table)])
+
+
+def study(folder):
+    """Run the study; its report."""
+    settings = {"variant": "default", "seeds": 3, "checkpoints": 2, "seconds_between_saves": 9.0}
+    return conduct(Coins, ConfigDict(settings), folder, StopFlag())
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run that has ended, and its report."""
     folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        yield folder, supervised.study(tiny(), folder, StopFlag())
+    return folder, study(folder)
 
 
 def test_a_start_is_recorded_with_command_versions_and_commit(finished):
     folder, report = finished
     record = records.read(folder / "run.json")
-    assert record.study == "supervised"
+    assert record.study == "test_runs"
     (start,) = record.starts
     assert start.command.split()[0] == sys.orig_argv[0]
     assert start.python == ".".join(map(str, sys.version_info[:3]))
@@ -85,14 +125,15 @@ def test_a_restart_is_one_more_start_and_a_reprint_is_none(finished):
     def changed():
         return [name for name in names if (folder / name).read_bytes() != before[name]]
 
-    assert supervised.study(tiny(), folder, StopFlag()) == report
+    assert study(folder) == report
     assert not changed()
     (folder / "report.html").unlink()  # as in a folder of an earlier version
-    supervised.study(tiny(), folder, StopFlag())
+    study(folder)
     assert not changed()
     (folder / "report.md").unlink()
-    again = supervised.study(tiny(), folder, StopFlag())
-    assert set(changed()) == {"run.json", "report.html", "report.md"}  # in which times are others
+    again = study(folder)
+    assert "run.json" in changed() and "results.csv" not in changed()
+    assert ("report.html" in changed()) == ("report.md" in changed())  # where times are others
     first, second = records.read(folder / "run.json").starts
     assert json.loads(before["run.json"])["starts"] == [first._asdict()]
     assert second.began >= first.began and second.commit == first.commit
@@ -197,7 +238,7 @@ def test_the_page_has_the_report_and_its_figures_and_loads_nothing(finished):
     report = (folder / "report.md").read_text(encoding="utf-8")
     page = Page(text)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert {image["alt"] for image in images} == {"curves", "samples"}
+    assert {image["alt"] for image in images} == {"curves", "heads"}
     for image in images:
         scheme, _, data = image["src"].partition(",")
         assert scheme == "data:image/png;base64"
@@ -213,7 +254,7 @@ def test_the_page_has_the_report_and_its_figures_and_loads_nothing(finished):
     assert page.count("table") == 1 and page.count("tr") == len(rows) - 1
     assert page.count("h2") == report.count("\n## ")
     assert page.count("li") == sum(line.startswith("- ") for line in report.splitlines())
-    assert page.texts.count("Supervised learning") == 2  # title and heading
+    assert page.texts.count("Coins") == 2  # title and heading
 
 
 def test_names_are_shown_and_not_run_and_results_stand_before_details(tmp_path):

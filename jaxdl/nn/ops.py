@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdl.types import AnyArray
+
 Padding = str | Sequence[tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -24,8 +26,8 @@ _NONE = (0, 0, 0)  # padding of an axis
 
 
 def convolution(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "kh kw c_group o"],
+    x: Float[AnyArray, "n h w c"],
+    kernel: Float[AnyArray, "kh kw c_group o"],
     *,
     stride: int = 1,
     padding: Padding = "SAME",
@@ -46,6 +48,7 @@ def convolution(
       ValueError: if the channels do not fit the kernel and the groups, or the image is smaller
         than the kernel.
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     channels, filters = x.shape[-1], kernel.shape[-1]
     if channels != groups * kernel.shape[2] or filters % groups:
         raise ValueError(
@@ -202,7 +205,7 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def local_response_normalization(
-    x: Float[Array, "n h w c"], *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
+    x: Float[AnyArray, "n h w c"], *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> Float[Array, "n h w c"]:
     """``x_c / (1 + alpha / size * sum_d x_d^2)^beta`` over the ``size`` channels d around c.
 
@@ -214,14 +217,14 @@ def local_response_normalization(
     """
     if size % 2 == 0:
         raise ValueError(f"a window of {size} channels has no middle: choose an odd size")
-    reach, channels = size // 2, x.shape[-1]
+    x, reach, channels = jnp.asarray(x), size // 2, x.shape[-1]
     squares = jnp.pad(x * x, ((0, 0), (0, 0), (0, 0), (reach, reach)))
     total = sum(squares[..., i : i + channels] for i in range(size))
     return x * (1 + alpha / size * total) ** -beta
 
 
 def max_pool(
-    x: Float[Array, "n h w c"], *, window: int = 2, stride: int | None = None
+    x: Float[AnyArray, "n h w c"], *, window: int = 2, stride: int | None = None
 ) -> Float[Array, "n oh ow c"]:
     """The maximum over ``window x window`` pixels every ``stride`` (default: the window).
 
@@ -233,7 +236,7 @@ def max_pool(
     """
     if min(x.shape[1:3]) < window:
         raise ValueError(f"a pooling window of {window} does not fit an image of {x.shape[1:3]}")
-    return _pool(x, window, stride or window)
+    return _pool(jnp.asarray(x), window, stride or window)
 
 
 def _views(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Array]]:

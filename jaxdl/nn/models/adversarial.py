@@ -6,12 +6,13 @@ convolutions are padded: see ``padding``.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxdl.nn.models.convnet import Conv, ConvLayer, DenseLayer, Start
-from jaxdl.types import Scalar
+from jaxdl.types import AnyArray, Scalar
 
 
 class AdversarialNet(nn.Module):
@@ -50,28 +51,30 @@ class AdversarialNet(nn.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
-        join: Callable[[Array, Array], Array] = lambda features, logits: features,
-    ) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
+        x: Float[AnyArray, "b h w c"],
+        join: Callable[..., Any] = lambda features, logits: features,
+    ) -> tuple[Float[AnyArray, "b k"], Float[AnyArray, " b"]]:
         """What both heads say, without dropout; ``join`` makes of features and logits what the
         domain head reads."""
         features = self.encode(x)
         logits = self.classify(features)
         return logits, self.discriminate(join(features, logits))
 
-    def encode(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b d"]:
+    def encode(self, x: Float[AnyArray, "b h w c"], train: bool = False) -> Float[AnyArray, "b d"]:
         """The features of images; in training normalized by the batch's own statistics."""
         for layer in self.encoder:
             x = layer(x, train)
         return x.reshape(x.shape[0], -1)
 
-    def classify(self, features: Float[Array, "b d"], train: bool = False) -> Float[Array, "b k"]:
+    def classify(
+        self, features: Float[AnyArray, "b d"], train: bool = False
+    ) -> Float[AnyArray, "b k"]:
         """The logits of the classes; with dropout in training."""
         for layer in self.label_head:
             features = layer(features, train)
         return features
 
-    def discriminate(self, features: Float[Array, "b d"]) -> Float[Array, " b"]:
+    def discriminate(self, features: Float[AnyArray, "b d"]) -> Float[AnyArray, " b"]:
         """The logit of "this is a source image"."""
         for layer in self.domain_head:
             features = layer(features, train=False)

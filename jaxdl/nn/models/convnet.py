@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jaxdl.nn import ops
-from jaxdl.types import Scalar
+from jaxdl.types import AnyArray, Scalar
 
 # He, Zhang, Ren & Sun 2015: variance 2 / fan-in keeps the scale of activations through ReLUs.
 HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -69,7 +69,7 @@ class ConvLayer(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b oh ow o"]:
+    def __call__(self, x: Float[AnyArray, "b h w c"], train: bool) -> Float[Array, "b oh ow o"]:
         s = self.spec
         shape = (s.kernel, s.kernel, x.shape[-1] // s.groups, s.features)
         kernel = self.param("kernel", self.start.kernel, shape)
@@ -93,7 +93,7 @@ class Dropout(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    def __call__(self, x: Float[AnyArray, "b ..."]) -> Float[AnyArray, "b ..."]:
         if self.deterministic or (isinstance(self.rate, int | float) and self.rate == 0):
             return x
         keep = 1.0 - self.rate
@@ -111,7 +111,7 @@ class DenseLayer(nn.Module):
     dropout: Scalar = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b ..."], train: bool) -> Float[Array, "b o"]:
+    def __call__(self, x: Float[AnyArray, "b ..."], train: bool) -> Float[Array, "b o"]:
         x = x.reshape(x.shape[0], -1)
         x = Dropout(self.dropout, deterministic=not train)(x)
         kernel, bias = self.start.kernel, self.start.bias
@@ -148,12 +148,12 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b ..."],
+        x: Float[AnyArray, "b ..."],
         *,
         train: bool = False,
         start: int = 0,
         stop: int | None = None,
-    ) -> Float[Array, "b ..."]:
+    ) -> Float[AnyArray, "b ..."]:
         """Apply layers ``start + 1 … stop`` (default: all) to images or to activations.
 
         Args:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdl.types import Variables
+from jaxdl.types import AnyArray, Variables
 
 ACTIVATIONS = {"tanh": jnp.tanh, "sin": jnp.sin, "swish": jax.nn.swish, "gelu": jax.nn.gelu}
 
@@ -32,7 +32,7 @@ class MLP(nn.Module):
     steepness: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b outputs"]:
+    def __call__(self, x: Float[AnyArray, "*b d"]) -> Float[AnyArray, "*b outputs"]:
         for i, width in enumerate((*self.hidden, self.outputs)):
             # The variance of a Glorot start is 1 / (mean of the numbers of inputs and outputs).
             steepness = self.steepness if i == 0 else 1.0

@@ -30,5 +30,5 @@ def test_the_transplant_of_the_readme():
     names = {}
     exec(CODE[1], names)
     network, base = names["network"]["params"], names["base"]["params"]
-    assert (network["conv1"]["conv"]["kernel"] == base["conv1"]["conv"]["kernel"]).all()
-    assert not names["mask"]["params"]["conv1"]["conv"]["kernel"]
+    assert (network["conv1"]["kernel"] == base["conv1"]["kernel"]).all()
+    assert not names["mask"]["params"]["conv1"]["kernel"]

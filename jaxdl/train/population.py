@@ -75,31 +75,28 @@ def over_members(
     axis_of(mode, mesh)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     batched = not on_cpu if batched is None else batched
-    places = mesh.shape["member"]
 
     def specs_of(args: tuple) -> tuple[P, ...]:
         return tuple(specs or (*[P("member")] * (len(args) - 1), P()))
 
     def split(args: tuple) -> tuple[tuple, Callable[[tuple], tuple]]:
         """The populations among the arguments, and from a member's back to all arguments."""
-        are = [len(spec) > 0 and spec[0] == "member" for spec in specs_of(args)]
+        divided = [len(spec) > 0 and spec[0] == "member" for spec in specs_of(args)]
 
-        def join(members: tuple) -> tuple:
-            values = iter(members)
-            return tuple(
-                next(values) if is_member else arg for arg, is_member in zip(args, are, strict=True)
-            )
+        def join(member: tuple) -> tuple:
+            values = iter(member)
+            return tuple(next(values) if d else arg for arg, d in zip(args, divided, strict=True))
 
-        return tuple(arg for arg, is_member in zip(args, are, strict=True) if is_member), join
+        return tuple(arg for arg, d in zip(args, divided, strict=True) if d), join
 
-    def each(members: tuple, join: Callable[[tuple], tuple]) -> PyTree:
-        def one(member: tuple) -> PyTree:
+    def of_device(members: tuple, join: Callable[[tuple], tuple]) -> PyTree:
+        def call(member: tuple) -> PyTree:
             return fn(*join(member))
 
-        return jax.vmap(one)(members) if batched else lax.map(one, members)
+        return jax.vmap(call)(members) if batched else lax.map(call, members)
 
     def local(*args: PyTree) -> PyTree:
-        return each(*split(args))
+        return of_device(*split(args))
 
     def with_shard_map(*args: PyTree) -> PyTree:
         return jax.shard_map(
@@ -108,9 +105,10 @@ def over_members(
 
     def with_shardings(*args: PyTree) -> PyTree:
         members, join = split(args)
-        by_place = jax.tree.map(lambda x: x.reshape(places, -1, *x.shape[1:]), members)
-        at_place = functools.partial(each, join=join)
-        result = jax.vmap(at_place, spmd_axis_name="member")(by_place)
+        rows = mesh.shape["member"]
+        by_device = jax.tree.map(lambda x: x.reshape(rows, -1, *x.shape[1:]), members)
+        run = functools.partial(of_device, join=join)
+        result = jax.vmap(run, spmd_axis_name="member")(by_device)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
     with_pmap = _with_pmap(local, specs_of, out, mesh)
@@ -124,9 +122,8 @@ def over_members(
 def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Callable[..., PyTree]:
     """``local`` on each device, which has its share of the members or of each batch.
 
-    For use within `jax.jit`, which keeps the program, where pmap compiles anew for every function
-    that it is given; and donates the arguments
-    themselves, where pmap would donate the copies that reshaping makes of them.
+    For use within `jax.jit`, which keeps the program (pmap compiles anew for every function) and
+    donates the arguments themselves (pmap would donate the copies that reshaping makes of them).
     """
     axis = "data" if mesh.shape["data"] > 1 else "member"
     devices = list(mesh.devices.flat)
@@ -146,15 +143,10 @@ def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Calla
             for arg, at in zip(args, where, strict=True)
         ]
         at = along(out)  # devices that share a batch may end with the same
-        # pmap wants an argument that it divides, also where all that differs is the place.
-        mapped = jax.pmap(
-            lambda _, *args: local(*args),
-            axis,
-            in_axes=(0, *where),
-            out_axes=at,
-            devices=devices,
-        )
-        results = mapped(np.arange(len(devices)), *divided)
+        # pmap wants an argument that it divides, also where all that differs is the device.
+        first, call = np.arange(len(devices)), lambda _, *args: local(*args)
+        mapped = jax.pmap(call, axis, in_axes=(0, *where), out_axes=at, devices=devices)
+        results = mapped(first, *divided)
         if at is None:
             return results
         return jax.tree.map(lambda x: x.reshape(*x.shape[:at], -1, *x.shape[at + 2 :]), results)

@@ -1,0 +1,177 @@
+"""Data in NumPy's archives, ``.npz``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
+from jaxdl.files import user_path
+from jaxdl.types import DamagedFile
+
+
+def npz(
+    path: str = "",
+    *,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    unlabelled: bool = False,
+) -> Source:
+    """Arrays in NumPy's archive: ``train_images``, ``train_labels`` (or ``images``, ``labels``),
+    and the same of ``test`` and ``validation`` where it has them.
+
+    Case does not matter, nor which of :data:`jaxdl.data.source.SPLIT_NAMES` a split is called by:
+    ``Val_images`` will do. Splits that are missing are taken from the training images.
+
+    Images are [n, h, w] or [n, h, w, c], uint8, or floating-point numbers from 0 to 1 (rounded to
+    256 levels, so that roundings beyond are no matter). Labels are integers from 0.
+    ``class_names`` and ``class_groups``, a string a class, are optional.
+
+    Args:
+      validation, test: shares (below 1) or numbers of images to take for splits that are missing.
+      seed: draws them.
+      unlabelled: whether images without labels will do: an archive of nothing but images.
+
+    Raises:
+      DamagedFile: if it is no such archive.
+      ValueError: an array is missing, or not what is said above; or one is called as if it held
+        images, and would not be read.
+    """
+    if not path:
+        raise ValueError("which file? Set path to an .npz with train_images and train_labels")
+    arrays = _plain_arrays(path)
+    bare = unlabelled and all(name.casefold().endswith("images") for name in arrays)
+    parts = {
+        split: {
+            "image": _pixels(path, images, arrays),
+            "label": _labels(path, images if bare else labels, arrays, bare),
+        }
+        for split, (images, labels) in _names(path, arrays).items()
+    }
+    if "class_names" in arrays:
+        names = _strings(path, "class_names", arrays)
+    else:
+        names = tuple(map(str, range(int(parts["train"]["label"].max(initial=-1)) + 1)))
+    for split, part in parts.items():
+        if len(part["image"]) != len(part["label"]):
+            description = f"{len(part['image'])} images and {len(part['label'])} labels"
+            raise ValueError(
+                f"{path}: split {split!r} has {description}; expected a label an image"
+            )
+    empty = np.setdiff1d(np.arange(len(names)), parts["train"]["label"])
+    if len(empty):
+        raise ValueError(
+            f"{path}: {len(names)} classes, by class_names or the highest label, but no training "
+            f"image has label {empty[0]}"
+        )
+    groups = _strings(path, "class_groups", arrays) if "class_groups" in arrays else ()
+    splits = divide(parts, {"test": test, "validation": validation}, seed)
+    return make_source(printable(Path(path).stem), names, splits, class_groups=groups)
+
+
+def _plain_arrays(path: str) -> dict[str, np.ndarray]:
+    """All of an archive; ValueError for arrays of objects, whose pickles could run any code."""
+    arrays, objects, file = {}, [], user_path(path)
+    try:
+        with file.open("rb") as stream, np.load(stream) as stored:
+            for name in stored.files:
+                try:
+                    content = stored[name]
+                except ValueError as error:
+                    if "allow_pickle" not in str(error):
+                        raise
+                    objects.append(name)
+                else:
+                    if isinstance(content, np.ndarray):  # archives can hold anything beside
+                        arrays[name] = content
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a damaged file can make the reader raise nearly anything
+        raise DamagedFile(
+            f"{path}: not a whole .npz of plain arrays ({type(error).__name__}): write it again "
+            "with np.savez"
+        ) from None
+    if objects:
+        raise ValueError(
+            f"{path}: {', '.join(objects)} holds Python objects, which are not read since they "
+            "could run any code: save numbers or strings (astype) in its place, or leave it out"
+        )
+    return arrays
+
+
+def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """What a split's images and labels are called, by split; "train" is always there."""
+    by_kind = {}
+    for kind in ("images", "labels"):
+        words = {n: n[: -len(kind)].rstrip("_") for n in arrays if n.casefold().endswith(kind)}
+        by_kind[kind] = by_split({n: word or "train" for n, word in words.items()}, path)
+    names = {}
+    for split in ("train", "test", "validation"):
+        images, labels = by_kind["images"].get(split), by_kind["labels"].get(split)
+        if split == "train" or images or labels:
+            # One that is missing is asked for by a name like the other's.
+            images = images or (labels or "train_labels")[: -len("labels")] + "images"
+            names[split] = images, labels or images[: -len("images")] + "labels"
+    # Images that look held out are not passed over: training images would take their place.
+    for name in sorted(arrays.keys() - {images for images, _ in names.values()}):
+        held_out = {split_of(word) for word in name.split("_")} & {"test", "validation"}
+        if name.casefold().endswith("images") or (held_out and np.ndim(arrays[name]) > 2):
+            raise ValueError(
+                f"{path}: the array {name} would not be read: call it train_images, test_images or "
+                "validation_images, with labels called alike, or leave it out"
+            )
+    return names
+
+
+def _array(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(f"{path} has no array {name}, but {', '.join(sorted(arrays)) or 'none'}")
+    return arrays[name]
+
+
+def _strings(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    strings = arrays[name]
+    if strings.ndim != 1:
+        shape = list(strings.shape)
+        raise ValueError(f"{path}: {name} is {shape}; expected one row, a string a class")
+    return tuple(strings.astype(str).tolist())
+
+
+def _pixels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "n h w c"]:
+    images = _array(path, name, arrays)
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        shape = list(images.shape)
+        raise ValueError(f"{path}: {name} is {shape}; expected [n, h, w] or [n, h, w, 1 or 3]")
+    if np.issubdtype(images.dtype, np.floating):
+        if not np.isfinite(images).all():
+            bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
+            raise ValueError(f"{path}: {name} has NaN or infinities, first in image {bad[0]}")
+        levels = np.rint(images * 255)  # of fractions a rounding beyond 0 and 1, too
+        if images.size and (levels.min() < 0 or levels.max() > 255):
+            span = f"{images.min():g} to {images.max():g}"
+            raise ValueError(f"{path}: {name} spans {span}; fractions must lie in 0 to 1")
+        images = levels.astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise ValueError(f"{path}: {name} is {images.dtype}; expected uint8, or floats 0 to 1")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _labels(
+    path: str, name: str, arrays: Mapping[str, np.ndarray], bare: bool
+) -> Int32[np.ndarray, " n"]:
+    """The labels of that name; with ``bare``, -1 for each of the images of that name."""
+    if bare:
+        return np.full(len(arrays[name]), -1, np.int32)
+    labels = _array(path, name, arrays)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        description = f"{labels.dtype}{list(labels.shape)}"
+        raise ValueError(f"{path}: {name} is {description}; expected integers, one an image")
+    if labels.size and (labels.min() < 0 or labels.max() >= 2**31):
+        raise ValueError(
+            f"{path}: {name} spans {labels.min()} to {labels.max()}; labels begin at 0"
+        )
+    return labels.astype(np.int32)

@@ -30,7 +30,7 @@ from experiments.harness.study import claim
 from jaxdl.data.encoded import cores
 from jaxdl.report import figures
 from jaxdl.report.tables import read_rows, write_atomically, write_rows
-from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.interruption import Interrupted, StopFlag
 
 BENCHMARKS = {
     "transferability": transferability.BENCHMARK,

@@ -35,7 +35,8 @@ from jaxdl.nn.models import MODELS
 from jaxdl.report import figures
 from jaxdl.report.tables import MISSING, bullets, markdown_table
 from jaxdl.supervised import classification_loss
-from jaxdl.train.loop import Clock, StopFlag, Trainer
+from jaxdl.train.interruption import StopFlag
+from jaxdl.train.loop import Clock, Trainer
 from jaxdl.train.parallel import make_mesh
 from jaxdl.train.state import make_step
 

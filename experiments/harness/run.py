@@ -27,7 +27,7 @@ from experiments.harness import command_line, devices, processes
 from experiments.harness.processes import alone, first_process, say
 from jaxdl.data.encoded import cores
 from jaxdl.files import user_path
-from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.verification import WrongNumbers
 from jaxdl.types import DamagedFile
 

@@ -33,7 +33,8 @@ from jaxdl.report.page import write_page
 from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.groups import Member
-from jaxdl.train.loop import StopFlag, Trainer
+from jaxdl.train.interruption import StopFlag
+from jaxdl.train.loop import Trainer
 
 
 class Study(ABC):

@@ -11,7 +11,7 @@ from configs.pinn import get_config as pinn_config
 from configs.transferability import get_config
 from experiments import pinn, transferability
 from experiments.harness.run import UserError
-from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.interruption import Interrupted, StopFlag
 
 
 @pytest.fixture

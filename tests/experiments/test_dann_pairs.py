@@ -20,7 +20,7 @@ from experiments.harness import classification
 from experiments.harness.settings import check
 from jaxdl.data import prepared
 from jaxdl.nn.models import ADVERSARIAL_MODELS
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 from jaxdl.train.parallel import make_mesh
 from tests.data.test_gtsrb import whole as official_archive
 

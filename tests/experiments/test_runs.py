@@ -31,7 +31,7 @@ from jaxdl.report import figures
 from jaxdl.report.comparisons import assemble
 from jaxdl.report.page import write_page
 from jaxdl.report.tables import markdown_table, write_rows
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 
 ROOT = Path(configs.__file__).parents[1]
 STUDIES = ("dann", "pinn", "supervised", "transferability")

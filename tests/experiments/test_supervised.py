@@ -16,7 +16,7 @@ from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
 from jaxdl.report.supervised import Result, findings, read_results, report, table
 from jaxdl.train.groups import make_groups
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 from jaxdl.train.parallel import make_mesh
 
 

@@ -22,7 +22,8 @@ from jaxdl.train.groups import (
     make_program_without_data,
     train,
 )
-from jaxdl.train.loop import StopFlag, Trainer
+from jaxdl.train.interruption import StopFlag
+from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState, create_state, make_step

@@ -17,7 +17,8 @@ from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
 from jaxdl.train import logs, loop
 from jaxdl.train.checkpoint import Checkpoints
-from jaxdl.train.loop import Interrupted, StopFlag, Trainer
+from jaxdl.train.interruption import Interrupted, StopFlag
+from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, fault_names, make_step

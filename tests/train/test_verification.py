@@ -13,7 +13,8 @@ from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
-from jaxdl.train.loop import StopFlag, Trainer
+from jaxdl.train.interruption import StopFlag
+from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import axis_of, make_mesh, replicate
 from jaxdl.train.population import member_key, population_of, train_resident, train_streamed
 from jaxdl.train.state import create_state, make_step

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.benchmark import __main__ as benchmark
 from experiments.harness.run import UserError
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 
 
 class StandIn:

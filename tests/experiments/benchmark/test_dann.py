@@ -10,7 +10,7 @@ from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import dann as ours
 from experiments.benchmark.turns import Row
 from jaxdl.report.tables import read_rows
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 
 ON_CPU = (ours.SHARED, ours.WHOLE, ours.SPREAD, ours.TORCH)

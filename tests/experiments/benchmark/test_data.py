@@ -12,7 +12,7 @@ from experiments.benchmark.turns import Row
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.data.folder import folder
 from jaxdl.report.tables import read_rows
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 from jaxdl.train.population import member_key
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 

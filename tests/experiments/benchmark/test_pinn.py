@@ -18,7 +18,7 @@ from experiments.benchmark.pinn import ADAM, SOLVE, Row
 from experiments.benchmark.solving import Look
 from experiments.benchmark.turns import Contender, Measurements, Setup, Worker
 from jaxdl.report.tables import read_rows, write_rows
-from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.interruption import Interrupted, StopFlag
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from experiments.benchmark.turns import Row
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.report.tables import read_rows
-from jaxdl.train.loop import StopFlag
+from jaxdl.train.interruption import StopFlag
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 
 

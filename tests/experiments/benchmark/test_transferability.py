@@ -24,7 +24,7 @@ from jaxdl.optim import make_optimizer
 from jaxdl.report.tables import read_rows, write_rows
 from jaxdl.supervised import classification_loss
 from jaxdl.train.groups import Group
-from jaxdl.train.loop import Interrupted, StopFlag
+from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.state import create_state, make_step
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, stand_in
 

@@ -1,4 +1,4 @@
-"""Domain-adversarial training of neural networks (Ganin & Lempitsky, ICML 2015; JMLR 2016).
+"""What adapts across domains? Domain-adversarial training (Ganin & Lempitsky, ICML 2015; JMLR 2016)
 
 python -m experiments.dann --config configs/dann.py[:pair]
 

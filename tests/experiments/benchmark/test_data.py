@@ -142,7 +142,7 @@ def test_images_a_second_are_measured(little, tmp_path, capfd):
         assert f"| {name} " in report
     rows = read_rows(tmp_path / "results.csv", Row)
     assert [(row.contender, row.kind, row.networks) for row in rows] == [
-        (what, "16 px", 1) for name in ("resident", "streamed, 1 worker", "PyTorch's DataLoader")
+        (name, "16 px", 1) for name in ("resident", "streamed, 1 worker", "PyTorch's DataLoader")
     ]
     assert all(row.ms_per_network_step > 0 for row in rows)
     said = capfd.readouterr().err

@@ -1,17 +1,26 @@
-"""What all tests share: eight devices on any machine, a cache of their own, settings."""
+"""What all tests share: types checked, eight devices on any machine, a cache of their own."""
 
 import os
 
 import jax
+import jaxtyping
 import pytest
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
+
+# Before anything imports it: in the tests every call is held to the annotated types and shapes.
+# (That an int will do for a float is PEP 484's rule, which beartype has to be asked for.)
+jaxtyping.install_import_hook(
+    "jaxdl", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 # Before any test file touches a device. A machine with a GPU runs the suite on its CPU unless told
 # otherwise, so that everyone tests the same.
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Broadcasting that is not spelled is a mistake more often than not.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling takes longer than running here, and most of what a test compiles another one has.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -20,6 +29,14 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Every example may compile, so time says nothing; the same examples on every run.
 settings.register_profile("jaxdl", max_examples=20, deadline=None, derandomize=True, database=None)
 settings.load_profile("jaxdl")
+
+
+@pytest.fixture
+def types_unchecked():
+    """For what a function itself says of wrong input, which its types would refuse before."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,6 +72,7 @@ def test_a_label_out_of_range_is_an_error_or_nan(label, smoothing):
     np.testing.assert_array_equal(np.isnan(losses), np.arange(7) == 1)
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_binary_cross_entropy_and_squared_error_are_those_of_numpy():
     logits, labels = jnp.asarray(LOGITS[:, 0]), jnp.asarray(LABELS % 2)
     p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))

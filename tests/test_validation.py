@@ -173,6 +173,7 @@ def test_equal_weights_leave_nothing_to_control(seed, weight, n):
 
 @pytest.mark.parametrize("f", [va.importance_weighted_accuracy, va.deep_embedded_validation])
 @pytest.mark.parametrize("shapes", [((3,), (4,)), ((3, 1), (3,)), ((0,), (0,)), ((2, 2), (2, 2))])
+@pytest.mark.usefixtures("types_unchecked")
 def test_one_weight_for_each_example(f, shapes):
     with pytest.raises(ValueError, match="one weight for each example"):
         f(*map(jnp.ones, shapes))
@@ -297,13 +298,14 @@ def test_reverse_validation_hands_over_what_it_says():
 
     target, source, held_out = np.zeros((2, 1)), np.zeros((5, 1)), np.zeros((3, 1))
     predicted = np.asarray([1, 0])
-    value = va.reverse_validation(fit, target, predicted, source, held_out, [0, 1, 0])
+    value = va.reverse_validation(fit, target, predicted, source, held_out, np.array([0, 1, 0]))
     assert value == 2 / 3
     assert isinstance(value, float)
     for a, b in zip(seen, (target, predicted, source, held_out), strict=True):
         assert a is b
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_reverse_validation_refuses_what_does_not_fit():
     images, labels = np.zeros((3, 1)), np.zeros(3, int)
 

@@ -121,7 +121,7 @@ def correlation_alignment(
     """
 
     def covariance(x: Array) -> Array:
-        x = x - jnp.mean(x, 0)
+        x = x - jnp.mean(x, 0, keepdims=True)
         return jnp.matmul(x.T, x, precision="highest") / (len(x) - 1)
 
     difference = covariance(source) - covariance(target)

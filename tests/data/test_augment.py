@@ -673,6 +673,7 @@ def test_augmix_operations_stay_in_range():
         (lambda: augment.cutmix(KEY, jnp.ones((2, 3, 3, 1)), jnp.arange(2), 1), r"int32\[2\]"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_what_cannot_be_is_refused_when_it_is_made(make, message):
     with pytest.raises(ValueError, match=message) as error:
         make()

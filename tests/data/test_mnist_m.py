@@ -84,6 +84,7 @@ def test_images_do_not_depend_on_how_many_follow():
         (np.zeros((2, 8, 8), np.uint8), [CHARTS[0] / 255], r"photograph 0 is float64"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_blend_refuses(digits, photos, says):
     with pytest.raises(ValueError, match=says) as error:
         blend(digits, photos, np.random.default_rng(0))

@@ -157,6 +157,7 @@ def test_stratified_parts_depend_on_the_seed_and_each_example_may_be_held_out():
         ([0.0, 0.0, 1.0, 1.0], 0.5, "float64"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_stratified_refuses_what_cannot_be(labels, held, message):
     with pytest.raises(ValueError, match=message) as error:
         stratified(np.asarray(labels), held, 0)
@@ -250,6 +251,7 @@ def test_grouped_keeps_a_class_of_one_group_for_training():
         ([], [], 0.5, "at least one integer"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_grouped_refuses_what_cannot_be(labels, groups, fraction, message):
     with pytest.raises(ValueError, match=message) as error:
         grouped(np.asarray(labels), np.asarray(groups), fraction, 0)
@@ -312,6 +314,7 @@ def test_folds_depend_on_the_seed():
         (["a", "a"], 2, None, "integer"),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_folds_refuse_what_cannot_be(labels, k, groups, message):
     with pytest.raises(ValueError, match=message) as error:
         folds(np.asarray(labels), k, 0, None if groups is None else np.asarray(groups))
@@ -340,6 +343,7 @@ def test_duplicates_in_views_and_large_sets():
     np.testing.assert_array_equal(duplicates(images[:, ::2], second[:, ::2])[:1], [[17, 5]])
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_duplicates_refuse_images_that_cannot_be_compared():
     zeros = np.zeros((2, 4, 4, 1), np.uint8)
     for other in (zeros.astype(np.int32), zeros[..., 0], zeros[:, :3], zeros.astype(np.float32)):

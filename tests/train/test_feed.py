@@ -426,6 +426,7 @@ def test_an_unknown_feed_is_refused(two):
         make_feed("disk", SPLITS, two)
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_memory_is_what_the_device_says_or_its_part_of_the_machines(two):
     stats = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123, "bytes_in_use": 5})
     assert device_memory(SimpleNamespace(local_devices=[stats])) == 123

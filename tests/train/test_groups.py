@@ -58,6 +58,7 @@ def members(program, seeds):
         (0, 4, True, [], []),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_groups_of_one_program(count, most, even, sizes, divided):
     groups = make_groups("g", members(program(), range(count)), most, even=even)
     assert [group.size for group in groups] == sizes
@@ -65,6 +66,7 @@ def test_groups_of_one_program(count, most, even, sizes, divided):
     assert [group.name for group in groups] == [f"g-{i}" for i in range(len(sizes))]
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_members_of_a_program_come_together_in_the_order_of_the_programs():
     one, other = program(), program()
     mixed = [*members(one, [0]), *members(other, [1]), *members(one, [2]), *members(other, [3])]

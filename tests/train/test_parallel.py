@@ -266,6 +266,7 @@ class Device:
     process_index: int
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_devices_of_a_process_are_side_by_side(monkeypatch):
     # As on a TPU whose rows of chips go through the machines.
     wired = [Device(i, process) for i, process in enumerate([0, 0, 1, 1, 0, 0, 1, 1])]
@@ -293,6 +294,7 @@ def mesh_by_process(processes):
         ([[0], [1], [1]], [((0, 1), (0, 1)), ((1, 3), (0, 1))]),
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_part_of_a_process(monkeypatch, processes, parts):
     for process, part in enumerate(parts):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
@@ -310,12 +312,14 @@ def test_part_of_a_process(monkeypatch, processes, parts):
         [[1, 0, 0, 1]],  # not the first and not the second of parts of two
     ],
 )
+@pytest.mark.usefixtures("types_unchecked")
 def test_processes_without_a_part_of_their_own_are_refused(monkeypatch, processes):
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     with pytest.raises(ValueError, match="of process 0 are no rectangle of the mesh, member="):
         part_of_process(mesh_by_process(processes))
 
 
+@pytest.mark.usefixtures("types_unchecked")
 def test_a_process_without_devices_on_the_mesh_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 2)
     with pytest.raises(ValueError, match="no device of process 2 is on the mesh"):

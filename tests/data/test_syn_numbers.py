@@ -193,7 +193,7 @@ def test_bad_arguments_are_one_clear_line(arguments, says):
 
 
 @pytest.mark.parametrize("field, value", [("train", 0), ("test", -1), ("seed", -1), ("train", 1e3)])
-def test_bad_settings_are_one_clear_line(field, value):
+def test_bad_settings_are_one_clear_line(field, value, types_unchecked):
     says = rf"^syn_numbers: {field} is {value}; it must be a whole number, \d or more$"
     with pytest.raises(ValueError, match=says):
         SynNumbersConfig(**{field: value})

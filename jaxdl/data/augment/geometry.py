@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from jaxdl.data.augment.per_image import (
     Augment,
@@ -221,12 +221,12 @@ def _smoothing(size: int, deviation: float) -> Float[np.ndarray, "size size"]:
 
 
 def _affine(
-    image: Float[Array, "h w c"],
+    image: Num[Array, "h w c"],
     matrix: Sequence[Sequence[Scalar]] | Float[Array, "2 2"],
     shift: Sequence[Scalar] | Float[Array, " 2"],
     edge: str,
     fill: float,
-) -> Float[Array, "h w c"]:
+) -> Num[Array, "h w c"]:
     # Number by number: a GPU's matrix product has not the precision that places need, and an array
     # made here would be a constant, which vmap of a switch inside shard_map trips over (`augmix`).
     height, width = image.shape[:2]
@@ -239,16 +239,16 @@ def _affine(
 
 
 def _sample(
-    image: Float[Array, "h w c"],
+    image: Num[Array, "h w c"],
     rows: Float[Array, "oh ow"],
     columns: Float[Array, "oh ow"],
     edge: str,
     fill: float,
-) -> Float[Array, "oh ow c"]:
+) -> Num[Array, "oh ow c"]:
     """The image at these places: bilinearly, or of integers the nearest pixel."""
     order = 1 if jnp.issubdtype(image.dtype, jnp.floating) else 0
 
-    def plane(values: Float[Array, "h w"]) -> Float[Array, "oh ow"]:
+    def plane(values: Num[Array, "h w"]) -> Num[Array, "oh ow"]:
         return map_coordinates(values, [rows, columns], order=order, mode=edge, cval=fill)
 
     return jax.vmap(plane, -1, -1)(image)

@@ -186,4 +186,4 @@ def _box(
         return (first <= jnp.arange(pixels)) & (jnp.arange(pixels) < first + side)
 
     rows, columns = map(along, random.split(key), size, sides)
-    return rows[:, None] & columns
+    return rows[:, None] & columns[None]

@@ -17,7 +17,7 @@ WHITE, BLACK, GREY = (246, 246, 244), (18, 18, 20), (100, 104, 108)
 _OVERSAMPLING = 4  # drawn pixels per pixel of a template; ImageDraw itself does not smooth edges
 _EDGE = 0.97  # half width of a sign, which leaves a clear margin
 
-Point = Sequence[float]
+Point = Sequence[float] | np.ndarray
 Colour = tuple[int, int, int]
 
 

@@ -19,7 +19,7 @@ import operator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 
 from jaxdl.data.cache import cached
 
@@ -112,7 +112,7 @@ def _draw(split: str, per_class: int, seed: int) -> dict[str, UInt8[np.ndarray, 
 
 
 def _one_of_each(
-    atlas: Float32[np.ndarray, "blurs glyphs cell cell"],
+    atlas: Float[np.ndarray, "blurs glyphs cell cell"],
     starts: Int32[np.ndarray, "classes"],
     counts: Int32[np.ndarray, "classes"],
     rng: np.random.Generator,
@@ -164,11 +164,11 @@ def _one_of_each(
 
 
 def _bilinear(
-    atlas: Float32[np.ndarray, "blurs glyphs cell cell"],
+    atlas: Float[np.ndarray, "blurs glyphs cell cell"],
     cell: Int64[np.ndarray, "n"],
-    y: Float32[np.ndarray, "n h w"],
-    x: Float32[np.ndarray, "n h w"],
-) -> Float32[np.ndarray, "n h w"]:
+    y: Float[np.ndarray, "n h w"],
+    x: Float[np.ndarray, "n h w"],
+) -> Float[np.ndarray, "n h w"]:
     """Values of cells (counted through all blurs) at (y, x) from their centres; 0 outside them."""
     middle, last = (_CELL - 1) / 2, _CELL - 1.001
     y, x = np.clip(y + middle, 0, last), np.clip(x + middle, 0, last)  # the cell's edge is zero
@@ -183,7 +183,7 @@ def _bilinear(
 
 @functools.cache  # 0.6 s and 32 MB, which the splits of a process share
 def _atlas() -> tuple[
-    Float32[np.ndarray, "blurs glyphs cell cell"],
+    Float[np.ndarray, "blurs glyphs cell cell"],
     Int32[np.ndarray, "classes"],
     Int32[np.ndarray, "classes"],
 ]:
@@ -216,7 +216,7 @@ def _atlas() -> tuple[
     return atlas, (np.cumsum(counts) - counts).astype(np.int32), np.asarray(counts, np.int32)
 
 
-def _cell(font, character: str) -> Float32[np.ndarray, "cell cell"]:
+def _cell(font, character: str) -> Float[np.ndarray, "cell cell"]:
     """The glyph's coverage, 0..1, its longer side _FINE * _GLYPH pixels, centred."""
     from matplotlib.ft2font import LoadFlags
 

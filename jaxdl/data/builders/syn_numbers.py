@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdl.data.builders.settings import SettingsBuilder
@@ -219,16 +219,16 @@ def _draw(
 
 def _uniform(
     rng: np.random.Generator, n: int, low: float, high: float, *shape: int
-) -> Float32[np.ndarray, "n *shape"]:
+) -> Float[np.ndarray, "n *shape"]:
     return rng.uniform(low, high, (n, *shape)).astype(np.float32)
 
 
 def _line(
     labels: Int32[np.ndarray, "n"],
-    height: Float32[np.ndarray, "n"],
+    height: Float[np.ndarray, "n"],
     rng: np.random.Generator,
     variation: Variation,
-) -> Float32[np.ndarray, "n 32 32"]:
+) -> Float[np.ndarray, "n 32 32"]:
     """How much of each pixel the number covers, 0..1, the labelled digit whole and near the centre.
 
     A line is five places: the labelled digit's is the middle one, and as many on either side are
@@ -288,11 +288,11 @@ def _line(
 
 
 def _bilinear(
-    atlas: Float32[np.ndarray, "cells cell cell"],
+    atlas: Float[np.ndarray, "cells cell cell"],
     cell: Int64[np.ndarray, "n h w"],
-    y: Float32[np.ndarray, "n h w"],
-    x: Float32[np.ndarray, "n h w"],
-) -> Float32[np.ndarray, "n h w"]:
+    y: Float[np.ndarray, "n h w"],
+    x: Float[np.ndarray, "n h w"],
+) -> Float[np.ndarray, "n h w"]:
     """Values of the cells at (y, x) from their centres; 0 outside them."""
     middle, last = (_CELL - 1) / 2, _CELL - 1.001
     y, x = np.clip(y + middle, 0, last), np.clip(x + middle, 0, last)  # the cell's edge is zero
@@ -307,12 +307,12 @@ def _bilinear(
 
 
 def _blur(
-    image: Float32[np.ndarray, "n 32 c 32"],
-    down: Float32[np.ndarray, "n"],
-    across: Float32[np.ndarray, "n"],
-    move_down: Float32[np.ndarray, "n"] | float = 0.0,
-    move_across: Float32[np.ndarray, "n"] | float = 0.0,
-) -> Float32[np.ndarray, "n 32 c 32"]:
+    image: Float[np.ndarray, "n 32 c 32"],
+    down: Float[np.ndarray, "n"],
+    across: Float[np.ndarray, "n"],
+    move_down: Float[np.ndarray, "n"] | float = 0.0,
+    move_across: Float[np.ndarray, "n"] | float = 0.0,
+) -> Float[np.ndarray, "n 32 c 32"]:
     """Gaussian blur of these standard deviations, and a move, in pixels: K_down image K_acrossᵀ.
 
     K[p, q] ∝ exp(-(p - q - move)² / 2σ²), every row of sum 1, so that edges do not darken.
@@ -330,8 +330,8 @@ def _blur(
 
 
 def _colours(
-    luma: Float32[np.ndarray, "n"], rng: np.random.Generator
-) -> Float32[np.ndarray, "n 1 3 1"]:
+    luma: Float[np.ndarray, "n"], rng: np.random.Generator
+) -> Float[np.ndarray, "n 1 3 1"]:
     """Colours of the given luma: any colour, paled at random, then mixed with black or white."""
     colour = rng.random((len(luma), 3), dtype=np.float32)
     paleness = rng.random((len(luma), 1), dtype=np.float32)
@@ -342,7 +342,7 @@ def _colours(
     return np.where(luma < now, darker, lighter).astype(np.float32)[:, None, :, None]
 
 
-def _texture(rng: np.random.Generator, n: int) -> Float32[np.ndarray, "n 32 32"]:
+def _texture(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n 32 32"]:
     """Two-coloured grounds, 0..1: ramps, edges, stripes and blotches, all as one formula.
 
     ½ + ½ tanh(s (sin(2π d·p / period + phase) + a noise)), with smooth noise, direction d, and a
@@ -366,9 +366,9 @@ def _texture(rng: np.random.Generator, n: int) -> Float32[np.ndarray, "n 32 32"]
 
 @functools.cache  # a third of a second and 12 MB, which the splits of a process share
 def _atlas() -> tuple[
-    Float32[np.ndarray, "cells cell cell"],
-    Float32[np.ndarray, "glyphs 2"],
-    Float32[np.ndarray, "faces"],
+    Float[np.ndarray, "cells cell cell"],
+    Float[np.ndarray, "glyphs 2"],
+    Float[np.ndarray, "faces"],
 ]:
     """The cells, the digits' half widths and heights, the faces' distance from digit to digit.
 

@@ -139,7 +139,7 @@ def describe_changes(run: Run) -> str:
     computing = ("variant", *COMPUTING, *run.kind.settings.computing)
     changes = [
         f"{name}={shorten(actual[name])}" if name in actual else f"without {name}"
-        for name in {**usual, **actual}
+        for name in {**actual, **usual}
         if usual.get(name, MISSING) != actual.get(name, MISSING)
         and not any(name == left or name.startswith(f"{left}.") for left in computing)
     ]

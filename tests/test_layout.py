@@ -1,4 +1,4 @@
-"""The layout of DESIGN.md, read from the source: who may import whom, and what is explained."""
+"""The layout in README, read from the source: who may import whom, and what is explained."""
 
 import ast
 from pathlib import Path

@@ -91,10 +91,11 @@ class ImageStudy(Study):
     """Networks that classify images: data on the devices, programs, groups, accuracies."""
 
     numbered: bool = False
-    """Whether examples have a ``number``, so that members can have labels of their own,
-    ``hyper["labels"][number]``."""
+    """Whether each stored example has its index as ``number``, by which members can have labels of
+    their own: ``hyper["labels"][number]``."""
     fields: ClassVar[Mapping[str, str]] = {"images": "validation_accuracy"}
-    """What the curves call the accuracy on the validation images of each data set."""
+    """By data set, a key of ``sources``, the field of ``metrics.jsonl`` that holds the accuracy on
+    its validation images."""
 
     def lay_out(self, feed: str, workers: int) -> None:
         """Bring the training and validation images of all sources to the devices, end to end."""
@@ -183,7 +184,7 @@ class ImageStudy(Study):
         """A member for each seed and method; ``hyper(method, seed)`` is what differs between them.
 
         Args:
-          alike: equal for methods that share a program.
+          alike: ``alike(method)`` is a key; methods of equal keys share a program.
           make: the program of a method, and :func:`starting` of its networks.
           name: names a network, by its method and seed.
         """
@@ -194,7 +195,7 @@ class ImageStudy(Study):
                 try:
                     programs[key] = make(method)
                 except ValueError as error:
-                    raise ValueError(f"config.methods.{method}: {error}") from None
+                    raise ValueError(f"method {method}: {error}") from None
             program, start = programs[key]
             hyper = partial(self.hyper, method, seed)
             network = [name(method, seed)]
@@ -212,7 +213,8 @@ class ImageStudy(Study):
         return self.test_ids[source] if tests else self.ids[source, "validation"]
 
     def evaluated(self, hypers: Hyper, source: str) -> Hyper:
-        """What networks are evaluated with on a data set."""
+        """The hyper-parameters with which networks are evaluated on a data set; by default those
+        that they are trained with."""
         return hypers
 
     def accuracies(
@@ -262,7 +264,7 @@ class Classification(ImageStudy):
         return in_memory(images) if isinstance(self.feed, Resident) else images
 
     def entry(self, network: tuple) -> str | None:
-        """How the legend of the curves calls a network; None where it is not drawn."""
+        """The network's entry in the legend of the curves; None where it is not drawn."""
         return network.method
 
     def draw(self, trainer: Trainer) -> None:

@@ -68,6 +68,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     except flags.Error as error:
         # The loader of configurations puts a whole traceback into its message.
         line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        line = re.sub(r"\('(.*)', ('.*')\)$", r"\1 \2", line)  # the arguments of an exception
         of_another = re.match(r"flag --(?!config)", line)
         raise ValueError(line if of_another else where + line) from None
     except ValueError as error:  # said for the user, as of an unknown variant
@@ -81,7 +82,13 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         whole = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
         if section.startswith("--config.methods."):  # it may be one of config.base's
             method = section.rpartition(".")[2]
-            whole = f", or give --config.methods=\"{{'{method}': {{'{key}': VALUE}}}}\""
+            if key in default.get("base", {}):
+                example = f"--config.methods=\"{{'{method}': {{'{key}': VALUE, ...}}, ...}}\""
+                raise ValueError(
+                    f"{where}config.methods.{method} does not change {key!r}: --config.base.{key}="
+                    "VALUE is for all methods that do not; for this one, name all methods with all "
+                    f"that they change, {example}"
+                ) from None
         all_are = f"configs/{name}.py has them all"
         raise ValueError(f"{where}there is no setting {key!r}: {all_are}{whole}") from None
     except KeyError as error:  # the same, of a section

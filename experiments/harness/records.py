@@ -99,7 +99,10 @@ def find_commit(folder: Path) -> tuple[str | None, bool | None]:
         top, commit = git("rev-parse", "--show-toplevel", "HEAD").splitlines()
         if not folder.samefile(top):
             return None, None
-        return commit, not git("status", "--porcelain", "--untracked-files=no")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        # A study that was added is a change, too; runs and notes that are not tracked are none.
+        added = git("ls-files", "--others", "--exclude-standard", "--", "*.py")
+        return commit, not (changes or added)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None, None
 

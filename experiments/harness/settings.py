@@ -121,7 +121,8 @@ class Each:
 
 @dataclass(frozen=True)
 class Multiple:
-    """A multiple of another setting, unless that is below 1."""
+    """A multiple of another setting, unless that is below 1, as ``parallel.data`` is before the
+    devices are known."""
 
     other: str
 
@@ -157,7 +158,7 @@ class Settings(NamedTuple):
 
     kinds: Kinds
     free: tuple[str, ...] = ()
-    """Sections, by their last name, that each configuration fills as it likes."""
+    """Last names of sections whose keys are not fixed: "methods", "options"."""
     computing: tuple[str, ...] = ()
     """Settings that say how, and not what, is computed: a restart may have others."""
 

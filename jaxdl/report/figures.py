@@ -1,4 +1,4 @@
-"""Figures that studies share: the data as the network sees it, curves, means with errors."""
+"""Figures that studies share: the data as the network sees it, and curves."""
 
 import io
 import math
@@ -134,7 +134,8 @@ def curves(
                 axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
             middle = np.median if logarithmic else np.mean
             mean = middle([values for _, values in lines], axis=0)
-            axes.plot(lines[0][0], mean, **style, linewidth=2, label=plain(name))
+            marker = "o" if len(mean) == 1 else ""  # a line of one point cannot be seen
+            axes.plot(lines[0][0], mean, **style, marker=marker, linewidth=2, label=plain(name))
         axes.set(
             xlabel=plain(xlabel), ylabel=plain(label), yscale="log" if logarithmic else "linear"
         )

@@ -228,8 +228,8 @@ def example_streams(
     :func:`jaxdl.train.population.train_resident`.
 
     Args:
-      streams: the examples of each stream of batches that come side by side; of a single one the
-        arrays have no axis for streams.
+      streams: the examples of each stream of batches that come side by side. Of several the arrays
+        have a first axis for streams, of a single one they have none.
       longest: the greatest number of examples of any member, to which all are padded.
     """
     padded = [np.pad(ids, (0, longest - len(ids))).astype(np.int32) for ids in streams]

@@ -199,6 +199,9 @@ def test_commit_and_whether_the_tree_is_clean(repository, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))  # as in a hook of another repository
     (folder / "notes").write_text("not tracked")
     assert records.find_commit(folder) == (commit, True)
+    (folder / "study.py").write_text("")  # added, and not tracked
+    assert records.find_commit(folder) == (commit, False)
+    (folder / "study.py").unlink()
     (folder / "file").write_text("b")
     assert records.find_commit(folder) == (commit, False)
     (folder / "packages").mkdir()  # an environment within somebody's repository

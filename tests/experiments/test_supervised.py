@@ -111,12 +111,12 @@ def test_a_seed_draws_the_same_for_all_methods(built):
     [
         ({"baseline": "none"}, r"config\.baseline: 'none' is not one of adam"),
         ({"base.model": "resnet"}, r"config\.base\.model: there is no model 'resnet'"),
-        ({"base.optimizer": "newton"}, r"config\.methods\.momentum: unknown optimizer 'newton'"),
-        ({"base.warmup": 4}, r"config\.methods\.adam: a warm-up of 4 steps"),
+        ({"base.optimizer": "newton"}, r"method momentum: unknown optimizer 'newton'"),
+        ({"base.warmup": 4}, r"method adam: a warm-up of 4 steps"),
         ({"base.steps": 5}, r"config\.base\.steps=5 is not a multiple of config\.steps_per"),
         ({"base.share": 0.0}, r"config\.base\.share must be above 0 and at most 1, got 0\.0"),
         ({"base.wrong_labels": 1.5}, r"config\.base\.wrong_labels must be at least 0 and at most"),
-        ({"base.crop": 9}, r"config\.methods\.adam: crop=9 does not fit images of 8 x 8"),
+        ({"base.crop": 9}, r"method adam: crop=9 does not fit images of 8 x 8"),
         (
             {"data.name": "iris"},
             r"config\.data\.name=iris has features, label: this study needs im",

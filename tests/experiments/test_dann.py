@@ -292,6 +292,12 @@ def test_changed_config_is_refused(finished, start):
     assert_refused(ended, "base.rate (0.02 there, 0.5 now)", "seeds", "--workdir")
 
 
+def test_a_setting_that_a_method_does_not_change(start, tmp_path):
+    ended = start(tmp_path, "--config.methods.dann.rate=0.5").wait()
+    words = "config.methods.dann does not change 'rate': --config.base.rate=VALUE is for all"
+    assert_refused(ended, words)
+
+
 def test_changed_data_are_refused(finished, start, tmp_path, data):
     """The same file with other labels is no longer the run's data."""
     for domain in SIZES:

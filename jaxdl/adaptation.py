@@ -22,6 +22,7 @@ from jaxdl.nn.losses import (
     virtual_adversarial_loss,
 )
 from jaxdl.types import (
+    AnyArray,
     Batch,
     Collections,
     Hyper,
@@ -87,7 +88,9 @@ def domain_adversarial_loss(
     ) / 2
 
 
-def domain_accuracy(source: Float[Array, " n"], target: Float[Array, " m"]) -> Float[Array, ""]:
+def domain_accuracy(
+    source: Float[AnyArray, " n"], target: Float[AnyArray, " m"]
+) -> Float[Array, ""]:
     """The part of the examples whose domain is recognized, the mean over domains; 1/2 is chance."""
     return (jnp.mean(source > 0) + jnp.mean(target <= 0)) / 2
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, UInt8, UInt32
 
 from jaxdl.types import AnyArray, ArrayT
 
@@ -40,7 +40,7 @@ def shuffled(
     for i in range(len(words)):
         seed = _mix(seed ^ words[i].astype(u32))
 
-    def swap_or_not(turn: UInt32[AnyArray, "..."], x: UInt32[AnyArray, " *n"]):
+    def swap_or_not(turn: Integer[AnyArray, "..."], x: UInt32[AnyArray, " *n"]):
         pivot = _mix(seed + turn * u32(2 * _GOLDEN % 2**32)) % n
         partner = xp.where(pivot >= x, pivot - x, pivot + n - x)
         salt = _mix(seed + turn * u32(2 * _GOLDEN % 2**32) + u32(_GOLDEN))

@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from jaxdl.data import augment, encoded
 from jaxdl.data.batches import normalize
 from jaxdl.data.encoded import Images
-from jaxdl.types import Batch, Hyper
+from jaxdl.types import AnyArray, Batch, Hyper
 
 See = Callable[[UInt8[Array, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
 """``see(images, key)``: with a key as in training, without one as in evaluation."""
-SeeDomain = Callable[[Float[Array, "b h w c"], Hyper, int | Array], Float[Array, "b oh ow c"]]
+SeeDomain = Callable[[Float[AnyArray, "b h w c"], Hyper, int | AnyArray], Float[Array, "b oh ow c"]]
 """``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1, as a network sees them."""
 
 
@@ -69,11 +69,11 @@ def centred(subtract: str = "common", side: int = 0) -> SeeDomain:
       side: images are resized to it before; 0 keeps their size.
     """
 
-    def see(images: Array, hyper: Hyper, domain: int | Array) -> Array:
+    def see(images: AnyArray, hyper: Hyper, domain: int | AnyArray) -> Array:
         if side:
             shape = (len(images), side, side, images.shape[-1])
             images = jax.image.resize(images, shape, "bilinear")
-        means = hyper["means"]
+        means = jnp.asarray(hyper["means"])
         mean = {"common": means.mean(0), "own": means[domain], "none": jnp.zeros_like(means[0])}
         return (images - mean[subtract][None, None, None]) / 255 * hyper["range"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxdl.types import AnyArray
 
@@ -60,7 +60,7 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
         return derivative
 
     def derive(
-        points: Float[AnyArray, "n d"], requests: Sequence[Request]
+        points: Num[AnyArray, "n d"], requests: Sequence[Request]
     ) -> list[Float[Array, "#n f"]]:
         points = floating(points)
 
@@ -118,7 +118,7 @@ def propagate(
     """
 
     def derive(
-        points: Float[AnyArray, "n d"], requests: Sequence[Request]
+        points: Num[AnyArray, "n d"], requests: Sequence[Request]
     ) -> list[Float[Array, "#n f"]]:
         names, operators = plan(requests)
         all_requests = [*({name: 1.0} for name in names), *operators]

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxdl.nn.models.mlp import MLP, dense_layers
 from jaxdl.pinn.derivatives import (
@@ -103,7 +103,7 @@ def periodic(domain: Domain, by: str) -> Function:
     """Features of which every function is periodic in some coordinates: ``cos w x, sin w x``, and
     the other coordinates scaled to [-1, 1]."""
 
-    def features(points: Float[AnyArray, "n d"]) -> Float[Array, "n m"]:
+    def features(points: Num[AnyArray, "n d"]) -> Float[Array, "n m"]:
         columns: list[Any] = []
         for i, (name, (low, high)) in enumerate(domain.items()):
             unit = (points[:, i] - low) / (high - low)
@@ -159,7 +159,7 @@ class Ansatz:
         if constraint is None:
             return network
 
-        def derive(points: Float[AnyArray, "n d"], requests: Sequence[Request]) -> list[Array]:
+        def derive(points: Num[AnyArray, "n d"], requests: Sequence[Request]) -> list[Array]:
             names, operators = plan(requests)
             all_requests = [*({name: 1.0} for name in names), *operators]
 
@@ -186,13 +186,13 @@ class Ansatz:
 
         return derive
 
-    def __call__(self, params: Params, points: Float[AnyArray, "n d"]) -> Float[Array, "n f"]:
+    def __call__(self, params: Params, points: Num[AnyArray, "n d"]) -> Float[Array, "n f"]:
         """The solution at points."""
         (values,) = self.derive(params)(points, [{"": 1.0}])
         return values
 
     def residual(
-        self, params: Params, term: str, points: Float[AnyArray, "n d"]
+        self, params: Params, term: str, points: Num[AnyArray, "n d"]
     ) -> Float[Array, "n r"]:
         """A term's residuals at points."""
         problem = self.problem

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxdl.pinn.derivatives import Derive, Request, canonical, floating
 from jaxdl.types import AnyArray
@@ -182,7 +182,7 @@ def _place(coordinate: str, value: Any) -> float | ArrayKey:
 def evaluate(
     residual: Residual,
     derive: Derive,
-    points: Float[AnyArray, "n d"],
+    points: Num[AnyArray, "n d"],
     coordinates: str,
     fields: Sequence[str] = ("u",),
     physics: Mapping[str, Float[Array, ""]] | None = None,

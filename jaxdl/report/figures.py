@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from jaxdl.report.tables import write_atomically
 
@@ -98,9 +98,14 @@ def samples(
     save(figure, path, dpi=150)
 
 
+Numbers = Sequence[float] | Num[np.ndarray, " _"]
+Line = tuple[Numbers, Numbers] | Float[np.ndarray, "2 _"]
+"""The steps and the values of a network, as :func:`jaxdl.train.logs.series` has them."""
+
+
 @own_style()
 def curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[Float[np.ndarray, " _"], ...]]]],
+    panels: Mapping[str, Mapping[str, Sequence[Line]]],
     path: Path,
     xlabel: str = "step",
     *,
@@ -133,7 +138,7 @@ def curves(
             for steps, values in lines:
                 axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
             middle = np.median if logarithmic else np.mean
-            mean = middle([values for _, values in lines], axis=0)
+            mean = middle(np.stack([np.asarray(values) for _, values in lines]), axis=0)
             marker = "o" if len(mean) == 1 else ""  # a line of one point cannot be seen
             axes.plot(lines[0][0], mean, **style, marker=marker, linewidth=2, label=plain(name))
         axes.set(

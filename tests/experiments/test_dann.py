@@ -221,7 +221,7 @@ def test_the_test_images_are_opened_once_each_when_everything_is_trained(finishe
     assert len(populations) == 3
     trained = [f"checkpoints/{name}/{STEPS}" for name in populations]
     lines = len(METHODS) * SEEDS * STEPS // DISPATCH
-    files = sorted(["config.json", "metrics.jsonl", *trained])
+    files = sorted(["config.json", "run.json", "metrics.jsonl", *trained])
     assert seen == [{"lines": lines, "files": files}] * 2
 
 

@@ -15,7 +15,7 @@ def test_the_test_images_are_opened_once_when_everything_is_trained(finished):
     trained = {f"checkpoints/{name}/{STEPS}" for name in POPULATIONS}
     assert json.loads(seen) == {
         "lines": NETWORKS * STEPS // 2,
-        "files": sorted({"config.json", "metrics.jsonl"} | trained),
+        "files": sorted({"config.json", "run.json", "metrics.jsonl"} | trained),
     }
 
 

@@ -41,21 +41,23 @@ def apply(
         layout = ("NHWC", "HWIO", "NHWC")
         x = lax.conv_general_dilated(x, p["kernel"], strides, spec.padding, None, None, layout)
         if not model.batch_norm:
-            x = x + p["bias"]
+            x = x + p["bias"][None, None, None]
         else:
             norm, old = p["BatchNorm_0"], running[name]["BatchNorm_0"]
             new = {"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))}
             stats = jax.tree.map(lambda n, o, t=trains[name]: jnp.where(t, n, o), new, old)
             average = jax.tree.map(lambda s, o: 0.99 * o + 0.01 * s, stats, old)
             updated[name] = {"BatchNorm_0": average}
-            x = (x - stats["mean"]) * lax.rsqrt(stats["var"] + 1e-5) * norm["scale"] + norm["bias"]
+            per_channel = stats["mean"], stats["var"], norm["scale"], norm["bias"]
+            mean, var, scale, bias = (a[None, None, None] for a in per_channel)
+            x = (x - mean) * lax.rsqrt(var + 1e-5) * scale + bias
         x = nn.relu(x)
         if spec.pool > 1:
             x = nn.max_pool(x, (spec.pool, spec.pool), (spec.pool, spec.pool))
     x = x.reshape(len(x), -1)
     for depth in range(len(model.convolutions) + 1, model.depth + 1):
         p = params[f"fc{depth}"]["dense"]
-        x = x @ p["kernel"] + p["bias"]
+        x = x @ p["kernel"] + p["bias"][None]
         x = x if depth == model.depth else nn.relu(x)
     return x, updated
 

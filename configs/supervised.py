@@ -40,7 +40,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.max_norm = 0.0  # radius of each unit's weights; 0 for none
     config.base.clip_norm = 0.0  # the gradient's greatest 2-norm; 0 for none
     # The learning rate over the steps.
-    config.base.schedule = "cosine"  # constant, linear, steps, annealed
+    config.base.schedule = "cosine"  # constant, cosine, linear, steps, annealed
     config.base.warmup = 0  # steps
     config.base.drops = (1 / 3, 2 / 3)  # of "steps": where the rate falls to a tenth
     # The images.

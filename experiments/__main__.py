@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,7 @@ def list_studies() -> str:
     for path in sorted(Path(configs.__file__).parent.glob("[!_]*.py")):
         name = path.stem
         study = find_spec(f"experiments.{name}")
-        if study is None:  # a user's own configuration of one of them
+        if study is None or name == "benchmark":  # no study, or a user's own configuration
             continue
         source = Path(study.origin).read_text(encoding="utf-8")
         question, _, _ = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
@@ -35,9 +36,16 @@ To run one, here with two of its settings changed:
     python -m experiments.supervised --config configs/supervised.py:default \\
         --config.seeds=5 --config.base.steps=300
 
-The default of each needs no download. configs/NAME.py has all settings; what was run,
-python -m experiments.runs lists."""
+The default of each needs no download. configs/NAME.py has all settings. python -m experiments.runs
+lists what was run, python -m experiments.benchmark measures how fast it is."""
+
+
+def main() -> str:
+    """The list; ValueError for arguments, of which there are none."""
+    if sys.argv[1:]:
+        raise ValueError(f"what is {sys.argv[1]!r}? A study is run by python -m experiments.NAME")
+    return list_studies()
 
 
 if __name__ == "__main__":
-    print_or_fail(list_studies)
+    print_or_fail(main)

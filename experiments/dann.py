@@ -276,7 +276,10 @@ class Adaptation(ImageStudy):
         """Accuracies on the test images, and what held-out images say of a network without labels
         of the target; NaN for a network that diverged."""
         accuracies = self.accuracies(trainer, tests)
-        results = [Result(*network, *values.values()) for network, values in accuracies.items()]
+        results = [
+            Result(*n, source_accuracy=values["source"], target_accuracy=values["target"])
+            for n, values in accuracies.items()
+        ]
         adapted.write_results(trainer.folder / "results.csv", results)
         self.held = {domain: self.held_out(domain) for domain in DOMAINS}
         self.logits, diagnoses = {}, []

@@ -224,8 +224,10 @@ def paired(runs: Sequence[Run], numbers: Sequence[str]) -> Iterator[tuple[str, s
     names = list(dict.fromkeys(name for groups in grouped for name in groups))
     cells = [[estimate(groups.get(name, {})) for groups in grouped] for name in names]
     if len(names) > 1:
-        cells.append([estimate(values) for values in columns])
-        names.append(("all", *[""] * (len(names[0]) - 1)))
+        counted = [{n: x for n, x in values.items() if headline.counts(n)} for values in columns]
+        counted = counted if any(counted) else columns
+        cells.append([estimate(values) for values in counted])
+        names.append(("headline", *[""] * (len(names[0]) - 1)))
     fields = headline.fields(network)
     header = (*fields, *numbers, *(f"{number} minus 1" for number in numbers[1:]))
     rows = [

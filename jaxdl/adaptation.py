@@ -35,7 +35,9 @@ from jaxdl.types import (
 )
 
 
-def reversal_schedule(p: float | Float[Array, " *n"], gamma: float = 10.0) -> Float[Array, " *n"]:
+def reversal_schedule(
+    p: float | Float[AnyArray, " *n"], gamma: float = 10.0
+) -> Float[Array, " *n"]:
     """``lambda = 2 / (1 + exp(-gamma p)) - 1``, from 0 towards 1, when the part ``p`` of all steps
     is done (Ganin & Lempitsky 2015)."""
     return 2 / (1 + jnp.exp(-gamma * p)) - 1

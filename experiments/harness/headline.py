@@ -21,7 +21,7 @@ class Headline(NamedTuple):
     """The NamedTuple of a row, which begins with the fields of the network's name."""
     column: str
     counts: Callable[[Any], bool] = lambda network: True
-    """Whether a network counts for the one number of a run, unless no other was trained."""
+    """Whether the run's headline averages this network; if none qualifies, all are averaged."""
     averaged: tuple[str, ...] = ()
     """Fields of the name, over which the values of a seed are averaged: networks that differ in
     them alone are one row of a comparison."""

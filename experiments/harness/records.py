@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 import jaxdl
-from experiments.harness.run import user_input
+from experiments.harness.processes import say
 from jaxdl.report.tables import write_atomically
 from jaxdl.types import DamagedFile
 
@@ -54,16 +54,19 @@ class Record(NamedTuple):
 
 @contextmanager
 def recorded(folder: Path, study: str) -> Iterator[list[Start]]:
-    """Within, a run is at work in the folder: adds a start to ``run.json``, and its seconds at the
-    end. All starts so far.
+    """Record this start in ``run.json`` on entry, and its duration on exit; yields all starts. A
+    file that is damaged is set aside as ``run.json.damaged``: no run needs it.
 
     Raises:
-      UserError: if the file is damaged.
-      OSError: if it cannot be written.
+      OSError: if it cannot be read or written.
     """
     path, began = folder / "run.json", time.monotonic()
-    with user_input():
-        starts = [*(read(path).starts if path.exists() else ()), make_start()]
+    starts = [make_start()]
+    try:
+        starts = [*(read(path).starts if path.exists() else ()), *starts]
+    except DamagedFile as error:
+        path.replace(path.with_name("run.json.damaged"))
+        say(f"{error}: set aside as run.json.damaged")
     write(path, Record(study, starts))
     try:
         yield starts
@@ -122,7 +125,9 @@ def read(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        record = Record(content["study"], [Start(**start) for start in content["starts"]])
+        # A later version may record more than this one knows.
+        starts = [{key: start[key] for key in Start._fields} for start in content["starts"]]
+        record = Record(content["study"], [Start(**start) for start in starts])
         if not record.starts or not isinstance(record.study, str):
             raise ValueError("it has no start, or no study")
         for start in record.starts:
@@ -130,9 +135,7 @@ def read(path: Path) -> Record:
                 if not isinstance(value, kind):
                     raise ValueError(f"{value!r} is in the place of another kind of value")
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(
-            f"{path} is no record of a run ({error}): delete it, no run needs it"
-        ) from None
+        raise DamagedFile(f"{path} is no record of a run ({error})") from None
     return record
 
 

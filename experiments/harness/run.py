@@ -75,7 +75,7 @@ def run(
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
     sys.unraisablehook = quietly
-    print_all()
+    replace_unprintable()
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook need not be installed here
 
     def parse(argv: list[str]) -> list[str]:
@@ -157,7 +157,7 @@ def run(
 
 def print_or_fail(make: Callable[[], str]) -> None:
     """The main program of a small command: print a text, or end in a line for wrong input."""
-    print_all()
+    replace_unprintable()
     try:
         with user_input():
             text = make()
@@ -166,8 +166,8 @@ def print_or_fail(make: Callable[[], str]) -> None:
     show(text)
 
 
-def print_all() -> None:
-    """See that what is printed need not be in the encoding of the streams."""
+def replace_unprintable() -> None:
+    """Let standard output and error replace characters that their encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -69,11 +69,11 @@ def _mix(x: UInt32[ArrayT, " *n"]) -> UInt32[ArrayT, " *n"]:
 
 def batch_ids(
     key: PRNGKeyArray,
-    first_step: int | Int[Array, ""],
+    first_step: int | np.integer | Int[AnyArray, ""],
     *,
     steps: int,
     batch: int,
-    examples: int | Int[Array, ""],
+    examples: int | np.integer | Int[AnyArray, ""],
 ) -> Int[Array, "steps batch"]:
     """The examples of ``steps`` consecutive batches, beginning with that of ``first_step``.
 
@@ -102,7 +102,9 @@ def host_batch_ids(
     return shuffled(words, epochs, places, examples)
 
 
-def _divmod_of_product(step: int | Array, factor: Array, divisor: Array) -> tuple[Array, Array]:
+def _divmod_of_product(
+    step: int | np.integer | AnyArray, factor: Array, divisor: Array
+) -> tuple[Array, Array]:
     """``divmod(step * factor, divisor)`` where the product may not fit into 32 bits."""
     step, factor, divisor = (jnp.asarray(x).astype(jnp.uint32) for x in (step, factor, divisor))
     whole, rest = jnp.divmod(step, divisor)

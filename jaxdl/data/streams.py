@@ -59,8 +59,9 @@ def joined(splits: Sequence[Split]) -> Split:
     """Splits laid end to end, as one: images and masks stay where they are, the rest is copied."""
 
     def join(parts: tuple[Images, ...]) -> Images:
-        small = [part for part in parts if isinstance(part, np.ndarray) and part.ndim < 3]
-        return np.concatenate(small) if small else Joined(parts)
+        if all(len(part.shape) < 3 for part in parts):
+            return np.concatenate([np.asarray(part) for part in parts])
+        return Joined(parts)
 
     return {name: join(tuple(split[name] for split in splits)) for name in splits[0]}
 

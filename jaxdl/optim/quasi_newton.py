@@ -209,8 +209,8 @@ def restart(state: PyTree) -> PyTree:
             case _:
                 return node
 
-    states = (
+    state_types = (
         *(SearchState, SelfScaledState, optax.ScaleByLBFGSState),
         *(optax.ScaleByZoomLinesearchState, optax.ScaleByBacktrackingLinesearchState),
     )
-    return jax.tree.map(renew, state, is_leaf=lambda node: isinstance(node, states))
+    return jax.tree.map(renew, state, is_leaf=lambda node: isinstance(node, state_types))

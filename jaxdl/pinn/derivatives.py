@@ -64,10 +64,14 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
     ) -> list[Float[Array, "#n f"]]:
         points = floating(points)
 
+        def outputs(points: Num[AnyArray, "n d"]) -> Float[Array, "#n f"]:
+            values = floating(u(points))
+            return values.reshape(1, 1) if values.ndim == 0 else values
+
         @functools.cache
         def function(name: str) -> Function:
             if not name:
-                return lambda points: jnp.atleast_2d(floating(u(points)))
+                return outputs
             return along(function(name[:-1]), coordinates.index(name[-1]))
 
         names = dict.fromkeys(canonical(name) for request in requests for name in request)

@@ -114,15 +114,15 @@ def draw(points: Points, domain: Domain, rule: str, seed: int) -> Float[np.ndarr
         if name not in domain or not domain[name][0] <= value <= domain[name][1]:
             raise ValueError(f"{name}={value} is not on the domain {dict(domain)}")
     free = [name for name in domain if name not in points.fixed]
-    inside, count = np.empty((0, len(domain))), points.count
-    while len(inside) < points.count:  # more than once only where a part of the box counts
+    drawn, count = np.empty((0, len(domain))), points.count
+    while len(drawn) < points.count:  # more than once only where a part of the box counts
         if count > 1000 * points.count:
             raise ValueError("of 1,000 points of the box hardly one is inside of the domain")
         unit = _unit(rule, count, len(free), seed)
         placed = check_points(_place(unit, points, domain), domain, "drawn points, warped")
-        inside = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
+        drawn = placed if points.inside is None else placed[np.asarray(points.inside(placed))]
         count = 2 * count
-    return inside if rule == "grid" else inside[: points.count]
+    return drawn if rule == "grid" else drawn[: points.count]
 
 
 def _unit(rule: str, count: int, dimensions: int, seed: int) -> Float[np.ndarray, "n d"]:

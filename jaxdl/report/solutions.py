@@ -75,8 +75,8 @@ def surfaces(
         for axes, (label, values, style) in zip(row.subplots(1, 3), parts, strict=True):
             image = np.full([len(a) for a in axis], np.nan)
             image[place] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
-            mesh = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
-            row.colorbar(mesh, ax=axes)
+            drawing = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
+            row.colorbar(drawing, ax=axes)
             axes.set(xlabel=plain(names[-2]), ylabel=plain(names[-1]), title=plain(label))
     save(figure, path)
 

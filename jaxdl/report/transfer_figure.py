@@ -45,14 +45,14 @@ def draw(
     rows = (("this run", summary, results), ("Yosinski et al. (2014), ImageNet", published, ()))
     for (who, cells, networks), (left, right) in zip(rows, grid, strict=True):
         halves = [c for c in cells if c.split == "random" and c.treatment != "random"]
-        distant = [c for c in cells if c.split == "dissimilar"]
-        name = "Dissimilar halves" if distant else "Random layers"
+        right_cells = [c for c in cells if c.split == "dissimilar"]
+        name = "Dissimilar halves" if right_cells else "Random layers"
         control = [c for c in cells if c.treatment == "random"]
-        if control and not distant:
-            distant = [*pick(cells, control[0].split, "base"), *control]
-        elif not any(c in distant for c in control):  # it was measured on another split
-            distant += control
-        for axes, title, shown in ((left, "Random halves", halves), (right, name, distant)):
+        if control and not right_cells:
+            right_cells = [*pick(cells, control[0].split, "base"), *control]
+        elif not any(c in right_cells for c in control):  # it was measured on another split
+            right_cells += control
+        for axes, title, shown in ((left, "Random halves", halves), (right, name, right_cells)):
             axes.set_title(f"{title}, {who}", loc="left", fontsize=10)
             legend |= _draw_cells(axes, shown, networks)
         legend |= _draw_reference(right, cells)

@@ -77,18 +77,18 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         f"minus AnB at the first cut (n = {ends[0]}): {quote(slope)}.",
     )
 
-    self_cuts = cuts_of(index, "random", "BnB")
-    middle = self_cuts[1:-1]
+    bnb_cuts = cuts_of(index, "random", "BnB")
+    middle = bnb_cuts[1:-1]
     dip = estimate(drop("BnB", middle))
     evidence = f"BnB over the middle cuts ({_span(middle)}) minus base: {quote(dip)}."
-    by_cut = {n: estimate(drop("BnB", [n])) for n in self_cuts}
+    by_cut = {n: estimate(drop("BnB", [n])) for n in bnb_cuts}
     measured = {n: x for n, x in by_cut.items() if x.used}
     if measured:
         deepest = min(measured, key=lambda n: measured[n].mean)
         evidence += (
             f" The lowest of all cuts, n = {deepest}, is at {quote(by_cut[deepest])}; "
             f"it is picked afterwards, so it looks lower than it is. "
-            f"The last cut, n = {self_cuts[-1]}, is at {quote(by_cut[self_cuts[-1]])}."
+            f"The last cut, n = {bnb_cuts[-1]}, is at {quote(by_cut[bnb_cuts[-1]])}."
         )
     adaptation = _finding(
         "co-adaptation",

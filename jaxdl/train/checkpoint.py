@@ -244,13 +244,13 @@ def load_network(run: Path, **name: Any) -> Variables:
             if all(key in network and network[key] == value for key, value in name.items()):
                 matches.append((folder, about, i, network))
     if len(matches) != 1:
-        requested = ", ".join(f"{key}={value!r}" for key, value in name.items())
+        description = ", ".join(f"{key}={value!r}" for key, value in name.items())
         if not names:
             raise ValueError(f"{run} has no checkpoints of named networks")
         count = "several networks" if matches else "no network"
         shown = [network for *_, network in matches] or names
         raise ValueError(
-            f"{run} has {count} with {requested or 'any name'}, as "
+            f"{run} has {count} with {description or 'any name'}, as "
             + "; ".join(" ".join(f"{k}={v}" for k, v in network.items()) for network in shown[:3])
         )
     folder, about, i, _ = matches[0]
@@ -260,8 +260,8 @@ def load_network(run: Path, **name: Any) -> Variables:
     }
     empty = unflatten({n: np.empty(a["shape"], a["dtype"]) for n, a in network_arrays.items()})
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), empty)
-    requested = ocp.args.PyTreeRestore(empty, restore_args=as_numpy, partial_restore=True)
-    saved = _read_item(folder / STATE, ocp.PyTreeCheckpointHandler(), requested)
+    request = ocp.args.PyTreeRestore(empty, restore_args=as_numpy, partial_restore=True)
+    saved = _read_item(folder / STATE, ocp.PyTreeCheckpointHandler(), request)
     for path, array in flatten(saved).items():
         if zlib.crc32(np.ascontiguousarray(array).data) != network_arrays[path]["crc"]:
             raise DamagedFile(f"checkpoint {folder} is damaged: {path} is not what was saved")

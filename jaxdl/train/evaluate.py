@@ -102,10 +102,10 @@ def make_accuracy(
     """
 
     def measure(state: TrainState, hyper: Hyper, prepared: Batch, counts: Array) -> PyTree:
-        guesses = logits(state, hyper, prepared[inputs])
-        hits = correct(guesses, prepared["label"]).astype(jnp.float32)
+        outputs = logits(state, hyper, prepared[inputs])
+        hits = correct(outputs, prepared["label"]).astype(jnp.float32)
         # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
-        hits = jnp.where(jnp.all(jnp.isfinite(guesses), axis=-1), hits, jnp.nan)
+        hits = jnp.where(jnp.all(jnp.isfinite(outputs), axis=-1), hits, jnp.nan)
         labelled = counts & (prepared["label"] >= 0)
         right = jnp.where(jnp.broadcast_to(labelled, hits.shape), hits, 0)
         return jnp.sum(right, axis=-1), jnp.sum(labelled)

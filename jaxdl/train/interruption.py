@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """Training was asked to stop and has saved its state; ``signal`` is who asked."""
+    """Training was asked to stop, by the signal of number ``signal``, and has saved its state."""
 
     def __init__(self, signal: int):
         super().__init__(f"stopped by signal {signal}")

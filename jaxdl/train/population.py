@@ -89,14 +89,14 @@ def over_members(
 
         return tuple(arg for arg, d in zip(args, divided, strict=True) if d), join
 
-    def of_device(members: tuple, join: Callable[[tuple], tuple]) -> PyTree:
+    def map_members(members: tuple, join: Callable[[tuple], tuple]) -> PyTree:
         def call(member: tuple) -> PyTree:
             return fn(*join(member))
 
         return jax.vmap(call)(members) if batched else lax.map(call, members)
 
     def local(*args: PyTree) -> PyTree:
-        return of_device(*split(args))
+        return map_members(*split(args))
 
     def with_shard_map(*args: PyTree) -> PyTree:
         return jax.shard_map(
@@ -107,7 +107,7 @@ def over_members(
         members, join = split(args)
         rows = mesh.shape["member"]
         by_device = jax.tree.map(lambda x: x.reshape(rows, -1, *x.shape[1:]), members)
-        run = functools.partial(of_device, join=join)
+        run = functools.partial(map_members, join=join)
         result = jax.vmap(run, spmd_axis_name="member")(by_device)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
@@ -144,9 +144,9 @@ def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Calla
         ]
         at = along(out)  # devices that share a batch may end with the same
         # pmap wants an argument that it divides, also where all that differs is the device.
-        first, call = np.arange(len(devices)), lambda _, *args: local(*args)
+        numbers, call = np.arange(len(devices)), lambda _, *args: local(*args)
         mapped = jax.pmap(call, axis, in_axes=(0, *where), out_axes=at, devices=devices)
-        results = mapped(first, *divided)
+        results = mapped(numbers, *divided)
         if at is None:
             return results
         return jax.tree.map(lambda x: x.reshape(*x.shape[:at], -1, *x.shape[at + 2 :]), results)

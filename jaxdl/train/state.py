@@ -224,15 +224,15 @@ def advance(
     alive, faults = [], []
     losses = jnp.reshape(metrics["loss"], -1)
     for i, (lived, loss) in enumerate(zip(jax.tree.leaves(state.alive), losses, strict=True)):
-        own_finite = [
+        finite_of_network = [
             array_finite for array_finite, owner in zip(finite, owners, strict=True) if owner == i
         ]
-        checks = jnp.stack([*own_finite, jnp.isfinite(loss)])
+        checks = jnp.stack([*finite_of_network, jnp.isfinite(loss)])
         lives = lived & checks.all()
         alive.append(lives)
         faults.append(jnp.where(lives, -1, jnp.where(lived, jnp.argmin(checks), -2)))
-    finite_new = [jnp.where(alive[i], n, o) for i, n, o in zip(owners, new, old, strict=True)]
-    variables = jax.tree.unflatten(structure, finite_new)
+    leaves = [jnp.where(alive[i], n, o) for i, n, o in zip(owners, new, old, strict=True)]
+    variables = jax.tree.unflatten(structure, leaves)
     state = TrainState(
         step=state.step + 1,
         params=variables.pop("params"),

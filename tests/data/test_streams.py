@@ -292,3 +292,8 @@ def test_worker_processes_end_with_a_main_process_that_is_killed(tmp_path):
     )
     assert ran.returncode == -signal.SIGKILL
     assert len(ran.stdout.split()) == 2
+
+
+def test_arrays_of_host_and_device_are_joined_whole():
+    parts = [{"label": np.arange(3)}, {"label": jnp.arange(4)}]
+    np.testing.assert_array_equal(streams.joined(parts)["label"], [0, 1, 2, 0, 1, 2, 3])

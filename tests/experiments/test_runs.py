@@ -24,7 +24,7 @@ import configs
 from experiments import runs
 from experiments.__main__ import list_studies
 from experiments.harness import records
-from experiments.harness.run import UserError, print_or_fail
+from experiments.harness.run import print_or_fail
 from experiments.harness.settings import Count, Settings
 from experiments.harness.study import Headline, Study, conduct
 from jaxdl.report import figures
@@ -141,7 +141,7 @@ def test_a_restart_is_one_more_start_and_a_reprint_is_none(finished):
     assert [line for line in again.splitlines() if line.startswith("- Code: ")] == code
 
 
-def test_a_damaged_record_is_refused_in_a_line_and_what_is_there_stays(finished, tmp_path):
+def test_a_damaged_record_is_set_aside(finished, tmp_path, capsys):
     for content in (
         "{",
         "[]",
@@ -150,12 +150,17 @@ def test_a_damaged_record_is_refused_in_a_line_and_what_is_there_stays(finished,
         '{"study": "supervised", "starts": [{"command": "python"}]}',
     ):
         (tmp_path / "run.json").write_text(content)
-        with (
-            pytest.raises(UserError, match=r"run\.json is no record of a run .*: delete it"),
-            records.recorded(tmp_path, "supervised"),
-        ):
-            raise AssertionError("it went on")
-        assert (tmp_path / "run.json").read_text() == content
+        with records.recorded(tmp_path, "supervised") as starts:
+            assert len(starts) == 1
+        assert "run.json is no record of a run" in capsys.readouterr().err
+        assert (tmp_path / "run.json.damaged").read_text() == content
+        assert len(records.read(tmp_path / "run.json").starts) == 1
+
+
+def test_a_record_of_a_later_version_is_read(tmp_path):
+    later = {**START._asdict(), "host": "a"}
+    (tmp_path / "run.json").write_text(json.dumps({"study": "supervised", "starts": [later]}))
+    assert records.read(tmp_path / "run.json").starts == [START]
 
 
 def test_of_a_run_that_fails_the_time_is_recorded_and_the_failure_stays_what_it_is(tmp_path):
@@ -405,7 +410,7 @@ def test_differences_are_paired_and_starred_as_a_t_test_has_it(tmp_path):
     settings, numbers = text.split("## accuracy %")
     assert rows_of(settings)[2:] == [["base.rate", "0.03", "0.5"]]
     rows = {row[0]: row[1:] for row in rows_of(numbers)[2:]}
-    assert list(rows) == ["a", "b", "c", "d", "all"]
+    assert list(rows) == ["a", "b", "c", "d", "headline"]
     for method in ("a", "b"):
         x, y = first[method], second[method]
         mean, error = 100 * np.mean(y - x), 100 * stats.sem(y - x)
@@ -416,7 +421,7 @@ def test_differences_are_paired_and_starred_as_a_t_test_has_it(tmp_path):
     assert "*" in rows["a"][2] and stats.ttest_ind(second["a"], first["a"]).pvalue > 0.05
     assert rows["c"][1:] == ["–", "–"] and rows["d"][0] == rows["d"][2] == "–"
     both = np.mean([second[m] - first[m] for m in ("a", "b")], axis=0)  # of what is in both
-    assert rows["all"][2].startswith(f"+{100 * both.mean():.1f} ± {100 * stats.sem(both):.1f}")
+    assert rows["headline"][2].startswith(f"+{100 * both.mean():.1f} ± {100 * stats.sem(both):.1f}")
     assert "These are 3 comparisons" in text
 
 
@@ -432,7 +437,7 @@ def test_runs_that_are_alike_show_nothing_and_one_seed_has_no_interval(tmp_path)
     assert rows[-3:] == [
         ["m", "50.0", "75.0", "+25.0"],
         ["n", "–", "–", "–"],
-        ["all", "50.0", "75.0", "+25.0"],
+        ["headline", "50.0", "75.0", "+25.0"],
     ]
 
 

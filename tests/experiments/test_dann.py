@@ -29,6 +29,8 @@ from experiments.harness import classification
 from experiments.harness.study import describe_omissions, make_study
 from jaxdl import adaptation, trees, validation
 from jaxdl.data import sources
+from jaxdl.nn.models.adversarial import dann_digits
+from jaxdl.train.checkpoint import load_network
 from jaxdl.train.feed import make_feed
 from jaxdl.train.groups import make_groups
 from jaxdl.train.parallel import make_mesh, to_host
@@ -208,7 +210,7 @@ def test_accuracies_are_those_of_the_networks(finished):
             images, labels = pictures(domain, "test")
             features = NETWORK.apply(variables, (images - mean) / 255 * 2, method="encode")
             logits = NETWORK.apply(variables, features, method="classify")
-            expected = np.mean(np.argmax(logits, -1) == labels)
+            expected = float(np.mean(np.argmax(logits, -1) == labels))
             value = float(results[method, "1"][f"{domain}_accuracy"])
             assert value == pytest.approx(expected, abs=1e-6), (method, domain)
 

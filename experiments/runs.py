@@ -70,6 +70,8 @@ def load(folder: Path) -> Run:
       ValueError: if it is no run of a study in ``experiments/``.
     """
     path = folder / "run.json"
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name the --workdir of a run")
     if not path.exists():
         raise ValueError(
             f"{path} is missing: this is no run of a study, or one of an earlier version"

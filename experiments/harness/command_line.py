@@ -116,6 +116,13 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                     f"setting write --config.{section}.KEY=VALUE"
                 )
         raise ValueError(f"{where}its get_config() {lacking}")
+    methods = config.get("methods") or {}
+    for key in (m[1] for a in argv if (m := re.match(r"--config\.base\.(\w+)=", a))):
+        if methods and all(isinstance(m, ConfigDict) and key in m for m in methods.values()):
+            raise ValueError(
+                f"--config.base.{key} would change nothing, since each method has its own: give "
+                f"--config.methods.NAME.{key}=VALUE, NAME being {', '.join(methods)}"
+            )
     return rest
 
 

@@ -279,8 +279,9 @@ def in_memory(images: Images) -> np.ndarray:
     """The images as an array, decoded if they are not; other arrays as they are."""
     if isinstance(images, Encoded):
         return images.array()
-    whole = isinstance(images, np.ndarray)
-    return images if whole else np.stack([images[i] for i in range(images.shape[0])])
+    if isinstance(images, np.ndarray):
+        return images
+    return np.stack([images[i] for i in range(images.shape[0])])
 
 
 def statistics(images: Images) -> tuple[Float[np.ndarray, "h w c"], Float[np.ndarray, " c"]]:

@@ -57,8 +57,10 @@ def quote(x: Estimate) -> str:
 
 
 def interval(x: Estimate) -> str:
-    """The ends of the interval, in points with their signs."""
-    return " to ".join(format_number(bound, 100, signed=True) for bound in confidence_interval(x))
+    """The ends of the interval, in points with their signs: with as many digits as show them."""
+    ends = confidence_interval(x)
+    digits = next((d for d in (1, 2, 3) if all(round(100 * end, d) or not end for end in ends)), 4)
+    return " to ".join(format_number(end, 100, digits, signed=True) for end in ends)
 
 
 def compare(subject: str, x: Estimate, reference: str) -> str:

@@ -122,19 +122,27 @@ def curves(
     """
     from matplotlib.figure import Figure
 
-    panels = {label: _without_repetition(groups) for label, groups in panels.items()}
-    order = list(dict.fromkeys(name for groups in panels.values() for name in groups))
-    styles = [{"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]} for i in range(len(order))]
+    names = dict.fromkeys(name for groups in panels.values() for name in groups)
+    by_name = {
+        name: {"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]}
+        for i, name in enumerate(names)
+    }
+    drawn = {label: _without_repetition(groups) for label, groups in panels.items()}
+    # Entries that are drawn as one have the style of their first, which another panel may have too.
+    styles = {
+        entry: by_name[first] for groups in drawn.values() for entry, (first, _) in groups.items()
+    }
+    order = list(styles)
     shared = len(order) > 6
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    columns = min(3, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
     figure = Figure(figsize=(4.2 * columns + 2 * shared, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes in grid[len(panels) :]:
+    for axes in grid[len(drawn) :]:
         axes.set_axis_off()
-    for axes, (label, groups) in zip(grid, panels.items(), strict=False):
-        for name, lines in groups.items():
-            style = styles[order.index(name)]
+    for axes, (label, groups) in zip(grid, drawn.items(), strict=False):
+        for name, (_, lines) in groups.items():
+            style = styles[name]
             for steps, values in lines:
                 axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
             middle = np.median if logarithmic else np.mean
@@ -149,21 +157,25 @@ def curves(
         if not shared:
             axes.legend(frameon=False, fontsize=8)
     if shared:
-        handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles]
-        names = list(map(plain, order))
-        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9)
+        handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles.values()]
+        figure.legend(
+            handles, list(map(plain, order)), loc="outside right upper", frameon=False, fontsize=9
+        )
     save(figure, path, dpi=150)
 
 
 LINES = ("-", "--", ":", "-.")
 
 
-def _without_repetition(groups: Mapping[str, Sequence]) -> dict[str, Sequence]:
-    """Entries with equal curves as one."""
+def _without_repetition(groups: Mapping[str, Sequence]) -> dict[str, tuple[str, Sequence]]:
+    """Entries with equal curves as one: the first of its names, and the curves."""
     names: dict[bytes, list[str]] = {}
     for name, lines in groups.items():
         names.setdefault(b"".join(np.round(line, 6).tobytes() for line in lines), []).append(name)
     return {
-        ", ".join(same) if len(same) < 4 else f"{same[0]} and {len(same) - 1} more": groups[same[0]]
+        ", ".join(same) if len(same) < 4 else f"{same[0]} and {len(same) - 1} more": (
+            same[0],
+            groups[same[0]],
+        )
         for same in names.values()
     }

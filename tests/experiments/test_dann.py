@@ -315,6 +315,13 @@ def test_a_setting_that_a_method_does_not_change(start, tmp_path):
     assert_refused(ended, words)
 
 
+def test_a_base_setting_that_each_method_has_its_own_of_is_refused(start, tmp_path):
+    change = "for method in config.methods.values():\n    method.rate = 0.1"
+    ended = start(tmp_path, "--config.base.rate=0.5", change=change).wait()
+    words = "--config.base.rate would change nothing, since each method has its own"
+    assert_refused(ended, words, "--config.methods.NAME.rate=VALUE")
+
+
 def test_changed_data_are_refused(finished, start, tmp_path, data):
     """The same file with other labels is no longer the run's data."""
     for domain in SIZES:

@@ -58,3 +58,14 @@ def test_the_skeleton_leaves_out_what_is_empty():
         "# T\n\n- x: 1\n\n## A\n\nfirst\n\nsecond\n\n## C\n\nthird\n"
     )
     assert warn_of_several(1) == [] and "0.1 of them" in warn_of_several(2)[0]
+
+
+def test_an_interval_has_the_digits_that_show_its_sign():
+    x = mean_and_standard_error([0.0100, 0.0102, 0.0300])
+    low, high = stats.t.interval(0.95, 2, x.mean, x.se)
+    assert low < -0.001  # one digit will do
+    assert f"interval {100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−") in quote(x)
+    x = mean_and_standard_error([-0.0193, -0.01652])
+    low, high = stats.t.interval(0.95, 1, x.mean, x.se)
+    assert -0.0005 < high < 0
+    assert f"interval {100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−") in quote(x)

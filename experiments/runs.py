@@ -154,7 +154,7 @@ def describe_result(run: Run) -> str:
     if not run.values:
         return MISSING
     headline = run.kind.headline
-    counted = {n: x for n, x in run.values.items() if headline.counts(n)} or run.values
+    counted = headline.counted(run.values)
     names = list(headline.groups(counted))
     scope = [parts[0] for parts in zip(*names, strict=True) if len(set(parts)) == 1]
     if len(names) > 1:
@@ -226,9 +226,7 @@ def paired(runs: Sequence[Run], numbers: Sequence[str]) -> Iterator[tuple[str, s
     names = list(dict.fromkeys(name for groups in grouped for name in groups))
     cells = [[estimate(groups.get(name, {})) for groups in grouped] for name in names]
     if len(names) > 1:
-        counted = [{n: x for n, x in values.items() if headline.counts(n)} for values in columns]
-        counted = counted if any(counted) else columns
-        cells.append([estimate(values) for values in counted])
+        cells.append([estimate(headline.counted(values)) for values in columns])
         names.append(("headline", *[""] * (len(names[0]) - 1)))
     fields = headline.fields(network)
     header = (*fields, *numbers, *(f"{number} minus 1" for number in numbers[1:]))

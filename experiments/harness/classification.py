@@ -18,7 +18,7 @@ from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study, curve_panels, describe_source
 from jaxdl.data import sources, splits
 from jaxdl.data.encoded import Images, in_memory
-from jaxdl.data.source import Source, Split, end_to_end, length
+from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end
 from jaxdl.report import figures
 from jaxdl.train.evaluate import Accuracy, Logits, make_accuracy
 from jaxdl.train.feed import FEEDS, Resident, check_stream, make_feed
@@ -225,9 +225,7 @@ class ImageStudy(Study):
         feed, self.tests = self.feed, tests
         if tests:
             feed = make_feed(self.feed_kind, tests, self.placement.mesh)
-            ends = np.cumsum([length(split) for split in tests.values()])
-            parts = np.split(np.arange(ends[-1]), ends[:-1])
-            self.test_ids = dict(zip(tests, parts, strict=True))
+            self.test_ids = ids_end_to_end(tests)
         accuracies: dict[tuple, dict[str, float]] = {}
         for trained in self.trained:
             group, (states, hypers) = trained.group, trained.population(self.placement)

@@ -79,7 +79,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         if override is None:
             raise ValueError(f"{where}{error}") from None
         section = override.partition("=")[0].rpartition(".")[0]
-        whole = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
+        suggestion = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
         if section.startswith("--config.methods."):  # it may be one of config.base's
             method = section.rpartition(".")[2]
             if key in default.get("base", {}):
@@ -90,7 +90,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                     f"that they change, {example}"
                 ) from None
         all_are = f"configs/{name}.py has them all"
-        raise ValueError(f"{where}there is no setting {key!r}: {all_are}{whole}") from None
+        raise ValueError(f"{where}there is no setting {key!r}: {all_are}{suggestion}") from None
     except KeyError as error:  # the same, of a section
         text = " ".join(str(error.args[0]).split()).replace(" Did you", ": did you")
         raise ValueError(f"{where}there is no {text}") from None

@@ -66,6 +66,10 @@ class Headline(NamedTuple):
             groups.setdefault(name, {})[network] = value
         return groups
 
+    def counted(self, values: Values) -> Values:
+        """The values that the headline averages."""
+        return {n: x for n, x in values.items() if self.counts(n)} or values
+
     def fields(self, network: type[tuple]) -> list[str]:
         """The fields of a name that tell groups apart."""
         return [field for field in network._fields if field not in ("seed", *self.averaged)]

@@ -233,7 +233,9 @@ def _records(builder, split: str):
 def _labels(source, name: str) -> Int32[np.ndarray, " n"]:
     parts = [range(len(source))[start : start + 256] for start in range(0, len(source), 256)]
     parts = tqdm(parts, "reading labels, once", delay=3, leave=False, disable=None)
-    return np.array([record["label"] for of in parts for record in _read(source, of, name)], "i4")
+    return np.array(
+        [record["label"] for places in parts for record in _read(source, places, name)], "i4"
+    )
 
 
 def _read(source, places: Sequence[int], name: str) -> list[dict[str, Any]]:

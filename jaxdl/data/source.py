@@ -17,9 +17,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
 from jaxdl.data import encoded
 from jaxdl.data.encoded import Images
@@ -128,9 +129,14 @@ def end_to_end(
         for name, source in sources.items()
         for split, part in source.splits.items()
     }
+    return splits, ids_end_to_end(splits)
+
+
+def ids_end_to_end(splits: Mapping[Any, Split]) -> dict[Any, Int32[np.ndarray, " _"]]:
+    """Where each split's examples are when the splits are laid end to end."""
     sizes = list(map(length, splits.values()))
     ids = np.split(np.arange(sum(sizes), dtype=np.int32), np.cumsum(sizes)[:-1])
-    return splits, dict(zip(splits, ids, strict=True))
+    return dict(zip(splits, ids, strict=True))
 
 
 def make_source(
@@ -218,13 +224,13 @@ def divide(
     Raises:
       ValueError: for a share that is not above 0, or if a class has too few examples for that.
     """
-    done, total = dict(parts), length(parts["train"])
+    divided, total = dict(parts), length(parts["train"])
     for split, share in sizes.items():
         if split in parts:
             continue
         if not 0 < share < math.inf:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
-        train, left = done["train"], length(done["train"])
+        train, left = divided["train"], length(divided["train"])
         count = round(share * total) if share < 1 else int(share)
         unit = "images" if "image" in train else "examples"
         if count >= left:
@@ -234,8 +240,8 @@ def divide(
             remaining, chosen = stratified(np.asarray(labels), count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training {unit}: {error}") from None
-        done["train"], done[split] = take(train, remaining), take(train, chosen)
-    return done
+        divided["train"], divided[split] = take(train, remaining), take(train, chosen)
+    return divided
 
 
 def _check(

@@ -43,7 +43,7 @@ def example_keys(key: PRNGKeyArray, batch: int) -> Array:
 
 
 def per_image(
-    one: _One,
+    change: _One,
     *,
     any_dtype: bool = False,
     branches: bool = False,
@@ -67,11 +67,11 @@ def per_image(
             changed = lax.platform_dependent(
                 keys,
                 images,
-                cpu=lambda *batch: lax.map(lambda example: one(*example), batch),
-                default=lambda *batch: jax.vmap(one)(*batch),
+                cpu=lambda *batch: lax.map(lambda example: change(*example), batch),
+                default=lambda *batch: jax.vmap(change)(*batch),
             )
         else:
-            changed = jax.vmap(lambda key, image: one(key, image, *outside))(keys, images)
+            changed = jax.vmap(lambda key, image: change(key, image, *outside))(keys, images)
         changed = changed.astype(images.dtype)
         if mask is None:
             return changed
@@ -80,7 +80,7 @@ def per_image(
         if fill is not None:
             unsigned = jnp.issubdtype(mask.dtype, jnp.unsignedinteger)
             missing = jnp.iinfo(mask.dtype).max if unsigned else -1
-            moved = jax.vmap(lambda key, m: one(key, m[..., None], missing)[..., 0])(keys, mask)
+            moved = jax.vmap(lambda key, m: change(key, m[..., None], missing)[..., 0])(keys, mask)
             mask = moved.astype(mask.dtype)
         return changed, mask
 

@@ -9,8 +9,9 @@ loss on a dense grid and the distance to the exact solution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -26,50 +27,51 @@ from experiments.harness import user_functions
 from experiments.harness.devices import float64
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
-from experiments.harness.study import Headline, Study, conduct, curve_panels
+from experiments.harness.study import Headline, Study, conduct
 from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
-from jaxdl.pinn import judgement, objective, weighting
+from jaxdl.pinn import judgement, objective, sampling, weighting
 from jaxdl.pinn.problem import Ansatz, Problem
 from jaxdl.pinn.problems import PROBLEMS
-from jaxdl.pinn.sampling import RULES, Points
 from jaxdl.report import figures, solutions
 from jaxdl.report import pinn as reporting
 from jaxdl.report.published import PINN
-from jaxdl.train.groups import Group, Member, Program, make_program_without_data, train
+from jaxdl.train import logs
+from jaxdl.train.groups import Group, Member, make_program_without_data, train
 from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh, to_host
 from jaxdl.train.population import member_key, over_members
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
-from jaxdl.types import Batch, Hyper, Params
+from jaxdl.types import Hyper
 
-DIRECTIONS = {
-    "ssbroyden": optim.scale_by_ssbroyden,
-    "ssbfgs": optim.scale_by_ssbfgs,
-    "lbfgs": partial(optax.scale_by_lbfgs, 50),
+OPTIMIZERS = {
+    "ssbroyden": lambda rate, iterations: optim.ssbroyden(),
+    "ssbfgs": lambda rate, iterations: optim.ssbfgs(),
+    "lbfgs": lambda rate, iterations: optim.wolfe_searched(optax.scale_by_lbfgs(50)),
+    "adam": lambda rate, iterations: optax.adam(optax.cosine_decay_schedule(rate, iterations)),
 }
-"""Rules for a direction, which :func:`jaxdl.optim.wolfe_searched` follows."""
-OPTIMIZERS = (*DIRECTIONS, "adam")
+"""All but the last search along a line, and have no rate."""
 SETTINGS = Settings(
-    {"seeds": Count(), "heldout": Count(), "iterations_per_dispatch": Count()},
+    {
+        **dict.fromkeys(("seeds", "heldout", "iterations_per_dispatch"), Count()),
+        "parallel.mode": OneOf(("shard_map", "jit", "pmap")),  # fsdp divides large networks
+    },
     free=("options", "problems", "methods"),
 )
 METHOD = {
     "hidden": Each(Count(), "(24, 24)", least=1),
-    "activation": OneOf(tuple(ACTIVATIONS)),
+    "activation": OneOf(("tanh", "sin", "swish", "gelu")),  # smooth: residuals differentiate twice
     "steepness": Between(1),
-    "optimizer": OneOf(OPTIMIZERS),
+    "optimizer": OneOf(tuple(OPTIMIZERS)),
     "iterations": (Count(), Multiple("iterations_per_dispatch")),
     "refresh": (Count(0), Multiple("iterations_per_dispatch")),
-    "points": OneOf(RULES),
+    "points": OneOf(sampling.RULES),
     "candidates": Count(0),
     "weighting": OneOf(weighting.WEIGHTINGS),
     **dict.fromkeys(("rate", "power", "floor", "tolerance", "decay", "attention"), Between(0)),
 }
-
-
-REFRESH = ("candidates", "power", "floor", "weighting", "tolerance", "decay", "attention")
-"""Settings of :class:`jaxdl.pinn.objective.Refresh`, in its order."""
+JUDGED = {"train_loss": "on the points, ", "heldout_loss": "held out, ", "rel_l2": ""}
+"""Columns of ``results.csv``, and how lines of the curves' legend begin."""
 
 
 class Network(NamedTuple):
@@ -80,72 +82,103 @@ class Network(NamedTuple):
     seed: int
 
 
-class Planned(NamedTuple):
-    """What is trained: a problem, a method, the settings of both."""
+class Solver:
+    """All seeds of a problem by a method."""
 
-    problem: str
-    method: str
-    settings: dict[str, Any]
-    place: Callable[[str], str]
-    """A setting as the user would write it, for messages."""
+    def __init__(self, config: ConfigDict, problem: str, method: str):
+        """With checked settings; ``problem`` and ``method`` are keys of the configuration."""
+        chosen = declared.method(config, ("problems", problem), ("methods", method))
+        self.settings, self.place = settings, place = chosen.settings, chosen.place
+        if not settings["problem"]:
+            settings["problem"], chosen.sections["problem"] = problem, f"config.problems.{problem}"
+        chosen.check(config, METHOD)
+        name = settings["problem"]
+        problem = named(problem, name.rpartition(":")[2], PROBLEMS)
+        self.name = problem, named(method, settings["optimizer"], OPTIMIZERS)
+        self.function = user_functions.function_named(name, PROBLEMS, place("problem"), "problem")
+        options = settings["options"]
+        user_functions.check_options(f"{place('options')}: {name}", self.function, options)
+        self.refreshing = objective.Refresh(*map(settings.get, objective.Refresh._fields))
+        if self.refreshing.changes and not settings["refresh"]:
+            reason = "is 0: then neither points nor weights ever change"
+            raise ValueError(f"{place('refresh')} {reason}")
 
-
-class Solver(NamedTuple):
-    """What the networks of a problem by a method have in common."""
-
-    planned: Planned
-    ansatz: Ansatz
-    heldout: judgement.Heldout
-    singular: Mapping[str, np.ndarray]
-    """Points that were left out of the held-out sample, by term."""
-    judge: Callable
-    """``judge(states, heldout)``: a number a member, of :func:`jaxdl.pinn.judgement.judge`."""
-    group: Group
-
-
-def plan(config: ConfigDict) -> list[Planned]:
-    """Problem, method and settings of all that is trained.
-
-    Raises:
-      ValueError: for a setting that cannot be had.
-    """
-    planned: dict[tuple[str, str], Planned] = {}
-    for section in ("problems", "methods"):
-        declared.check_section(config, section)
-    for problem in config.problems:
-        for method in config.methods:
-            chosen = declared.method(config, ("problems", problem), ("methods", method))
-            settings, sections = chosen
-            if not settings["problem"]:
-                settings["problem"], sections["problem"] = problem, f"config.problems.{problem}"
-            chosen.check(config, METHOD)
-            names = (
-                named(problem, settings["problem"].rpartition(":")[2], PROBLEMS),
-                named(method, settings["optimizer"], OPTIMIZERS),
-            )
-            if names in planned:
-                raise ValueError(
-                    f"config.problems.{problem} by config.methods.{method} is {names[0]} by "
-                    f"{names[1]} once more: set {chosen.place('problem')} where there is one "
-                    "problem, as in the default variant, or give sections names of their own"
-                )
-            planned[names] = Planned(*names, settings, chosen.place)
-            check(planned[names])
-    return list(planned.values())
-
-
-def check(planned: Planned) -> None:
-    """Raise ValueError where settings do not go together."""
-    settings, place = planned.settings, planned.place
-    about = f"{place('options')}: {settings['problem']}"
-    user_functions.check_options(about, problem_of(planned), settings["options"])
-    if changes(settings) and not settings["refresh"]:
-        raise ValueError(f"{place('refresh')} is 0: then neither points nor weights ever change")
-    if settings["candidates"] and settings["weighting"] == "attention":
-        raise ValueError(
-            f"{place('weighting')}: attention weights belong to points, and "
-            f"{place('candidates')}={settings['candidates']} replaces these: one of the two"
+    def build(self, config: ConfigDict, placement: MeshPlacement) -> None:
+        """Networks and program; ValueError where a problem cannot be solved or judged so."""
+        settings, mesh, self.ansatz = self.settings, placement.mesh, self.make_ansatz()
+        self.init = jax.jit(self.ansatz.init)
+        self.block = objective.BLOCKS.get(mesh.devices.flat[0].platform)
+        self.heldout = judgement.make_heldout(self.ansatz, config.heldout)
+        self.judge = over_members(self.judge_one, mesh, mode=placement.mode)
+        """``judge(states, heldout)``: numbers of :func:`jaxdl.pinn.judgement.judge`, by member."""
+        make = make_step if settings["optimizer"] == "adam" else make_search_step
+        program = make_program_without_data(
+            make(objective.training_loss(self.ansatz, self.block), self.rule),
+            placement,
+            steps=settings["iterations"],
+            steps_per_dispatch=config.iterations_per_dispatch,
+            refresh=self.refresh,
+            watch=self.watch,
         )
+        members = []
+        for seed in range(config.seeds):
+            start, hyper = partial(self.start, seed), partial(dict, key=member_key("refresh", seed))
+            members.append(Member([Network(*self.name, seed)], program, start, hyper))
+        self.group = Group("-".join(self.name), members, len(members))
+        # For its errors: points are not changed before training.
+        jax.eval_shape(self.refresh, members[0].start(), members[0].hyper())
+        states = self.group.start(placement)[0].replace(opt_state=())
+        values = to_host(self.judge(states, self.heldout))
+        for state, value in zip(*map(trees.unstack, (to_host(states), values)), strict=True):
+            sample = state.collections["sample"]
+            judgement.check_start(self.ansatz, state.params, sample, self.heldout, value)
+        if not np.isfinite(values["heldout_loss"]).all():
+            self.heldout = judgement.leave_out_singular(self.ansatz, self.heldout)
+
+    def make_ansatz(self) -> Ansatz:
+        """The problem, and the network that solves it."""
+        settings, problem = self.settings, self.function(**self.settings["options"])
+        if not isinstance(problem, Problem):
+            raise ValueError(
+                f"its function returns {type(problem).__name__}, and must return a "
+                "jaxdl.pinn.problem.Problem: is there a `return`?"
+            )
+        self.refreshing.check(problem, self.place)
+        widths, activation = tuple(settings["hidden"]), ACTIVATIONS[settings["activation"]]
+        return Ansatz(problem, MLP(widths, len(problem.fields), activation, settings["steepness"]))
+
+    def start(self, seed: int) -> TrainState:
+        """The network and the points of a seed before the first step."""
+        sample = objective.draw_sample(self.ansatz.problem, self.settings["points"], 1000 * seed)
+        params = self.init(member_key("init", seed))
+        return create_state({"params": params, "sample": sample}, self.rule, {})
+
+    def rule(self, hyper: Hyper) -> optax.GradientTransformationExtraArgs:
+        """The optimizer."""
+        optimizer, *numbers = map(self.settings.get, ("optimizer", "rate", "iterations"))
+        return OPTIMIZERS[optimizer](*numbers)
+
+    def refresh(self, state: TrainState, hyper: Hyper) -> TrainState:
+        """Before a dispatch: every so many steps points and weights follow the residuals."""
+
+        def changed() -> TrainState:
+            key, sample = jax.random.fold_in(hyper["key"], state.step), state.collections["sample"]
+            sample = objective.refresh(self.ansatz, self.refreshing, state.params, sample, key)
+            optimizer = optim.restart(state.opt_state)
+            return state.replace(collections={"sample": sample}, opt_state=optimizer)
+
+        due = (state.step % self.settings["refresh"] == 0) & (state.step > 0)
+        return lax.cond(due, changed, lambda: state) if self.refreshing.changes else state
+
+    def judge_one(self, state: TrainState, heldout: judgement.Heldout) -> dict[str, Any]:
+        """What a network is worth."""
+        sample = state.collections["sample"]
+        return judgement.judge(self.ansatz, state.params, sample, heldout, self.block)
+
+    def watch(self, members: Sequence[Member], states: TrainState, hypers: Hyper):
+        """The same for the curves, of all networks."""
+        values = to_host(self.judge(states, self.heldout))
+        return values | values.pop("parameters")
 
 
 def named(key: str, meant: str, names: Sequence[str]) -> str:
@@ -155,41 +188,21 @@ def named(key: str, meant: str, names: Sequence[str]) -> str:
     return meant if after and meant not in after else key
 
 
-def problem_of(planned: Planned) -> Callable[..., Problem]:
-    """The function that makes the problem."""
-    name = planned.settings["problem"]
-    return user_functions.function_named(name, PROBLEMS, planned.place("problem"), "problem")
-
-
-def changes(settings: Mapping[str, Any]) -> bool:
-    """Whether points or weights change in training."""
-    return bool(settings["candidates"]) or settings["weighting"] != "fixed"
-
-
-def make_ansatz(planned: Planned) -> Ansatz:
-    """The problem, and the network that solves it.
-
-    Raises:
-      ValueError: for a problem that cannot be solved or judged with these settings.
-    """
-    settings = planned.settings
-    problem = problem_of(planned)(**settings["options"])
-    if not isinstance(problem, Problem):
-        raise ValueError(
-            f"its function returns {type(problem).__name__}, and must return a "
-            "jaxdl.pinn.problem.Problem: is there a `return`?"
-        )
-    if problem.solution is None:
-        raise ValueError("there is no solution to be judged by: give an exact or another's one")
-    for term, rule in ((n, t.points) for n, t in problem.terms.items()):
-        is_drawn = isinstance(rule, Points) and not rule.fixed
-        if is_drawn and 0 < settings["candidates"] <= rule.count:
+def plan(config: ConfigDict) -> list[Solver]:
+    """All problems by all methods; ValueError for a setting that cannot be had."""
+    solvers: dict[tuple[str, str], Solver] = {}
+    for section in ("problems", "methods"):
+        declared.check_section(config, section)
+    for problem, method in product(config.problems, config.methods):
+        solver = Solver(config, problem, method)
+        if solver.name in solvers:
             raise ValueError(
-                f"{planned.place('candidates')}={settings['candidates']} must be more than the "
-                f"{rule.count} points of {term!r} that are drawn among them"
+                f"config.problems.{problem} by config.methods.{method} is "
+                f"{' by '.join(solver.name)} once more: set {solver.place('problem')} where there "
+                "is one problem, as in the default variant, or give sections names of their own"
             )
-    widths, activation = tuple(settings["hidden"]), ACTIVATIONS[settings["activation"]]
-    return Ansatz(problem, MLP(widths, len(problem.fields), activation, settings["steepness"]))
+        solvers[solver.name] = solver
+    return list(solvers.values())
 
 
 class Physics(Study):
@@ -199,210 +212,83 @@ class Physics(Study):
     headline = Headline(reporting.Result, "rel_l2", logarithm=True)
 
     def __init__(self, config: ConfigDict):
-        self.config, self.planned = config, plan(config)
+        self.config, self.solvers = config, plan(config)
 
     def build(self) -> None:
         """Problems, networks and programs."""
-        config = self.config
-        if not jax.config.jax_enable_x64 or float(jnp.ones(()) + 1e-12) == 1:
-            raise ValueError(
-                "this study computes in float64, which this device or JAX does not have"
-            )
-        if config.parallel.mode == "fsdp":
-            raise ValueError("config.parallel.mode: fsdp divides large networks; these are small")
-        self.placement = MeshPlacement(make_mesh(config.parallel.member), config.parallel.mode)
-        self.solvers = []
-        for planned in self.planned:
-            name = planned.settings["problem"]
-            with user_functions.blame(name, problem_of(planned), ours=name in PROBLEMS):
-                self.solvers.append(self.solver(planned))
+        if jnp.ones(()) + 1e-12 == 1:
+            message = "this study computes in float64, which this device or JAX does not have"
+            raise ValueError(message)
+        parallel = self.config.parallel
+        self.placement = MeshPlacement(make_mesh(parallel.member), parallel.mode)
+        for solver in self.solvers:
+            name = solver.settings["problem"]
+            with user_functions.blame(name, solver.function, shipped=name in PROBLEMS):
+                solver.build(self.config, self.placement)
         self.members = [member for solver in self.solvers for member in solver.group.members]
-
-    def solver(self, planned: Planned) -> Solver:
-        """One problem by one method, seen to be finite before training."""
-        config, placement = self.config, self.placement
-        ansatz = make_ansatz(planned)
-        heldout, singular = judgement.make_heldout(ansatz, config.heldout), {}
-        judge = over_members(
-            lambda state, heldout: judgement.judge(
-                ansatz, state.params, state.collections["sample"], heldout
-            ),
-            placement.mesh,
-            mode=placement.mode,
-        )
-        program, start = self.program(planned, ansatz, lambda states: judge(states, heldout))
-        members = [
-            Member(
-                [Network(planned.problem, planned.method, seed)],
-                program,
-                partial(start, seed),
-                lambda seed=seed: {"key": member_key("refresh", seed)},
-            )
-            for seed in range(config.seeds)
-        ]
-        group = Group(f"{planned.problem}-{planned.method}", members, len(members))
-        states = group.start(placement)[0].replace(opt_state=())
-        values = to_host(judge(states, heldout))
-        for seed, state in enumerate(trees.unstack(to_host(states))[: config.seeds]):
-            of_seed = {key: values[key][seed] for key in ("train_loss", "rel_l2")}
-            judgement.check_start(
-                ansatz, state.params, state.collections["sample"], heldout, of_seed
-            )
-        if not np.isfinite(values["heldout_loss"]).all():
-            heldout, singular = judgement.leave_out_singular(ansatz, heldout)
-        return Solver(planned, ansatz, heldout, singular, judge, group)
-
-    def program(
-        self, planned: Planned, ansatz: Ansatz, judge: Callable
-    ) -> tuple[Program, Callable[[int], TrainState]]:
-        """Training, and the state of a seed before its first step.
-
-        Of the losses in ``metrics.jsonl``, ``loss`` is what the optimizer sees, with the weights of
-        terms and points, as the mean of all iterations since the line before. The others are of the
-        network at the line's own iteration, with all weights 1: ``train_loss`` on the points that
-        it is trained on, ``heldout_loss`` on the grid. So ``train_loss`` is the smaller one while a
-        loss falls, and the one to compare with ``heldout_loss``.
-        """
-        settings = planned.settings
-        refreshing = objective.Refresh(*map(settings.get, REFRESH))
-
-        def loss(params: Params, collections: Mapping, batch: Batch, hyper: Hyper, key: Any):
-            value, means = objective.loss(ansatz, params, collections["sample"])
-            return value, (collections, means)
-
-        def rule(hyper: Hyper) -> optax.GradientTransformationExtraArgs:
-            if settings["optimizer"] in DIRECTIONS:
-                return optim.wolfe_searched(DIRECTIONS[settings["optimizer"]]())
-            return optax.adam(optax.cosine_decay_schedule(settings["rate"], settings["iterations"]))
-
-        def refreshed(state: TrainState, hyper: Hyper) -> TrainState:
-            key = jax.random.fold_in(hyper["key"], state.step)
-            sample = state.collections["sample"]
-            sample = objective.refresh(ansatz, refreshing, state.params, sample, key)
-            restarted = optim.restart(state.opt_state)
-            return state.replace(collections={"sample": sample}, opt_state=restarted)
-
-        def due(state: TrainState, hyper: Hyper) -> TrainState:
-            if not changes(settings):
-                return state
-            now = (state.step % settings["refresh"] == 0) & (state.step > 0)
-            return lax.cond(now, refreshed, lambda state, hyper: state, state, hyper)
-
-        def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
-            values = to_host(judge(states))
-            return values | values.pop("parameters")
-
-        @jax.jit
-        def begin(key: jax.Array, sample: objective.Sample) -> TrainState:
-            return create_state({"params": ansatz.init(key), "sample": sample}, rule, {})
-
-        def start(seed: int) -> TrainState:
-            sample = objective.draw_sample(ansatz.problem, settings["points"], 1000 * seed)
-            return begin(member_key("init", seed), sample)
-
-        if changes(settings):  # for its errors: points are not changed before training
-            jax.eval_shape(refreshed, start(0), {"key": member_key("refresh", 0)})
-        searches = settings["optimizer"] in DIRECTIONS
-        return make_program_without_data(
-            (make_search_step if searches else make_step)(loss, rule),
-            self.placement,
-            steps=settings["iterations"],
-            steps_per_dispatch=self.config.iterations_per_dispatch,
-            refresh=due,
-            watch=watch,
-        ), start
 
     def train(self, trainer: Trainer) -> None:
         """All seeds of a problem and method together."""
-        self.trained = [train(solver.group, trainer, self.placement) for solver in self.solvers]
+        self.trained = {s: train(s.group, trainer, self.placement) for s in self.solvers}
 
     def measure(self, trainer: Trainer, tests: Mapping) -> None:
         """What each network is worth, and the physical parameters that were found."""
-        results, self.parameters = [], []
+        results, self.parameters = [], list[reporting.Parameter]()
         diverged = trainer.curves.faults(Network)
         # On a CPU the networks of a device are trained one after the other, elsewhere side by side.
-        mesh, seeds = self.placement.mesh, self.config.seeds
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        in_turn = -(-seeds // self.placement.member_devices) if on_cpu else 1
-        for solver, trained in zip(self.solvers, self.trained, strict=True):
+        on_cpu = self.placement.mesh.devices.flat[0].platform == "cpu"
+        in_turn = -(-self.config.seeds // self.placement.member_devices) if on_cpu else 1
+        for solver, trained in self.trained.items():
             states, _ = trained.population(self.placement)
-            values, truth = (
-                to_host(solver.judge(states, solver.heldout)),
-                solver.ansatz.problem.truth,
-            )
+            values = trees.unstack(to_host(solver.judge(states, solver.heldout)))
+            iterations, truth = solver.settings["iterations"], solver.ansatz.problem.truth
             seconds = trainer.clock.by_population[solver.group.name] / in_turn
-            for i, network in enumerate(solver.group.networks):
-                losses = (values[key][i] for key in ("train_loss", "heldout_loss", "rel_l2"))
-                losses = [math.nan if network in diverged else float(loss) for loss in losses]
-                iterations = solver.planned.settings["iterations"]
-                results.append(reporting.Result(*network, *losses, iterations, seconds))
-                self.parameters += [
-                    reporting.Parameter(
-                        *network, name, float(estimates[i]), truth.get(name, np.nan)
-                    )
-                    for name, estimates in values["parameters"].items()
-                ]
+            for network, value in zip(solver.group.networks, values, strict=False):
+                judged = (math.nan if network in diverged else float(value[key]) for key in JUDGED)
+                results.append(reporting.Result(*network, *judged, iterations, seconds))
+                for name, x in value["parameters"].items():
+                    row = *network, name, float(x), truth.get(name, math.nan)
+                    self.parameters.append(reporting.Parameter(*row))
         reporting.write_results(trainer.folder / "results.csv", results)
-        if self.parameters:
-            reporting.write_parameters(trainer.folder / "parameters.csv", self.parameters)
+        reporting.write_parameters(trainer.folder / "parameters.csv", self.parameters)
 
     def draw(self, trainer: Trainer) -> None:
         """Points; and of each problem curves, and solutions of the first seed."""
-        folder, points, surfaces = trainer.folder, {}, {}
-        for solver, trained in zip(self.solvers, self.trained, strict=True):
-            name, method, problem = *solver.planned[:2], solver.ansatz.problem
-            first, (_, grid, exact) = trained.states[0], solver.heldout
-            points[f"{name} by {method}"] = problem.coordinates, first.collections["sample"].points
-            values = np.asarray(jax.jit(solver.ansatz.__call__)(first.params, grid))
-            for i, field in enumerate(problem.fields):
-                panel = (problem.coordinates, grid, values[:, i], exact[:, i])
+        folder, points, panels, surfaces = trainer.folder, {}, {}, {}
+        networks = trainer.curves.by_network(Network).items()
+        for field, (network, records) in product(JUDGED, networks):
+            if (line := logs.series(records, field)).size:
+                title = f"{'relative L2' if field == 'rel_l2' else 'loss'}, {network.problem}"
+                lines = panels.setdefault(network.problem, {}).setdefault(title, {})
+                lines.setdefault(JUDGED[field] + network.method, []).append(line)
+        for solver, trained in self.trained.items():
+            problem, heldout, state = solver.ansatz.problem, solver.heldout, trained.states[0]
+            (name, method), names = solver.name, problem.coordinates
+            points[f"{name} by {method}"] = names, state.collections["sample"].points
+            values = np.asarray(jax.jit(solver.ansatz.__call__)(state.params, heldout.points))
+            for field, *functions in zip(problem.fields, values.T, heldout.solution.T, strict=True):
+                panel = names, heldout.points, *functions
                 surfaces.setdefault(name, {})[f"{field} by {method}"] = panel
-        for name in surfaces:
-            ending = f"-{name}" if len(surfaces) > 1 else ""
-            panels = self.curves(trainer, name)
-            figures.curves(panels, folder / f"curves{ending}.png", "iteration", logarithmic=True)
-            solutions.surfaces(surfaces[name], folder / f"solution{ending}.png", f"{name}, seed 0")
+        for name, surface in surfaces.items():
+            ending = f"-{name}.png" if len(surfaces) > 1 else ".png"
+            curves = panels.get(name, {}), folder / f"curves{ending}", "iteration"
+            figures.curves(*curves, logarithmic=True)
+            solutions.surfaces(surface, folder / f"solution{ending}", f"{name}, seed 0")
         solutions.scattered(points, folder / "samples.png", "points of seed 0 at the end")
-
-    def curves(self, trainer: Trainer, problem: str) -> dict[str, dict[str, list]]:
-        """Losses and errors of a problem."""
-        panels: dict[str, dict[str, list]] = {}
-        for field, title, label in (
-            ("train_loss", f"loss, {problem}", "on the points, "),
-            ("heldout_loss", f"loss, {problem}", "held out, "),
-            ("rel_l2", f"relative L2, {problem}", ""),
-        ):
-            panel = curve_panels(
-                trainer,
-                Network,
-                {field: title},
-                lambda n, label=label: f"{label}{n.method}" if n.problem == problem else None,
-            )
-            panels[title] = panels.get(title, {}) | panel.get(title, {})
-        return panels
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         networks = {"Networks": f"{len(self.members)}"}
-        for solver, trained in zip(self.solvers, self.trained, strict=True):
-            settings, singular = solver.planned.settings, solver.singular
-            state, name = trained.states[0], ", ".join(solver.planned[:2])
+        for solver, trained in self.trained.items():
+            name, state = ", ".join(solver.name), trained.states[0]
+            widths, activation = map(solver.settings.get, ("hidden", "activation"))
+            sizes = {t: len(x) for t, x in state.collections["sample"].points.items()}
             networks[name] = (
-                f"{' '.join(map(str, settings['hidden']))} {settings['activation']}, "
-                f"{trees.count(state.params):,} parameters; points: "
-                + ", ".join(
-                    f"{len(p):,} of {term}"
-                    for term, p in state.collections["sample"].points.items()
-                )
+                f"{' '.join(map(str, widths))} {activation}, {trees.count(state.params):,} "
+                f"parameters; points: {', '.join(f'{n:,} of {term}' for term, n in sizes.items())}"
             )
-            if singular:
-                networks[f"{name}, left out"] = "; ".join(
-                    f"{len(points):,} of the {len(points) + len(rest):,} held-out points of "
-                    f"{term}, where its residual is finite for no network, as at "
-                    f"{judgement.describe_point(solver.ansatz.problem, points[0])}"
-                    for term, points in singular.items()
-                    for rest in [solver.heldout.sample.points[term]]
-                )
+            if singular := judgement.describe_singular(solver.ansatz.problem, solver.heldout):
+                networks[f"{name}, left out"] = singular
         facts = networks | {"Precision": "float64"} | facts
         results = reporting.read_results(trainer.folder / "results.csv")
         return reporting.report(results, self.parameters, PINN, facts)

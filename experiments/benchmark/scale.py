@@ -211,11 +211,8 @@ def make_accelerator(config: ConfigDict) -> Contender:
         str(members): make_noise(scale.study, 1, members, scale.accelerator_steps).slice()
         for members in scale.accelerator_members
     }
-
-    def describe() -> tuple[str, float]:
-        return jax.devices()[0].device_kind, step_flops(scale.study)
-
-    return Contender(slices, {ABOUT: describe})
+    about = {ABOUT: lambda: (jax.devices()[0].device_kind, step_flops(scale.study))}
+    return Contender(slices, about)
 
 
 def step_flops(study: ConfigDict) -> float:

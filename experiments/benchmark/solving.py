@@ -123,11 +123,11 @@ def make_contender(
         moments, iterations, seconds = [(0, 0.0, run.params())], 0, 0.0
         while seconds < config.pinn.seconds:
             began = time.perf_counter()
-            done = run.advance()
+            chunk = run.advance()
             seconds += time.perf_counter() - began
-            iterations += done
+            iterations += chunk
             moments.append((iterations, seconds, run.params()))
-            if not done:
+            if not chunk:
                 break
         return [
             Look(*clock, run.compile_seconds, *judge(solver, start, params))

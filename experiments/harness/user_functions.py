@@ -13,12 +13,12 @@ from typing import Any
 
 
 def function_named(
-    name: str, table: Mapping[str, Callable], place: str, kind: str
+    name: str, table: Mapping[str, Callable], setting: str, kind: str
 ) -> Callable[..., Any]:
     """A function of a table of ours, or the user's own, ``module:function``.
 
     Args:
-      place: the setting, for messages.
+      setting: that names it, for messages.
       kind: what the function makes: "problem".
 
     Raises:
@@ -27,7 +27,7 @@ def function_named(
     if name in table:
         return table[name]
     module, colon, function = name.partition(":")
-    missing = f"{place}: there is no {kind} {name!r}"
+    missing = f"{setting}: there is no {kind} {name!r}"
     advice = "or your own, module:function"
     if not colon:
         raise ValueError(f"{missing}: name one of {', '.join(table)}, {advice}")
@@ -47,7 +47,7 @@ def function_named(
     return value
 
 
-def check_options(place: str, function: Callable, options: Mapping[str, Any]) -> None:
+def check_options(setting: str, function: Callable, options: Mapping[str, Any]) -> None:
     """Raise ValueError where a function cannot be called with these arguments."""
     signature = inspect.signature(function)
     try:
@@ -56,16 +56,16 @@ def check_options(place: str, function: Callable, options: Mapping[str, Any]) ->
         arguments = (
             f"only {', '.join(signature.parameters)}" if signature.parameters else "none at all"
         )
-        raise ValueError(f"{place}: {error}; it takes {arguments}") from None
+        raise ValueError(f"{setting}: {error}; it takes {arguments}") from None
 
 
 @contextmanager
-def blame(name: str, function: Callable, *, ours: bool) -> Iterator[None]:
+def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
     """Within, an error is reported as one of a named function, a ValueError; with the line of the
     function's module where one led to it.
 
     Args:
-      ours: whether the function is this project's: then only its ValueErrors are the user's.
+      shipped: whether the function is this project's: then only its ValueErrors are the user's.
     """
     try:
         yield
@@ -75,7 +75,7 @@ def blame(name: str, function: Callable, *, ours: bool) -> Iterator[None]:
             raise ValueError(f"{name}: {_in_a_line(error, file)}") from error
         if isinstance(error, ValueError):  # what this project found wrong, and says so
             raise ValueError(f"{name}: {error}") from error
-        if ours:
+        if shipped:
             raise
         raise ValueError(f"{name}: {_in_a_line(error)}") from error
 

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
@@ -27,18 +27,18 @@ from jaxdl.types import DamagedFile
 
 @runtime_checkable
 class Images(Protocol):
-    """Images of one shape, each by its place: an array, or something that reads files."""
+    """Images of one shape, each by its index: an array, or something that reads files."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(n, height, width, channels)``"""
 
-    def __getitem__(self, place: Any, /) -> Any:
+    def __getitem__(self, index: Any, /) -> Any:
         """One image, [height, width, channels]."""
 
 
 Reader = Callable[[int], tuple[bytes, str]]
-"""From an image's place to its file's content, and what to call it in a message."""
+"""From an image's index to its file's content, and what to call it in a message."""
 
 BAR = {"delay": 3, "leave": False, "disable": None}
 """Of progress bars: for what takes seconds, on terminals."""
@@ -177,16 +177,16 @@ class Encoded:
     form: Form
     content: str
     """Identifies what ``read`` returns, in the cache."""
-    places: Int[np.ndarray, " n"]
+    ids: Int[np.ndarray, " n"]
     """Which of the reader's images these are."""
 
-    def __getitem__(self, place: int) -> UInt8[np.ndarray, "h w c"]:
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         """One image, decoded anew.
 
         Raises:
           DamagedFile: see :func:`decode`; or if it is of another shape than the others.
         """
-        content, name = self.read(int(self.places[place]))
+        content, name = self.read(int(self.ids[index]))
         image = decode(content, name, self.form)
         if image.shape != self.shape[1:]:
             raise DamagedFile(
@@ -195,10 +195,10 @@ class Encoded:
             )
         return image
 
-    def take(self, places: Int[np.ndarray, " m"]) -> "Encoded":
+    def take(self, ids: Int[np.ndarray, " m"]) -> "Encoded":
         """Some of the images."""
-        shape = (len(places), *self.shape[1:])
-        return dataclasses.replace(self, shape=shape, places=self.places[places])
+        shape = (len(ids), *self.shape[1:])
+        return dataclasses.replace(self, shape=shape, ids=self.ids[ids])
 
     def array(self) -> UInt8[np.ndarray, "n h w c"]:
         """All of them, decoded; from the cache if they were before."""
@@ -207,7 +207,7 @@ class Encoded:
     @property
     def recipe(self) -> tuple:
         """All that the arrays depend on, for the cache."""
-        return self.content, self.form, self.places.tobytes(), PIL.__version__, DECODER
+        return self.content, self.form, self.ids.tobytes(), PIL.__version__, DECODER
 
     def _decode(self) -> UInt8[np.ndarray, "n h w c"]:
         images = np.empty(self.shape, np.uint8)
@@ -216,12 +216,14 @@ class Encoded:
             for i in range(start, min(start + 64, len(images))):
                 images[i] = self[i]
 
-        starts = range(0, len(images), 64)
-        with ThreadPoolExecutor(cores()) as pool:
-            done = pool.map(fill, starts)  # Pillow lets other threads work while it decodes
-            for _ in tqdm(done, "decoding, once", len(starts), **BAR):
-                pass
+        list(_in_threads(fill, range(0, len(images), 64), "decoding, once"))
         return images
+
+
+def _in_threads(function: Callable, items: Sequence, title: str) -> Iterator:
+    """The function's values, in order, with a progress bar; Pillow decodes without the GIL."""
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from tqdm(pool.map(function, items), title, len(items), **BAR)
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -305,10 +307,7 @@ def verify(images: Images) -> None:
     """
 
     def read_all() -> dict[str, np.ndarray]:
-        with ThreadPoolExecutor(cores()) as pool:
-            done = pool.map(lambda place: images[place] is None, range(images.shape[0]))
-            for _ in tqdm(done, "checking, once", images.shape[0], **BAR):
-                pass
+        list(_in_threads(lambda i: images[i] is None, range(images.shape[0]), "checking, once"))
         return {"whole": np.array(True)}
 
     if isinstance(images, Encoded):
@@ -320,14 +319,12 @@ def _statistics(images: Images) -> dict[str, np.ndarray]:
     total, squares = np.zeros(shape), np.zeros(shape[-1])
     parts = np.array_split(np.arange(count), -(-count // 32))
 
-    def part(places: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
-        chunk = np.stack([images[int(i)] for i in places]).astype(np.float64)
+    def part(ids: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
+        chunk = np.stack([images[int(i)] for i in ids]).astype(np.float64)
         return chunk.sum(0), (chunk**2).sum((0, 1, 2))
 
-    with ThreadPoolExecutor(cores()) as pool:
-        done = pool.map(part, parts)
-        for sums in tqdm(done, "mean image, once", len(parts), **BAR):
-            total, squares = total + sums[0], squares + sums[1]
+    for part_total, part_squares in _in_threads(part, parts, "mean image, once"):
+        total, squares = total + part_total, squares + part_squares
     mean, channel = total / count, total.mean((0, 1)) / count
     variance = squares / (count * shape[0] * shape[1]) - channel**2
     # Differences of rounding size, of a channel that is one grey level, are no deviation.
@@ -335,9 +332,9 @@ def _statistics(images: Images) -> dict[str, np.ndarray]:
     return {"mean": mean.astype(np.float32), "deviation": deviation.astype(np.float32)}
 
 
-def take(images: Images, places: Int[np.ndarray, " m"]) -> Images:
+def take(images: Images, ids: Int[np.ndarray, " m"]) -> Images:
     """Some of the images, of an array or of files."""
-    return images.take(places) if isinstance(images, Encoded) else images[places]
+    return images.take(ids) if isinstance(images, Encoded) else images[ids]
 
 
 def digest_files(paths: Sequence[Path], root: Path) -> str:

@@ -43,7 +43,7 @@ class _Search(NamedTuple):
     other_slope: Float[Array, ""]
     bracketed: Bool[Array, ""]
     trial: Float[Array, ""]
-    done: Bool[Array, ""]
+    stop: Bool[Array, ""]
     evaluations: Int[Array, ""]
 
 
@@ -125,7 +125,7 @@ def wolfe_searched(
             # What is too short to move x may still be lengthened, once.
             ends = ~moves & (search.bracketed | (state.descent == 0))
             good = (low | flat) & ~ends
-            done = (good & (jnp.abs(trial_slope) <= -curvature * slope)) | ~descends | ends
+            stop = (good & (jnp.abs(trial_slope) <= -curvature * slope)) | ~descends | ends
             # The bracket's other end is the trial, where it is too high, or else the best until
             # now, where the trial is better and the function rises from it in that direction.
             turns = jnp.where(
@@ -156,7 +156,7 @@ def wolfe_searched(
                 *chosen,
                 bracketed,
                 following,
-                done,
+                stop,
                 search.evaluations + 1,
             )
 
@@ -172,11 +172,11 @@ def wolfe_searched(
             zero,
             bracketed=jnp.asarray(False),
             trial=jnp.where(hopeful, jnp.minimum(expected, 1), jnp.ones_like(zero)),
-            done=jnp.asarray(False),
+            stop=jnp.asarray(False),
             evaluations=jnp.zeros((), jnp.int32),
         )
         result = lax.while_loop(
-            lambda search: ~search.done & (search.evaluations < max_evaluations), body, first
+            lambda search: ~search.stop & (search.evaluations < max_evaluations), body, first
         )
         step = jnp.where(descends, result.step, 0)
         updates = jax.tree.map(lambda d: jnp.where(step > 0, -step * d, 0), directions)
@@ -192,8 +192,8 @@ def _between(a: Array, fa: Array, da: Array, b: Array, fb: Array, db: Array) -> 
     """The minimum of the cubic through two points, not too near to either; or their middle."""
     slope = da + db - 3 * (fa - fb) / (a - b)
     root = jnp.sqrt(slope**2 - da * db) * jnp.sign(b - a)
-    place = b - (b - a) * (db + root - slope) / (db - da + 2 * root)
+    minimum = b - (b - a) * (db + root - slope) / (db - da + 2 * root)
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     margin = 0.03 * (high - low)
-    inside = jnp.clip(place, low + margin, high - margin)
-    return jnp.where(jnp.isfinite(place), inside, (a + b) / 2)
+    inside = jnp.clip(minimum, low + margin, high - margin)
+    return jnp.where(jnp.isfinite(minimum), inside, (a + b) / 2)

@@ -3,7 +3,7 @@ exact solution."""
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ class Heldout(NamedTuple):
     """A grid of the whole domain."""
     solution: Float[np.ndarray, "n f"]
     """The exact solution, or the reference, on it."""
+    singular: Mapping[str, Float[AnyArray, "_ d"]] = {}
+    """Points that were left out of the sample, by term."""
 
 
 def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
@@ -31,24 +33,26 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     grid of the domain.
 
     Raises:
-      ValueError: if the solution has another shape, is not finite somewhere, or 0 everywhere.
+      ValueError: if there is no solution, or one of another shape, not finite somewhere, or 0
+        everywhere.
     """
     problem = ansatz.problem
+    if problem.solution is None:
+        raise ValueError("there is no solution to be judged by: give an exact or another's one")
 
-    def judged(term: Term) -> Term:
+    def on_grid(term: Term) -> Term:
         rule = term.points
         if isinstance(rule, Points) and len(rule.fixed) < len(problem.domain):
             # What warps the whole domain is for training; on a face it says where the face is.
             rule = rule._replace(count=count, warp=rule.warp if rule.fixed else None)
         return term._replace(points=rule, weight=1.0)
 
-    terms = {name: judged(term) for name, term in problem.terms.items()}
-    sample = objective.draw_sample(problem._replace(terms=terms), "grid", 0)
-    rules = [t.points for t in terms.values() if isinstance(t.points, Points)]
-    whole = next((rule for rule in rules if not rule.fixed), Points(count))
-    points = draw(whole, problem.domain, "grid", 0)
+    on_grids = problem._replace(terms={n: on_grid(term) for n, term in problem.terms.items()})
+    sample = objective.draw_sample(on_grids, "grid", 0)
+    rule = next(iter(on_grids.interior.values()), Points(count))
+    points = draw(rule, problem.domain, "grid", 0)
     with np.errstate(all="ignore"):  # what is not finite is refused below, in words
-        solution = np.asarray(problem.solution(points))  # type: ignore[misc]  # it has one
+        solution = np.asarray(problem.solution(points))
     shape = [len(points), len(problem.fields)]
     if list(solution.shape) != shape:
         raise ValueError(
@@ -66,13 +70,18 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
 
 
 def judge(
-    ansatz: Ansatz, params: Params, sample: objective.Sample, heldout: Heldout
+    ansatz: Ansatz,
+    params: Params,
+    sample: objective.Sample,
+    heldout: Heldout,
+    block: int | None = None,
 ) -> dict[str, PyTree]:
     """``train_loss`` on the points of a sample and ``heldout_loss``, with all weights 1, the latter
-    also by term; ``rel_l2``, the error relative to the solution; physical parameters by name."""
+    also by term; ``rel_l2``, the error relative to the solution; physical parameters by name.
+    ``block`` is that of :func:`jaxdl.pinn.objective.loss`."""
     weights = jax.tree.map(jnp.ones_like, sample.weights)
-    train, _ = objective.loss(ansatz, params, sample._replace(weights=weights))
-    beside, means = objective.loss(ansatz, params, heldout.sample)
+    train, _ = objective.loss(ansatz, params, sample._replace(weights=weights), block)
+    beside, means = objective.loss(ansatz, params, heldout.sample, block)
     error = ansatz(params, heldout.points) - heldout.solution
     return {
         "train_loss": train,
@@ -88,7 +97,7 @@ def check_start(
     params: Params,
     sample: objective.Sample,
     heldout: Heldout,
-    values: Mapping[str, float | np.floating],
+    values: Mapping[str, Any],
 ) -> None:
     """Raise ValueError where what is judged of an untrained network is not finite, naming a point.
 
@@ -130,11 +139,9 @@ PROBES = 8
 """Random networks that tell a singular equation from a network at which it cannot be evaluated."""
 
 
-def leave_out_singular(
-    ansatz: Ansatz, heldout: Heldout
-) -> tuple[Heldout, dict[str, Float[AnyArray, "_ d"]]]:
+def leave_out_singular(ansatz: Ansatz, heldout: Heldout) -> Heldout:
     """The held-out sample without the points where a residual is finite for no network, such as
-    ``u_r / r`` at r = 0; and those points, by term.
+    ``u_r / r`` at r = 0; they become ``singular``.
 
     Raises:
       ValueError: if nothing is left of a term.
@@ -156,4 +163,14 @@ def leave_out_singular(
         points[term], weights[term] = term_points[regular], heldout.sample.weights[term][regular]
         if not regular.all():
             singular[term] = term_points[~regular]
-    return heldout._replace(sample=objective.Sample(points, weights)), singular
+    return heldout._replace(sample=objective.Sample(points, weights), singular=singular)
+
+
+def describe_singular(problem: Problem, heldout: Heldout) -> str:
+    """How many points of which term were left out as singular, and the first of them."""
+    return "; ".join(
+        f"{len(points):,} of the {len(points) + len(heldout.sample.points[term]):,} held-out "
+        f"points of {term}, where its residual is finite for no network, as at "
+        f"{describe_point(problem, points[0])}"
+        for term, points in heldout.singular.items()
+    )

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl.pinn import sampling, weighting
 from jaxdl.pinn.problem import Ansatz, Problem
-from jaxdl.types import AnyArray, Params, PyTree
+from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Params, PyTree
 
 
 class Sample(NamedTuple):
@@ -52,33 +52,47 @@ def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
     return Sample(points, weights)
 
 
-BLOCK = 256
-"""Points at a time on a CPU: what is between the layers then stays in its cache, and a gradient of
-8,192 points takes 40 % less time than all at once."""
+BLOCKS = {"cpu": 256}
+"""Points at a time, by platform; elsewhere all at once. On a CPU what is between the layers then
+stays in its cache, and a gradient of 8,192 points takes 40 % less time than all at once."""
 
 
 def loss(
-    ansatz: Ansatz, params: Params, sample: Sample
+    ansatz: Ansatz, params: Params, sample: Sample, block: int | None = None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """``sum_terms mean_points w r²``, and each term's unweighted mean square.
 
     The squares of a term with several residuals are added. The loss may be differentiated by the
     parameters, in reverse mode; the mean squares and the sample count as constants.
+
+    Args:
+      block: evaluates so many points at a time, such as :data:`BLOCKS` has for the platform; None
+        all at once, as given points always are: their residual may have data of its own for each.
     """
     total, means = jnp.zeros(()), {}
     for name, points in sample.points.items():
         weights = sample.weights[name]
         ruled = isinstance(ansatz.problem.terms[name].points, sampling.Points)
-        # The residual of given points may have data of its own for each of them.
-        size = BLOCK if ruled else len(points)
+        size = block if ruled else None
         weighted, mean = _mean_squares(ansatz, name, size, params, points, weights)
         total, means[name] = total + weighted, lax.stop_gradient(mean)
     return total, means
 
 
+def training_loss(ansatz: Ansatz, block: int | None = None) -> LossFn:
+    """:func:`loss` of the points in ``collections["sample"]``, with each term's mean square as a
+    metric, for :func:`jaxdl.train.state.make_search_step` and ``make_step``."""
+
+    def loss_fn(params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: Any):
+        value, means = loss(ansatz, params, collections["sample"], block)
+        return value, (collections, means)
+
+    return loss_fn
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _mean_squares(ansatz, name, size, params, points, weights):
-    """``mean w r²`` and ``mean r²``, so many points at a time."""
+    """``mean w r²`` and ``mean r²``; ``size`` points at a time."""
     return _over_blocks(
         functools.partial(_sums_of_squares, ansatz, name, params), size, points, weights
     )
@@ -104,27 +118,21 @@ def _sums_of_squares(ansatz, name, params, points, weights, counted):
     return jnp.sum(weights * squares), jnp.sum(counted * squares)
 
 
-def _over_blocks(fn: Callable, size: int, points: AnyArray, weights: AnyArray) -> PyTree:
-    """The sum of ``fn(points, weights, counted)`` over blocks, divided by the number of points; on
-    a GPU or TPU all points are one block."""
-    n = len(points)
-
-    def in_blocks(points: Array, weights: Array) -> PyTree:
-        count = -(-n // size)
-        short = -n % count  # the last block's missing points are copies that do not count
-        padded = (
-            jnp.pad(points, ((0, short), (0, 0)), mode="edge"),
-            jnp.pad(weights, (0, short)),
-            jnp.pad(jnp.ones_like(weights), (0, short)),
-        )
-        blocks = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), padded)
-        sums = lax.map(lambda block: fn(*block), blocks)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / n, sums)
-
-    def at_once(points: Array, weights: Array) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf / n, fn(points, weights, jnp.ones_like(weights)))
-
-    return lax.platform_dependent(points, weights, cpu=in_blocks, default=at_once)
+def _over_blocks(fn: Callable, size: int | None, points: AnyArray, weights: AnyArray) -> PyTree:
+    """The sum of ``fn(points, weights, counted)`` over blocks, divided by the number of points."""
+    n, counted = len(points), jnp.ones_like(weights)
+    if size is None:
+        return jax.tree.map(lambda leaf: leaf / n, fn(points, weights, counted))
+    count = -(-n // size)
+    short = -n % count  # the last block's missing points are copies that do not count
+    padded = (
+        jnp.pad(points, ((0, short), (0, 0)), mode="edge"),
+        jnp.pad(weights, (0, short)),
+        jnp.pad(counted, (0, short)),
+    )
+    blocks = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), padded)
+    sums = lax.map(lambda block: fn(*block), blocks)
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / n, sums)
 
 
 class Refresh(NamedTuple):
@@ -135,7 +143,7 @@ class Refresh(NamedTuple):
       power, floor: of :func:`jaxdl.pinn.sampling.refine`.
       weighting: one of ``jaxdl.pinn.weighting.WEIGHTINGS``.
       tolerance: of causal weights.
-      decay, rate: of attention weights.
+      decay, attention: of attention weights; the latter is their rate.
     """
 
     candidates: int = 0
@@ -144,7 +152,36 @@ class Refresh(NamedTuple):
     weighting: str = "fixed"
     tolerance: float = 1.0
     decay: float = 0.999
-    rate: float = 0.01
+    attention: float = 0.01
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything changes."""
+        return bool(self.candidates) or self.weighting != "fixed"
+
+    def check(self, problem: Problem, name: Callable[[str], str] = str) -> None:
+        """Raise ValueError for what does not go together, or not with a problem.
+
+        Args:
+          name: how a field is called in messages.
+        """
+        if self.weighting not in weighting.WEIGHTINGS:
+            choices = ", ".join(weighting.WEIGHTINGS)
+            raise ValueError(f"unknown weighting {self.weighting!r}: choose one of {choices}")
+        candidates = f"{name('candidates')}={self.candidates}"
+        if self.candidates and self.weighting == "attention":
+            raise ValueError(
+                f"{name('weighting')}: attention weights belong to points, and {candidates} "
+                "replaces these: one of the two"
+            )
+        if self.weighting == "causal" and "t" not in problem.domain:
+            raise ValueError("causal weights need a coordinate named t")
+        for term, rule in problem.interior.items():
+            if 0 < self.candidates <= rule.count:
+                raise ValueError(
+                    f"{candidates} must be more than the {rule.count} points of {term!r} that are "
+                    "drawn among them"
+                )
 
 
 def refresh(
@@ -153,17 +190,17 @@ def refresh(
     """New points and weights, by what the residuals are now.
 
     Raises:
-      ValueError: for an unknown weighting, and a causal one without a coordinate ``t``.
+      ValueError: see :meth:`Refresh.check`.
     """
+    settings.check(ansatz.problem)
     problem = ansatz.problem
     points: dict[str, Any] = dict(sample.points)
 
     def size(name: str, term_points: AnyArray) -> Float[Array, " n"]:
         return jnp.sqrt(jnp.sum(ansatz.residual(params, name, term_points) ** 2, axis=-1))
 
-    for i, (name, term) in enumerate(problem.terms.items()):
-        rule = term.points
-        if settings.candidates and isinstance(rule, sampling.Points) and not rule.fixed:
+    for i, name in enumerate(problem.terms):
+        if settings.candidates and (rule := problem.interior.get(name)):
             draw_key, refine_key = jax.random.split(jax.random.fold_in(key, i))
             candidates, inside = sampling.candidates(
                 draw_key, rule, problem.domain, settings.candidates
@@ -172,13 +209,9 @@ def refresh(
             points[name] = sampling.refine(
                 refine_key, points[name], size(name, candidates), candidates, inside, **options
             )
-    rules = {name: term.points for name, term in problem.terms.items()}
-    within = [n for n, r in rules.items() if isinstance(r, sampling.Points) and not r.fixed]
     base = {name: term.weight for name, term in problem.terms.items()}
     weights = dict(sample.weights)
     match settings.weighting:
-        case "fixed":
-            pass
         case "gradient_norm":
 
             def slope(name: str) -> Float[Array, ""]:
@@ -191,10 +224,8 @@ def refresh(
             factors = weighting.gradient_norm_weights({name: slope(name) for name in points})
             weights = {n: jnp.full_like(w, base[n]) * factors[n] for n, w in weights.items()}
         case "causal":
-            if "t" not in problem.domain:
-                raise ValueError("causal weights need a coordinate named t")
             column, (first, last) = problem.coordinates.index("t"), problem.domain["t"]
-            for name in within:
+            for name in problem.interior:
                 term_points = points[name]
                 weights[name] = base[name] * weighting.causal_weights(
                     size(name, term_points),
@@ -209,10 +240,7 @@ def refresh(
                     jnp.sqrt(weights[name] / base[name]),
                     size(name, term_points),
                     decay=settings.decay,
-                    rate=settings.rate,
+                    rate=settings.attention,
                 )
                 weights[name] = base[name] * root**2
-        case _:
-            choices = ", ".join(weighting.WEIGHTINGS)
-            raise ValueError(f"unknown weighting {settings.weighting!r}: choose one of {choices}")
     return Sample(points, weights)

@@ -92,6 +92,12 @@ class Problem(NamedTuple):
         """Their names, in the order of a point's columns."""
         return "".join(self.domain)
 
+    @property
+    def interior(self) -> dict[str, Points]:
+        """The terms whose points a rule draws in the whole domain, with that rule."""
+        rules = {name: term.points for name, term in self.terms.items()}
+        return {n: r for n, r in rules.items() if isinstance(r, Points) and not r.fixed}
+
 
 def scaled(domain: Domain) -> Function:
     """The features of a network without others: coordinates, each from -1 to 1."""

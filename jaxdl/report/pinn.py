@@ -56,9 +56,10 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, results, ".6e")
 
 
-def write_parameters(path: str | os.PathLike, parameters: Iterable[Parameter]) -> None:
-    """Write `parameters.csv` in one piece."""
-    write_rows(path, Parameter, parameters, ".9e")
+def write_parameters(path: str | os.PathLike, parameters: Sequence[Parameter]) -> None:
+    """Write `parameters.csv` in one piece, where there are any."""
+    if parameters:
+        write_rows(path, Parameter, parameters, ".9e")
 
 
 def diverged(result: Result) -> bool:

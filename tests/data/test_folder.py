@@ -198,7 +198,7 @@ def test_sizes_and_kinds_are_made_one(root):
 
 def test_seed_draws_the_splits(root):
     fill(root, {"a": 20, "b": 20})
-    of = [folder(str(root), seed=seed).splits["validation"]["image"].places for seed in (0, 0, 1)]
+    of = [folder(str(root), seed=seed).splits["validation"]["image"].ids for seed in (0, 0, 1)]
     assert (of[0] == of[1]).all() and (of[0] != of[2]).any()
 
 

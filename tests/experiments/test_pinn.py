@@ -189,11 +189,11 @@ def test_singular_points_are_those_of_the_equation_not_of_a_network():
         lambda u, at: u.at(r=1 / at.r) + u.r / at.r,
         lambda u, at: (u, jnp.sqrt(u.value) / at.r),
     ):
-        heldout, left_out = regular_heldout(unit_ansatz(residual))
-        np.testing.assert_array_equal(left_out["equation"], [[0.0]])
+        heldout = regular_heldout(unit_ansatz(residual))
+        np.testing.assert_array_equal(heldout.singular["equation"], [[0.0]])
         np.testing.assert_allclose(heldout.sample.points["equation"][:, 0], np.arange(1, 11) / 10)
         assert heldout.sample.weights["equation"].shape == (10,)
-    assert not regular_heldout(unit_ansatz(lambda u, at: jnp.sqrt(u.value)))[1]
+    assert not regular_heldout(unit_ansatz(lambda u, at: jnp.sqrt(u.value))).singular
     with pytest.raises(ValueError, match="'equation' is finite at none of its 11 held-out points"):
         regular_heldout(unit_ansatz(lambda u, at: u + jnp.nan))
 
@@ -297,7 +297,7 @@ def test_what_refreshing_asks_for_is_told_before_training(launcher, tmp_path):
 
 
 def planned(config):
-    return [(each.problem, each.method) for each in plan(config)]
+    return [solver.name for solver in plan(config)]
 
 
 def test_names_are_those_of_what_is_solved_and_how():
@@ -317,7 +317,7 @@ def test_names_are_those_of_what_is_solved_and_how():
 
 
 def test_settings_of_one_problem_are_those_of_the_base():
-    together = {each.problem: each for each in plan(get_config("all"))}
+    together = {solver.name[0]: solver for solver in plan(get_config("all"))}
     for variant in PROBLEMS:
         config = get_config(variant)
         (alone,) = plan(config)

@@ -22,6 +22,8 @@ from jaxdl.pinn.derivatives import (
 
 POINTS = np.random.default_rng(0).uniform(-1, 1, (7, 2))
 
+SMOOTH = ("tanh", "sin", "swish", "gelu")  # the activations of the study
+
 
 def features(points):
     t, x = points.T
@@ -50,7 +52,7 @@ def nested(u, name):
     return jax.vmap(u)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("activation", [ACTIVATIONS[name] for name in SMOOTH], ids=SMOOTH)
 def test_both_ways_are_nested_reverse_mode(activation):
     mlp, variables = network(activation)
     names = ["", "t", "x", "tt", "tx", "xx", "xxx"]
@@ -133,7 +135,7 @@ def test_partitions_by_hand():
     }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize("activation", [ACTIVATIONS[name] for name in SMOOTH], ids=SMOOTH)
 def test_derivatives_of_activations_are_difference_quotients(activation):
     z, h = jnp.linspace(-2.5, 2.5, 41), 1e-5
     here = derivatives_of(activation, z, 4)

@@ -73,6 +73,19 @@ def test_loss_by_hand(params, sample):
     np.testing.assert_allclose(means["initial"], np.mean(start**2), rtol=1e-10)
 
 
+@pytest.mark.parametrize("block", [16, 10])  # 10: the last block is not full
+def test_blocks_have_the_loss_of_all_points(params, sample, block):
+    def value_and_grad(block):
+        loss = objective.training_loss(ANSATZ, block)
+        compiled = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        return compiled(params, {"sample": sample}, {}, {}, None)
+
+    for value, expected in zip(
+        *(jax.tree.leaves(value_and_grad(size)) for size in (block, None)), strict=True
+    ):
+        np.testing.assert_allclose(value, expected, rtol=1e-10, atol=1e-14)
+
+
 def test_samples_differ_by_seed_and_lie_where_they_should(sample):
     other = objective.draw_sample(PROBLEM, "sobol", 1000)
     assert (sample.points["equation"] != other.points["equation"]).any()
@@ -98,6 +111,13 @@ def test_points_are_drawn_where_the_residual_is_large(params, sample):
     np.testing.assert_array_equal(again.points["equation"], new.points["equation"])
 
 
+def test_candidates_must_be_more_than_the_points(params, sample):
+    with pytest.raises(ValueError, match=r"^candidates=64 must be more than the 64 points of 'equ"):
+        objective.refresh(ANSATZ, Refresh(candidates=64), params, sample, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"^here\.weighting: attention .* here\.candidates=9"):
+        Refresh(candidates=9, weighting="attention").check(PROBLEM, "here.{}".format)
+
+
 def test_weights_follow(params, sample):
     def refreshed(kind, **options):
         how = Refresh(weighting=kind, **options)
@@ -111,7 +131,7 @@ def test_weights_follow(params, sample):
     np.testing.assert_allclose(refreshed("causal", tolerance=3.0)["equation"], 2 * causal)
     attention = weighting.attention_weights(np.ones(64), size, decay=0.9, rate=0.5) ** 2
     np.testing.assert_allclose(
-        refreshed("attention", decay=0.9, rate=0.5)["equation"], 2 * attention
+        refreshed("attention", decay=0.9, attention=0.5)["equation"], 2 * attention
     )
 
     def length(name):

@@ -42,7 +42,7 @@ def make(config: ConfigDict) -> Contender:
     settings = config.pinn
     dde.optimizers.LBFGS_options["iter_per_step"] = settings.lbfgs_chunk
     _, solver = solving.make_physics(config)
-    k = solver.planned.settings["options"]["k"]
+    k = solver.settings["options"]["k"]
 
     def equation(p, u):
         u_t = dde.grad.jacobian(u, p, i=0, j=1)

@@ -30,7 +30,7 @@ def make(optimizer: str, config: ConfigDict) -> Contender:
     import jinns as ji
 
     _, solver = solving.make_physics(config)
-    k = solver.planned.settings["options"]["k"]
+    k = solver.settings["options"]["k"]
 
     class Heat(ji.loss.PDENonStatio):
         def equation(self, t_x, u, params):  # as jinns' own BurgersEquation

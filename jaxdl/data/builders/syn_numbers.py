@@ -15,9 +15,7 @@ the paper's 500,000 take 100 seconds; to store them through TFDS takes five to t
 
 import dataclasses
 import functools
-import hashlib
 import operator
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,9 +24,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, Int32, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxdl.data.builders.settings import SettingsBuilder
+from jaxdl.data.builders.drawn import DrawnBuilder, DrawnConfig, draw_examples
 
-SPLITS = ("train", "test")
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
 SIDE = 32  # pixels of an image
 BLOCK = 100  # examples drawn together, from one random stream
@@ -78,7 +75,7 @@ _AXIS = np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2  # pixel centres from
 
 def syn_numbers(
     split: str, count: int, *, seed: int = 0, start: int = 0, variation: Variation = VARIATION
-) -> tuple[UInt8[np.ndarray, "count 32 32 3"], Int32[np.ndarray, "count"]]:
+) -> tuple[UInt8[np.ndarray, "count 32 32 3"], Int32[np.ndarray, " count"]]:
     """Examples `start` … `start + count - 1` of a split: colour images (0..255) and labels 0..9.
 
     Example i depends on (seed, split, i) and `variation` only, so asking for more appends. It is
@@ -92,89 +89,26 @@ def syn_numbers(
       ValueError: `split` is not one of SPLITS, `count` is below 1 or `start` below 0.
       FileNotFoundError: matplotlib is installed without its fonts.
     """
-    count, seed, start = (operator.index(number) for number in (count, seed, start))
-    if split not in SPLITS:
-        raise ValueError(f"syn_numbers: unknown split {split!r}; choose one of {', '.join(SPLITS)}")
-    if count < 1:
-        raise ValueError(f"syn_numbers: count is {count} in split {split!r}; ask for 1 or more")
-    if start < 0:
-        raise ValueError(f"syn_numbers: start is {start} in split {split!r}; ask for 0 or more")
-    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
-    labels = np.empty(count, np.int32)
-    # Python's hash is salted; this one is the same everywhere.
-    entropy = hashlib.sha256(f"jaxdl syn_numbers {split} {seed}".encode()).digest()
-    for block in range(start // BLOCK, -(-(start + count) // BLOCK)):
-        stream = np.random.SeedSequence(int.from_bytes(entropy), spawn_key=(block,))
-        images_of_block, digits = _draw(np.random.default_rng(stream), variation)
-        at = block * BLOCK - start  # of the block's first example in the answer
-        low, high = max(0, at), min(count, at + BLOCK)
-        images[low:high] = images_of_block[low - at : high - at]
-        labels[low:high] = digits[low - at : high - at]
-    return images, labels
+    count, seed, start = map(operator.index, (count, seed, start))
+    draw = functools.partial(_draw, variation=variation)
+    return draw_examples(draw, BLOCK, "syn_numbers", split, count, seed=seed, start=start)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class SynNumbersConfig(tfds.core.BuilderConfig):
-    """What is built; the name is made of the fields.
+class SynNumbersConfig(DrawnConfig):
+    """See :class:`DrawnConfig`. The paper has about 500,000 images in all."""
 
-    Attributes:
-      train, test: numbers of images, 1 or more. The paper has about 500,000 in all.
-      seed: 0 or more.
-
-    Raises:
-      ValueError: a number below these, or not a whole one.
-    """
-
-    name: str = dataclasses.field(init=False, default="")
-    train: int = 100_000
-    test: int = 10_000
-    seed: int = 0
-
-    def __post_init__(self):
-        for field, least in {"train": 1, "test": 1, "seed": 0}.items():
-            value = getattr(self, field)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(
-                    f"syn_numbers: {field} is {value!r}; it must be a whole number, {least} or more"
-                )
-        self.name = f"train{self.train}_test{self.test}_seed{self.seed}"
+    dataset, size = "syn_numbers", SIDE  # the latter is no field: it cannot be set
 
 
-class SynNumbers(SettingsBuilder):
+class SynNumbers(DrawnBuilder):
     """The TFDS data set "syn_numbers": `syn_numbers`' examples, in its order. Needs no files."""
 
     VERSION = tfds.core.Version("1.0.0")  # to be raised when the code below draws other images
     BUILDER_CONFIGS: ClassVar = [SynNumbersConfig()]
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Digits at the centre of coloured numbers drawn from matplotlib's fonts.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(
-                        shape=(SIDE, SIDE, 3), dtype=np.uint8, encoding_format="png"
-                    ),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://arxiv.org/abs/1409.7495",
-            disable_shuffling=True,  # the order is random, and keeps the digits balanced
-        )
-
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager  # nothing to download
-        config = self.builder_config
-        return {split: self._generate_examples(split, getattr(config, split)) for split in SPLITS}
-
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
-        for start in range(0, count, BLOCK):
-            images, labels = syn_numbers(
-                split, min(BLOCK, count - start), seed=self.builder_config.seed, start=start
-            )
-            for i, (image, label) in enumerate(zip(images, labels, strict=True), start):
-                yield i, {"image": Image.fromarray(image), "label": int(label)}
+    examples, block, class_names = staticmethod(syn_numbers), BLOCK, CLASS_NAMES
+    description = "Digits at the centre of coloured numbers drawn from matplotlib's fonts."
+    ordered = True  # the order is random, and keeps the digits balanced
 
 
 def _draw(
@@ -213,13 +147,10 @@ def _draw(
     image *= (1 + tilt[:, 0] * _AXIS[:, None] + tilt[:, 1] * _AXIS)[:, :, None]
     image = _blur(image, height * uniform(*v.blur), height * uniform(*v.blur))
     image += uniform(*v.noise, 1, 1, 1) * rng.standard_normal(image.shape, dtype=np.float32)
-    image = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    return image.swapaxes(2, 3), labels
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).swapaxes(2, 3), labels
 
 
-def _uniform(
-    rng: np.random.Generator, n: int, low: float, high: float, *shape: int
-) -> Float[np.ndarray, "n *shape"]:
+def _uniform(rng: np.random.Generator, n: int, low: float, high: float, *shape: int) -> np.ndarray:
     return rng.uniform(low, high, (n, *shape)).astype(np.float32)
 
 

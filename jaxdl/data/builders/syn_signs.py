@@ -19,26 +19,24 @@ and 8,600 images; the second on a busy machine).
 
 import dataclasses
 import functools
-import hashlib
 import math
 import operator
-from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 import scipy.fft
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32, Int64, UInt8
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from jaxdl.data.builders._sign_drawings import templates
+from jaxdl.data.builders._streets import background, chance, clouds, ramp, step, uniform
+from jaxdl.data.builders.drawn import DrawnBuilder, DrawnConfig, draw_examples
 from jaxdl.data.builders.gtsrb import CLASS_NAMES
-from jaxdl.data.builders.settings import SettingsBuilder
 
 __all__ = ["CLASS_NAMES", "Distortion", "SynSigns", "SynSignsConfig", "syn_signs", "templates"]
 
-SPLITS = ("train", "test")
+BLOCK = len(CLASS_NAMES)  # examples drawn together, from one random stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,78 +89,34 @@ def syn_signs(
         below 0.
       FileNotFoundError: matplotlib is installed without its fonts.
     """
-    if split not in SPLITS:
-        raise ValueError(f"syn_signs: unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     count, seed, size, start = map(operator.index, (count, seed, size, start))
-    for name, value, least in (("count", count, 1), ("size", size, 16), ("start", start, 0)):
-        if value < least:
-            raise ValueError(f"syn_signs: {name} is {value}; it must be {least} or more")
-    classes = len(CLASS_NAMES)
-    first, last = start // classes, (start + count - 1) // classes
-    images = np.empty((last - first + 1, classes, size, size, 3), np.uint8)
-    # Python's hash is salted; this one is the same everywhere. One stream a round of the classes.
-    entropy = int.from_bytes(hashlib.sha256(f"jaxdl syn_signs {split} {seed}".encode()).digest())
-    for image, turn in zip(images, range(first, last + 1), strict=True):
-        rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(turn,)))
-        image[:] = _one_of_each(rng, size, distortion)
-    offset = start - first * classes
-    labels = np.arange(start, start + count) % classes
-    return images.reshape(-1, size, size, 3)[offset : offset + count], labels.astype(np.int32)
+    if size < 16:
+        raise ValueError(f"syn_signs: size is {size}; it must be 16 or more")
+    draw = functools.partial(_one_of_each, size=size, d=distortion)
+    return draw_examples(draw, BLOCK, "syn_signs", split, count, seed=seed, start=start)
 
 
 def _one_of_each(
     rng: np.random.Generator, size: int, d: Distortion
-) -> UInt8[np.ndarray, "43 size size 3"]:
-    """A round: every class once. Random numbers that depend on `size` are drawn last."""
-    n = len(CLASS_NAMES)
+) -> tuple[UInt8[np.ndarray, "43 size size 3"], Int32[np.ndarray, "43"]]:
+    """A block: every class once. Random numbers that depend on `size` are drawn last."""
+    n = BLOCK
     side = scipy.fft.next_fast_len(size + 2 * math.ceil(size / 10))  # blurs wrap around in here
     margin = (side - size) // 2
     axis = ((np.arange(side) - margin + 0.5) / size - 0.5).astype(np.float32)
     x, y = axis[:, None], axis[:, None, None]  # (w, 1) and (h, 1, 1), for (n, h, w, channel)
 
-    shift = _uniform(rng, n, -d.shift, d.shift, 2)
+    shift = uniform(rng, n, -d.shift, d.shift, 2)
     u, v = _sign_plane(rng, n, axis, shift, d)
     sign = _sample(_atlas(2 * size), u, v)
-    light = 1 + _ramp(rng, n, x, y, d.shade)
-    scene = _background(rng, n, x, y, shift) * light
+    light = 1 + ramp(rng, n, x, y, d.shade)
+    scene = background(rng, n, x, y, shift) * light
     colour, cover = _weathered(rng, sign, u, v, side, d)
     scene += cover * (colour * light - scene)
     scene = _exposed(rng, scene, cover, d)
     scene = _blurred(rng, scene, size, d)
     scene = _resampled(rng, scene[:, margin : margin + size, margin : margin + size], d)
-    return np.rint(255 * np.clip(scene, 0, 1)).astype(np.uint8)
-
-
-def _uniform(
-    rng: np.random.Generator, n: int, low: float, high: float, channels: int = 1
-) -> Float32[np.ndarray, "n 1 1 channels"]:
-    return rng.uniform(low, high, (n, 1, 1, channels)).astype(np.float32)
-
-
-def _chance(rng: np.random.Generator, n: int, probability: float) -> np.ndarray:
-    return (rng.random((n, 1, 1, 1)) < probability).astype(np.float32)
-
-
-def _step(distance: np.ndarray, softness: float | np.ndarray) -> np.ndarray:
-    """0 below -softness, 1 above softness, linear between."""
-    return np.clip(distance / (2 * softness) + 0.5, 0, 1)
-
-
-def _clouds(
-    rng: np.random.Generator, n: int, cells: int, side: int, channels: int = 1
-) -> Float32[np.ndarray, "n side side channels"]:
-    """Smooth noise of variance near 1, `cells` × `cells` independent values over the image."""
-    grid = rng.standard_normal((n, channels, cells, cells), np.float32)
-    at = np.linspace(0, cells - 1, side, dtype=np.float32)
-    near = np.clip(1 - np.abs(at[:, None] - np.arange(cells, dtype=np.float32)), 0, 1)
-    weight = near * near * (3 - 2 * near)
-    weight /= np.sqrt((weight**2).sum(1, keepdims=True))
-    return (weight @ grid @ weight.T).transpose(0, 2, 3, 1)
-
-
-def _ramp(rng: np.random.Generator, n: int, x, y, height: float) -> np.ndarray:
-    tilt = _uniform(rng, n, -2 * height, 2 * height, 2)
-    return tilt[..., :1] * x + tilt[..., 1:] * y
+    return np.rint(255 * np.clip(scene, 0, 1)).astype(np.uint8), np.arange(n, dtype=np.int32)
 
 
 # --- The sign -------------------------------------------------------------------------------------
@@ -246,106 +200,35 @@ def _weathered(
     colour = sign[..., :3] / np.maximum(cover, 1e-3)
     grey = colour.mean(-1, keepdims=True)
     bleached = 0.75 * grey + 0.15  # faded paint is pale, and black no longer black
-    colour = colour + _uniform(rng, n, 0, 1) ** 2 * d.fade * (bleached - colour)
+    colour = colour + uniform(rng, n, 0, 1) ** 2 * d.fade * (bleached - colour)
 
-    grime = np.clip(0.5 * _clouds(rng, n, 5, side) + 0.5 * _clouds(rng, n, 14, side), 0, 1)
-    grime = grime * _uniform(rng, n, 0, 1) ** 2 * d.dirt
+    grime = np.clip(0.5 * clouds(rng, n, 5, side) + 0.5 * clouds(rng, n, 14, side), 0, 1)
+    grime = grime * uniform(rng, n, 0, 1) ** 2 * d.dirt
     colour = colour * (1 - grime * np.array([0.8, 0.9, 1.0], np.float32))
 
     # A shadow's edge is a line across the sign, straight or frayed as under a tree.
-    turn = _uniform(rng, n, 0, 2 * np.pi)
-    edge = u * np.cos(turn) + v * np.sin(turn) - _uniform(rng, n, -0.7, 0.7)
-    edge = edge + _chance(rng, n, 0.5) * 0.4 * _clouds(rng, n, 6, side)
-    depth = _chance(rng, n, d.shadow) * _uniform(rng, n, 0.25, 0.65)
-    colour = colour * (1 - depth * _step(edge, 0.12))
+    turn = uniform(rng, n, 0, 2 * np.pi)
+    edge = u * np.cos(turn) + v * np.sin(turn) - uniform(rng, n, -0.7, 0.7)
+    edge = edge + chance(rng, n, 0.5) * 0.4 * clouds(rng, n, 6, side)
+    depth = chance(rng, n, d.shadow) * uniform(rng, n, 0.25, 0.65)
+    colour = colour * (1 - depth * step(edge, 0.12))
 
-    gleam = _chance(rng, n, d.highlight) * _uniform(rng, n, 0.15, 0.5)
-    away = (u - _uniform(rng, n, -0.8, 0.8)) ** 2 + (v - _uniform(rng, n, -0.8, 0.8)) ** 2
-    colour = colour + gleam * np.exp(-away / _uniform(rng, n, 0.1, 0.6))
+    gleam = chance(rng, n, d.highlight) * uniform(rng, n, 0.15, 0.5)
+    away = (u - uniform(rng, n, -0.8, 0.8)) ** 2 + (v - uniform(rng, n, -0.8, 0.8)) ** 2
+    colour = colour + gleam * np.exp(-away / uniform(rng, n, 0.1, 0.6))
 
     # A leaf or twig: an ellipse, long or round, that comes in over the rim.
-    turn, long = _uniform(rng, n, 0, 2 * np.pi), _uniform(rng, n, 0.15, 0.5)
+    turn, long = uniform(rng, n, 0, 2 * np.pi), uniform(rng, n, 0.15, 0.5)
     along = (u - 0.9 * np.cos(turn)) * np.cos(turn + 1) + (v - 0.9 * np.sin(turn)) * np.sin(
         turn + 1
     )
     beside = (v - 0.9 * np.sin(turn)) * np.cos(turn + 1) - (u - 0.9 * np.cos(turn)) * np.sin(
         turn + 1
     )
-    reach = np.sqrt((along / long) ** 2 + (beside / 0.16) ** 2) + 0.15 * _clouds(rng, n, 8, side)
-    leaf = _chance(rng, n, d.occluder) * _step(1 - reach, 0.15)
-    green = np.array([0.22, 0.28, 0.12], np.float32) * _uniform(rng, n, 0.4, 1.6)
+    reach = np.sqrt((along / long) ** 2 + (beside / 0.16) ** 2) + 0.15 * clouds(rng, n, 8, side)
+    leaf = chance(rng, n, d.occluder) * step(1 - reach, 0.15)
+    green = np.array([0.22, 0.28, 0.12], np.float32) * uniform(rng, n, 0.4, 1.6)
     return colour + leaf * (green - colour), np.maximum(cover, leaf)
-
-
-# --- What is behind it ----------------------------------------------------------------------------
-
-_SKIES = np.array([[0.38, 0.58, 0.86], [0.86, 0.9, 0.95], [0.6, 0.63, 0.67]], np.float32)
-_LEAVES = np.array([[0.2, 0.3, 0.1], [0.34, 0.4, 0.16], [0.3, 0.27, 0.16]], np.float32)
-_WALLS = np.array(
-    [
-        [0.62, 0.58, 0.52],
-        [0.45, 0.27, 0.22],
-        [0.5, 0.5, 0.52],
-        [0.8, 0.78, 0.72],
-        [0.25, 0.25, 0.27],
-    ],
-    np.float32,
-)
-
-
-def _of(rng: np.random.Generator, n: int, palette: np.ndarray) -> np.ndarray:
-    """A colour of the palette for each image, more or less light."""
-    return palette[rng.integers(len(palette), size=(n, 1, 1))] * _uniform(rng, n, 0.7, 1.15)
-
-
-def _background(
-    rng: np.random.Generator, n: int, x, y, shift: Float32[np.ndarray, "n 1 1 2"]
-) -> Float32[np.ndarray, "n side side 3"]:
-    """Layers from far to near: sky, walls, foliage, things out of focus, the sign's post."""
-    side = len(x)
-    top, bottom = _of(rng, n, _SKIES), _of(rng, n, _SKIES)
-    scene = top + (bottom - top) * np.clip(y + 0.5, 0, 1)
-    scene = scene * (1 + 0.08 * _clouds(rng, n, 4, side))
-
-    for _ in range(3):  # walls, most with rows of windows
-        wall = _of(rng, n, _WALLS)
-        floors, bays = _uniform(rng, n, 2, 9), _uniform(rng, n, 2, 9)
-        window = ((x * bays % 1) < 0.45) & ((y * floors % 1) < 0.55)
-        wall = wall * (1 - window * _uniform(rng, n, -0.1, 0.6))
-        wall = wall * (1 + 0.06 * _clouds(rng, n, 16, side))
-        left, width, roof = (
-            _uniform(rng, n, *ends) for ends in ((-0.9, 0.4), (0.3, 1), (-0.7, 0.4))
-        )
-        soft = _uniform(rng, n, 0.01, 0.06)
-        inside = _step(x - left, soft) * _step(left + width - x, soft) * _step(y - roof, soft)
-        scene += _chance(rng, n, 0.35) * inside * (wall - scene)
-
-    # Foliage: light and dark leaves, dense below a ragged line and thinning out above it.
-    texture = 0.5 * _clouds(rng, n, 7, side) + 0.6 * _clouds(rng, n, 19, side)
-    leaves = _of(rng, n, _LEAVES) * (1 + 0.6 * texture) + 0.03 * _clouds(rng, n, 9, side, 3)
-    line = _ramp(rng, n, x, y, 0.4) + y - _uniform(rng, n, -0.9, 0.5)
-    ragged = line + 0.25 * _clouds(rng, n, 5, side) + 0.2 * texture
-    scene += _chance(rng, n, 0.6) * _step(ragged, _uniform(rng, n, 0.03, 0.2)) * (leaves - scene)
-
-    for _ in range(2):  # cars, boards, people: blurred shapes of any colour
-        thing = rng.uniform(0.05, 0.9, (n, 1, 1, 3)).astype(np.float32)
-        thing = 0.3 * thing + 0.7 * thing.mean(-1, keepdims=True)
-        across = (x - _uniform(rng, n, -0.6, 0.6)) / _uniform(rng, n, 0.08, 0.4)
-        down = (y - _uniform(rng, n, -0.6, 0.6)) / _uniform(rng, n, 0.08, 0.4)
-        round_or_square = np.where(
-            rng.random((n, 1, 1, 1)) < 0.5,
-            np.hypot(across, down),
-            np.maximum(abs(across), abs(down)),
-        )
-        mask = _step(1 - round_or_square, _uniform(rng, n, 0.08, 0.6))
-        scene += _chance(rng, n, 0.4) * mask * (thing - scene)
-
-    half = _uniform(rng, n, 0.02, 0.05)
-    off = (x - shift[..., :1] - _uniform(rng, n, -0.02, 0.02)) / half
-    post = _uniform(rng, n, 0.35, 0.75) * (1 - 0.35 * off * np.sign(_uniform(rng, n, -1, 1)))
-    inside = _step(1 - abs(off), 0.3) * _step(y - shift[..., 1:], 0.01)
-    scene += _chance(rng, n, 0.5) * inside * (post - scene)
-    return np.clip(scene, 0.02, 1).astype(np.float32)
 
 
 # --- The camera -----------------------------------------------------------------------------------
@@ -360,9 +243,9 @@ def _exposed(
     """Haze, light on the sign against light on the scene, colour cast, exposure."""
     n = len(scene)
     log = np.log(d.exposure)
-    on_sign = np.exp(_uniform(rng, n, *log)) * (1 + _uniform(rng, n, -d.cast, d.cast, 3))
-    behind = on_sign * np.exp(_uniform(rng, n, -d.backlight, d.backlight))
-    haze = _uniform(rng, n, 0, d.haze)
+    on_sign = np.exp(uniform(rng, n, *log)) * (1 + uniform(rng, n, -d.cast, d.cast, 3))
+    behind = on_sign * np.exp(uniform(rng, n, -d.backlight, d.backlight))
+    haze = uniform(rng, n, 0, d.haze)
     return (scene + haze * (0.6 - scene)) * (behind + cover * (on_sign - behind))
 
 
@@ -371,9 +254,9 @@ def _blurred(
 ) -> Float32[np.ndarray, "n side side 3"]:
     """Defocus exp(−2π²σ²|f|²) and motion sinc(f · path), applied to the spectrum."""
     n, side = scene.shape[:2]
-    sigma = size * _uniform(rng, n, 0, d.defocus)
-    length = size * _chance(rng, n, 0.5) * _uniform(rng, n, 0, d.motion)
-    turn = _uniform(rng, n, 0, np.pi)
+    sigma = size * uniform(rng, n, 0, d.defocus)
+    length = size * chance(rng, n, 0.5) * uniform(rng, n, 0, d.motion)
+    turn = uniform(rng, n, 0, np.pi)
     fx = scipy.fft.rfftfreq(side).astype(np.float32)[:, None]
     fy = scipy.fft.fftfreq(side).astype(np.float32)[:, None, None]
     transfer = np.exp(-2 * (np.pi * sigma) ** 2 * (fx**2 + fy**2))
@@ -398,7 +281,7 @@ def _resampled(
     down = np.clip(overlap, 0, None) / ratio * (coarse < pixels)
     at = np.clip((fine[:, None] + 0.5) / ratio - 0.5, 0, pixels - 1)
     up = np.clip(1 - np.abs(at - fine), 0, None)
-    level = _uniform(rng, n, *d.noise).transpose(0, 3, 1, 2)
+    level = uniform(rng, n, *d.noise).transpose(0, 3, 1, 2)
     planes = scene.transpose(0, 3, 1, 2)
     planes = down[:, None] @ planes @ down[:, None].swapaxes(2, 3)
     noise = rng.standard_normal(planes.shape, np.float32)
@@ -410,63 +293,23 @@ def _resampled(
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class SynSignsConfig(tfds.core.BuilderConfig):
-    """What is built; the name is made of the fields.
+class SynSignsConfig(DrawnConfig):
+    """See :class:`DrawnConfig`; by default as many images as the paper's.
 
     Attributes:
-      train, test: numbers of images, 1 or more.
-      seed: any integer.
       size: of an image's side, 16 pixels or more.
-
-    Raises:
-      ValueError: a number below these.
     """
 
-    name: str = dataclasses.field(init=False, default="")
-    train: int = 100_000  # as many as the paper's
-    test: int = 10_000
-    seed: int = 0
+    dataset = "syn_signs"
+    least: ClassVar = {"train": 1, "test": 1, "seed": -math.inf, "size": 16}
     size: int = 40
 
-    def __post_init__(self):
-        for field, least in (("train", 1), ("test", 1), ("size", 16)):
-            value = getattr(self, field)
-            if value < least:
-                raise ValueError(f"syn_signs: {field} is {value}; it must be {least} or more")
-        self.name = f"train{self.train}_test{self.test}_seed{self.seed}_size{self.size}"
 
-
-class SynSigns(SettingsBuilder):
+class SynSigns(DrawnBuilder):
     """The TFDS data set "syn_signs": "image" and "label", splits "train" and "test"."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First drawings."}
     BUILDER_CONFIGS: ClassVar = [SynSignsConfig()]
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        size = self.builder_config.size
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Drawn traffic signs of GTSRB's 43 classes before made-up streets.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(size, size, 3), dtype=np.uint8),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://arxiv.org/abs/1409.7495",
-        )
-
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager  # nothing to download
-        c = self.builder_config
-        return {split: self._generate_examples(split, getattr(c, split)) for split in SPLITS}
-
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict]]:
-        c, step = self.builder_config, len(CLASS_NAMES)
-        for start in range(0, count, step):
-            few = min(step, count - start)
-            images, labels = syn_signs(split, few, seed=c.seed, size=c.size, start=start)
-            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield start + i, {"image": Image.fromarray(image), "label": int(label)}
+    examples, block, class_names = staticmethod(syn_signs), BLOCK, CLASS_NAMES
+    description = "Drawn traffic signs of GTSRB's 43 classes before made-up streets."

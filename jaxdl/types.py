@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 AnyArray = jax.Array | np.ndarray
 """An array of the devices or of the host."""
@@ -15,6 +15,9 @@ ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 Scalar = float | np.floating | Float[AnyArray, ""]
 """A number, which may be traced."""
+
+Integer = int | np.integer | Int[AnyArray, ""]
+"""A whole number, which may be traced."""
 
 PyTree = Any
 """Any nest of dicts, tuples and dataclasses with arrays at its leaves."""

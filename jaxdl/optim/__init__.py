@@ -1,8 +1,9 @@
-"""Optimizers, schedules and projections, on Optax."""
+"""Optimizers, schedules, penalties and projections, on Optax."""
 
 from jaxdl.optim.line_search import wolfe_searched
 from jaxdl.optim.optimizers import OPTIMIZERS, make_optimizer
-from jaxdl.optim.projections import max_norm
+from jaxdl.optim.penalties import penalized, penalty
+from jaxdl.optim.projections import max_abs, max_norm
 from jaxdl.optim.quasi_newton import (
     restart,
     scale_by_ssbfgs,
@@ -10,7 +11,7 @@ from jaxdl.optim.quasi_newton import (
     ssbfgs,
     ssbroyden,
 )
-from jaxdl.optim.schedules import SCHEDULES, annealed, make_schedule
+from jaxdl.optim.schedules import SCHEDULES, annealed, make_schedule, one_cycle
 
 __all__ = [
     "OPTIMIZERS",
@@ -18,7 +19,11 @@ __all__ = [
     "annealed",
     "make_optimizer",
     "make_schedule",
+    "max_abs",
     "max_norm",
+    "one_cycle",
+    "penalized",
+    "penalty",
     "restart",
     "scale_by_ssbfgs",
     "scale_by_ssbroyden",

@@ -1,5 +1,6 @@
 """One network in training, and the pure step that advances it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -12,7 +13,18 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from jaxdl import trees
-from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Variables
+from jaxdl.types import (
+    Batch,
+    Collections,
+    Hyper,
+    Integer,
+    LossFn,
+    Metrics,
+    Params,
+    PyTree,
+    Scalar,
+    Variables,
+)
 
 Optimizer: TypeAlias = (
     optax.GradientTransformation | Callable[[Hyper], optax.GradientTransformation]
@@ -62,6 +74,13 @@ class TrainState:
         """The network's collections, as Flax takes them."""
         return {"params": self.params, **self.collections}
 
+    @property
+    def evaluated_variables(self) -> Variables:
+        """The same with the mean of :func:`make_averaging_step`, where one is kept, as
+        ``params``."""
+        collections = dict(self.collections)
+        return {"params": collections.pop("average", self.params), **collections}
+
 
 def create_state(
     variables: Variables, optimizer: Optimizer, hyper: Hyper | None = None, *, alive: PyTree = True
@@ -109,7 +128,8 @@ def make_step(
     - ``examples`` and ``count``: by :func:`jaxdl.train.population.train_resident` and feeds;
     - all others by who is given ``hyper``: the loss, the optimizer, ``prepare`` (``base`` by
       :func:`jaxdl.transfer.shared_prefix_loss`; ``weights``, ``reversal``, ``radius`` and
-      ``threshold`` by :func:`jaxdl.adaptation.adaptation_loss`).
+      ``threshold`` by :func:`jaxdl.adaptation.adaptation_loss`; ``l1`` and ``l2`` by
+      :func:`jaxdl.optim.penalized`).
 
     The loss finds ``step`` there, too, the number of steps before this one.
 
@@ -207,6 +227,45 @@ def make_search_step(loss_fn: LossFn, optimizer: Optimizer) -> Step:
         return advance(state, params, state.collections, opt_state, {"loss": loss})
 
     return step
+
+
+def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> Step:
+    """The step, followed by a running mean of the parameters ``w_t`` after step ``t``::
+
+        a_t = a_(t-1) + max(1 - decay, 1 / n) (w_t - a_(t-1)),    n = max(t - start, 1)
+
+    It is ``w_t`` up to step ``start + 1``, and from there a plain mean: with ``decay`` 1 for good
+    (SWA, Izmailov et al. 2018), else until it has ``1 / (1 - decay)`` terms and becomes the
+    exponential moving average. The weights of its terms always add up to 1, so there is no bias
+    of the start to correct.
+
+    It is the collection ``average``, which the state has from the beginning on::
+
+        create_state({**variables, "average": variables["params"]}, optimizer)
+
+    and :attr:`TrainState.evaluated_variables` has it as ``params``. Checkpoints keep it, and of a
+    network that is no longer finite it stays as it was. Batch normalization's statistics remain
+    those of the network in training (Izmailov et al. compute them anew).
+
+    Args:
+      decay, start: may be traced: members differ in them if the step is made of ``hyper``, within
+        a step.
+    """
+
+    def averaging_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        state, metrics = step(state, batch, hyper)
+        part = jnp.maximum(1 - decay, 1 / jnp.maximum(state.step - start, 1))
+
+        def mean(average: Array, param: Array, alive: Bool[Array, ""]) -> Array:
+            change = part.astype(param.dtype) * (param - average)
+            return jnp.where(alive, average + change, average)
+
+        average, alive = state.collections["average"], jax.tree.broadcast(state.alive, state.params)
+        average = jax.tree.map(mean, average, state.params, alive)
+        collections = {**state.collections, "average": average}
+        return dataclasses.replace(state, collections=collections), metrics
+
+    return averaging_step
 
 
 def advance(

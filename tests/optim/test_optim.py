@@ -1,6 +1,7 @@
-"""Optimizers and schedules against their formulas in NumPy, max-norm against Optax's."""
+"""Optimizers, schedules and max-abs against their formulas in NumPy, max-norm against Optax's."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import optax
 import pytest
 from optax.projections import projection_l2_ball
 
-from jaxdl.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule, max_norm
-from jaxdl.optim.projections import project_max_norm
+from jaxdl.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule, max_abs, max_norm
+from jaxdl.optim.projections import project_max_abs, project_max_norm
 
+CHAINED = ("sgd", "momentum", "nesterov", "adam", "adamw")  # what is around a rule knows it not
 STEPS = 6
 RATE = 0.1
 SHAPES = {"conv1": {"kernel": (3, 3, 2, 4), "bias": (4,)}, "fc2": {"kernel": (5, 3), "bias": (3,)}}
@@ -46,37 +48,68 @@ def trained(rule, params=PARAMS, grads=GRADS):
     return seen
 
 
-def by_hand(name, rate, *, m=0.9, decay=0.0, clip=None, params=PARAMS, grads=GRADS):
+def direction(name, g, s, t, m):
+    """What a rule makes of a gradient of step ``t`` (from 1), with its state ``s``."""
+
+    def mean(key, decay, value):
+        s[key] = decay * s.get(key, 0.0) + (1 - decay) * value
+        return s[key]
+
+    def orthogonal(x, steps=5):
+        x = x / np.linalg.norm(x)
+        for _ in range(steps):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+        return x
+
+    match name:
+        case "sgd":
+            return g
+        case "momentum" | "nesterov":
+            s["v"] = m * s.get("v", 0.0) + g
+            return s["v"] if name == "momentum" else m * s["v"] + g
+        case "adagrad":
+            s["sum"] = s.get("sum", 0.0) + g**2
+            return g / np.sqrt(s["sum"] + 1e-7)
+        case "adadelta":
+            u = np.sqrt((s.get("x", 0.0) + 1e-6) / (mean("s", 0.95, g**2) + 1e-6)) * g
+            mean("x", 0.95, u**2)
+            return u
+        case "rmsprop":
+            return g / np.sqrt(mean("s", 0.9, g**2) + 1e-8)
+        case "lion":
+            u = np.sign(0.9 * s.get("v", 0.0) + 0.1 * g)
+            mean("v", 0.99, g)
+            return u
+        case "muon" if g.ndim > 1:
+            v = mean("v", m, g) / (1 - m ** (t + 1))
+            v = m * v + (1 - m) * g / (1 - m**t)
+            u = orthogonal(v.reshape(-1, v.shape[-1]))
+            return 0.2 * math.sqrt(max(u.shape)) * u.reshape(g.shape)
+        case "adam" | "adamw" | "muon":
+            square = mean("s", 0.999, g**2) / (1 - 0.999**t)
+            return mean("v", 0.9, g) / (1 - 0.9**t) / (np.sqrt(square) + 1e-8)
+
+
+def by_hand(name, rate, *, m=None, decay=0.0, clip=None, params=PARAMS, grads=GRADS):
     """The update rules as papers write them, in double precision; ``rate`` is a function."""
+    m = m or (0.95 if name == "muon" else 0.9)
     leaves, structure = jax.tree.flatten(params)
     leaves = [np.asarray(w, np.float64) for w in leaves]
-    first = [np.zeros_like(w) for w in leaves]
-    second = [np.zeros_like(w) for w in leaves]
+    states = [{} for _ in leaves]
     seen = []
     for t, tree in enumerate(grads):
         gs = [np.asarray(g, np.float64) for g in jax.tree.leaves(tree)]
         if clip is not None:
             norm = math.sqrt(sum((g**2).sum() for g in gs))
             gs = [g * min(1, clip / norm) for g in gs]
-        r = rate(t)
         for i, (w, g) in enumerate(zip(leaves, gs, strict=True)):
-            d = decay if w.ndim > 1 else 0.0
-            if name != "adamw":
-                g = g + d * w
-            if name == "sgd":
-                step = g
-            elif name in ("momentum", "nesterov"):
-                first[i] = m * first[i] + g
-                step = first[i] if name == "momentum" else m * first[i] + g
+            decayed = (decay if w.ndim > 1 else 0.0) * w
+            if name in ("adamw", "lion", "muon"):
+                step = direction(name, g, states[i], t + 1, m) + decayed
             else:
-                first[i] = 0.9 * first[i] + 0.1 * g
-                second[i] = 0.999 * second[i] + 0.001 * g**2
-                mean = first[i] / (1 - 0.9 ** (t + 1))
-                square = second[i] / (1 - 0.999 ** (t + 1))
-                step = mean / (np.sqrt(square) + 1e-8)
-                if name == "adamw":
-                    step = step + d * w
-            leaves[i] = w - r * step
+                step = direction(name, g + decayed, states[i], t + 1, m)
+            leaves[i] = w - rate(t) * step
         seen.append(jax.tree.unflatten(structure, list(leaves)))
     return seen
 
@@ -86,7 +119,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*CHAINED, "muon"])
 def test_plain_updates(name):
     # Adam's first steps divide by the root of g^2, which float32 knows to 1e-7 relative.
     assert_close(trained(make_optimizer(name, RATE)), by_hand(name, lambda t: RATE))
@@ -117,6 +150,47 @@ def test_decay_is_of_kernels_only():
         np.testing.assert_allclose(
             after[layer]["kernel"], 0.95 * PARAMS[layer]["kernel"], rtol=1e-6
         )
+
+
+def test_adam_hardly_decays_weights_of_large_gradients_unless_the_decay_is_decoupled():
+    """Two equal weights without a trend, their gradients alternating: one's are 100 times as
+    large. What is left of them shows the decay alone."""
+    params = {"kernel": np.ones((1, 2), np.float32)}
+
+    grads = jnp.asarray([[[0.1, 10.0]]]) * jnp.asarray([1, -1] * 100)[:, None, None]
+
+    def left(name, **options):
+        def final(decay):
+            rule = make_optimizer(name, 1e-3, weight_decay=decay, **options)
+
+            def step(carry, g):
+                updates, state = rule.update({"kernel": g}, carry[1], carry[0])
+                return (optax.apply_updates(carry[0], updates), state), None
+
+            return jax.lax.scan(step, (params, rule.init(params)), grads)[0][0]["kernel"][0]
+
+        free, decayed = jax.jit(jax.vmap(final))(jnp.asarray([0.0, 0.01]))
+        return decayed - free
+
+    # 200 times r d w / |g|, or r d w.
+    np.testing.assert_allclose(left("adam", b1=0.0), [-0.02, -0.0002], rtol=0.05)
+    np.testing.assert_allclose(left("adamw"), [-0.002, -0.002], rtol=0.05)
+    np.testing.assert_allclose(left("sgd"), [-0.002, -0.002], rtol=0.05)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (3, 3, 2, 4)])
+def test_muon_steps_are_nearly_orthogonal_and_as_large_as_adam_s(shape):
+    """Of all directions in the space of units (or of inputs) a step is about equally long: its
+    singular values are within Newton and Schulz's 0.7 to 1.2, times 0.2 sqrt(max(inputs, units)).
+    """
+    start = {"kernel": np.zeros(shape, np.float32)}
+    g = {"kernel": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
+    step = np.asarray(trained(make_optimizer("muon", 1.0), start, [g])[0]["kernel"])
+    matrix = step.reshape(-1, shape[-1])
+    values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * math.sqrt(max(matrix.shape)))
+    assert values.min() > 0.65 and values.max() < 1.25
+    assert 0.1 < np.sqrt(np.mean(step**2)) < 0.25
+    assert np.sum(step * g["kernel"]) < 0
 
 
 def test_what_is_no_weight_by_its_name_neither_decays_nor_is_projected():
@@ -159,6 +233,28 @@ def test_max_norm_projects_each_unit(radius):
     assert_close(project_max_norm(inside, radius), inside, 0)
 
 
+@pytest.mark.parametrize("bound", [0.7, 2.0, 100.0])
+def test_max_abs_divides_whole_arrays(bound):
+    expected = jax.tree.map(
+        lambda w: w * bound / np.abs(w).max() if w.ndim > 1 and np.abs(w).max() > bound else w,
+        PARAMS,
+    )
+    assert_close(project_max_abs(jax.tree.map(jnp.asarray, PARAMS), bound), expected, 1e-6)
+    zero = {"kernel": jnp.zeros((3, 2))}
+    assert_close(project_max_abs(zero, bound), zero, 0)
+
+
+def test_max_abs_comes_last():
+    after = trained(make_optimizer("momentum", RATE, max_abs=1.5))
+    largest = [np.abs(p[layer]["kernel"]).max() for p in after for layer in p]
+    np.testing.assert_allclose(max(largest), 1.5, rtol=1e-6)
+    assert np.abs(after[-1]["fc2"]["bias"]).max() > 1.5
+    first = by_hand("momentum", lambda t: RATE)[0]["conv1"]["kernel"]
+    np.testing.assert_allclose(
+        after[0]["conv1"]["kernel"], first * 1.5 / np.abs(first).max(), rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_max_norm_comes_last(name):
     ours = trained(make_optimizer(name, RATE, weight_decay=0.1, clip_norm=5.0, max_norm=1.5))
@@ -174,7 +270,7 @@ def test_max_norm_comes_last(name):
     assert norms.max() < 1.5 + 1e-5 and norms.max() > 1.4
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*CHAINED, "muon"])
 def test_frozen_arrays_keep_every_bit(name):
     mask = {"conv1": {"kernel": False, "bias": False}, "fc2": {"kernel": True, "bias": False}}
     options = {"weight_decay": 0.1, "max_norm": 0.5}
@@ -197,7 +293,7 @@ def test_clipping_is_by_the_gradients_of_what_trains():
     assert_close(ours["fc2"], theirs["fc2"])
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CHAINED)
 def test_biases_may_learn_at_a_rate_of_their_own(name):
     """Caffe's lr_mult: of what is added to them, so with momentum of its own rate throughout."""
     rule = make_optimizer(name, RATE, weight_decay=0.2, bias_rate=2.0)
@@ -226,7 +322,7 @@ def test_two_steps_of_caffes_momentum_by_hand():
     np.testing.assert_allclose(second["bias"], [3 + 0.02 + 0.02 * 1.9], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CHAINED)
 def test_a_rate_of_biases_leaves_the_rest_as_it_is(name):
     """No decay on biases, max-norm last on kernels alone, frozen arrays as they were."""
     mask = {"conv1": {"kernel": True, "bias": False}, "fc2": {"kernel": False, "bias": True}}
@@ -242,7 +338,7 @@ def test_a_rate_of_biases_leaves_the_rest_as_it_is(name):
     np.testing.assert_allclose(after["fc2"]["bias"], triple, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CHAINED)
 def test_members_may_differ_in_rate_and_decay(name):
     rates, decays = jnp.asarray([0.02, 0.1, 0.3]), jnp.asarray([0.0, 0.2, 0.05])
 
@@ -270,6 +366,14 @@ def test_members_may_differ_in_rate_and_decay(name):
         ("nesterov", {"momentum": (0.0, 0.8), "clip_norm": (0.5, 2.0)}),
         ("adam", {"b1": (0.5, 0.9), "b2": (0.9, 0.99), "eps": (1e-3, 1e-8)}),
         ("adamw", {"b1": (0.5, 0.9), "eps": (1e-3, 1e-8), "weight_decay": (0.0, 0.1)}),
+        ("adagrad", {"eps": (1e-3, 1e-8), "max_abs": (0.5, 2.0)}),
+        ("adadelta", {"b2": (0.9, 0.99), "eps": (1e-3, 1e-6)}),
+        ("rmsprop", {"b2": (0.9, 0.99), "eps": (1e-3, 1e-8)}),
+        ("lion", {"b1": (0.5, 0.9), "b2": (0.9, 0.99), "weight_decay": (0.0, 0.1)}),
+        (
+            "muon",
+            {"momentum": (0.5, 0.9), "b1": (0.5, 0.9), "b2": (0.9, 0.99), "eps": (1e-3, 1e-8)},
+        ),
     ],
 )
 def test_members_may_differ_in_every_number(name, numbers):
@@ -287,8 +391,12 @@ def test_members_may_differ_in_every_number(name, numbers):
     stacked = {key: jnp.asarray(values) for key, values in numbers.items()}
     together = jax.jit(jax.vmap(final))(stacked)
     for i in range(2):
-        alone = final({key: values[i] for key, values in numbers.items()})
+        alone = jax.jit(partial(final, {key: values[i] for key, values in numbers.items()}))()
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
+
+
+def half_cosine(a, b, p):
+    return a + (b - a) * math.sin(math.pi * p / 2) ** 2
 
 
 FORMULAS = {
@@ -297,6 +405,11 @@ FORMULAS = {
     "linear": lambda p: 1 - p,
     "annealed": lambda p: (1 + 10 * p) ** -0.75,
     "steps": lambda p: 0.1 ** sum(p >= drop for drop in (0.25, 0.75)),
+    "exponential": lambda p: math.exp(p * math.log(0.1)),
+    "inverse_time": lambda p: 1 / (1 + 9 * p),
+    "one_cycle": lambda p: (
+        half_cosine(0.04, 1, p / 0.3) if p < 0.3 else half_cosine(1, 4e-6, (p - 0.3) / 0.7)
+    ),
 }
 
 
@@ -305,21 +418,60 @@ FORMULAS = {
 def test_schedules_at_every_step(name, warmup):
     steps = 8 + warmup
     schedule = make_schedule(name, 0.4, steps=steps, warmup=warmup, drops=(0.25, 0.75))
+    stopped = make_schedule(name, 0.4, steps=steps, warmup=warmup, drops=(0.25, 0.75), stop=5)
     for t in range(steps):
         p = (t - warmup) / (steps - warmup)
-        expected = 0.4 * (t / warmup if t < warmup else FORMULAS[name](p))
-        np.testing.assert_allclose(schedule(jnp.asarray(t)), expected, rtol=1e-5, err_msg=str(t))
+        factor = t / warmup * FORMULAS[name](0) if t < warmup else FORMULAS[name](p)
+        rate = schedule(jnp.asarray(t))
+        np.testing.assert_allclose(rate, 0.4 * factor, rtol=1e-5, err_msg=str(t))
+        assert stopped(jnp.asarray(t)) == (rate if t < 5 else 0), t
 
 
-def test_schedule_of_a_traced_peak():
-    peaks = jnp.asarray([0.1, 0.5])
+def test_one_cycle_is_optax_s():
+    ours = make_schedule("one_cycle", 0.4, steps=20)
+    theirs = optax.cosine_onecycle_schedule(20, 0.4)
+    steps = jnp.arange(21)
+    np.testing.assert_allclose(ours(steps), jax.vmap(theirs)(steps), rtol=1e-4, atol=1e-8)
+
+
+def test_schedules_of_traced_numbers():
+    numbers = {
+        "peak": jnp.asarray([0.1, 0.5, 0.5]),
+        "factor": jnp.asarray([0.1, 0.01, 0.01]),
+        "stop": jnp.asarray([9, 8, 7]),
+    }
     for name in SCHEDULES:
 
-        def rate(peak, name=name):
-            return make_schedule(name, peak, steps=10, warmup=2)(jnp.asarray(7))
+        def rate(numbers, name=name):
+            return make_schedule(name, steps=10, warmup=2, **numbers)(jnp.asarray(7))
 
-        together = jax.jit(jax.vmap(rate))(peaks)
-        np.testing.assert_allclose(together, [rate(0.1), rate(0.5)], rtol=1e-6)
+        together = jax.jit(jax.vmap(rate))(numbers)
+        alone = [rate({"peak": 0.1}), rate({"peak": 0.5, "factor": 0.01}), 0]
+        np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_members_may_stop_at_different_steps(name):
+    """In one program, each as if its training had ended there."""
+
+    def final(stop):
+        schedule = make_schedule("cosine", RATE, steps=STEPS, stop=stop)
+        rule = make_optimizer(name, schedule, weight_decay=0.1)
+        params = jax.tree.map(jnp.asarray, PARAMS)
+
+        def step(carry, g):
+            updates, state = rule.update(g, carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        grads = jax.tree.map(lambda *gs: jnp.stack(gs), *GRADS)
+        return jax.lax.scan(step, (params, rule.init(params)), grads)[0][0]
+
+    together = jax.jit(jax.vmap(final))(jnp.asarray([0, 2, 4, 9]))
+    whole = trained(
+        make_optimizer(name, make_schedule("cosine", RATE, steps=STEPS), weight_decay=0.1)
+    )
+    for i, expected in enumerate((PARAMS, whole[1], whole[3], whole[5])):
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), expected)
 
 
 def test_two_drops_at_one_step_both_count():
@@ -346,6 +498,8 @@ def test_errors():
     for radius in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="radius"):
             max_norm(radius)
-    rule = max_norm(1.0)
-    with pytest.raises(ValueError, match="needs the parameters"):
-        rule.update(PARAMS, rule.init(PARAMS))
+        with pytest.raises(ValueError, match="max-abs bound"):
+            max_abs(radius)
+    for rule, name in ((max_norm(1.0), "max_norm"), (max_abs(1.0), "max_abs")):
+        with pytest.raises(ValueError, match=f"{name} needs the parameters"):
+            rule.update(PARAMS, rule.init(PARAMS))

@@ -249,6 +249,19 @@ def _views(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Ar
     ]
 
 
+def patches(
+    x: Float[AnyArray, "n h w c"], *, window: int, stride: int
+) -> Float[Array, "n oh ow _ c"]:
+    """The ``window x window`` pixels of every window, ``stride`` pixels apart, row by row.
+
+    Raises:
+      ValueError: if the image is smaller than the window.
+    """
+    if min(x.shape[1:3]) < window:
+        raise ValueError(f"a window of {window} does not fit an image of {x.shape[1:3]}")
+    return jnp.stack([view for _, view in _views(jnp.asarray(x), window, stride)], 3)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _pool(x: Array, window: int, stride: int) -> Array:
     (_, y), *shifted = _views(x, window, stride)

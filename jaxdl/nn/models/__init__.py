@@ -1,15 +1,25 @@
 """Networks, one family a file, by name in a literal table."""
 
-from jaxdl.nn.models import adversarial, convnet
+from jaxdl.nn.models import adversarial, convnet, lecun, mlp
 
 MODELS = {
     "glyph_net": convnet.glyph_net,
     "digit_net": convnet.digit_net,
     "cifar_net": convnet.cifar_net,
     "caffenet": convnet.caffenet,
-    "mlp": convnet.mlp,
     "small_net": convnet.small_net,
+    "linear": convnet.linear,
+    "mlp": mlp.mlp,
+    "net1": lecun.net1,
+    "net2": lecun.net2,
+    "net3": lecun.net3,
+    "net4": lecun.net4,
+    "net5": lecun.net5,
+    "zip_code": lecun.zip_code,
+    "lenet5": lecun.lenet5,
 }
+"""``MODELS[name](outputs, axis_name=None, **options)`` is a module: ``model(x, train=False)`` gives
+[b, outputs] for images [b, h, w, c], or for features [b, d] where its first layer is dense."""
 
 ADVERSARIAL_MODELS = {
     "dann_digits": adversarial.dann_digits,

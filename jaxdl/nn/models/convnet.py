@@ -6,12 +6,11 @@ out, and ``model.apply(variables, h, start=3)`` goes on from there.
 """
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 from jaxdl.nn import ops
+from jaxdl.nn.layers import Dropout
 from jaxdl.types import AnyArray, Scalar
 
 # He, Zhang, Ren & Sun 2015: variance 2 / fan-in keeps the scale of activations through ReLUs.
@@ -83,23 +82,6 @@ class ConvLayer(nn.Module):
             bias = self.param("bias", self.start.bias, (s.features,))
             x = nn.relu(x + bias[None, None, None])
         return ops.local_response_normalization(x) if s.response else x
-
-
-class Dropout(nn.Module):
-    """Flax's `Dropout`, with the same random numbers, whose rate may be traced, 0 and 1 included:
-    so members of a population can differ in it (``model.clone(dropout=hyper["dropout"])``)."""
-
-    rate: Scalar
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, x: Float[AnyArray, "b ..."]) -> Float[AnyArray, "b ..."]:
-        if self.deterministic or (isinstance(self.rate, int | float) and self.rate == 0):
-            return x
-        keep = 1.0 - self.rate
-        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        # Where nothing is kept there is nothing to be divided by 0, nor in the gradient.
-        return jnp.where(mask, x / jnp.where(keep > 0, keep, 1.0), 0.0).astype(x.dtype)
 
 
 class DenseLayer(nn.Module):
@@ -203,9 +185,11 @@ def digit_net(classes: int, **options) -> ConvNet:
     return ConvNet((Conv(16), Conv(24, pool=2), Conv(32, pool=2)), (64,), classes, **options)
 
 
-def mlp(classes: int, **options) -> ConvNet:
-    """A multilayer perceptron on the pixels, of two hidden layers."""
-    return ConvNet((), (128, 128), classes, **options)
+def linear(outputs: int, *, axis_name: str | None = None) -> ConvNet:
+    """``x W + b`` of the flattened inputs, which begins at 0: linear regression with the squared
+    error, logistic regression with the cross entropy, the perceptron with a loss that is 0 where
+    the sign is right (Rosenblatt 1958)."""
+    return ConvNet((), (), outputs, starts=(Start(deviation=0.0),), axis_name=axis_name)
 
 
 def small_net(classes: int, **options) -> ConvNet:

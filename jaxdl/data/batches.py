@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, PRNGKeyArray, UInt8, UInt32
+from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, UInt32
 
 from jaxdl.types import AnyArray, ArrayT
 
@@ -17,14 +17,14 @@ from jaxdl.types import AnyArray, ArrayT
 def shuffled(
     words: UInt32[ArrayT, " w"],
     epoch: Int[ArrayT, " *n"],
-    place: Int[ArrayT, " *n"],
+    position: Int[ArrayT, " *n"],
     examples: int | Int[Array, ""],
 ) -> Int[ArrayT, " *n"]:
-    """The example at each place of an epoch: a permutation of ``0 … examples - 1`` an epoch.
+    """The example at each position of an epoch: a permutation of ``0 … examples - 1`` an epoch.
 
     The "swap or not" shuffle (Hoang, Morris & Rogaway, CRYPTO 2012): in each of 32 rounds x is
     paired with ``K - x mod examples``, and a bit that depends on the pair decides whether the two
-    change places. A place is looked up alone, with no list of the others; so an epoch of any
+    change places. A position is looked up alone, with no list of the others; so an epoch of any
     length, also one known only to the running program, costs no memory and no sort.
 
     NumPy arrays are computed with NumPy, JAX's with JAX, with equal results.
@@ -33,7 +33,7 @@ def shuffled(
       words: a random key's data (``jax.random.key_data``).
       examples: below 2^31.
     """
-    xp = place.__array_namespace__()
+    xp = position.__array_namespace__()
     u32 = xp.uint32
     n = xp.asarray(examples).astype(u32)
     seed = _mix(epoch.astype(u32) + u32(_GOLDEN))
@@ -47,7 +47,7 @@ def shuffled(
         coin = _mix(xp.maximum(x, partner) ^ salt)
         return xp.where(coin >> u32(31) == 1, partner, x)
 
-    x = place.astype(u32)
+    x = position.astype(u32)
     if xp is jnp:  # a loop compiles faster than its 32 rounds
         return lax.fori_loop(u32(0), u32(_ROUNDS), swap_or_not, x).astype(xp.int32)
     for turn in np.arange(_ROUNDS, dtype=u32)[:, None]:  # arrays wrap around, scalars complain
@@ -85,9 +85,9 @@ def batch_ids(
     # In int32 a position would overflow after 2^31 examples, so count in epochs and remainders.
     epochs_per_step, rest = jnp.divmod(batch, count)
     wraps, offset = _divmod_of_product(first_step, rest, count)
-    epochs, places = jnp.divmod(offset + jnp.arange(steps * batch), count)
+    epochs, positions = jnp.divmod(offset + jnp.arange(steps * batch), count)
     epochs = epochs + first_step * epochs_per_step + wraps
-    return shuffled(jax.random.key_data(key), epochs, places, count).reshape(steps, batch)
+    return shuffled(jax.random.key_data(key), epochs, positions, count).reshape(steps, batch)
 
 
 def host_batch_ids(
@@ -98,8 +98,8 @@ def host_batch_ids(
     Args:
       words: ``np.asarray(jax.random.key_data(key))``.
     """
-    epochs, places = np.divmod(step * batch + np.arange(batch), examples)
-    return shuffled(words, epochs, places, examples)
+    epochs, positions = np.divmod(step * batch + np.arange(batch), examples)
+    return shuffled(words, epochs, positions, examples)
 
 
 def _divmod_of_product(
@@ -107,7 +107,7 @@ def _divmod_of_product(
 ) -> tuple[Array, Array]:
     """``divmod(step * factor, divisor)`` where the product may not fit into 32 bits."""
     step, factor, divisor = (jnp.asarray(x).astype(jnp.uint32) for x in (step, factor, divisor))
-    whole, rest = jnp.divmod(step, divisor)
+    multiples, rest = jnp.divmod(step, divisor)
 
     def double_and_add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         quotient, remainder = state
@@ -118,11 +118,11 @@ def _divmod_of_product(
     # The schoolbook product, bit by bit of one factor; no number on the way exceeds 3 * divisor.
     zero = rest * 0
     quotient, remainder = lax.fori_loop(0, 31, double_and_add, (zero, zero))
-    return (whole * factor + quotient).astype(jnp.int32), remainder.astype(jnp.int32)
+    return (multiples * factor + quotient).astype(jnp.int32), remainder.astype(jnp.int32)
 
 
 def normalize(
-    images: UInt8[AnyArray, "b h w c"],
+    images: Num[AnyArray, "b h w c"],
     mean: Float[AnyArray, "h w c"] | Float[AnyArray, " c"],
     deviation: Float[AnyArray, " c"],
 ) -> Float[Array, "b h w c"]:

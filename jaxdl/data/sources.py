@@ -1,17 +1,18 @@
 """Data sets by name: ``load("tfds", dataset="mnist")``, ``load("folder", path="pictures")``."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxdl.data import tables
 from jaxdl.data.archive import npz
 from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
 from jaxdl.data.prepared import prepared
-from jaxdl.data.source import Source, divide, make_source
+from jaxdl.data.source import Source, make_source
 
 
 def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
@@ -107,64 +108,25 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
     return splits
 
 
-def iris(seed: int = 0) -> Source:
-    """150 flowers of 3 species by 4 lengths in cm (Fisher 1936)."""
-    from sklearn.datasets import load_iris
-
-    return _table("iris", load_iris(), seed)
-
-
-def wine(seed: int = 0) -> Source:
-    """178 wines of 3 growers by 13 chemical measurements (Forina et al. 1991)."""
-    from sklearn.datasets import load_wine
-
-    return _table("wine", load_wine(), seed)
-
-
-def breast_cancer(seed: int = 0) -> Source:
-    """569 tumours, malignant or benign, by 30 measurements of their cells (Street et al. 1993)."""
-    from sklearn.datasets import load_breast_cancer
-
-    return _table("breast_cancer", load_breast_cancer(), seed)
-
-
-def diabetes(seed: int = 0) -> Source:
-    """442 patients by 10 measurements, and as target how far the disease has come after a year,
-    25 to 346 (Efron et al. 2004). The features are scikit-learn's, of mean 0 and norm 1."""
-    from sklearn.datasets import load_diabetes
-
-    return _table("diabetes", load_diabetes(), seed)
-
-
-def _table(name: str, table: Mapping, seed: int) -> Source:
-    """One of scikit-learn's tables, split 60/20/20 at random, within each class if it has any.
-
-    ``features`` [n, d] are as they come, not standardized; with them ``label`` or ``target``.
-    """
-    arrays = {"features": table["data"].astype(np.float32)}
-    classes: tuple[str, ...] = ()
-    if "target_names" in table:
-        arrays["label"] = table["target"].astype(np.int32)
-        classes = tuple(map(str, table["target_names"]))
-    else:
-        arrays["target"] = table["target"].astype(np.float32)
-    n = len(table["target"])
-    shares = {"test": round(0.2 * n), "validation": round(0.2 * n)}
-    return make_source(name, classes, divide({"train": arrays}, shares, seed))
-
-
 SOURCES: dict[str, Callable[..., Source]] = {
     "glyphs": glyphs,
     "digits": digits,
     "digits_m": digits_m,
-    "iris": iris,
-    "wine": wine,
-    "breast_cancer": breast_cancer,
-    "diabetes": diabetes,
+    "iris": tables.iris,
+    "wine": tables.wine,
+    "breast_cancer": tables.breast_cancer,
+    "diabetes": tables.diabetes,
+    "table": tables.table,
+    "sinusoid": tables.sinusoid,
+    "interlaced": tables.interlaced,
+    "imbalanced": tables.imbalanced,
+    "latent": tables.latent,
     "tfds": prepared,
     "folder": folder,
     "npz": npz,
 }
+TRUTHS = {"sinusoid": tables.sinusoid_truth}
+"""Of made-up tables: the targets without noise, by the features."""
 
 
 def load(name: str, *, unlabelled: bool = False, **options) -> Source:

@@ -51,6 +51,26 @@ def cross_entropy(
     return -jnp.sum(targets * jax.nn.log_softmax(logits), -1)
 
 
+def distillation(
+    logits: Float[AnyArray, "b k"], teacher_logits: Float[AnyArray, "b k"], temperature: Scalar
+) -> Float[Array, " b"]:
+    """``T² H(softmax(teacher / T), softmax(logits / T))``, with the :func:`cross_entropy` H.
+
+    A student learns from a teacher's probabilities, which say more of an image than its label does:
+    what else it might be; a high temperature ``T`` brings the small ones out. Beside labels it is
+    one term of two, ``w distillation + (1 - w) cross_entropy``, with ``w`` near 1. The gradient of
+    H falls as ``1 / T²``; with the factor a ``w`` means the same at any T. As T grows the gradient
+    becomes ``(z - v) / k``, of the logits z and v of both less their means: that of matching logits
+    by ``|z - v|² / (2 k)``. (Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural
+    Network", NIPS 2014 workshop, arXiv:1503.02531.) No gradient goes to the teacher.
+
+    Args:
+      temperature: ``T``, above 0. May be traced.
+    """
+    probabilities = jax.nn.softmax(jax.lax.stop_gradient(_float32(teacher_logits)) / temperature)
+    return cross_entropy(_float32(logits) / temperature, probabilities) * temperature**2
+
+
 def binary_cross_entropy(
     logits: Float[AnyArray, " *b"], labels: Integer[AnyArray, " *b"] | Float[AnyArray, " *b"]
 ) -> Float[Array, " *b"]:

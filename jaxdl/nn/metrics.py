@@ -4,9 +4,10 @@ An evaluation over many batches needs statistics whose sums over batches are tho
 data. :func:`correct` and :func:`correct_among` give one number an example. The sums are a
 :func:`confusion_matrix` (accuracy, precision, recall, F-beta, IoU, Dice), the bins of a
 calibration diagram (expected calibration error) and :class:`RegressionSums` (RMSE, MAE, R²). They
-are merged by adding them leaf by leaf, over batches, devices or folds. Only the ROC curve and the
-area under it need all scores at once. Values agree with scikit-learn's functions; what is 0 / 0 is
-NaN, scikit-learn's ``zero_division=nan``, so that `jnp.nanmean` leaves absent classes out.
+are merged by adding them leaf by leaf, over batches, devices or folds. Only the curves of binary
+scores (ROC, precision and recall) need all scores at once. Values agree with scikit-learn's
+functions; what is 0 / 0 is NaN, scikit-learn's ``zero_division=nan``, so that `jnp.nanmean` leaves
+absent classes out.
 
 All functions work under jit and vmap. ``weights`` are of the examples: a mask, or numbers.
 """
@@ -123,18 +124,8 @@ def roc_curve(
     From (0, 0), with the threshold infinity, one point an example by falling score. Equal scores
     give equal points. Rates of a class without examples are NaN.
     """
-    w = jnp.ones(scores.shape) if weights is None else weights.astype(float)
-    order = jnp.argsort(-scores)
-    thresholds, positive, w = scores[order], positive[order], w[order]
-    # Of equal scores each has the sums up to the last of them.
-    last = jnp.searchsorted(-thresholds, -thresholds, side="right") - 1
-
-    def rate(counts: Float[AnyArray, " n"]) -> Float[Array, "n+1"]:
-        sums = jnp.cumsum(counts)[last]
-        return jnp.concatenate([jnp.zeros(1), sums]) / jnp.sum(counts)
-
-    false, true = rate(jnp.where(positive, 0, w)), rate(jnp.where(positive, w, 0))
-    return false, true, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
+    false, true, thresholds = _counts_above(scores, positive, weights)
+    return false / false[-1], true / true[-1], thresholds
 
 
 def roc_auc(
@@ -145,6 +136,70 @@ def roc_auc(
     false, true, _ = roc_curve(scores, positive, weights)
     area = jnp.sum(jnp.diff(false) * (true[1:] + true[:-1]) / 2)
     return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, area)
+
+
+def precision_recall_curve(
+    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
+) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
+    """Precisions, recalls, and the thresholds "score >= t" that give them.
+
+    From precision 1 and recall 0, with the threshold infinity, one point an example by falling
+    score; scikit-learn has them the other way round. Equal scores give equal points. As long as
+    nothing is predicted positive, precision is 1. Without positive examples recall is NaN.
+    """
+    false, true, thresholds = _counts_above(scores, positive, weights)
+    predicted = false + true
+    precision = jnp.where(predicted > 0, true / jnp.where(predicted > 0, predicted, 1), 1)
+    return precision, true / true[-1], thresholds
+
+
+def average_precision(
+    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
+) -> Float[Array, ""]:
+    """``sum_i (R_i - R_(i-1)) P_i`` over the points of :func:`precision_recall_curve`: the area
+    under it in steps. That of random scores is the share of positive examples. NaN without any,
+    and for NaN scores."""
+    precision, recall, _ = precision_recall_curve(scores, positive, weights)
+    area = jnp.sum(jnp.diff(recall) * precision[1:])
+    return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, area)
+
+
+def best_threshold(
+    scores: Float[AnyArray, " n"],
+    positive: Bool[AnyArray, " n"],
+    weights: Weights = None,
+    *,
+    beta: float = 1.0,
+) -> Float[Array, ""]:
+    """The threshold t for which predicting "score >= t" has the greatest :func:`f_beta`; of several
+    the highest.
+
+    It is one of the scores, or infinity if none is of a positive example. To be chosen on
+    validation examples: on those that it was chosen on, F is too good.
+    """
+    false, true, thresholds = _counts_above(scores, positive, weights)
+    square = beta**2
+    # F without its factor 1 + beta², whose denominator is 0 only where nothing is positive.
+    denominator = square * true[-1] + true + false
+    return thresholds[jnp.argmax(true / jnp.where(denominator > 0, denominator, 1))]
+
+
+def _counts_above(
+    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights
+) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
+    """How many negative and how many positive examples have a score of at least each threshold:
+    infinity, then the scores, falling."""
+    w = jnp.ones(scores.shape) if weights is None else weights.astype(float)
+    order = jnp.argsort(-scores)
+    thresholds, positive, w = scores[order], positive[order], w[order]
+    # Of equal scores each has the sums up to the last of them.
+    last = jnp.searchsorted(-thresholds, -thresholds, side="right") - 1
+
+    def counts(w: Float[AnyArray, " n"]) -> Float[Array, "n+1"]:
+        return jnp.concatenate([jnp.zeros(1), jnp.cumsum(w)[last]])
+
+    false, true = counts(jnp.where(positive, 0, w)), counts(jnp.where(positive, w, 0))
+    return false, true, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
 
 
 # Calibration.

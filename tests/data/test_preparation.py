@@ -62,7 +62,7 @@ def test_no_label_of_the_second_domain_is_in_a_batch():
     rng = np.random.default_rng(0)
     pair = jnp.asarray(rng.integers(0, 256, (5, 2, 4, 4, 3)).astype(np.uint8))
     stored = {"image": pair, "label": jnp.arange(10).reshape(5, 2)}
-    prepare = domain_batches(see, both=True, change=recolour(0.5))
+    prepare = domain_batches(see, paired=True, change=recolour(0.5))
     batch = prepare(stored, {}, jax.random.key(0))
     assert set(batch["source"]) == {"image", "label"} and set(batch["target"]) == {
         *("image", "changed")
@@ -71,7 +71,7 @@ def test_no_label_of_the_second_domain_is_in_a_batch():
     np.testing.assert_array_equal(batch["source"]["image"], pair[:, 0] + 1000.0)
     np.testing.assert_array_equal(batch["target"]["image"], pair[:, 1] + 2000.0)
     assert (batch["target"]["changed"] != batch["target"]["image"]).any()
-    alone = domain_batches(see, both=False)
+    alone = domain_batches(see, paired=False)
     stored = {"image": pair[:, 1], "label": stored["label"][:, 1]}
     seen = alone(stored, {"domain": 1}, None)
     np.testing.assert_array_equal(seen["image"], pair[:, 1] + 2000.0)

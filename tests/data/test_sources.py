@@ -142,7 +142,8 @@ def test_glyphs_are_the_builders(monkeypatch):
             "mnist",
             {},
             "unknown data set 'mnist'; known ones are glyphs, digits, digits_m, iris, wine, "
-            "breast_cancer, diabetes, tfds, folder, npz",
+            "breast_cancer, diabetes, table, sinusoid, interlaced, imbalanced, latent, tfds, "
+            "folder, npz",
         ),
         ("digits", {"train": 5}, "unexpected keyword argument 'train'; its options are .*seed"),
         ("digits", {"channels": 2}, "channels=2"),

@@ -368,3 +368,20 @@ def test_wrong_labels_are_other_classes_and_those_of_a_smaller_share_are_among_a
     assert (wrong_labels(labels, 5, seed=2)[0] != others).any()
     with pytest.raises(ValueError, match="no other"):
         wrong_labels(labels, 1, seed=0)
+
+
+def test_systematic_mistakes_are_of_the_same_examples_as_random_ones():
+    labels = np.random.default_rng(0).integers(-1, 5, 300).astype(np.int32)
+    _, chances = wrong_labels(labels, 5, seed=1)
+    for mistakes in (np.roll(np.arange(5), -1), np.array([1, 0, 0, 4, 3])):
+        others, same = wrong_labels(labels, 5, 1, mistakes)
+        np.testing.assert_array_equal(same, chances)
+        assert others.dtype == np.int32
+        expected = [-1 if label < 0 else mistakes[label] for label in labels]
+        np.testing.assert_array_equal(others, expected)
+
+
+@pytest.mark.parametrize("mistakes", [[1, 2, 0, 0], [1, 2], [1, 1, 0], [1, 3, 0], [-1, 0, 1]])
+def test_a_mistake_is_another_class(mistakes):
+    with pytest.raises(ValueError, match=r"mistakes=\[.*\]: give each of 3 classes another"):
+        wrong_labels(np.array([0, 1, 2]), 3, 0, np.array(mistakes))

@@ -1,0 +1,83 @@
+"""Orders of examples that are drawn, and weights of classes: for bagging and for rare classes.
+
+Ids may repeat: a feed takes any.
+"""
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+
+def bootstrap(ids: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """As many of the ids, drawn with replacement (Efron 1979).
+
+    About ``1 - 1/e``, 63 %, of them come at least once; those that are left out can be used for
+    validation.
+    """
+    return rng.choice(ids, len(ids))
+
+
+def oversample(
+    ids: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], rng: np.random.Generator
+) -> Int[np.ndarray, " m"]:
+    """Ids, repeated so that all classes come as often as the most frequent one.
+
+    No example of a class comes more than once more than another; which do is drawn.
+
+    Args:
+      labels: of these ids. Those with a missing label, below 0, are left out.
+
+    Raises:
+      ValueError: if all labels are missing.
+    """
+    return _equally_often(ids, labels, _class_sizes(labels).max(), rng)
+
+
+def undersample(
+    ids: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], rng: np.random.Generator
+) -> Int[np.ndarray, " m"]:
+    """Ids, drawn without replacement so that all classes come as often as the least frequent one.
+
+    Args:
+      labels: of these ids. Those with a missing label, below 0, are left out.
+
+    Raises:
+      ValueError: if all labels are missing.
+    """
+    return _equally_often(ids, labels, _class_sizes(labels).min(), rng)
+
+
+def class_weights(labels: Int[np.ndarray, " n"], classes: int) -> Float32[np.ndarray, " k"]:
+    """``n / (k n_c)`` of each class: all classes have the same total, and all examples the mean 1.
+
+    For ``class_weights`` of :func:`jaxdl.nn.losses.cross_entropy`. Missing labels, below 0, do not
+    count.
+
+    Raises:
+      ValueError: naming a class without examples.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    if not counts.all():
+        raise ValueError(f"class {np.argmin(counts)} has no examples, so it has no weight")
+    return (counts.sum() / (classes * counts)).astype(np.float32)
+
+
+def _class_sizes(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """Of the classes that occur."""
+    if not (labels >= 0).any():
+        raise ValueError("no example has a label, so there are no classes to draw from")
+    return np.unique(labels[labels >= 0], return_counts=True)[1]
+
+
+def _equally_often(
+    ids: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    times: int | np.integer,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " m"]:
+    """Ids in which each class comes so often, in the order that they had."""
+    places = [
+        # Again and again through one permutation.
+        np.resize(rng.permutation(np.flatnonzero(labels == label)), times)
+        for label in np.unique(labels[labels >= 0])
+    ]
+    return ids[np.sort(np.concatenate(places))]

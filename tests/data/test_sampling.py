@@ -1,0 +1,69 @@
+"""Orders of examples against counts, weights of classes against scikit-learn's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from sklearn.utils.class_weight import compute_class_weight
+
+from jaxdl.data.sampling import bootstrap, class_weights, oversample, undersample
+
+SEEDS = st.integers(0, 999)
+
+
+def random_labels(seed):
+    """Some classes of some sizes, and missing labels among them."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 20, rng.integers(1, 6))
+    return rng.permutation(np.repeat(np.arange(-1, len(counts)), [3, *counts])).astype(np.int32)
+
+
+def test_a_bootstrap_sample_is_as_large_and_every_id_is_as_likely():
+    ids, rng = np.arange(100, 150, dtype=np.int32), np.random.default_rng(0)
+    samples = np.stack([bootstrap(ids, rng) for _ in range(400)])
+    assert samples.dtype == np.int32 and samples.shape == (400, 50)
+    assert chisquare(np.bincount(samples.ravel())[100:]).pvalue > 1e-3
+    shares = [len(set(sample)) / 50 for sample in samples]
+    assert np.mean(shares) == pytest.approx(1 - (1 - 1 / 50) ** 50, abs=0.01)
+
+
+@given(SEEDS)
+def test_over_and_undersampled_classes_come_equally_often(seed):
+    labels = random_labels(seed)
+    all_ids = 1000 + np.random.default_rng(seed).permutation(len(labels))
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    for sample, times in ((oversample, counts.max()), (undersample, counts.min())):
+        ids = sample(all_ids, labels, np.random.default_rng(seed))
+        repeats = np.bincount(ids, minlength=1000 + len(labels))[all_ids]
+        assert len(ids) == repeats.sum() and not repeats[labels < 0].any()
+        for label, count in zip(classes, counts, strict=True):
+            own = repeats[labels == label]
+            assert own.sum() == times
+            assert set(own) <= {times // count, -(-times // count)}
+        again = sample(all_ids, labels, np.random.default_rng(seed))
+        np.testing.assert_array_equal(ids, again)
+
+
+def test_those_that_are_drawn_are_as_likely():
+    labels, rng = np.repeat([0, 1], [20, 5]), np.random.default_rng(0)
+    ids = np.concatenate([undersample(np.arange(25), labels, rng) for _ in range(400)])
+    assert chisquare(np.bincount(ids)[:20]).pvalue > 1e-3
+
+
+@given(SEEDS)
+def test_class_weights_are_scikit_learns(seed):
+    labels = random_labels(seed)
+    known, classes = labels[labels >= 0], np.unique(labels[labels >= 0])
+    ours = class_weights(labels, len(classes))
+    theirs = compute_class_weight("balanced", classes=classes, y=known)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert ours.dtype == np.float32 and ours[known].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_what_cannot_be_balanced_is_refused():
+    with pytest.raises(ValueError, match="class 1 has no examples"):
+        class_weights(np.array([0, 2, 2]), 3)
+    for sample in (oversample, undersample):
+        with pytest.raises(ValueError, match="no example has a label"):
+            sample(np.arange(2), np.array([-1, -1]), np.random.default_rng(0))

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
-QUESTIONS = {"supervised", "transfer", "adaptation", "validation", "pinn"}
+QUESTIONS = {"supervised", "transfer", "adaptation", "validation", "search", "pinn"}
 ENGINE = {"train"}
 REPORT = {"report"}
 ROOMS = GROUND | BLOCKS | QUESTIONS | ENGINE | REPORT
@@ -114,7 +114,12 @@ def test_what_is_public_is_explained(path):
 
 
 PRODUCT = [*LIBRARY, *files("experiments"), *files("configs")]
-BINARY = ("os.open", "Image.open", "source.test.open")  # functions of that name that open no text
+BINARY = (
+    "os.open",
+    "Image.open",
+    "archive.open",
+    "source.test.open",
+)  # functions of that name that open no text
 
 
 def opens_text_as_the_locale_has_it(call):

@@ -1,11 +1,14 @@
-"""What starts studies, and one finished run; each of a worker's files gets the same."""
+"""What starts studies, and one finished run, the same for all files."""
 
+import fcntl
+import json
+import os
 import shutil
 import textwrap
 
 import pytest
 
-from tests.experiments.launcher import Launcher, quick_environment
+from tests.experiments.launcher import Ended, Launcher, quick_environment
 from tests.experiments.tiny import FIGURES, WATCH, tiny
 
 
@@ -43,9 +46,19 @@ def start(launcher, tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(start, tmp_path_factory):
     """The workdir of an uninterrupted run, which no test disturbs, and how it ended; beside the
-    folder is what was in it when test images were opened."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    return workdir, start(workdir, prelude=WATCH).wait()
+    folder is what was in it when test images were opened. The first worker that needs it runs it
+    for all."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "whole"
+    folder.mkdir(exist_ok=True)
+    workdir, outcome = folder / "run", folder / "outcome.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not outcome.exists():
+            outcome.write_text(json.dumps(start(workdir, prelude=WATCH).wait()))
+    return workdir, Ended(*json.loads(outcome.read_text()))
 
 
 @pytest.fixture

@@ -136,8 +136,11 @@ def serve() -> None:
     """Answer requests until standard input ends; in a forked child, return to become the study."""
     filters = warnings.filters[:]
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device was touched yet
-    import matplotlib.figure  # noqa: F401, what studies import late
-    import sklearn.datasets  # noqa: F401
+    import sklearn.datasets  # noqa: F401, which studies import late, as they do matplotlib
+
+    from jaxdl.report import figures
+
+    figures.check()  # for its imports and fonts
 
     known: set[str] = set()
     ended: dict[int, int] = {}

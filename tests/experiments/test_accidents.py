@@ -128,34 +128,6 @@ def test_killed_nine_times_it_ends_as_if_it_had_not_been(finished, start, tmp_pa
     assert_same(tmp_path, finished)
 
 
-def test_the_same_seeds_give_the_same_results_bit_for_bit(finished, start, tmp_path):
-    assert start(tmp_path).wait().code == 0
-    assert_same(tmp_path, finished)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_first_says_so_and_ends_it_within_seconds(number, start, tmp_path):
-    study = start(tmp_path)
-    assert study.wait_until(lambda: len(curves(tmp_path)) >= BASES)
-    study.kill(number)
-    asked = time.monotonic()
-    ended = study.wait()
-    assert time.monotonic() - asked < 10
-    assert ended.code == 128 + number
-    assert "saved and stopped" in ended.complaint and str(tmp_path) in ended.complaint
-    step = json.loads(curves(tmp_path)[-1])["step"]
-    assert (tmp_path / "checkpoints" / "bases-0" / str(step)).exists()
-
-
-def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
-    study = start(tmp_path)
-    assert study.wait_until(lambda: len(curves(tmp_path)) >= BASES)
-    study.kill(signal.SIGSTOP)
-    assert_refused(start(tmp_path).wait(), "another run is at work", str(tmp_path))
-    study.kill(signal.SIGCONT)
-    assert study.wait().code == 0
-
-
 # From then on no file may be larger: what the file system says is that of a full disk, but for the
 # error's number. (What is said on standard error must still fit.)
 FULL = """
@@ -166,24 +138,13 @@ FULL = """
     def append(path, records):
         global calls
         calls += 1
-        if calls == {calls}:
-            resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
+        if calls == 2:
+            limit = path.stat().st_size + {more}
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         whole(path, records)
 
     logs.append = append
 """
-
-
-@pytest.mark.parametrize("size", [1300, 3000], ids=["curves", "checkpoint"])
-def test_a_full_disk_ends_it_in_a_line_and_it_goes_on_after(size, finished, start, tmp_path):
-    workdir = tmp_path / ("long" * 40)  # of which messages are made that hide their reason
-    ended = start(workdir, prelude=FULL.format(calls=4, size=size)).wait()
-    assert_refused(ended, str(workdir), "File too large", "the same command goes on")
-    assert (workdir / "checkpoints" / "bases-0").exists()
-    assert not (workdir / "results.csv").exists()
-    assert start(workdir).wait().code == 0
-    assert_same(workdir, finished)
-
 
 # Root may write to a folder whatever its permissions, but not to one that is a file.
 GONE = """
@@ -194,7 +155,7 @@ GONE = """
     def append(path, records):
         global calls
         calls += 1
-        if calls == 4:
+        if calls == 2:
             path.parent.rename({aside!r})
             path.parent.touch()
         whole(path, records)
@@ -203,18 +164,43 @@ GONE = """
 """
 
 
-def test_a_folder_that_is_gone_is_told_in_a_line(finished, start, tmp_path):
-    workdir, aside = tmp_path / "run", tmp_path / "aside"
+def test_accident_after_accident_it_goes_on_in_the_same_folder(finished, start, tmp_path):
+    """A second run, two signals, two full disks, a folder that is gone, and a damaged checkpoint;
+    its path is so long that messages are made which hide their reason."""
+    workdir, aside = tmp_path / ("long" * 40), tmp_path / "aside"
+
+    def assert_unfinished():
+        assert (workdir / "checkpoints" / "bases-0").exists()
+        assert not (workdir / "results.csv").exists()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        study, lines = start(workdir), len(curves(workdir))
+        assert study.wait_until(lambda lines=lines: len(curves(workdir)) >= lines + BASES)
+        if not lines:
+            study.kill(signal.SIGSTOP)
+            assert_refused(start(workdir).wait(), "another run is at work", str(workdir))
+            study.kill(signal.SIGCONT)
+        study.kill(number)
+        asked = time.monotonic()
+        ended = study.wait()
+        assert time.monotonic() - asked < 10
+        assert ended.code == 128 + number
+        assert "saved and stopped" in ended.complaint and str(workdir) in ended.complaint
+        last = json.loads(curves(workdir)[-1])
+        assert (workdir / "checkpoints" / last["population"] / str(last["step"])).exists()
+        assert_unfinished()
+    for more in (100, 3000):  # which is too little for the curves, and for a checkpoint
+        ended = start(workdir, prelude=FULL.format(more=more)).wait()
+        assert_refused(ended, str(workdir), "File too large", "the same command goes on")
+        assert_unfinished()
     ended = start(workdir, prelude=GONE.format(aside=str(aside))).wait()
     assert_refused(ended, str(workdir), "the same command goes on")
     workdir.unlink()
     aside.rename(workdir)
+    assert_unfinished()
     assert start(workdir).wait().code == 0
     assert_same(workdir, finished)
 
-
-def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(finished, start, tmp_path):
-    workdir = shutil.copytree(finished, tmp_path / "run")
     for name in ("report.md", "results.csv"):
         (workdir / name).unlink()
     for file in (workdir / "checkpoints" / "frozen-0" / str(STEPS)).rglob("d/*"):

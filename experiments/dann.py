@@ -10,7 +10,7 @@ labels: then the report has the criteria that need none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -25,9 +25,9 @@ from configs.dann import get_config
 from experiments.harness import settings as declared
 from experiments.harness.classification import (
     COUNTS,
-    ImageStudy,
+    DataStudy,
     Starter,
-    load_images,
+    load_source,
     most_members,
     starting,
 )
@@ -46,7 +46,6 @@ from jaxdl.report import dann as reporting
 from jaxdl.report.adapted import Diagnosis, Result, name_of, place_of
 from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
 from jaxdl.train import logs
-from jaxdl.train.evaluate import make_outputs
 from jaxdl.train.feed import FEEDS
 from jaxdl.train.groups import Program, example_streams, first_examples
 from jaxdl.train.loop import Trainer
@@ -156,13 +155,13 @@ def make_prepare(settings: Mapping[str, Any]) -> Prepare:
         view = augment.compose(view, preparation.warp(settings["warps"]))
     return preparation.domain_batches(
         preparation.centred(settings["subtract"], settings["size"]),
-        both=trains_on(settings) == DOMAINS,
+        paired=trains_on(settings) == DOMAINS,
         recolour=preparation.recolour(colours) if colours else None,
         change=view if settings["consistency"] else None,
     )
 
 
-class Adaptation(ImageStudy):
+class Adaptation(DataStudy):
     """All methods and seeds on one pair of domains."""
 
     settings, network = SETTINGS, Network
@@ -175,7 +174,7 @@ class Adaptation(ImageStudy):
         self.methods = {name: method.settings for name, method in check(config).items()}
         for domain in DOMAINS:
             unlabelled = domain == "target"
-            source = load_images(config[domain], f"config.{domain}", unlabelled=unlabelled)
+            source = load_source(config[domain], f"config.{domain}", unlabelled=unlabelled)
             self.sources = {**self.sources, domain: source}
         check_labels(*self.sources.values(), self.methods)
         self.identity = {name: describe_source(s) for name, s in self.sources.items()}
@@ -194,7 +193,6 @@ class Adaptation(ImageStudy):
         self.lay_out(self.config.feed, self.config.workers)
         means = [encoded.statistics(part)[0].mean((0, 1)) for part in images]
         self.means = np.stack(means).astype(np.float32)
-        self.outputs: dict[Program, Callable] = {}
         self.counts: set[int] = set()
         # Methods with most terms come first: they take longest, and their faults are the dearest.
         names = sorted(self.methods, key=lambda name: -len(terms_of(self.methods[name])))
@@ -219,7 +217,7 @@ class Adaptation(ImageStudy):
         )
         join = {"join": adaptation.joined} if conditional else {}
         setting = f"config.model={config.model}"
-        init, shapes = self.initializer(model, settings["size"], setting, **join)
+        init, shapes = self.initializer(model, self.image_shape(settings["size"]), setting, **join)
 
         def rule(hyper: Hyper) -> optax.GradientTransformation:
             rate = make_schedule(settings["schedule"], hyper["rate"], steps=steps)
@@ -234,9 +232,7 @@ class Adaptation(ImageStudy):
 
         prepare, size = make_prepare(settings), {"steps": steps, "batch": settings["batch"]}
         loss = adaptation.adaptation_loss(model, terms, steps)
-        program = self.program(loss, logits, rule, prepare, **size)
-        evaluation = self.placement.mesh, config.evaluation_batch, self.placement.mode
-        self.outputs[program] = make_outputs(outputs, prepare, *evaluation)
+        program = self.program(loss, logits, rule, prepare, **size, outputs=outputs)
         self.counts.add(trees.count(shapes["params"]))
         return program, starting(init, rule)
 
@@ -285,17 +281,11 @@ class Adaptation(ImageStudy):
         self.logits, diagnoses = {}, []
         curves, faults = trainer.curves.by_network(Network), trainer.curves.faults(Network)
         for trained in self.trained:
-            group, (states, hypers) = trained.group, trained.population(self.placement)
             by_domain = [
-                self.outputs[group.program](
-                    states,
-                    self.evaluated(hypers, domain),
-                    [self.held[domain][0]] * len(group.members),
-                    self.feed.fetch,
-                )
-                for domain in DOMAINS
+                self.predict(trained, self.feed, lambda _, d=d: self.held[d][0], d) for d in DOMAINS
             ]
-            for network, *outputs in zip(group.networks, *by_domain, strict=True):
+            for network in trained.group.networks:
+                outputs = [part[network] for part in by_domain]
                 fault = faults.get(network)
                 diagnoses.append(self.diagnose(network, outputs, curves[network], fault))
                 if network.seed == 0 and not fault:

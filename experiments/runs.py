@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,7 +157,7 @@ def describe_result(run: Run) -> str:
     headline = run.kind.headline
     counted = headline.counted(run.values)
     names = list(headline.groups(counted))
-    scope = [parts[0] for parts in zip(*names, strict=True) if len(set(parts)) == 1]
+    scope = [parts[0] for parts in zip(*names, strict=True) if len(set(parts)) == 1 and parts[0]]
     if len(names) > 1:
         scope.append(f"mean of {len(names)}")
     number = f"{headline.name} {headline.format(estimate(counted))}{headline.unit}"
@@ -228,7 +229,9 @@ def paired(runs: Sequence[Run], numbers: Sequence[str]) -> Iterator[tuple[str, s
     if len(names) > 1:
         cells.append([estimate(headline.counted(values)) for values in columns])
         names.append(("headline", *[""] * (len(names[0]) - 1)))
-    fields = headline.fields(network)
+    used = [any(parts) for parts in zip(*names, strict=True)]
+    fields = list(compress(headline.fields(network), used))
+    names = [tuple(compress(name, used)) for name in names]
     header = (*fields, *numbers, *(f"{number} minus 1" for number in numbers[1:]))
     rows = [
         (

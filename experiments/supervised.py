@@ -1,144 +1,297 @@
-"""What trains a classifier best? Methods, named sets of settings, beside a baseline.
+"""What trains a network best? Methods, named sets of settings, beside a baseline.
 
 python -m experiments.supervised --config configs/supervised.py[:variant]
 
-Methods whose settings differ only in numbers are one population, with all their seeds.
+Any data set of images or tables, any network; a method may be trained at several values of one
+setting. What differs in numbers alone is one population, with all its seeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain, product
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from configs.supervised import get_config
-from experiments.harness import classification, user_functions
+from experiments.harness import classification, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Flag, Multiple, OneOf, Settings
-from experiments.harness.study import Headline, conduct
-from jaxdl.data import preparation
-from jaxdl.data.source import Split
-from jaxdl.nn.models import MODELS
-from jaxdl.optim import make_optimizer, make_schedule
+from experiments.harness.settings import Count, Flag, OneOf, Settings
+from experiments.harness.study import Headline, conduct, describe_source
+from jaxdl.data import sampling, sources
+from jaxdl.data.source import Split, length
+from jaxdl.report import prediction_figures, predictions
 from jaxdl.report import supervised as reporting
-from jaxdl.supervised import classification_loss
-from jaxdl.train.groups import Program, example_streams
+from jaxdl.report.predictions import Prediction
+from jaxdl.train.evaluate import make_accuracy, make_r2
+from jaxdl.train.feed import Feed, make_feed
+from jaxdl.train.groups import Member, Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
 from jaxdl.types import Batch, Hyper
 
-NUMBERS = ("rate", "weight_decay", "share", "wrong_labels")  # of a member, within a population
-SETTINGS = Settings(classification.COMMON, ("options", "methods"), ("data.workers",))
-METHOD = {
-    **{"share": Between(0, 1, above=True), "wrong_labels": Between(0, 1)},
-    "steps": (Count(), Multiple("steps_per_dispatch")),
-    "batch": (Count(), Multiple("parallel.data")),
-    **dict.fromkeys(("rate", "bias_rate"), Between(0, above=True)),
-    **dict.fromkeys(("weight_decay", "max_norm", "clip_norm"), Between(0)),
-    **dict.fromkeys(("warmup", "crop", "padding"), Count(0)),
-    "drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
-    **{"subtract": OneOf(("channels", "pixels")), "flip": Flag()},
-}
+KINDS = {**classification.COMMON, "bag": Count(0), "choose": Flag()}
+SETTINGS = Settings(KINDS, ("options", "methods"), ("data.workers",))
+MOST_TRAIN = 5000  # training examples on which networks are evaluated
 
 
 class Network(NamedTuple):
     """What names a row of ``results.csv``."""
 
     method: str
+    value: str  # of the setting that the method is swept over; empty without one
     seed: int
 
 
-class Supervised(classification.Classification):
-    """All methods and seeds on one data set."""
+class Supervised(single_source.SingleSourceStudy):
+    """All methods, values and seeds on one data set."""
 
     settings, network, numbered = SETTINGS, Network, True
-    headline = Headline(reporting.Result, "accuracy")
+    headline = Headline(reporting.Result, "score", signed=True)
 
     def __init__(self, config: ConfigDict):
-        self.methods = declared.methods(config, METHOD)
-        OneOf(tuple(self.methods)).check("config.baseline", config.baseline, config)
-        super().__init__(config)
+        self.config = config
+        self.trials = recipe.teachers_first(declared.sweeps(config, recipe.KINDS))
+        methods = dict.fromkeys(name for name, _ in self.trials)
+        OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
+        kinds = ("image", "features"), ("label", "target")
+        self.source = classification.load_source(config.data, "config.data", *kinds)
+        self.sources, self.identity = {"images": self.source}, describe_source(self.source)
+        self.opens_test = config.report_on == "test"
+        train = self.source.splits["train"]
+        self.inputs = "image" if "image" in train else "features"
+        self.answers = "label" if "label" in train else "target"
+        self.regression = self.answers == "target"
+        for trial in self.trials.values():
+            recipe.check(trial, images=self.inputs == "image", classes=not self.regression)
+        self.width = 1 if self.regression else len(self.source.class_names)  # a network's outputs
+        self.score = "R²" if self.regression else "accuracy"
+        self.fields = {"images": f"validation_{'r2' if self.regression else 'accuracy'}"}
+        parts = [np.asarray(arrays[self.answers]) for arrays in self.source.splits.values()]
+        self.stored_answers = np.concatenate(parts)
+        # One of two classes may be looked for among many examples of the other.
+        self.rare = self.width == 2 and np.mean(self.stored_answers == 1) < 0.2
+        swept = ((name, trial.settings["sweep"]) for (name, _), trial in self.trials.items())
+        self.sweeps = {name: setting for name, setting in swept if setting}
+        self.draw_size = recipe.draw_size(self.trials, config.seeds, config.bag)
+        # Targets are standardized for the loss; what is reported is in their own units.
+        self.mean, self.deviation = 0.0, 1.0
+        if self.regression:
+            self.mean, self.deviation = parts[0].mean(), parts[0].std() or 1.0
+
+    def lay_out(self, feed: str, workers: int) -> None:
+        """The data on the devices, and what networks draw their examples from."""
+        super().lay_out(feed, workers)
+        self.lessons: dict[Network, np.ndarray] = {}  # logits of teachers, by number
+        ids = (self.ids["images", split] for split in ("train", "validation"))
+        labels = None if self.regression else self.stored_answers
+        self.data = recipe.Examples(*ids, labels, self.width, self.draw_size)
 
     def build(self) -> None:
         """Programs and members."""
         super().build()
+        networks = (Network(*t, s) for t, s in product(self.trials, range(self.config.seeds)))
+        self.longest = max(len(self.draw_examples(network)[0]) for network in networks)
+        self.members = self.make_members(
+            list(self.trials),
+            lambda trial: recipe.program_key(self.trials[trial].settings),
+            self.make,
+            lambda trial, seed: Network(*trial, seed),
+        )
 
-        def alike(name: str) -> tuple:
-            return tuple(x for x in self.methods[name].settings.items() if x[0] not in NUMBERS)
-
-        self.members = self.make_members(list(self.methods), alike, self.make, Network)
-
-    def make(self, name: str) -> tuple[Program, classification.Starter]:
-        """The program of a method, and how its networks start."""
-        settings, place = self.methods[name].settings, self.methods[name].place("model")
-        function = user_functions.function_named(settings["model"], MODELS, place, "model")
-        model = function(len(self.source.class_names), axis_name=self.placement.axis_name)
-        init, _ = self.initializer(model, settings["crop"], f"{place}={settings['model']}")
-        options = {k: settings[k] for k in ("subtract", "crop", "padding", "flip")}
-        see = preparation.standardized(self.images, **options)
-
-        def rule(hyper: Hyper) -> optax.GradientTransformation:
-            schedule = {k: settings[k] for k in ("steps", "warmup", "drops")}
-            return make_optimizer(
-                settings["optimizer"],
-                make_schedule(settings["schedule"], hyper["rate"], **schedule),
-                weight_decay=hyper["weight_decay"],
-                bias_rate=settings["bias_rate"],
-                max_norm=settings["max_norm"] or None,
-                clip_norm=settings["clip_norm"] or None,
-            )
+    def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
+        """The program of a method at a value, and how its networks start."""
+        settings, place = self.trials[trial].settings, self.trials[trial].place("model")
+        model = recipe.make_model(settings, self.width, self.placement.axis_name, place)
+        train = self.source.splits["train"]
+        stored = self.images if self.inputs == "image" else train[self.inputs]
+        see = recipe.make_see(settings, stored, np.asarray(train[self.answers]))
+        row = jax.ShapeDtypeStruct((1, *stored.shape[1:]), stored.dtype)
+        shape = jax.eval_shape(lambda x: see(x, None), row).shape[1:]
+        init, _ = self.initializer(model, shape, f"{place}={settings['model']}")
+        rule = recipe.update_rule(settings)
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
-            label = stored["label"] if key is None else hyper["labels"][stored["number"]]
-            return {"image": see(stored["image"], key), "label": label}
+            x = see(stored[self.inputs], key)
+            if self.regression:
+                target = (stored["target"] - self.mean) / self.deviation
+                return {self.inputs: x, "target": target}
+            if key is None:
+                return {self.inputs: x, "label": stored["label"]}
+            label = hyper["labels"][stored["number"]]
+            x, label = recipe.mix(settings, key, x, label, self.width)
+            soft = {"teacher": hyper["teacher"][stored["number"]]} if "teacher" in hyper else {}
+            return {self.inputs: x, "label": label, **soft}
 
-        def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-            return model.apply(state.variables, x)
+        def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
+            return model.apply(state.evaluated_variables, x)
 
-        rule(self.hyper(name, 0))  # for its errors
-        size = {"steps": settings["steps"], "batch": settings["batch"]}
-        program = self.program(classification_loss(model), logits, rule, prepare, **size)
-        return program, classification.starting(init, rule)
+        rule(recipe.numbers(settings))  # for its errors
+        program = self.program(
+            recipe.make_loss(model, settings, self.inputs),
+            outputs,
+            rule,
+            prepare,
+            **{name: settings[name] for name in ("steps", "batch", "average")},
+            score=make_r2 if self.regression else make_accuracy,
+        )
+        return program, classification.starting(init, rule, average=settings["average"] > 0)
 
-    def hyper(self, name: str, seed: int) -> Hyper:
-        """The numbers of a member, its examples and their labels. What a seed draws, the order of
-        the examples included, is the same for all methods."""
-        settings, rng = self.methods[name].settings, np.random.default_rng(seed)
-        ids, classes = self.ids["images", "train"], len(self.source.class_names)
-        labels = np.concatenate([arrays["label"] for arrays in self.source.splits.values()])
-        examples = rng.permutation(ids)[: max(1, round(settings["share"] * len(ids)))]
-        changed = rng.permutation(ids)[: round(settings["wrong_labels"] * len(ids))]
-        labels[changed] += rng.integers(1, classes, len(ids))[: len(changed)].astype(np.int32)
-        return {
-            "key": member_key("train", seed),
-            "labels": labels % classes,
-            **example_streams([examples], len(ids)),
-            **{number: np.float32(settings[number]) for number in ("rate", "weight_decay")},
-        }
+    def draw_examples(self, network: Network) -> tuple[np.ndarray, np.ndarray]:
+        """The examples that a network is trained on, and those for its validation."""
+        return self.data.sample(self.trials[network[:2]].settings, network.seed)
+
+    def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
+        """The numbers of a member, its examples and their labels."""
+        settings = self.trials[trial].settings
+        examples, _ = self.data.sample(settings, seed)
+        hyper = recipe.numbers(settings)
+        hyper |= {"key": member_key("train", seed), **example_streams([examples], self.longest)}
+        if not self.regression:
+            hyper["labels"] = self.data.noisy_labels(settings, seed)
+        if settings["balance"] == "weights":
+            labels = hyper["labels"][examples]
+            hyper["class_weights"] = sampling.class_weights(labels, self.width)
+        if "soft" in hyper:
+            hyper["teacher"] = self.teach(settings["teacher"], seed)
+        return hyper
+
+    def teach(self, method: str, seed: int) -> np.ndarray:
+        """The logits of a trained network for all examples, by number."""
+        network, ids = Network(method, "", seed), np.arange(len(self.stored_answers))
+        if network not in self.lessons:
+            (trained,) = (t for t in self.trained if network in t.group.networks)
+            self.lessons |= self.predict(trained, self.feed, lambda _: ids.astype(np.int32))
+        return self.lessons[network]
+
+    def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
+        """Those for validation."""
+        return self.draw_examples(member.networks[0])[1]
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        accuracies = self.accuracies(trainer, tests)
-        rows = [reporting.Result(*n, values["images"]) for n, values in accuracies.items()]
-        reporting.write_results(trainer.folder / "results.csv", rows)
+        """What all networks put out, and their scores."""
+        self.tests, faults = tests, trainer.curves.faults(Network)
+        self.predictions: dict[Network, dict[str, Prediction]] = {}
+
+        def drawn(part: int) -> Callable[[Member], np.ndarray]:
+            return lambda member: self.draw_examples(member.networks[0])[part][:MOST_TRAIN]
+
+        splits = {
+            "train": (self.feed, drawn(0), self.stored_answers),
+            "validation": (self.feed, drawn(1), self.stored_answers),
+            **({"test": self.apart(tests["images"])} if tests else {}),
+        }
+        for trained, (name, (feed, examples, answers)) in product(self.trained, splits.items()):
+            outputs = self.predict(trained, feed, examples)
+            for member, network in zip(trained.group.members, trained.group.networks, strict=True):
+                values = self.mean + self.deviation * outputs[network]
+                values = np.full_like(values, np.nan) if network in faults else values
+                if name == "train" and not self.regression:
+                    settings = self.trials[network[:2]].settings
+                    answers = self.data.noisy_labels(settings, network.seed)
+                prediction = Prediction(values, answers[examples(member)])
+                self.predictions.setdefault(network, {})[name] = prediction
+        self.results = [
+            reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
+            for network, parts in sorted(self.predictions.items())
+        ]
+        reporting.write_results(trainer.folder / "results.csv", self.results)
+
+    def apart(self, split: Split) -> tuple[Feed, Callable[[Member], np.ndarray], np.ndarray]:
+        """A feed of examples of their own, all of them for every member, and their answers."""
+        ids = np.arange(length(split), dtype=np.int32)
+        feed = make_feed("auto", {0: split}, self.placement.mesh)
+        return feed, lambda member: ids, np.asarray(split[self.answers])
+
+    def entry(self, network: Network) -> str | None:
+        """Curves are those of what the table shows."""
+        return reporting.label(network[:2]) if network[:2] in self.shown else None
+
+    def draw(self, trainer: Trainer) -> None:
+        """Curves, images, scores against settings, and what suits the data."""
+        folder, split = trainer.folder, self.config.report_on
+        self.shown = dict.fromkeys(reporting.points(self.results, choose=self.config.choose))
+        super().draw(trainer)
+        if self.sweeps:
+            pooled = reporting.pool(self.results, self.draw_size)
+            prediction_figures.sweep(pooled, self.sweeps, self.score, folder / "sweep.png")
+        if self.inputs == "features" and self.source.splits["train"]["features"].shape[1] <= 2:
+            self.draw_plane(folder / "predictions.png")
+        self.networks = {n: parts for n, parts in self.predictions.items() if n[:2] in self.shown}
+        if self.rare:
+            prediction_figures.operating_curves(self.networks, split, folder / "operating.png")
+        elif self.width > 2:
+            best = (name := self.config.baseline), reporting.best_values(self.results)[name]
+            own = {n: parts for n, parts in self.networks.items() if n[:2] == best}
+            names = self.source.class_names, reporting.label(best)
+            prediction_figures.confusion(own, split, *names, folder / "confusion.png")
+
+    def draw_plane(self, path: Path) -> None:
+        """What networks make of all points of one or two features."""
+        train = self.source.splits["train"]
+        features, answers = (np.asarray(train[name]) for name in ("features", self.answers))
+        points = prediction_figures.grid(features)
+        split = {"features": points, self.answers: np.zeros(len(points), answers.dtype)}
+        feed, ids, _ = self.apart(split)
+        shown = self.trials if len(self.trials) <= 12 else self.shown
+        outputs: dict[tuple[str, str], list[np.ndarray]] = {point: [] for point in shown}
+        for network, values in chain(*(self.predict(t, feed, ids).items() for t in self.trained)):
+            if network[:2] in shown and np.isfinite(values).all():
+                outputs[network[:2]].append(self.mean + self.deviation * values)
+        truth, classes = sources.TRUTHS.get(self.config.data.name), self.source.class_names
+        prediction_figures.plane(outputs, points, (features, answers), classes, truth, path)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        base = self.config.base.to_dict()
-        settings = {"Base": declared.describe(base, {})}
-        for name, method in self.methods.items():
+        config, base = self.config, self.config.base.to_dict()
+        off = {k: v for k, v in get_config().base.items() if v in ("", (), False, -1, 0, 1)}
+        settings = {"Base": declared.describe(base, off)}
+        for name, method in declared.methods(config, recipe.KINDS).items():
             changes = declared.describe(method.settings, base)
             settings[f"Settings of {name}"] = changes or "those of the base"
-        images = f"{len(self.ids['images', 'train']):,} training images"
-        facts = {"Data": self.describe_data(images)} | settings | self.describe_copies() | facts
-        results = reporting.read_results(trainer.folder / "results.csv")
-        return reporting.report(results, self.config.baseline, facts)
+        data = self.describe_data(f"{len(self.data.train):,} training examples")
+        copies = self.describe_copies() if self.inputs == "image" else {}
+        facts = {"Data": data} | settings | copies | facts
+        return reporting.report(
+            self.results,
+            config.baseline,
+            facts,
+            self.sections(),
+            score=self.score,
+            sweeps=self.sweeps,
+            choose=config.choose,
+            draw=self.draw_size,
+        )
+
+    def sections(self) -> Iterator[tuple[str, str]]:
+        """What the report says beyond scores, as far as data and settings have it."""
+        split, networks = self.config.report_on, self.networks
+        settings = {point: trial.settings for point, trial in self.trials.items()}
+        samples = {p for p, own in settings.items() if own["examples"] == "bootstrap"}
+        folds = {p: settings[p]["folds"] for p in self.shown if settings[p]["examples"] == "folds"}
+        if self.rare:
+            comparison = self.results, self.config.baseline
+            baselines = reporting.references(*comparison, choose=self.config.choose)
+            yield "Precision and recall", predictions.two_classes(networks, split, baselines)
+        if self.config.bag:
+            yield "Ensembles", predictions.ensembles(networks, split, self.config.bag)
+        if self.regression and samples:
+            sampled = {n: parts for n, parts in self.predictions.items() if n[:2] in samples}
+            yield "Bias and variance", predictions.bias_variance(sampled, split)
+        if folds:
+            yield "Cross-validation", predictions.cross_validation(networks, split, folds)
+        if self.inputs == "features":
+            train = self.source.splits["train"]
+            tables = train, self.tests.get("images", self.source.splits["validation"])
+            linear = {n: p for n, p in networks.items() if settings[n[:2]]["model"] == "linear"}
+            yield "Other models", predictions.other_models(linear, split, *tables, self.answers)
 
 
 study = partial(conduct, Supervised)

@@ -21,9 +21,10 @@ import optax
 from ml_collections import ConfigDict
 
 from configs.transferability import get_config
-from experiments.harness.classification import COMMON, Classification
+from experiments.harness.classification import COMMON
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
+from experiments.harness.single_source import SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
 from jaxdl.data import preparation, splits
@@ -94,7 +95,7 @@ def make_rule(config: ConfigDict) -> optax.GradientTransformation:
     return make_optimizer(rule.name, rate, weight_decay=rule.weight_decay, **options)
 
 
-class Transferability(Classification):
+class Transferability(SingleSourceStudy):
     """Bases, then all that starts from their layers."""
 
     settings, network = SETTINGS, Network
@@ -120,7 +121,8 @@ class Transferability(Classification):
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
         place = f"config.model={config.model}"
-        self.init, self.shapes = self.initializer(self.model, config.image.crop, place)
+        shape = self.image_shape(config.image.crop)
+        self.init, self.shapes = self.initializer(self.model, shape, place)
         self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:

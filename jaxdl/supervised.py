@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from jaxdl.nn.losses import binary_cross_entropy, cross_entropy, squared_error
+from jaxdl.nn.losses import binary_cross_entropy, cross_entropy, distillation, squared_error
 from jaxdl.nn.metrics import correct
+from jaxdl.nn.models.lecun import squash
 from jaxdl.types import (
     AnyArray,
     Batch,
@@ -125,18 +126,36 @@ def classification_loss(
     *,
     inputs: str = "image",
     smoothing: Scalar = 0.0,
-    class_weights: Float[Array, " k"] | None = None,
+    class_weights: Float[AnyArray, " k"] | None = None,
+    squared: bool = False,
+    soft: Scalar = 0.0,
+    temperature: Scalar = 1.0,
     dtype: Any = None,
 ) -> LossFn:
     """Mean :func:`jaxdl.nn.losses.cross_entropy` of logits and ``batch["label"]``, with the metric
     ``accuracy``. Labels are integers, or distributions [b, k], as mixup makes them.
 
     Where ``batch["weight"]`` is 0 a label may be -1.
+
+    Args:
+      squared: instead of it, the squared distance of ``1.7159 tanh(2/3 logit)`` to targets that
+        are 1 for the label and -1 for the other classes (LeCun et al. 1989).
+      soft: the share of :func:`jaxdl.nn.losses.distillation` from the logits ``batch["teacher"]``
+        [b, k], where there are such.
+      temperature: of that.
     """
 
     def per_example(logits: Float[Array, "b k"], batch: Batch) -> tuple[Array, Metrics]:
         labels = batch["label"]
-        losses = cross_entropy(logits, labels, smoothing=smoothing, class_weights=class_weights)
+        if squared:
+            shares = labels if labels.ndim > 1 else jax.nn.one_hot(labels, logits.shape[-1])
+            losses = squared_error(squash(logits), 2 * shares - 1)
+        else:
+            weights = class_weights
+            losses = cross_entropy(logits, labels, smoothing=smoothing, class_weights=weights)
+        if "teacher" in batch:
+            taught = distillation(logits, batch["teacher"], temperature)
+            losses = jnp.asarray((1 - soft) * losses + soft * taught)
         right = correct(logits, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
         return losses, {"accuracy": right}
 

@@ -1,4 +1,4 @@
-"""What studies of images share, and those whose networks classify the images of one data set."""
+"""What studies share whose networks learn from examples: data on the devices, programs, members."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import flax.linen as nn
 import jax
@@ -15,18 +15,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments.harness.settings import Between, Count, OneOf, Options
-from experiments.harness.study import Study, curve_panels, describe_source
-from jaxdl.data import sources, splits
-from jaxdl.data.encoded import Images, in_memory
+from experiments.harness.study import Study
+from jaxdl.data import sources
 from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end
-from jaxdl.report import figures
-from jaxdl.train.evaluate import Accuracy, Logits, make_accuracy
-from jaxdl.train.feed import FEEDS, Resident, check_stream, make_feed
+from jaxdl.train.evaluate import Accuracy, Logits, Outputs, make_accuracy, make_outputs
+from jaxdl.train.feed import FEEDS, Feed, check_stream, make_feed
 from jaxdl.train.groups import (
     Member,
     Program,
     Trained,
-    first_examples,
     make_groups,
     make_program,
     train,
@@ -34,8 +31,14 @@ from jaxdl.train.groups import (
 from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh
 from jaxdl.train.population import Prepare, member_key
-from jaxdl.train.state import Optimizer, TrainState, create_state, make_step
-from jaxdl.types import Hyper, LossFn, Variables
+from jaxdl.train.state import (
+    Optimizer,
+    TrainState,
+    create_state,
+    make_averaging_step,
+    make_step,
+)
+from jaxdl.types import Hyper, LossFn, PyTree, Variables
 
 COUNTS = {
     "seeds": Count(),
@@ -53,43 +56,65 @@ COMMON = COUNTS | {
 """Settings that these studies have in common."""
 
 
+Method = TypeVar("Method", bound=Hashable)
+
 Starter = Callable[[int, Callable[[], Hyper]], TrainState]
 """``start(seed, hyper)``: the state before the first step."""
 
 
-def starting(init: Callable[[jax.Array], Variables], optimizer: Optimizer) -> Starter:
-    """How networks start that depend on their seed alone."""
+def starting(
+    init: Callable[[jax.Array], Variables], optimizer: Optimizer, *, average: bool = False
+) -> Starter:
+    """How networks start that depend on their seed alone.
+
+    Args:
+      average: whether the state keeps a mean of the parameters.
+    """
 
     @jax.jit
     def create(variables: Variables, hyper: Hyper) -> TrainState:
-        return create_state(variables, optimizer, hyper)
+        mean = {"average": variables["params"]} if average else {}
+        return create_state({**variables, **mean}, optimizer, hyper)
 
     return lambda seed, hyper: create(init(member_key("init", seed)), hyper())
 
 
 def most_members(config: ConfigDict) -> int:
     """How many networks are trained at a time, at most: all methods may share a program."""
-    return min(config.members_per_round, config.seeds * len(config.methods))
+    base = config.base.get("values", ())
+    methods = (own if isinstance(own, ConfigDict) else {} for own in config.methods.values())
+    values = sum(max(1, len(own.get("values", base))) for own in methods)
+    return min(config.members_per_round, config.seeds * values)
 
 
-def load_images(settings: ConfigDict, setting: str, **options: Any) -> Source:
-    """A data set of images with labels; ``settings.options`` come before ``options``.
+def load_source(
+    settings: ConfigDict,
+    setting: str,
+    inputs: Sequence[str] = ("image",),
+    answers: Sequence[str] = ("label",),
+    **options: Any,
+) -> Source:
+    """A data set that has one of these inputs and one of these answers; ``settings.options`` come
+    before ``options``.
 
     Raises:
       ValueError: for one of other arrays, naming the setting.
     """
     source = sources.load(settings.name, **{**options, **settings.options})
     arrays = sorted(source.splits["train"])
-    if not {"image", "label"} <= {*arrays}:
+    if not ({*inputs} & {*arrays} and {*answers} & {*arrays}):
+        needed = ", ".join(" or ".join(names) for names in (inputs, answers))
         raise ValueError(
-            f"{setting}.name={settings.name} has {', '.join(arrays)}: this study needs image, label"
+            f"{setting}.name={settings.name} has {', '.join(arrays)}: this study needs {needed}"
         )
     return source
 
 
-class ImageStudy(Study):
-    """Networks that classify images: data on the devices, programs, groups, accuracies."""
+class DataStudy(Study):
+    """Networks that learn from the examples of data sets: programs, groups, accuracies."""
 
+    inputs: str = "image"
+    """The stored array that networks see."""
     numbered: bool = False
     """Whether each stored example has its index as ``number``, by which members can have labels of
     their own: ``hyper["labels"][number]``."""
@@ -102,12 +127,14 @@ class ImageStudy(Study):
         config = self.config
         mesh = make_mesh(config.parallel.member, config.parallel.data)
         self.placement = MeshPlacement(mesh, config.parallel.mode)
+        self.trained: list[Trained] = []
         splits, self.ids = end_to_end(self.sources)
         """By source and split, the places of the examples: their numbers."""
         if self.numbered:
             splits = {part: {**arrays, "number": self.ids[part]} for part, arrays in splits.items()}
         self.feed, self.feed_kind = make_feed(feed, splits, mesh, workers), feed
         self.accuracy: dict[Program, Accuracy] = {}
+        self.outputs: dict[Program, Callable[..., list]] = {}
         self.prepare: dict[Program, Prepare] = {}
         for source in self.sources.values():
             source.test.verify()
@@ -121,26 +148,36 @@ class ImageStudy(Study):
         *,
         steps: int,
         batch: int,
+        outputs: Outputs | None = None,
+        score: Callable[..., Accuracy] = make_accuracy,
+        average: float = 0.0,
     ) -> Program:
-        """Training with a loss; evaluation with logits, on validation images for the curves."""
+        """Training with a loss; evaluation with logits, on validation examples for the curves.
+
+        Args:
+          average: the decay of the parameters' mean that the state keeps; 0 for none.
+          outputs: what :meth:`predict` gives; by default the logits.
+          score: :func:`jaxdl.train.evaluate.make_accuracy`, or what has its arguments.
+        """
         config, placement = self.config, self.placement
         size = {"steps": config.steps_per_dispatch, "batch": batch}
         check_stream(self.feed, placement.mesh, members=config.members_per_round, **size)
         evaluation = placement.mesh, config.evaluation_batch, placement.mode
-        accuracy = make_accuracy(logits, prepare, *evaluation)
+        accuracy = score(logits, prepare, *evaluation, inputs=self.inputs)
 
         def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
             values = {}
             for source, field in self.fields.items():
-                if self.sources[source].labelled:
+                if self.scored(source):
                     examples = [self.examples(member, source, {}) for member in members]
                     population = states, self.evaluated(hypers, source)
                     values[field] = accuracy(*population, examples, self.feed.fetch)
             return values
 
+        step = make_step(loss, optimizer, placement.axis_name)
         program = make_program(
             self.feed,
-            make_step(loss, optimizer, placement.axis_name),
+            make_averaging_step(step, average) if average else step,
             prepare,
             steps=steps,
             batch=batch,
@@ -150,36 +187,44 @@ class ImageStudy(Study):
             watch=watch,
         )
         self.accuracy[program], self.prepare[program] = accuracy, prepare
+        self.outputs[program] = make_outputs(
+            outputs or logits, prepare, *evaluation, inputs=self.inputs
+        )
         return program
 
     def initializer(
-        self, model: nn.Module, side: int, place: str, **options: Any
+        self, model: nn.Module, shape: Sequence[int], place: str, **options: Any
     ) -> tuple[Callable, Variables]:
         """``init(key)``, the variables of a fresh network, and their shapes.
 
         Args:
-          side: of the images that it sees; 0 for that of the data.
+          shape: of an example that it sees.
           place: the setting that names the model, for messages.
           options: of the model's ``init``.
 
         Raises:
-          ValueError: for a network that does not fit the images.
+          ValueError: for a network that does not fit the examples.
         """
-        *shape, channels = next(iter(self.sources.values())).splits["train"]["image"].shape[1:]
-        image = jnp.zeros((1, *([side, side] if side else shape), channels))
-        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, image, **options)})
+        example = jnp.zeros((1, *shape))
+        init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, example, **options)})
         try:
             return init, jax.eval_shape(init, jax.random.key(0))
         except ValueError as error:
-            size = " x ".join(map(str, image.shape[1:]))
-            raise ValueError(f"{place} on images of {size}: {error}") from None
+            size = " x ".join(map(str, shape))
+            kind = "images of" if len(shape) == 3 else "features,"
+            raise ValueError(f"{place} on {kind} {size}: {error}") from None
+
+    def image_shape(self, side: int = 0) -> tuple[int, ...]:
+        """Of the images, resized to a side unless that is 0."""
+        shape = next(iter(self.sources.values())).splits["train"]["image"].shape[1:]
+        return (side, side, shape[-1]) if side else tuple(shape)
 
     def make_members(
         self,
-        methods: Sequence[str],
-        alike: Callable[[str], Hashable],
-        make: Callable[[str], tuple[Program, Starter]],
-        name: Callable[[str, int], tuple],
+        methods: Sequence[Method],
+        alike: Callable[[Method], Hashable],
+        make: Callable[[Method], tuple[Program, Starter]],
+        name: Callable[[Method, int], tuple],
     ) -> list[Member]:
         """A member for each seed and method; ``hyper(method, seed)`` is what differs between them.
 
@@ -195,7 +240,8 @@ class ImageStudy(Study):
                 try:
                     programs[key] = make(method)
                 except ValueError as error:
-                    raise ValueError(f"method {method}: {error}") from None
+                    label = method if isinstance(method, str) else " ".join(method).strip()
+                    raise ValueError(f"method {label}: {error}") from None
             program, start = programs[key]
             hyper = partial(self.hyper, method, seed)
             network = [name(method, seed)]
@@ -205,17 +251,38 @@ class ImageStudy(Study):
     def train(self, trainer: Trainer) -> None:
         """All members, as many at a time as the configuration allows."""
         groups = make_groups("networks", self.members, self.config.members_per_round, even=True)
-        self.trained = [train(group, trainer, self.placement) for group in groups]
+        for group in groups:  # what a member begins with may be of a group before its own
+            self.trained.append(train(group, trainer, self.placement))
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
         """The examples of a data set that a member is evaluated on, of the test split or, without
         tests, for validation: by default all."""
         return self.test_ids[source] if tests else self.ids[source, "validation"]
 
+    def scored(self, source: str) -> bool:
+        """Whether the examples of a data set have answers, by which networks can be judged."""
+        return self.sources[source].labelled or "target" in self.sources[source].splits["train"]
+
     def evaluated(self, hypers: Hyper, source: str) -> Hyper:
         """The hyper-parameters with which networks are evaluated on a data set; by default those
         that they are trained with."""
         return hypers
+
+    def predict(
+        self,
+        trained: Trained,
+        feed: Feed,
+        examples: Callable[[Member], np.ndarray],
+        source: str = "images",
+    ) -> dict[tuple, PyTree]:
+        """The outputs of each network of a group, of members that are one network each, for
+        examples of a feed that are of a data set."""
+        group, (states, hypers) = trained.group, trained.population(self.placement)
+        population = states, self.evaluated(hypers, source)
+        outputs = self.outputs[group.program](
+            *population, [examples(member) for member in group.members], feed.fetch
+        )
+        return dict(zip(group.networks, outputs, strict=True))
 
     def accuracies(
         self, trainer: Trainer, tests: Mapping[str, Split]
@@ -231,7 +298,7 @@ class ImageStudy(Study):
             group, (states, hypers) = trained.group, trained.population(self.placement)
             for source in self.fields:
                 values = np.full(len(group.networks), math.nan)
-                if self.sources[source].labelled:
+                if self.scored(source):
                     examples = [self.examples(member, source, tests) for member in group.members]
                     population = states, self.evaluated(hypers, source)
                     values = self.accuracy[group.program](*population, examples, feed.fetch)
@@ -240,62 +307,3 @@ class ImageStudy(Study):
         for network in trainer.curves.faults(self.network):
             accuracies[network] = dict.fromkeys(self.fields, math.nan)
         return accuracies
-
-
-class Classification(ImageStudy):
-    """Networks that classify the images of one data set: accuracies, figures, facts."""
-
-    def __init__(self, config: ConfigDict):
-        self.config, self.trained = config, list[Trained]()
-        self.source = load_images(config.data, "config.data")
-        self.sources, self.identity = {"images": self.source}, describe_source(self.source)
-        self.opens_test = config.report_on == "test"
-
-    def build(self) -> None:
-        """Lay the data out on the devices."""
-        self.lay_out(self.config.data.feed, self.config.data.workers)
-
-    @property
-    def images(self) -> Images:
-        """The training images; in memory where they are on the devices, too."""
-        images = self.source.splits["train"]["image"]
-        return in_memory(images) if isinstance(self.feed, Resident) else images
-
-    def entry(self, network: tuple) -> str | None:
-        """The network's entry in the legend of the curves; None where it is not drawn."""
-        return network.method
-
-    def draw(self, trainer: Trainer) -> None:
-        """The first images that a member is trained on, as its network sees them; curves."""
-        fields = {"loss": "training loss", "validation_accuracy": "validation accuracy"}
-        panels = curve_panels(trainer, self.network, fields, self.entry)
-        figures.curves(panels, trainer.folder / "curves.png")
-        member = self.members[0]
-        prepare = self.prepare[member.program]
-        stored, batch = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
-        labels = batch["label"] if self.numbered else stored["label"]
-        names = [self.source.class_names[label] for label in labels]
-        figures.samples(np.asarray(batch["image"]), names, trainer.folder / "samples.png")
-
-    def describe_data(self, images: str) -> str:
-        """The data set, and the split of the accuracies; ``images`` says how many are trained
-        on."""
-        source = self.source
-        return (
-            f"{source.name} {source.version}".strip() + f", {len(source.class_names)} classes, "
-            f"{images}; accuracy on the {self.config.report_on} split"
-        )
-
-    def describe_copies(self) -> dict[str, str]:
-        """How many images of the other splits are copies of training images."""
-        if not isinstance(self.feed, Resident):  # a stream is not read for this alone
-            return {}
-        evaluated = {"validation": self.source.splits["validation"]}
-        if self.tests:
-            evaluated["test"] = self.tests["images"]
-        copies = {
-            split: splits.duplicates(in_memory(arrays["image"]), self.images)[:, 0]
-            for split, arrays in evaluated.items()
-        }
-        counts = (f"{len(np.unique(ids))} in {split}" for split, ids in copies.items())
-        return {"Exact copies of training images": ", ".join(counts)}

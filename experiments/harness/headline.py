@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxdl.report.comparisons import over_seeds
 from jaxdl.report.tables import Estimate, format_mean, mean_and_standard_error, read_rows
+from jaxdl.types import DamagedFile
 
 Values = Mapping[tuple, float]
 """By the name of a network."""
@@ -28,6 +29,8 @@ class Headline(NamedTuple):
     logarithm: bool = False
     """Whether values differ by factors, so that their decimal logarithms are averaged; else they
     are fractions."""
+    signed: bool = False
+    """Whether values may be below 0, as R² may."""
 
     @property
     def name(self) -> str:
@@ -51,9 +54,12 @@ class Headline(NamedTuple):
           OSError: if the table cannot be read.
           DamagedFile: if it is not one of such rows.
         """
-        key, limit = len(network._fields), math.inf if self.logarithm else 1
-        rows = read_rows(path, self.row, key=key, limits={self.column: limit})
+        key = len(network._fields)
+        limits = {} if self.signed else {self.column: math.inf if self.logarithm else 1}
+        rows = read_rows(path, self.row, key=key, limits=limits)
         values = {network(*row[:key]): getattr(row, self.column) for row in rows}
+        if self.signed and (above := [x for x in values.values() if x > 1]):
+            raise DamagedFile(f"{path}: damaged table: {self.column} is {above[0]:g}, above 1")
         if not self.logarithm:
             return values
         return {n: math.log10(x) if 0 < x < math.inf else math.nan for n, x in values.items()}

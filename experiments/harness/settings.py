@@ -78,7 +78,8 @@ class OneOf:
     def check(self, name: str, value: Any, config: ConfigDict) -> None:
         """See :class:`Kind`."""
         if value not in self.choices:
-            raise ValueError(f"{name}: {value!r} is not one of {', '.join(self.choices)}")
+            choices = ", ".join(choice or "''" for choice in self.choices)
+            raise ValueError(f"{name}: {value!r} is not one of {choices}")
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,39 @@ def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[
     for chosen in chosen_methods.values():
         chosen.check(config, kinds)
     return chosen_methods
+
+
+def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
+    """All methods, checked, each at all ``values`` of the setting that it names as its ``sweep``;
+    by name, and value as :func:`text` has it, empty without a sweep.
+
+    Raises:
+      ValueError: as :func:`methods` does.
+    """
+    trials = {}
+    for name, chosen in methods(config, kinds).items():
+        setting, values = chosen.settings["sweep"], chosen.settings["values"]
+        if not setting:
+            if values:
+                raise ValueError(f"{chosen.place('values')}={values}: of which sweep?")
+            trials[name, ""] = chosen
+            continue
+        OneOf(tuple(kinds)).check(chosen.place("sweep"), setting, config)
+        if not isinstance(values, tuple | list) or not values:
+            raise ValueError(f"{chosen.place('values')}: {values!r} is no tuple of values")
+        for value in values:
+            sections = {**chosen.sections, setting: chosen.sections["values"]}
+            trial = Method({**chosen.settings, setting: value}, sections)
+            trial.check(config, kinds)
+            trials[name, text(value)] = trial
+    return trials
+
+
+def text(value: Any) -> str:
+    """A setting's value, as a table names it."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def check_section(config: ConfigDict, section: str) -> None:

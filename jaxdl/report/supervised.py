@@ -1,11 +1,15 @@
 """The report of a supervised study: methods beside a baseline, over seeds.
 
-The networks of one seed are compared with each other, so that a difference is a value a seed.
+A method may have been trained at several values of one setting. They are either candidates, of
+which the one with the best validation score stands for the method, or conditions, at each of which
+methods are compared. The networks of one seed are compared with each other, so that a difference
+is a value a seed.
 """
 
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 from jaxdl.report.comparisons import (
@@ -15,22 +19,30 @@ from jaxdl.report.comparisons import (
     list_seeds,
     minus,
     over_seeds,
+    shows,
     warn_of_several,
 )
 from jaxdl.report.tables import bullets, format_mean, markdown_table, read_rows, write_rows
 
+Point = tuple[str, str]
+"""A method and the value of the setting that it is swept over, empty without one."""
+
 
 class Result(NamedTuple):
-    """One trained network, a row of `results.csv`."""
+    """One trained network, a row of `results.csv`; NaN where training diverged."""
 
     method: str
+    value: str
     seed: int
-    accuracy: float  # fraction; NaN where training diverged
+    score: float  # of the split that the run reports on: accuracy, a fraction, or R²
+    validation: float  # the same of the examples for validation
+    train: float  # and of those that it was trained on
+    loss: float  # where the score is from: cross-entropy in nats, or squared error
 
 
 def read_results(path: str | os.PathLike) -> list[Result]:
     """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
-    return read_rows(path, Result, key=2, limits={"accuracy": 1})
+    return read_rows(path, Result, key=3, limits={"loss": math.inf})
 
 
 def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
@@ -38,65 +50,238 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, sorted(results))
 
 
-def by_method(results: Iterable[Result]) -> dict[str, dict[int, float]]:
-    """Accuracies by method and seed, without diverged networks."""
-    accuracies: dict[str, dict[int, float]] = {}
-    for r in sorted(results):
-        seeds = accuracies.setdefault(r.method, {})
-        if not math.isnan(r.accuracy):
-            seeds[r.seed] = r.accuracy
-    return accuracies
+def by_point(results: Iterable[Result], field: str = "score") -> dict[Point, dict[int, float]]:
+    """Scores by method and value, and by seed, without diverged networks; in the table's order."""
+    scores: dict[Point, dict[int, float]] = {}
+    for row in results:
+        seeds = scores.setdefault((row.method, row.value), {})
+        if not math.isnan(row.score):
+            seeds[row.seed] = getattr(row, field)
+    return scores
 
 
-def table(results: Sequence[Result], baseline: str) -> str:
-    """Markdown: a row a method, the best first; differences to the baseline are paired by seed."""
-    accuracies, rows = by_method(results), []
-    means = {method: over_seeds(seeds) for method, seeds in accuracies.items()}
-    for method in sorted(means, key=lambda m: -means[m].mean if means[m].used else math.inf):
-        gain = over_seeds(minus(accuracies[method], accuracies.get(baseline, {})))
-        count = sum(r.method == method for r in results)
+def pool(results: Iterable[Result], draw: int) -> list[Result]:
+    """A row for each ``draw`` seeds that share their examples, with the means of those that did not
+    diverge: the draws, not the seeds, are independent. Its seed is the number of the draw."""
+    rows: dict[tuple, list[Result]] = {}
+    for row in results:
+        rows.setdefault((row.method, row.value, row.seed // draw), []).append(row)
+
+    def mean(values: Iterable[float]) -> float:
+        finite = [value for value in values if not math.isnan(value)]
+        return sum(finite) / len(finite) if finite else math.nan
+
+    fields = Result._fields[3:]
+    return [
+        Result(*name, *(mean(getattr(row, field) for row in group) for field in fields))
+        for name, group in rows.items()
+    ]
+
+
+def number(value: str) -> float:
+    """A setting's value as a number, of several numbers the first; NaN for words."""
+    try:
+        return float(value.split()[0])
+    except (ValueError, IndexError):
+        return math.nan
+
+
+def values_of(results: Iterable[Result], method: str) -> list[str]:
+    """The values that a method was trained at: numbers in their order, then words."""
+    values = dict.fromkeys(row.value for row in results if row.method == method)
+    return sorted(values, key=lambda value: (math.isnan(number(value)), number(value)))
+
+
+def best_values(results: Sequence[Result]) -> dict[str, str]:
+    """By method, the value with the best mean validation score among those at which the fewest
+    networks diverged."""
+    best: dict[str, str] = {}
+    validation = by_point(results, "validation")
+    for method in dict.fromkeys(row.method for row in results):
+        values = values_of(results, method)
+
+        def quality(value: str, method: str = method) -> tuple[int, float]:
+            seeds = validation[method, value]
+            return len(seeds), over_seeds(seeds).mean if seeds else -math.inf
+
+        best[method] = max(values, key=quality)
+    return best
+
+
+def points(results: Sequence[Result], *, choose: bool) -> list[Point]:
+    """What the table has a row for: methods at their best values, or at all values."""
+    if choose:
+        return list(best_values(results).items())
+    return list(by_point(results))
+
+
+def references(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, Point]:
+    """What each point is compared with, but for the baseline's own: the baseline at its best value,
+    or, of conditions, at the same one, where it has that."""
+    every, best = by_point(results), best_values(results)[baseline]
+    pairs = {}
+    for point in points(results, choose=choose):
+        same = baseline, point[1]
+        pairs[point] = same if not choose and same in every else (baseline, best)
+    return {point: other for point, other in pairs.items() if point != other}
+
+
+def gains(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, dict]:
+    """By method and value, the differences to the baseline (:func:`references`), by seed."""
+    scores = by_point(results)
+    pairs = references(results, baseline, choose=choose)
+    return {point: minus(scores[point], scores[other]) for point, other in pairs.items()}
+
+
+def label(point: Point) -> str:
+    """How a point is called in a sentence or a legend."""
+    return " ".join(point).strip()
+
+
+def table(
+    results: Sequence[Result],
+    baseline: str,
+    score: str,
+    *,
+    choose: bool = True,
+    unit: str = "networks",
+) -> str:
+    """Markdown: a row a method, the best first, or a row a condition and method; differences to the
+    baseline are paired by seed.
+
+    Args:
+      score: the score's name.
+      unit: what a row of the results is.
+    """
+    scores, train, losses = (by_point(results, field) for field in ("score", "train", "loss"))
+    differences, rows = gains(results, baseline, choose=choose), []
+    means = {point: over_seeds(scores[point]) for point in points(results, choose=choose)}
+    order = sorted(means, key=lambda p: -means[p].mean if means[p].used else math.inf)
+    if not choose:
+        order = sorted(means, key=lambda p: (number(p[1]), p[1]) if p[1] else (-math.inf, ""))
+    for point in order:
+        gain = over_seeds(differences.get(point, {}))
+        on_train = over_seeds(train[point])
+        error = over_seeds({seed: math.sqrt(x) for seed, x in losses[point].items()})
+        count = sum((row.method, row.value) == point for row in results)
         rows.append(
             (
-                method,
-                format_mean(means[method].mean, means[method].se),
-                format_mean(gain.mean, gain.se, signed=True) if method != baseline else "",
-                f"{means[method].used} of {count}",
+                *point,
+                format_mean(means[point].mean, means[point].se),
+                format_mean(gain.mean, gain.se, signed=True) if point in differences else "",
+                format_mean(on_train.mean, on_train.se),
+                format_mean(error.mean, error.se, 1, 3),
+                f"{means[point].used} of {count}",
             )
         )
-    return markdown_table(("method", "accuracy, %", f"minus {baseline}, points", "networks"), rows)
+    titles = ("method", "value", f"{score}, %", f"minus {baseline}, points", "in training, %")
+    swept, squared = any(value for _, value in means), score == "R²"
+    columns = [True, swept, True, True, True, squared, True]
+    cells = [list(compress(row, columns)) for row in ((*titles, "root mean square", unit), *rows)]
+    return markdown_table(cells[0], cells[1:], left=1 + swept)
 
 
-def findings(results: Iterable[Result], baseline: str) -> list[str]:
-    """Each method against the baseline, in words."""
-    accuracies = by_method(results)
-    gains = {
-        method: over_seeds(minus(seeds, accuracies.get(baseline, {})))
-        for method, seeds in accuracies.items()
-        if method != baseline
-    }
-    sentences = [compare(f"**{m}**", gain, f"{baseline}, by accuracy") for m, gain in gains.items()]
-    return sentences + warn_of_several(sum(map(judged, gains.values())))
+def findings(
+    results: Sequence[Result],
+    baseline: str,
+    score: str,
+    sweeps: Mapping[str, str] | None = None,
+    *,
+    choose: bool = True,
+) -> list[str]:
+    """Each method against the baseline, in words, and where a sweep's best values are.
 
-
-_METHOD = """\
-- Accuracies are mean ± standard error over seeds (standard deviation with m − 1, over √m). Seeds
-  share the images: ± is the luck of initialization, order, and whatever a seed draws.
-- Differences are taken within a seed. A finding "shows" when the two-sided 95% t interval over
-  seeds excludes zero: 4.3 standard errors with 3 seeds, 12.7 with 2.
-- Networks that diverged are left out of every mean."""
-
-
-def report(results: Sequence[Result], baseline: str, facts: Mapping[str, str]) -> str:
-    """The whole report in Markdown."""
-    accuracies = by_method(results)
-    lost = {
-        method: sorted({r.seed for r in results if r.method == method} - set(seeds))
-        for method, seeds in accuracies.items()
-    }
-    sections = [
-        ("Findings", bullets(findings(results, baseline))),
-        ("Results", table(results, baseline)),
-        ("Diverged networks", bullets(f"{m}, {list_seeds(s)}" for m, s in lost.items() if s)),
-        ("How the numbers are computed", _METHOD),
+    Args:
+      score: the score's name.
+      sweeps: the setting that each method is swept over.
+    """
+    differences = gains(results, baseline, choose=choose)
+    sentences = [
+        compare(f"**{label(point)}**", over_seeds(gain), f"{baseline}, by {score}")
+        for point, gain in differences.items()
     ]
-    return assemble("Supervised learning", {"Networks": str(len(results)), **facts}, sections)
+    sentences += warn_of_several(sum(judged(over_seeds(gain)) for gain in differences.values()))
+    if choose:
+        sentences += [edges(results, m, setting) for m, setting in (sweeps or {}).items()]
+    return sentences
+
+
+def edges(results: Sequence[Result], method: str, setting: str) -> str:
+    """Which values of a sweep are as good as its best, as far as can be shown."""
+    scores, best = by_point(results), best_values(results)[method]
+    values = values_of(results, method)
+    worse, lost = [], []
+    for value in values:
+        seeds = scores[method, value]
+        rows = sum((row.method, row.value) == (method, value) for row in results)
+        if len(seeds) < rows:
+            lost.append(value)
+        elif shows(-1, over_seeds(minus(seeds, scores[method, best]))):
+            worse.append(value)
+    at = values.index(best)
+    inside = [v for v in values if v not in {*worse, *lost}]
+    low = next((values[i + 1] for i in range(at - 1, -1, -1) if values[i] not in inside), values[0])
+    high = next((values[i - 1] for i in range(at + 1, len(values)) if values[i] not in inside), "")
+    sentence = (
+        f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
+        f"from {low} to {high or values[-1]} none is shown to be worse"
+    )
+    return sentence + (f"; networks diverged at {', '.join(lost)}." if lost else ".")
+
+
+METHOD = """\
+- Means ± standard errors of {score} are over seeds (standard deviation with m − 1, over
+  √m). Seeds share the data set: ± is the luck of initialization, order, and whatever a seed draws.
+- Differences are taken within a seed.{draws} A finding "shows" when the two-sided 95% t interval
+  over seeds excludes zero: 4.3 standard errors with 3 seeds, 12.7 with 2.{values}
+- "In training" is on the examples, and the labels, that a network was given.
+- Networks that diverged are left out of every mean."""
+CHOSEN = (
+    "Where a method was trained at several values, the one with the best mean validation score "
+    "among those at which the fewest networks diverged stands for it; test examples choose "
+    "nothing. (Reported on the validation split, the best of several is biased.)"
+)
+CONDITIONS = "At each value methods are compared with the baseline at the same value."
+
+
+def report(
+    results: Sequence[Result],
+    baseline: str,
+    facts: Mapping[str, str],
+    sections: Iterable[tuple[str, str]] = (),
+    *,
+    score: str = "accuracy",
+    sweeps: Mapping[str, str] | None = None,
+    choose: bool = True,
+    draw: int = 1,
+) -> str:
+    """The whole report in Markdown.
+
+    Args:
+      draw: so many seeds share their examples: see :func:`pool`.
+      sections: further headings and texts, after the results.
+      score, sweeps: see :func:`findings`.
+    """
+    lost = {
+        point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
+        for point, seeds in by_point(results).items()
+    }
+    values = ("\n- " + (CHOSEN if choose else CONDITIONS)) if sweeps else ""
+    draws = f" {draw} seeds share their examples: their mean counts as one." if draw > 1 else ""
+    every = ""
+    if sweeps and choose and len(lost) <= 60:
+        every = table(pool(results, draw), baseline, score, choose=False)
+    pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
+    text = bullets(findings(pooled, baseline, score, sweeps, choose=choose))
+    parts = [
+        ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
+        ("Results", table(pooled, baseline, score, choose=choose, unit=unit)),
+        *sections,
+        ("All values", every),
+        (
+            "Diverged networks",
+            bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),
+        ),
+        ("How the numbers are computed", METHOD.format(score=score, values=values, draws=draws)),
+    ]
+    return assemble("Supervised learning", {"Networks": str(len(results)), **facts}, parts)

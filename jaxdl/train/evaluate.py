@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdl import trees
-from jaxdl.nn.metrics import correct
+from jaxdl.nn import metrics
 from jaxdl.train.parallel import axis_of, place, to_host
 from jaxdl.train.population import Prepare, over_members
 from jaxdl.train.state import TrainState
@@ -38,6 +38,7 @@ Examples = Sequence[Int[np.ndarray, " _"]]
 """Each member's own places in the data, of any length."""
 
 Accuracy = Callable[[TrainState, Hyper, Examples, Fetch], Float[np.ndarray, "m *networks"]]
+"""A number of each network, 1 at best, that is measured on examples."""
 
 DIVIDED = P("member", "data")
 
@@ -103,7 +104,7 @@ def make_accuracy(
 
     def measure(state: TrainState, hyper: Hyper, prepared: Batch, counts: Array) -> PyTree:
         outputs = logits(state, hyper, prepared[inputs])
-        hits = correct(outputs, prepared["label"]).astype(jnp.float32)
+        hits = metrics.correct(outputs, prepared["label"]).astype(jnp.float32)
         # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
         hits = jnp.where(jnp.all(jnp.isfinite(outputs), axis=-1), hits, jnp.nan)
         labelled = counts & (prepared["label"] >= 0)
@@ -117,6 +118,31 @@ def make_accuracy(
         return right / labelled.reshape(-1, *[1] * (right.ndim - 1))
 
     return accuracy
+
+
+def make_r2(
+    outputs: Logits,
+    prepare: Prepare,
+    mesh: Mesh,
+    batch: int,
+    mode: str = "shard_map",
+    *,
+    inputs: str = "features",
+    targets: str = "target",
+) -> Accuracy:
+    """Compile ``r2(states, hypers, examples, fetch)``: :func:`jaxdl.nn.metrics.r2` of outputs
+    [b, 1] and targets [b], standardized ones; arguments as those of :func:`make_accuracy`."""
+
+    def measure(state: TrainState, hyper: Hyper, prepared: Batch, counts: Array) -> PyTree:
+        predictions = outputs(state, hyper, prepared[inputs])[:, 0]
+        return metrics.regression_sums(predictions, prepared[targets], counts)
+
+    sums = make_sums(measure, prepare, mesh, batch, mode)
+
+    def r2(states, hypers, examples, fetch):
+        return np.asarray(jax.vmap(metrics.r2)(sums(states, hypers, examples, fetch)))
+
+    return r2
 
 
 def make_outputs(

@@ -34,7 +34,7 @@ from jaxdl.report.tables import markdown_table, write_rows
 from jaxdl.train.interruption import StopFlag
 
 ROOT = Path(configs.__file__).parents[1]
-STUDIES = ("dann", "pinn", "supervised", "transferability")
+STUDIES = ("dann", "pinn", "search", "supervised", "transferability")
 START = records.Start(
     "python", "2026-01-01T00:00:00+00:00", "3.11.7", {"jax": "0.10"}, "0123456789abcdef", True, 65.0
 )
@@ -294,6 +294,8 @@ def make_run(folder, rows, study="supervised", starts=(START,), finished=True, *
     (folder / "config.json").write_text(json.dumps(content))
     records.write(folder / "run.json", records.Record(study, list(starts)))
     kind = runs.study_named(study).headline.row
+    if study == "supervised":  # of which rows here are method, seed and score
+        rows = [(method, "", seed, *[score] * 3, 0.0) for method, seed, score in rows]
     with (folder / "results.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([kind._fields, *rows])
     if finished:
@@ -322,13 +324,13 @@ def test_the_list_has_numbers_settings_time_commit_and_state(tmp_path):
     (tmp_path / "a" / "checkpoints" / "x" / "run.json").touch()  # nothing below a run is one
     _, _, *rows = rows_of(runs.main([str(tmp_path)]))
     means = np.mean(list(ACCURACIES.values()), axis=0)  # over the methods of a seed
-    result = f"accuracy {100 * means.mean():.1f} ± {100 * stats.sem(means):.1f} %"
+    result = f"score {100 * means.mean():.1f} ± {100 * stats.sem(means):.1f} %"
     assert rows[0] == [
         *(str(tmp_path / "a"), "supervised", "default", f"{result} (mean of 2)"),
         *("01:05", "0123456789ab", "finished", ""),
     ]
     xs = ACCURACIES["momentum"]
-    result = f"accuracy {100 * np.mean(xs):.1f} ± {100 * stats.sem(xs):.1f} % (momentum)"
+    result = f"score {100 * np.mean(xs):.1f} ± {100 * stats.sem(xs):.1f} % (momentum)"
     assert rows[1] == [
         *(str(tmp_path / "deep" / "b"), "supervised", "default", result, "≥ 01:05"),
         *("0123456789ab, ffffffffffff + changes", "unfinished", "base.rate=0.5, base.steps=100"),
@@ -351,6 +353,9 @@ def test_what_says_only_how_it_was_computed_and_the_variant_are_no_changes(tmp_p
     )
 
 
+COLUMNS = "method,value,seed,score,validation,train,loss"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -360,8 +365,8 @@ def test_what_says_only_how_it_was_computed_and_the_variant_are_no_changes(tmp_p
         ("run.json", "garbage", "damaged: run.json is no record of a run"),
         ("run.json", None, "run.json is missing: this is no run of a study"),
         ("results.csv", "method,seed\n", "damaged: results.csv: damaged table: the columns are"),
-        ("results.csv", "method,seed,accuracy\na,0,2.0\n", "accuracy out of [0, 1]"),
-        ("results.csv", "method,seed,accuracy\na,0,.5\na,0,.5\n", "two rows for one network"),
+        ("results.csv", f"{COLUMNS}\na,,0,2.0,1,1,0\n", "score is 2, above 1"),
+        ("results.csv", f"{COLUMNS}\n" + 2 * "a,,0,.5,1,1,0\n", "two rows for one network"),
     ],
 )
 def test_damaged_folders_are_listed_as_such_beside_the_others(name, content, words, tmp_path):
@@ -407,7 +412,7 @@ def test_differences_are_paired_and_starred_as_a_t_test_has_it(tmp_path):
         for name, v, c in (("one", first, {}), ("two", second, {"rate": 0.5}))
     ]
     text = runs.main(list(map(str, folders)))
-    settings, numbers = text.split("## accuracy %")
+    settings, numbers = text.split("## score %")
     assert rows_of(settings)[2:] == [["base.rate", "0.03", "0.5"]]
     rows = {row[0]: row[1:] for row in rows_of(numbers)[2:]}
     assert list(rows) == ["a", "b", "c", "d", "headline"]
@@ -518,7 +523,7 @@ def test_a_list_is_printed_where_the_encoding_lacks_its_letters(tmp_path, monkey
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     print_or_fail(lambda: runs.main([str(tmp_path)]))
-    assert b"accuracy 87.2 ? " in stream.buffer.getvalue()
+    assert b"score 87.2 ? " in stream.buffer.getvalue()
 
 
 def test_the_studies_are_listed_by_their_own_first_lines():

@@ -1,0 +1,332 @@
+"""How a network is trained, as settings that the methods of a study differ in.
+
+Numbers among them are traced: methods that differ in nothing else share a program. Those that are
+off in one method and on in another do not, so that what is off costs nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments.harness import user_functions
+from experiments.harness.settings import (
+    Between,
+    Count,
+    Each,
+    Flag,
+    Kinds,
+    Method,
+    Multiple,
+    OneOf,
+    SomeOf,
+)
+from jaxdl.data import augment, features, preparation, sampling, splits
+from jaxdl.data.encoded import Images, in_memory
+from jaxdl.data.features import FEATURES, make_features
+from jaxdl.nn.layers import ACTIVATIONS
+from jaxdl.nn.models import MODELS
+from jaxdl.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule, penalized
+from jaxdl.supervised import classification_loss, regression_loss
+from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params
+
+OFF: Mapping[str, float | None] = {
+    **dict.fromkeys(("rate", "weight_decay")),
+    **dict.fromkeys(("momentum", "b1", "b2", "eps"), -1),
+    **dict.fromkeys(("l1", "l2", "max_norm", "max_abs", "clip_norm"), 0),
+    **dict.fromkeys(("dropout", "noise", "smoothing", "soft"), 0),
+    **dict.fromkeys(("stop", "temperature"), 1),
+}
+"""Numbers of a member, and the value that turns each off; None for those that are always on."""
+MIXING = ("mixup", "cutmix")
+CHANGES = ("similarity", "elastic", "noise", "colour", "augmix", *MIXING)
+
+KINDS: Kinds = {
+    # The examples.
+    "share": Between(0, above=True),
+    "examples": OneOf(("all", "bootstrap", "folds")),
+    "folds": Count(2),
+    "wrong_labels": Between(0, 1),
+    "wrong_to": OneOf(("any", "next")),
+    "balance": OneOf(("", "weights", "over", "under")),
+    # The network.
+    "hidden": Each(Count(), "(256, 256), widths"),
+    "activation": OneOf(("", *ACTIVATIONS)),
+    "normalization": OneOf(("", "batch")),
+    **dict.fromkeys(("dropout", "smoothing", "average"), Between(0, 1, below=True)),
+    # The loss.
+    "loss": OneOf(("cross_entropy", "squared_error")),
+    **dict.fromkeys(("l1", "l2", "noise"), Between(0)),
+    "soft": Between(0, 1),
+    # What it sees.
+    "features": OneOf(("", *FEATURES)),
+    "changes": SomeOf(CHANGES),
+    "subtract": OneOf(("channels", "pixels")),
+    "flip": Flag(),
+    **dict.fromkeys(("count", "crop", "padding", "warmup"), Count(0)),
+    # The optimizer.
+    "steps": (Count(), Multiple("steps_per_dispatch")),
+    "batch": (Count(), Multiple("parallel.data")),
+    "optimizer": OneOf(tuple(OPTIMIZERS)),
+    "schedule": OneOf(tuple(SCHEDULES)),
+    **dict.fromkeys(("rate", "bias_rate", "strength", "temperature"), Between(0, above=True)),
+    "stop": Between(0, 1, above=True),
+    **dict.fromkeys(("momentum", "b1", "b2"), Between(-1, 1, below=True)),
+    "eps": Between(-1),
+    **dict.fromkeys(("weight_decay", "max_norm", "max_abs", "clip_norm"), Between(0)),
+    "drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
+}
+"""The kinds of these settings."""
+
+
+DATA = ("share", "examples", "folds", "wrong_labels", "wrong_to")
+"""Settings that say what a member's data are, and nothing of its program."""
+FITTED = tuple(name for name in FEATURES if name not in features.PLAIN)
+
+
+def check(trial: Method, *, images: bool, classes: bool) -> None:
+    """Raise ValueError for settings that would not be read, or do not go together.
+
+    Args:
+      images: whether these are what networks see; else columns of a table.
+      classes: whether these are predicted; else numbers.
+    """
+    settings = trial.settings
+    squared, subset = settings["loss"] == "squared_error", settings["examples"] == "folds"
+    subset |= settings["share"] != 1
+    mixed = {*settings["changes"]} & {*MIXING}
+    for names, read, reason in (
+        (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
+        (("crop", "padding", "flip", "changes"), images, "it is for images"),
+        (("crop", "padding", "flip", "changes"), not settings["features"], "features have none"),
+        (("smoothing",), not squared, "squared errors have no smoothing"),
+        (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
+        (("soft",), not mixed, f"the teacher has not seen what {' and '.join(mixed)} make"),
+    ):
+        for name in names:
+            if settings[name] and not read:
+                raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
+    if settings["features"] in FITTED and subset:
+        raise ValueError(
+            f"{trial.place('features')}={settings['features']} is fitted to all training examples, "
+            "held-out ones included: not with examples=folds, and only with share=1"
+        )
+    for name in ("momentum", "b1", "b2", "eps"):
+        value, numbers = settings[name], OPTIMIZERS[settings["optimizer"]].numbers
+        if value != -1 and (value < 0 or name not in numbers):
+            raise ValueError(
+                f"{trial.place(name)}={value}: {settings['optimizer']} takes "
+                f"{', '.join(numbers) or 'none'}, from 0, or -1 for its own"
+            )
+    if settings["share"] > 1 and settings["share"] % 1:
+        raise ValueError(f"{trial.place('share')}={settings['share']} is no number of examples")
+
+
+def program_key(settings: Mapping[str, Any]) -> tuple:
+    """What methods have in common that share a program: the settings here but for numbers, and
+    which of these are on."""
+    names = ("model", *(name for name in KINDS if name not in DATA))
+    return tuple((n, settings[n] != OFF[n] if n in OFF else settings[n]) for n in names)
+
+
+def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that are on, as hyper-parameters of a member; ``stop`` in steps."""
+    values = {name: settings[name] for name, off in OFF.items() if settings[name] != off}
+    if {"l1", "l2"} & {*values}:
+        values |= {name: settings[name] for name in ("l1", "l2")}
+    arrays = {name: np.float32(value) for name, value in values.items()}
+    if "stop" in values:
+        arrays["stop"] = np.int32(round(values["stop"] * settings["steps"]))
+    return arrays
+
+
+Trials = Mapping[tuple[str, str], Method]
+"""Methods by name and value, see :func:`experiments.harness.settings.sweeps`."""
+
+
+def teachers_first(trials: Trials) -> Trials:
+    """The same in such an order that what a student learns from is trained when it is its turn.
+
+    Raises:
+      ValueError: for a teacher that is no method, is swept over, or is a student itself.
+    """
+
+    def learns(trial: Method) -> bool:
+        return trial.settings["soft"] > 0
+
+    teachers = [name for (name, value), trial in trials.items() if not (value or learns(trial))]
+    for trial in filter(learns, trials.values()):
+        if (teacher := trial.settings["teacher"]) not in teachers:
+            known = ", ".join(teachers) or "of which there is none"
+            raise ValueError(
+                f"{trial.place('soft')}={trial.settings['soft']} needs a teacher, and "
+                f"{trial.place('teacher')}={teacher!r} is no method without soft and sweep: {known}"
+            )
+    return dict(sorted(trials.items(), key=lambda item: learns(item[1])))
+
+
+def draw_size(trials: Trials, seeds: int, bag: int) -> int:
+    """So many seeds share their examples: those of all folds, or of a bag."""
+    if bag > seeds:
+        raise ValueError(f"config.bag={bag} networks need as many seeds, not config.seeds={seeds}")
+    settings = [trial.settings for trial in trials.values()]
+    folds = {own["folds"] for own in settings if own["examples"] == "folds"}
+    if folds and bag:
+        raise ValueError(f"config.bag={bag}: seeds divide the folds, and cannot be bags as well")
+    return max({bag, 1} | folds)
+
+
+class Examples(NamedTuple):
+    """What the networks of a study draw their examples from. A seed draws the same for all methods,
+    and so do ``draw`` seeds but for what is drawn within that: bootstrap samples, folds."""
+
+    train: np.ndarray
+    """The ids of the training split."""
+    validation: np.ndarray
+    """And of that for validation."""
+    labels: np.ndarray | None
+    """By id; None where the answers are numbers."""
+    classes: int
+    draw: int
+
+    def sample(self, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the examples that a network is trained on, and of those for its validation: of
+        folds that which is left out."""
+        share, draw = settings["share"], seed // self.draw
+        count = max(1, round(share * len(self.train) if share <= 1 else share))
+        if count > len(self.train):
+            raise ValueError(f"share={share}: there are {len(self.train)} training examples")
+        ids, held_out = np.random.default_rng(draw).permutation(self.train)[:count], self.validation
+        labels = np.zeros(count, np.int32) if self.labels is None else self.labels[ids]
+        if settings["examples"] == "folds":
+            k = settings["folds"]
+            training, rest = splits.folds(labels, k, seed // k)[seed % k]
+            ids, held_out, labels = ids[training], ids[rest], labels[training]
+        rng = np.random.default_rng([seed, 1])
+        if settings["examples"] == "bootstrap":
+            ids = sampling.bootstrap(ids, rng)
+            labels = labels if self.labels is None else self.labels[ids]
+        if settings["balance"] in ("over", "under"):
+            resample = {"over": sampling.oversample, "under": sampling.undersample}
+            ids = resample[settings["balance"]](ids, labels, rng)
+        return ids, held_out
+
+    def noisy_labels(self, settings: Mapping[str, Any], seed: int) -> np.ndarray:
+        """The labels, by id, that a network is trained on: of the training examples some are
+        wrong."""
+        assert self.labels is not None
+        labels, rng = self.labels.copy(), np.random.default_rng(seed // self.draw)
+        rng.permutation(self.train)  # as the examples are drawn
+        count = round(settings["wrong_labels"] * len(self.train))
+        changed = rng.permutation(self.train)[:count]
+        offsets = rng.integers(1, self.classes, len(self.train))[:count].astype(np.int32)
+        labels[changed] += 1 if settings["wrong_to"] == "next" else offsets
+        return np.where(labels < 0, labels, labels % self.classes)
+
+
+def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.GradientTransformation]:
+    """The optimizer, made of a member's numbers."""
+
+    def rule(hyper: Hyper) -> optax.GradientTransformation:
+        schedule = {k: settings[k] for k in ("steps", "warmup", "drops")}
+        schedule |= {k: hyper[k] for k in ("stop",) if k in hyper}
+        names = ("weight_decay", "momentum", "b1", "b2", "eps", "max_norm", "max_abs", "clip_norm")
+        return make_optimizer(
+            settings["optimizer"],
+            make_schedule(settings["schedule"], hyper["rate"], **schedule),
+            bias_rate=settings["bias_rate"],
+            **{name: hyper[name] for name in names if name in hyper},
+        )
+
+    return rule
+
+
+def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None, place: str) -> Any:
+    """The Flax module.
+
+    Args:
+      outputs: how many numbers it puts out.
+      axis_name: of the devices that share a batch, for batch normalization.
+      place: the setting that names the model, for messages.
+
+    Raises:
+      ValueError: for an unknown model, and a setting that it does not take.
+    """
+    function = user_functions.function_named(settings["model"], MODELS, place, "model")
+    names = ("hidden", "activation", "normalization", "dropout", "noise")
+    options = {name: settings[name] for name in names if settings[name]}
+    parameters = inspect.signature(function).parameters
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if odd := [name for name in options if not accepts_any and name not in parameters]:
+        taken = ", ".join(name for name in names if name in parameters) or "none of these"
+        raise ValueError(f"{place}={settings['model']} has no {odd[0]}; it has {taken}")
+    try:
+        return function(outputs, axis_name=axis_name, **options)
+    except TypeError as error:
+        raise ValueError(f"{place}={settings['model']}: {error}") from error
+
+
+def make_see(
+    settings: Mapping[str, Any], inputs: Images, answers: np.ndarray
+) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
+    """``see(inputs, key)``: from stored images or features to what a network sees; with a key as in
+    training.
+
+    Args:
+      inputs, answers: all training examples, to which means and features are fitted.
+    """
+    if settings["features"] or len(inputs.shape) == 2:
+        name = settings["features"] or "standardized"
+        transform = make_features(name, in_memory(inputs), answers, count=settings["count"])
+        return lambda x, key: transform(x)
+    changes = [name for name in settings["changes"] if name not in MIXING]
+    change = preparation.augmentations(changes, settings["strength"], inputs.shape[1])
+    options = {k: settings[k] for k in ("subtract", "crop", "padding", "flip")}
+    return preparation.standardized(inputs, **options, change=change)
+
+
+def mix(
+    settings: Mapping[str, Any], key: jax.Array, x: jax.Array, labels: jax.Array, classes: int
+) -> tuple[jax.Array, jax.Array]:
+    """MixUp and CutMix, where they are among the changes, of images and labels."""
+    names = [name for name in settings["changes"] if name in MIXING]
+    if names:
+        labels = jax.nn.one_hot(labels, classes)
+    for i, name in enumerate(names):
+        mixed = {"mixup": augment.mixup, "cutmix": augment.cutmix}[name]
+        x, labels = mixed(jax.random.fold_in(key, i), x, labels, settings["strength"])
+    return x, labels
+
+
+def make_loss(model: Any, settings: Mapping[str, Any], inputs: str) -> LossFn:
+    """The loss of a network, made of a member's numbers, and of its ``class_weights`` if it has
+    such.
+
+    Args:
+      inputs: the array of a batch that it sees.
+    """
+
+    def loss_fn(
+        params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: jax.Array
+    ) -> tuple[Any, tuple[Collections, Metrics]]:
+        network = model.clone(**{k: hyper[k] for k in ("dropout", "noise") if k in hyper})
+        if "target" in batch:
+            loss = regression_loss(network, inputs=inputs)
+        else:
+            names = ("smoothing", "soft", "temperature")
+            options = {name: hyper[name] for name in names if name in hyper}
+            squared = settings["loss"] == "squared_error"
+            options |= {
+                "inputs": inputs,
+                "class_weights": hyper.get("class_weights"),
+                "squared": squared,
+            }
+            loss = classification_loss(network, **options)
+        return loss(params, collections, batch, hyper, key)
+
+    return penalized(loss_fn) if "l1" in numbers(settings) else loss_fn

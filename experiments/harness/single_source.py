@@ -1,0 +1,82 @@
+"""Studies of one data set: its source, curves, images, and facts for the report."""
+
+from __future__ import annotations
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from experiments.harness.classification import DataStudy, load_source
+from experiments.harness.study import curve_panels, describe_source
+from jaxdl.data import splits
+from jaxdl.data.encoded import Images, in_memory
+from jaxdl.report import figures
+from jaxdl.train.feed import Resident
+from jaxdl.train.groups import first_examples
+from jaxdl.train.loop import Trainer
+
+
+class SingleSourceStudy(DataStudy):
+    """Networks on one data set: figures and facts."""
+
+    score: str = "accuracy"
+    """What networks are judged by."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.source = load_source(config.data, "config.data")
+        self.sources, self.identity = {"images": self.source}, describe_source(self.source)
+        self.opens_test = config.report_on == "test"
+
+    def build(self) -> None:
+        """Lay the data out on the devices."""
+        self.lay_out(self.config.data.feed, self.config.data.workers)
+
+    @property
+    def images(self) -> Images:
+        """The training images; in memory where they are on the devices, too."""
+        images = self.source.splits["train"]["image"]
+        return in_memory(images) if isinstance(self.feed, Resident) else images
+
+    def entry(self, network: tuple) -> str | None:
+        """The network's entry in the legend of the curves; None where it is not drawn."""
+        return network.method
+
+    def draw(self, trainer: Trainer) -> None:
+        """The first images that a member is trained on, as its network sees them; curves."""
+        fields = {"loss": "training loss", self.fields["images"]: f"validation {self.score}"}
+        panels = curve_panels(trainer, self.network, fields, self.entry)
+        figures.curves(panels, trainer.folder / "curves.png")
+        if self.inputs != "image":
+            return
+        member = self.members[0]
+        prepare = self.prepare[member.program]
+        stored, batch = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
+        labels = np.asarray(batch["label"] if self.numbered else stored["label"])
+        labels = labels.argmax(-1) if labels.ndim > 1 else labels
+        names = [self.source.class_names[label] for label in labels]
+        figures.samples(np.asarray(batch["image"]), names, trainer.folder / "samples.png")
+
+    def describe_data(self, images: str) -> str:
+        """The data set, and the split of the accuracies; ``images`` says how many are trained
+        on."""
+        source = self.source
+        classes = f", {len(source.class_names)} classes" if source.class_names else ""
+        count = source.test.size if self.opens_test else len(self.ids["images", "validation"])
+        return (
+            f"{source.name} {source.version}".strip() + classes + f", {images}; {self.score} on "
+            f"the {self.config.report_on} split, {count:,} examples"
+        )
+
+    def describe_copies(self) -> dict[str, str]:
+        """How many images of the other splits are copies of training images."""
+        if not isinstance(self.feed, Resident):  # a stream is not read for this alone
+            return {}
+        evaluated = {"validation": self.source.splits["validation"]}
+        if self.tests:
+            evaluated["test"] = self.tests["images"]
+        copies = {
+            split: splits.duplicates(in_memory(arrays["image"]), self.images)[:, 0]
+            for split, arrays in evaluated.items()
+        }
+        counts = (f"{len(np.unique(ids))} in {split}" for split, ids in copies.items())
+        return {"Exact copies of training images": ", ".join(counts)}

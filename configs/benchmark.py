@@ -4,15 +4,16 @@ Variants: `transferability` (the grid of that study, against a Python loop over 
 against PyTorch; and the engine on networks of another size), `dann` (one network of that study and
 a population, against PyTorch, on the CPU and on an accelerator where there is one), `data` (images
 a second, resident and streamed, against PyTorch's DataLoader), `pinn` (seconds to solve the heat
-equation, against DeepXDE and jinns) and `scale` (what more devices give, what checkpoints and the
-start cost; against nothing but ours).
+equation, against DeepXDE and jinns), `search` (the trials of a random search, against PyTorch and
+Optuna) and `scale` (what more devices give, what checkpoints and the start cost; against nothing
+but ours).
 """
 
 from ml_collections import ConfigDict
 
-from configs import dann, pinn, transferability
+from configs import dann, pinn, search, transferability
 
-VARIANTS = ("transferability", "dann", "data", "pinn", "scale")
+VARIANTS = ("transferability", "dann", "data", "pinn", "search", "scale")
 
 
 def get_config(variant: str = "transferability") -> ConfigDict:
@@ -62,6 +63,16 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.pinn.study = pinn.get_config("heat")  # what is solved
     config.pinn.study.base.options = ConfigDict({"k": 0.01, "points": 2048})
     config.pinn.study.base.candidates = 0  # the others keep their points
+
+    config.search = ConfigDict()
+    config.search.share = 8  # of the trials that the others train in a round
+    config.search.study = search.get_config()  # what is searched, but for the network
+    config.search.study.budget = 64  # trials
+    config.search.study.space = ConfigDict()
+    config.search.study.space.rate = ("log", 1e-4, 0.3)
+    config.search.study.space.weight_decay = ("log", 1e-6, 1e-2)
+    config.search.study.base.steps = config.search.study.steps_per_dispatch = 100  # in a round
+    config.search.study.least = config.search.study.interval = 100
 
     config.scale = ConfigDict()
     config.scale.devices = 2  # cores, each a device, that are compared with one

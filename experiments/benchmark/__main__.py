@@ -2,8 +2,8 @@
 
 python -m experiments.benchmark --config configs/benchmark.py:VARIANT
 
-A variant is a module here, with our side and the report: transferability, dann, data, pinn, scale.
-The others' side is in :mod:`experiments.benchmark.contenders`; how contenders take turns, in
+A variant is a module here, with our side and the report: transferability, dann, data, pinn, search,
+scale. The others' side is in :mod:`experiments.benchmark.contenders`; how contenders take turns, in
 :mod:`experiments.benchmark.turns`. Everything runs on the CPU, but for what ``dann`` and ``scale``
 add where JAX has an accelerator.
 """
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs.benchmark import get_config
-from experiments.benchmark import dann, data, pinn, scale, transferability
+from experiments.benchmark import dann, data, pinn, scale, search, transferability
 from experiments.benchmark.turns import Measurements, Worker
 from experiments.harness.run import run, user_input
 from experiments.harness.study import claim
@@ -37,6 +37,7 @@ BENCHMARKS = {
     "dann": dann.BENCHMARK,
     "data": data.BENCHMARK,
     "pinn": pinn.BENCHMARK,
+    "search": search.BENCHMARK,
     "scale": scale.BENCHMARK,
 }
 
@@ -119,4 +120,4 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
 
 
 if __name__ == "__main__":
-    run(study, "benchmark", get_config(), free=("options", "problems", "methods"))
+    run(study, "benchmark", get_config(), free=("options", "problems", "methods", "space"))

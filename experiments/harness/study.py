@@ -58,6 +58,11 @@ class Study(ABC):
     members: Sequence[Member]
     """All that is trained; made by :meth:`build`."""
 
+    @property
+    def steps(self) -> int:
+        """Those of all networks, for the progress bar."""
+        return sum(len(member.networks) * member.program.steps for member in self.members)
+
     @abstractmethod
     def __init__(self, config: ConfigDict):
         """Check what settings have to do with each other; load the data."""
@@ -109,8 +114,7 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
             return report
     # There is something to save from here on.
     with records.recorded(workdir, name_of(kind)) as starts, stop:
-        steps = sum(len(member.networks) * member.program.steps for member in study.members)
-        with progress_bar(steps) as progress:
+        with progress_bar(study.steps) as progress:
             trainer = make_trainer(config, workdir, stop, progress)
             study.train(trainer)
         # Everything is trained and chosen: here, and nowhere before, the test images are read.

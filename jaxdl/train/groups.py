@@ -198,9 +198,24 @@ def make_groups(
 def train(group: Group, trainer: Trainer, placement: MeshPlacement) -> Trained:
     """Train a group to its last step, from its latest checkpoint if it has one; raises as
     :meth:`jaxdl.train.loop.Trainer.fit` does."""
+    return to_trained(group, fit(group, trainer, placement))
+
+
+def fit(
+    group: Group, trainer: Trainer, placement: MeshPlacement, states: TrainState | None = None
+) -> TrainState:
+    """The same; the population as it is then, on the devices and with the optimizer's state.
+
+    Args:
+      states: the population that training begins with, all members at one step; it is consumed.
+        Default: the members' own starts.
+    """
     program = group.program
-    states, hypers = group.start(placement)
-    states = trainer.fit(
+    if states is None:
+        states, hypers = group.start(placement)
+    else:
+        hypers = group.hypers(placement)
+    return trainer.fit(
         group.name,
         program.training,
         states,
@@ -212,8 +227,12 @@ def train(group: Group, trainer: Trainer, placement: MeshPlacement) -> Trained:
         dispatches_per_evaluation=program.dispatches_per_evaluation,
         watch=lambda states: program.watch(group.members, _without_optimizer(states), hypers),
     )
-    trained = trees.unstack(to_host(_without_optimizer(states)))
-    return Trained(group, trained[: len(group.members)])
+
+
+def to_trained(group: Group, states: TrainState) -> Trained:
+    """A group whose states are brought to the host."""
+    members = trees.unstack(to_host(_without_optimizer(states)))
+    return Trained(group, members[: len(group.members)])
 
 
 def _without_optimizer(states: TrainState) -> TrainState:

@@ -91,7 +91,8 @@ class Trainer:
         watch: Callable[[TrainState], Mapping[str, Float[np.ndarray, "m ..."]]],
         dispatches_per_evaluation: int = 1,
     ) -> TrainState:
-        """Train a population to step ``steps``, from its latest checkpoint if it has one.
+        """Train a population from the step of ``states``, which all members have in common, to step
+        ``steps``; from its latest checkpoint if it has one.
 
         After every dispatch a line for each network goes to the curves: its name, the step, the
         metrics' means since the line before, and, for one that ceased to be finite, the number of
@@ -110,7 +111,7 @@ class Trainer:
             fill up the population come after them and are not named.
 
         Raises:
-          ValueError: if the dispatches do not divide the steps.
+          ValueError: if the dispatches do not divide the steps, or members are at several steps.
           DamagedFile: if a checkpoint is another program's or of other networks, or the curves do
             not reach up to it.
           OSError: if something cannot be written; what was written before is intact.
@@ -122,9 +123,14 @@ class Trainer:
             raise ValueError(f"{steps} steps are not a multiple of {steps_per_dispatch} a dispatch")
 
         folder, arrays = self.folder / "checkpoints" / name, fault_names(states)
+        begin, *others = map(int, sorted({*to_host(states.step).tolist()}))
+        if others:
+            raise ValueError(f"the members of {name} are at steps {begin} to {others[-1]}")
         with Checkpoints(folder, self.checkpoints, self.say) as checkpoints, ExitStack() as stack:
-            states, first = self._resume(checkpoints, name, states, networks, steps_per_dispatch)
-            self.progress(name, first * len(networks))
+            states, first = self._resume(
+                checkpoints, name, states, networks, begin, steps_per_dispatch
+            )
+            self.progress(name, (first - begin) * len(networks))
             stopped, _ = self._agreed(False)  # asked for while something else was computed
             if stopped:
                 raise Interrupted(stopped)
@@ -213,9 +219,11 @@ class Trainer:
         name: str,
         states: TrainState,
         networks: Sequence[Mapping[str, Any]],
+        begin: int,
         steps_per_dispatch: int,
     ) -> tuple[TrainState, int]:
-        """States to go on with, and their step; the curves end there, too."""
+        """States to go on with, and their step, ``begin`` without a checkpoint; the curves end
+        there, too."""
         folder = self.folder / "checkpoints" / name
         again = f"delete {folder} to train these networks again"
         states, first, notes = checkpoints.restore(states)
@@ -225,8 +233,9 @@ class Trainer:
         if notes.get("discrepancy") is not None:
             self.discrepancies[name] = notes["discrepancy"]
         # They may be ahead of the checkpoint, never behind it: they are written first.
+        first = max(begin, first)
         lines = self.curves.rewind(name, first)
-        if lines != first // steps_per_dispatch * len(networks):
+        if lines != (first - begin) // steps_per_dispatch * len(networks):
             problem = f"lacks lines of {name} before its checkpoint at step {first}"
             raise DamagedFile(f"{self.curves.path} {problem}: {again}")
         return states, first

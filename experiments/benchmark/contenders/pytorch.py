@@ -24,12 +24,13 @@ from experiments.benchmark.turns import Slice, seconds
 from jaxdl.data.encoded import cores
 from jaxdl.nn.models.adversarial import AdversarialNet
 from jaxdl.nn.models.convnet import ConvNet
+from jaxdl.nn.models.mlp import MLP, dense_layers
 from jaxdl.types import Variables
 
 # --- networks ----------------------------------------------------------------------------------
 
 
-def network(model: ConvNet | AdversarialNet, variables: Variables) -> nn.Module:
+def network(model: ConvNet | AdversarialNet | MLP, variables: Variables) -> nn.Module:
     """The same layers with a copy of the same values.
 
     Raises:
@@ -39,6 +40,8 @@ def network(model: ConvNet | AdversarialNet, variables: Variables) -> nn.Module:
         raise ValueError("the PyTorch reference has no dropout")
     if isinstance(model, AdversarialNet):
         return adversarial(model, variables)
+    if isinstance(model, MLP):
+        return perceptron(variables)
     return convolutional(model, variables)
 
 
@@ -76,6 +79,17 @@ def convolutional(model: ConvNet, variables: Variables) -> nn.Sequential:
         dense = _with(nn.Linear(*weight.shape[::-1]), weight=weight, bias=p["bias"])
         parts = [dense] if depth == model.depth else [dense, nn.ReLU()]
         layers.add_module(f"fc{depth}", nn.Sequential(nn.Flatten(), *parts))
+    return layers
+
+
+def perceptron(variables: Variables) -> nn.Sequential:
+    """``layer_0``, ``layer_1``, …, with ReLUs between them."""
+    layers = nn.Sequential()
+    for i, arrays in enumerate(dense_layers(variables)):
+        kernel, bias = (torch.tensor(np.asarray(array)) for array in arrays)
+        dense = _with(nn.Linear(*kernel.shape), weight=kernel.T, bias=bias)
+        relu = [nn.ReLU()] if i else []
+        layers.add_module(f"layer_{i}", nn.Sequential(*relu, nn.Flatten(), dense))
     return layers
 
 

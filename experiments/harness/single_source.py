@@ -61,7 +61,7 @@ class SingleSourceStudy(DataStudy):
         on."""
         source = self.source
         classes = f", {len(source.class_names)} classes" if source.class_names else ""
-        count = source.test.size if self.opens_test else len(self.ids["images", "validation"])
+        count = self.identity["sizes"][self.config.report_on]
         return (
             f"{source.name} {source.version}".strip() + classes + f", {images}; {self.score} on "
             f"the {self.config.report_on} split, {count:,} examples"

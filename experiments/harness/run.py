@@ -74,6 +74,8 @@ def run(
     """
     # Orbax narrates every save there, and ml_collections what it then raises.
     logging.getLogger("absl").disabled = True
+    # Of a save that fails, each array's task complains here of what the save itself will report.
+    logging.getLogger("asyncio").disabled = True
     sys.unraisablehook = quietly
     replace_unprintable()
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook need not be installed here

@@ -166,8 +166,8 @@ class Search(Supervised):
             members.append(self.member(Network(kind, stretch.trial, seed), stretch.steps))
             if stretch.parent != NEW:
                 parents[members[-1].networks[0]] = Network(kind, stretch.parent, seed)
-        how = trainer, self.placement, self.config.members_per_round
-        groups, self.states = train_round(name, members, parents, self.states, *how)
+        training = trainer, self.placement, self.config.members_per_round
+        groups, self.states = train_round(name, members, parents, self.states, *training)
         scores = last_values(trainer, groups, self.fields["images"], Network)
         return groups, {network: scores[network] for (network,) in (m.networks for m in members)}
 

@@ -162,10 +162,10 @@ def teachers_first(trials: Trials) -> Trials:
     teachers = [name for (name, value), trial in trials.items() if not (value or learns(trial))]
     for trial in filter(learns, trials.values()):
         if (teacher := trial.settings["teacher"]) not in teachers:
-            known = ", ".join(teachers) or "of which there is none"
+            names = ", ".join(teachers) or "of which there is none"
             raise ValueError(
                 f"{trial.place('soft')}={trial.settings['soft']} needs a teacher, and "
-                f"{trial.place('teacher')}={teacher!r} is no method without soft and sweep: {known}"
+                f"{trial.place('teacher')}={teacher!r} is no method without soft and sweep: {names}"
             )
     return dict(sorted(trials.items(), key=lambda item: learns(item[1])))
 
@@ -298,8 +298,8 @@ def mix(
     if names:
         labels = jax.nn.one_hot(labels, classes)
     for i, name in enumerate(names):
-        mixed = {"mixup": augment.mixup, "cutmix": augment.cutmix}[name]
-        x, labels = mixed(jax.random.fold_in(key, i), x, labels, settings["strength"])
+        mixture = {"mixup": augment.mixup, "cutmix": augment.cutmix}[name]
+        x, labels = mixture(jax.random.fold_in(key, i), x, labels, settings["strength"])
     return x, labels
 
 

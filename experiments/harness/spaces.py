@@ -99,6 +99,6 @@ def make_search(config: ConfigDict, space: Space, kind: str, repetition: int) ->
         case "pbt":
             Multiple("interval").check("config.base.steps", steps, config)
             ends = range(config.interval, steps + 1, config.interval)
-            how = {"share": config.replaced, "factors": config.factors}
-            return search.population_based(trials, space, ends, repetition, **how, **first)
+            replacement = {"share": config.replaced, "factors": config.factors}
+            return search.population_based(trials, space, ends, repetition, **replacement, **first)
     return search.all_at_once(trials, steps, **first)

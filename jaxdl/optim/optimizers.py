@@ -128,8 +128,8 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}")
     direction, defaults, decoupled = OPTIMIZERS[name]
-    given = {"momentum": momentum, "b1": b1, "b2": b2, "eps": eps}
-    numbers = {key: value for key, value in given.items() if value is not None}
+    arguments = {"momentum": momentum, "b1": b1, "b2": b2, "eps": eps}
+    numbers = {key: value for key, value in arguments.items() if value is not None}
     steepest = direction(*(numbers.get(key, default) for key, default in defaults.items()))
     decay = optax.add_decayed_weights(weight_decay, mask=is_weight)
     rule = [steepest, decay] if decoupled else [decay, steepest]

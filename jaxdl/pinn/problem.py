@@ -178,8 +178,8 @@ class Ansatz:
                 for part in parts
             )
             inner = split(network(points, all_requests))
-            whole = product(factor[0], inner[0], names)
-            jet = {name: whole[name] + offset[0][name] for name in names}
+            products = product(factor[0], inner[0], names)
+            jet = {name: products[name] + offset[0][name] for name in names}
             carried = {
                 id(operator): offset[1][i]
                 + operator_of_product(operator, factor[0], factor[1][i], inner[0], inner[1][i])

@@ -168,9 +168,9 @@ def findings(results: Sequence[Result]) -> list[str]:
             if not steps[name]
         ]
         sentences.append(f"**{surface}**: {'; '.join(outcomes)}.")
-        whole = [name for name in steps if len(steps[name]) == len(by_optimizer[name])]
-        if len(whole) > 1:
-            first, second = whole[:2]
+        successful = [name for name in steps if len(steps[name]) == len(by_optimizer[name])]
+        if len(successful) > 1:
+            first, second = successful[:2]
             lead = over_seeds(minus(steps[second], steps[first]))
             sentences.append(f"**{surface}**: {_compare(first, second, lead)}")
     rates = sorted({r.rate for r in results})

@@ -49,8 +49,8 @@ def animate(paths: Paths, file: Path, tolerance: float) -> None:
         for artist in scene.show(step):
             scene.figure.draw_artist(artist)
         images.append(Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB"))
-    whole = np.vstack([np.asarray(images[0]), np.asarray(images[-1])])  # which have all colours
-    palette = Image.fromarray(whole).quantize(256)
+    ends = np.vstack([np.asarray(images[0]), np.asarray(images[-1])])  # which have all colours
+    palette = Image.fromarray(ends).quantize(256)
     frames = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     milliseconds = [80] * (len(frames) - 1) + [3000]
     content = io.BytesIO()

@@ -174,8 +174,8 @@ def _sample(
 
     def split(a):
         a = np.clip((a + 1) * (cell / 2) - 0.5, 0, cell - 1.001)
-        whole = a.astype(np.int64)
-        return whole, (a - whole).astype(np.float32)[..., None]
+        integers = a.astype(np.int64)
+        return integers, (a - integers).astype(np.float32)[..., None]
 
     (column, u), (row, v) = split(u), split(v)
     at: Int64[np.ndarray, "43 side side"] = row * cell + column

@@ -71,10 +71,10 @@ class Wires(nn.Module):
 
     @nn.compact
     def __call__(self, channels: int) -> Float[Array, "side side channels maps"]:
-        maps, seen = len(self.sources), np.array(self.sources).T
-        weights = self.param("kernel", start, (self.side, self.side, *seen.shape))
+        maps, inputs = len(self.sources), np.array(self.sources).T
+        weights = self.param("kernel", start, (self.side, self.side, *inputs.shape))
         kernel = jnp.zeros((self.side, self.side, channels, maps), weights.dtype)
-        return kernel.at[:, :, seen, np.arange(maps)[None]].set(weights)
+        return kernel.at[:, :, inputs, np.arange(maps)[None]].set(weights)
 
 
 class Maps(nn.Module):

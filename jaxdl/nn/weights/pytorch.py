@@ -248,7 +248,7 @@ def _tensors(value: Any) -> dict[str, _Tensor]:
     """Tensors of nested containers by their names. A container that is met again is passed over,
     so that the walk ends whatever a file nests."""
     tensors: dict[str, _Tensor] = {}
-    seen: set[int] = set()
+    containers: set[int] = set()
     todo = [("", value)]
     while todo:
         name, value = todo.pop()
@@ -256,10 +256,10 @@ def _tensors(value: Any) -> dict[str, _Tensor]:
             if name in tensors:
                 raise ValueError(f"two tensors are named {name!r}")
             tensors[name] = value
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        elif isinstance(value, dict | list | tuple) and id(value) not in containers:
             if len(name) > LONGEST_NAME:
                 raise ValueError(f"containers nest so deeply that a name begins {name[:40]!r}")
-            seen.add(id(value))
+            containers.add(id(value))
             items = value.items() if isinstance(value, dict) else enumerate(value)
             todo += [(f"{name}/{key}" if name else str(key), item) for key, item in items][::-1]
     return tensors
@@ -278,8 +278,8 @@ def _arrays(value: Any, elements: Callable[[_Storage], Any]) -> dict[str, np.nda
     arrays = {}
     for name, (storage, offset, shape, strides) in tensors.items():
         dtype, key, size = storage
-        if (found := len(buffers[storage])) != size * dtype.itemsize:
-            raise ValueError(f"storage {key!r} has {found} bytes: {size} of {dtype} were expected")
+        if (length := len(buffers[storage])) != size * dtype.itemsize:
+            raise ValueError(f"storage {key!r} has {length} bytes: {size} of {dtype} were expected")
         steps = tuple(stride * dtype.itemsize for stride in strides)
         arrays[name] = (
             np.zeros(shape, dtype)

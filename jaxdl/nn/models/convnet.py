@@ -5,12 +5,15 @@ can be applied alone: ``model.apply(variables, x, stop=3)`` gives what the third
 out, and ``model.apply(variables, h, start=3)`` goes on from there.
 """
 
+from functools import partial
+
 import flax.linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
 from jaxdl.nn import ops
 from jaxdl.nn.layers import Dropout
+from jaxdl.nn.models.staged import Stage, Staged
 from jaxdl.types import AnyArray, Scalar
 
 # He, Zhang, Ren & Sun 2015: variance 2 / fan-in keeps the scale of activations through ReLUs.
@@ -101,7 +104,7 @@ class DenseLayer(nn.Module):
         return x if self.last else nn.relu(x)
 
 
-class ConvNet(nn.Module):
+class ConvNet(Staged):
     """Convolutions, then hidden dense layers, then the logits.
 
     Attributes:
@@ -122,49 +125,17 @@ class ConvNet(nn.Module):
     starts: tuple[Start, ...] = ()
     axis_name: str | None = None
 
-    @property
-    def depth(self) -> int:
-        """The number of layers; the last one gives the logits."""
-        return len(self.convolutions) + len(self.hidden) + 1
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[AnyArray, "b ..."],
-        *,
-        train: bool = False,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> Float[AnyArray, "b ..."]:
-        """Apply layers ``start + 1 … stop`` (default: all) to images or to activations.
-
-        Args:
-          x: images [b, h, w, c] for ``start = 0``, else what layer ``start`` put out.
-          train: batch statistics and dropout as in training.
-        """
-        wide = len(self.convolutions)
-        for depth in range(start + 1, (stop if stop is not None else self.depth) + 1):
-            begin = self.starts[depth - 1] if self.starts else Start()
-            layer: ConvLayer | DenseLayer
-            if depth <= wide:
-                layer = ConvLayer(
-                    self.convolutions[depth - 1],
-                    begin,
-                    self.batch_norm,
-                    self.axis_name,
-                    name=f"conv{depth}",
-                )
-            else:
-                last = depth == self.depth
-                layer = DenseLayer(
-                    self.classes if last else self.hidden[depth - wide - 1],
-                    begin,
-                    last,
-                    self.dropout if depth > wide + 1 else 0.0,
-                    name=f"fc{depth}",
-                )
-            x = layer(x, train)
-        return x
+    def stages(self) -> list[Stage]:
+        """The layers, with their parameters."""
+        starts = iter(self.starts or [Start()] * (len(self.convolutions) + len(self.hidden) + 1))
+        norm = self.batch_norm, self.axis_name
+        layers: list[Stage] = [
+            ("conv", partial(ConvLayer, conv, next(starts), *norm)) for conv in self.convolutions
+        ]
+        for i, width in enumerate((*self.hidden, self.classes)):
+            last, dropout = i == len(self.hidden), self.dropout if i else 0.0
+            layers.append(("fc", partial(DenseLayer, width, next(starts), last, dropout)))
+        return layers
 
 
 def glyph_net(classes: int, **options) -> ConvNet:

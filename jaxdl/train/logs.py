@@ -4,14 +4,14 @@ files beside them."""
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from jaxdl.types import DamagedFile
+from jaxdl.types import AnyArray, DamagedFile
 
 Name = TypeVar("Name", bound=tuple)
 
@@ -72,6 +72,47 @@ def _check(record: Any, fields: Mapping[str, type], path: Path, line: int) -> No
 def series(records: Iterable[Mapping[str, Any]], field: str) -> Float[np.ndarray, "2 n"]:
     """The steps and the values of a field, from the records that have it."""
     return np.array([(r["step"], r[field]) for r in records if field in r], float).reshape(-1, 2).T
+
+
+def network_values(values: Shaped[AnyArray, "m ..."], networks: Sequence) -> list[Any]:
+    """Without what only fills up the population."""
+    return np.asarray(values).reshape(-1)[: len(networks)].tolist()
+
+
+def dispatch_records(
+    metrics: Mapping[str, np.ndarray],
+    watched: Mapping[str, list[float]],
+    networks: Sequence[Mapping[str, Any]],
+    arrays: Sequence[Sequence[str]],
+    before: int,
+) -> Iterator[dict[str, Any]]:
+    """A line of the curves for each network, of a dispatch that begins at step ``before``.
+
+    Args:
+      metrics: [members, steps] or, where a member is several networks, [members, steps, networks].
+      arrays: :func:`jaxdl.train.state.fault_names`.
+    """
+    faults, step = metrics["fault"], before + metrics["fault"].shape[1]
+    finite = faults == -1
+    means = {
+        key: network_values(np.mean(np.where(finite, value, np.nan), axis=1), networks)
+        for key, value in metrics.items()
+        if key != "fault"
+    }
+    alive = network_values(finite[:, -1], networks)
+    watched = {
+        key: [value if lives else math.nan for value, lives in zip(values, alive, strict=True)]
+        for key, values in watched.items()
+    }
+    at = network_values(np.argmax(faults >= 0, axis=1), networks)
+    faulty_array = network_values(np.max(faults, axis=1), networks)
+    for i, network in enumerate(networks):
+        columns = {key: values[i] for key, values in (means | watched).items()}
+        record = {**network, "step": step, **columns}
+        if faulty_array[i] >= 0:
+            record["diverged_at"] = before + at[i]
+            record["diverged_in"] = arrays[i % len(arrays)][faulty_array[i]]
+        yield record
 
 
 class Fault(NamedTuple):

@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import Checkpoints
@@ -22,7 +21,7 @@ from jaxdl.train.parallel import to_host
 from jaxdl.train.population import Training
 from jaxdl.train.state import TrainState, fault_names
 from jaxdl.train.verification import WrongNumbers, compare, rounding
-from jaxdl.types import AnyArray, DamagedFile, Hyper, PyTree
+from jaxdl.types import DamagedFile, Hyper, PyTree
 
 
 @dataclasses.dataclass
@@ -177,12 +176,13 @@ class Trainer:
                 if evaluated:
                     began = time.monotonic()
                     watched = {
-                        key: _by_network(value, networks) for key, value in watch(states).items()
+                        key: logs.network_values(value, networks)
+                        for key, value in watch(states).items()
                     }
                     self.clock.evaluation += time.monotonic() - began
                 records = [
                     {"population": name, **record}
-                    for record in _records(metrics, watched, networks, arrays, before)
+                    for record in logs.dispatch_records(metrics, watched, networks, arrays, before)
                 ]
                 self.curves.append(records)
                 if events:
@@ -301,47 +301,6 @@ class Trainer:
             return self.stop.received, due
         votes = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
         return int(votes[:, 0].max()) or None, bool(votes[0, 1])
-
-
-def _by_network(values: Shaped[AnyArray, "m ..."], networks: Sequence) -> list[Any]:
-    """Without what only fills up the population."""
-    return np.asarray(values).reshape(-1)[: len(networks)].tolist()
-
-
-def _records(
-    metrics: Mapping[str, np.ndarray],
-    watched: Mapping[str, list[float]],
-    networks: Sequence[Mapping[str, Any]],
-    arrays: Sequence[Sequence[str]],
-    before: int,
-) -> Iterator[dict[str, Any]]:
-    """A line of the curves for each network, of a dispatch that begins at step ``before``.
-
-    Args:
-      metrics: [members, steps] or, where a member is several networks, [members, steps, networks].
-      arrays: :func:`jaxdl.train.state.fault_names`.
-    """
-    faults, step = metrics["fault"], before + metrics["fault"].shape[1]
-    finite = faults == -1
-    means = {
-        key: _by_network(np.mean(np.where(finite, value, np.nan), axis=1), networks)
-        for key, value in metrics.items()
-        if key != "fault"
-    }
-    alive = _by_network(finite[:, -1], networks)
-    watched = {
-        key: [value if lives else math.nan for value, lives in zip(values, alive, strict=True)]
-        for key, values in watched.items()
-    }
-    at = _by_network(np.argmax(faults >= 0, axis=1), networks)
-    faulty_array = _by_network(np.max(faults, axis=1), networks)
-    for i, network in enumerate(networks):
-        columns = {key: values[i] for key, values in (means | watched).items()}
-        record = {**network, "step": step, **columns}
-        if faulty_array[i] >= 0:
-            record["diverged_at"] = before + at[i]
-            record["diverged_in"] = arrays[i % len(arrays)][faulty_array[i]]
-        yield record
 
 
 def _look_for_fault(run: Callable, *args: PyTree) -> None:

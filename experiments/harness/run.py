@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,6 +111,8 @@ def run(
             with processes.own_folder(workdir) as folder:
                 report = study(config, folder, StopFlag())
         except UserError as error:
+            with suppress(OSError):  # a folder that nothing was written to
+                workdir.rmdir()
             fail(error)
         except DamagedFile as error:
             try:

@@ -45,10 +45,12 @@ def convolution(
       padding: "SAME", "VALID" or ((top, bottom), (left, right)).
 
     Raises:
-      ValueError: if the channels do not fit the kernel and the groups, or the image is smaller
-        than the kernel.
+      ValueError: for what is no images, if the channels do not fit the kernel and the groups, or
+        the image is smaller than the kernel.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if x.ndim != 4:
+        raise ValueError(f"a convolution needs images [n, h, w, c], not an array {[*x.shape]}")
     channels, filters = x.shape[-1], kernel.shape[-1]
     if channels != groups * kernel.shape[2] or filters % groups:
         raise ValueError(

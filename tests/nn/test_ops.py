@@ -203,6 +203,12 @@ def test_convolution_refuses_channels_that_do_not_fit(channels, kernel, groups):
         convolution(jnp.zeros((1, 5, 5, channels)), jnp.zeros(kernel), groups=groups)
 
 
+@pytest.mark.usefixtures("types_unchecked")
+def test_convolution_refuses_a_table():
+    with pytest.raises(ValueError, match=r"images \[n, h, w, c\], not an array \[5, 7\]"):
+        convolution(jnp.zeros((5, 7)), jnp.zeros((3, 3, 7, 2)))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
     with pytest.raises(ValueError, match="kernel"):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,7 +16,7 @@ from jaxdl.data.builders import fundus as _fundus
 from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
 from jaxdl.data.prepared import prepared
-from jaxdl.data.source import Source, make_source
+from jaxdl.data.source import Source, Split, make_source
 
 
 def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
@@ -52,12 +53,7 @@ def fundus(
     Raises:
       ValueError: a count is below 1, or ``size`` below 16.
     """
-    splits = {
-        split: _fundus.make_fundus(count, (seed, place), size)
-        for place, (split, count) in enumerate(
-            {"train": train, "validation": validation, "test": test}.items()
-        )
-    }
+    splits = _drawn(partial(_fundus.make_fundus, size=size), train, validation, test, seed)
     return make_source("fundus", _fundus.CLASS_NAMES, splits, version=str(_fundus.RECIPE))
 
 
@@ -81,13 +77,22 @@ def cells(
     Raises:
       ValueError: a count is below 1, ``size`` below 16, or ``crowding`` not in 0.1 … 3.
     """
-    splits = {
-        split: _cells.make_cells(count, (seed, place), size, crowding)
-        for place, (split, count) in enumerate(
-            {"train": train, "validation": validation, "test": test}.items()
-        )
-    }
+    draw = partial(_cells.make_cells, size=size, crowding=crowding)
+    splits = _drawn(draw, train, validation, test, seed)
     return make_source("cells", (), splits, version=str(_cells.RECIPE))
+
+
+def _drawn(
+    draw: Callable[[int, tuple[int, int]], Split], train: int, validation: int, test: int, seed: int
+) -> dict[str, Split]:
+    """Splits of so many images, by what draws a number of them from a seed."""
+    counts = {"train": train, "validation": validation, "test": test}
+    for split, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{split}={count}: ask for 1 image or more")
+    return {
+        split: draw(count, (seed, place)) for place, (split, count) in enumerate(counts.items())
+    }
 
 
 def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:

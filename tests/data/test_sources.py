@@ -154,7 +154,7 @@ def test_glyphs_are_the_builders(monkeypatch):
         ("folder", {}, "which folder"),
         ("npz", {}, "which file"),
         ("tfds", {}, "which data set"),
-        ("fundus", {"test": 0}, "count is 0"),
+        ("fundus", {"test": 0}, "test=0: ask for 1 image or more"),
         ("cells", {"crowding": 5.0}, "crowding is 5"),
         ("drive", {}, "which folder"),
         ("bccd", {}, "which folder"),

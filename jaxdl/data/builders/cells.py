@@ -14,7 +14,7 @@ import operator
 
 import numpy as np
 import PIL
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Int32
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -26,10 +26,10 @@ LEAST_VISIBLE = 0.3  # of a red cell's area; with less in sight it is not drawn
 _MARGIN = 0.1  # parts of the image's side, around it, where cells' centres may lie
 
 # Optical density of one red cell, of cytoplasm, nucleus and platelet, RGB.
-_RED = np.array([0.17, 0.44, 0.46], np.float32)
-_CYTOPLASM = np.array([0.20, 0.38, 0.10], np.float32)
-_NUCLEUS = np.array([0.72, 1.05, 0.22], np.float32)
-_PLATELET = np.array([0.45, 0.66, 0.12], np.float32)
+_RED = np.array([0.17, 0.44, 0.46])
+_CYTOPLASM = np.array([0.20, 0.38, 0.10])
+_NUCLEUS = np.array([0.72, 1.05, 0.22])
+_PLATELET = np.array([0.45, 0.66, 0.12])
 
 
 def make_cells(
@@ -75,15 +75,15 @@ class _Cells:
     """Red cells in their patches, [n, p, p], and where those begin on the padded canvas."""
 
     corners: Int32[np.ndarray, "n 2"]
-    coverage: Float32[np.ndarray, "n p p"]
-    density: Float32[np.ndarray, "n p p"]
+    coverage: Float[np.ndarray, "n p p"]
+    density: Float[np.ndarray, "n p p"]
 
 
 def _draw(rng: np.random.Generator, size: int, crowding: float) -> dict[str, np.ndarray]:
     """One micrograph."""
     most = round(1.5 * crowding * (1 + 2 * _MARGIN) ** 2 / (math.pi * RADIUS**2))
     scale = rng.uniform(0.9, 1.1)
-    number = rng.integers(most // 3, most + 1)
+    number = int(rng.integers(most // 3, most + 1))
     whites = _white_cells(rng)
     centres = _scatter(rng, number, scale, whites)
     focus = rng.uniform(0.004, 0.022) if rng.random() < 0.8 else rng.uniform(0.022, 0.04)
@@ -110,7 +110,7 @@ def _draw(rng: np.random.Generator, size: int, crowding: float) -> dict[str, np.
             density[patch] += dye
     instances, density = instances[inner], density[inner]
 
-    red = _RED * rng.uniform(0.75, 1.3) * rng.uniform(0.88, 1.14, 3).astype(np.float32)
+    red = _RED * rng.uniform(0.75, 1.3) * rng.uniform(0.88, 1.14, 3)
     dye = density * (1 - white)
     optical = dye[..., None] * red + white_density * rng.uniform(0.85, 1.15)
     optical += _platelets(rng, axis)[..., None] * _PLATELET
@@ -170,20 +170,20 @@ def _red_cells(
     p = math.ceil(2.8 * 1.25 * 1.1 * RADIUS * size) + 4
     middle = centres * size - 0.5
     corners = np.floor(middle - p / 2).astype(np.int32)
-    local = (middle - corners).astype(np.float32)
+    local = middle - corners
     # Centres lie in the margin at the most, patches within the padding.
     axis = np.arange(p, dtype=np.float32)
     dy = axis[:, None] - local[:, 0, None, None]
     dx = axis[None, :] - local[:, 1, None, None]
     distance, angle = np.hypot(dy, dx) / size, np.arctan2(dy, dx)
 
-    def uniform(low: float, high: float) -> Float32[np.ndarray, "n 1 1"]:
-        return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
+    def uniform(low: float, high: float) -> Float[np.ndarray, "n 1 1"]:
+        return rng.uniform(low, high, (n, 1, 1))
 
     outline = 1 + uniform(0, 0.13) * np.cos(2 * (angle - uniform(0, math.pi)))
     for waves in (3, 4, 5):
         outline += uniform(0, 0.035) * np.cos(waves * angle + uniform(0, 2 * math.pi))
-    rim = radius[:, None, None].astype(np.float32) * outline
+    rim = radius[:, None, None] * outline
     rho = distance / rim
     edge = rng.uniform(0.5, 0.8) / size + 0.15 * focus
     coverage = np.clip((rim - distance) / (2 * edge) + 0.5, 0, 1)
@@ -208,7 +208,7 @@ def _paint_whites(
     rng: np.random.Generator,
     whites: list[tuple[Float[np.ndarray, "2"], float]],
     axis: Float[np.ndarray, "h"],
-) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w 3"]]:
+) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w 3"]]:
     """What they cover, 0 to 1, and their optical density: cytoplasm and a nucleus of lobes."""
     size = len(axis)
     covered = np.zeros((size, size), np.float32)
@@ -237,38 +237,36 @@ def _paint_whites(
         grains = 1 + 0.25 * _cloud(rng, 40, size)[..., None]
         own = (1 - nucleus[..., None]) * _CYTOPLASM * grains * rng.uniform(0.6, 1.2)
         own = own + nucleus[..., None] * _NUCLEUS * mottle
-        density += (body[..., None] * (own - density)).astype(np.float32)
+        density += body[..., None] * (own - density)
         covered = np.maximum(covered, body.astype(np.float32))
     return covered, density
 
 
-def _platelets(
-    rng: np.random.Generator, axis: Float[np.ndarray, "h"]
-) -> Float32[np.ndarray, "h w"]:
+def _platelets(rng: np.random.Generator, axis: Float[np.ndarray, "h"]) -> Float[np.ndarray, "h w"]:
     density = np.zeros((len(axis),) * 2)
     for _ in range(rng.poisson(1.5)):
         middle, radius = rng.uniform(0, 1, 2), rng.uniform(0.018, 0.032)
         for y, x in middle + rng.normal(0, 0.35 * radius, (4, 2)):
             squared = (axis[:, None] - y) ** 2 + (axis[None, :] - x) ** 2
             density += rng.uniform(0.2, 0.5) * np.exp(-((squared / (0.8 * radius) ** 2) ** 2))
-    return np.minimum(density, 1.3).astype(np.float32)
+    return np.minimum(density, 1.3)
 
 
-def _light(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "h w 3"]:
+def _light(rng: np.random.Generator, size: int) -> Float[np.ndarray, "h w 3"]:
     """The empty ground under an uneven lamp, 0 … 255."""
     ground = np.array([214, 214, 208]) + rng.uniform(-12, 12, 3) + rng.uniform(-14, 14)
     lamp = 1 + 0.025 * _cloud(rng, 3, size)
-    return (ground * lamp[..., None]).astype(np.float32)
+    return ground * lamp[..., None]
 
 
-def _cloud(rng: np.random.Generator, cells: int, size: int) -> Float32[np.ndarray, "h w"]:
+def _cloud(rng: np.random.Generator, cells: int, size: int) -> Float[np.ndarray, "h w"]:
     """Smooth noise, about N(0, 1), of so many cells a side."""
     grid = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _develop(
-    rng: np.random.Generator, image: Float32[np.ndarray, "h w 3"], focus: float
+    rng: np.random.Generator, image: Float[np.ndarray, "h w 3"], focus: float
 ) -> np.ndarray:
     """Focus and noise."""
     blur = 0.35 * focus * image.shape[0]

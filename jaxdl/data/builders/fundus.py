@@ -13,10 +13,11 @@ elsewhere, so that to see one does not answer whether the macula is visible.
 import dataclasses
 import math
 import operator
+from collections.abc import Sequence
 
 import numpy as np
 import PIL
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
@@ -28,8 +29,8 @@ CLASS_NAMES = ("hidden", "visible")
 """Of the macula."""
 MACULA_RADIUS = 0.7  # DD; the mask
 DISC = (0.46, 0.52)  # DD; the disc's half axes
-_STEPS = 24  # points of a vessel
-_CANVAS = 512  # pixels, at least, of the side that vessels are drawn on
+_STEPS = (40, 20)  # points of a trunk and of a branch
+_CANVAS = 320  # pixels, at least, of the side that vessels are drawn on
 
 # Colours of fundi at the middle of the field, RGB.
 _GROUNDS = np.array(
@@ -40,13 +41,13 @@ _GROUNDS = np.array(
         (142, 74, 50),
         (200, 132, 104),
         (222, 122, 48),
+        (240, 100, 50),
     ],
-    np.float32,
 )
 # What they take of the light, by channel.
-_VEIN, _ARTERY = np.array([(0.36, 0.62, 0.45), (0.20, 0.50, 0.36)], np.float32)
-_PIGMENT = np.array([0.55, 1.0, 0.75], np.float32)
-_OCCLUSIONS = ("flare", "haemorrhage", "opacity")
+_VEIN = np.array([0.30, 0.56, 0.42])[:, None, None]
+_ARTERY = np.array([0.16, 0.46, 0.36])[:, None, None]
+_PIGMENT = np.array([0.72, 1.0, 0.8])[:, None, None]
 
 
 def make_fundus(
@@ -103,50 +104,46 @@ class _Camera:
         """From DD to (column, row) in pixels; 0 is the middle of the first one."""
         return size * ((xy - self.centre) @ self.matrix.T + self.middle) - 0.5
 
-    def grid(self, size: int) -> Float32[np.ndarray, "2 h w"]:
+    def grid(self, size: int) -> Float[np.ndarray, "2 h w"]:
         """x and y, in DD, of every pixel."""
         axis = (np.arange(size) + 0.5) / size
         at = np.stack(np.meshgrid(axis, axis), -1) - self.middle
-        return np.moveaxis(at @ np.linalg.inv(self.matrix).T + self.centre, -1, 0).astype("f4")
+        return np.moveaxis(at @ np.linalg.inv(self.matrix).T + self.centre, -1, 0)
 
 
 def _draw(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     """One fundus."""
     fovea = np.array([rng.uniform(2.3, 2.7), rng.uniform(-0.5, -0.1)])
     visible = rng.random() < 0.5
-    in_frame = visible or rng.random() < 0.7
+    in_frame = visible or rng.random() < 0.65
     camera = _aim(rng, fovea, in_frame)
-    veins, arteries = _vessels(rng, fovea, camera, size)
+    veins, arteries, reflexes = _vessels(rng, fovea, camera, size)
     x, y = camera.grid(size)
-    row, column = np.ogrid[:size, :size]
-    middle = size * camera.middle - 0.5
-    from_middle = np.hypot(column - middle[0], row - middle[1]) / size
-    field = from_middle <= camera.reach
+    from_middle = np.hypot(x - camera.centre[0], y - camera.centre[1]) / camera.radius
+    field = from_middle <= 1
     to_fovea = np.hypot(x - fovea[0], y - fovea[1])
 
-    covered = in_frame and not visible
-    image = _tissue(rng, x, y, to_fovea, from_middle / camera.reach)
-    over = []
-    if covered:
-        over.append((rng.choice(_OCCLUSIONS), fovea, rng.uniform(1.0, 1.4)))
-    elif rng.random() < 0.4:
-        spot = _elsewhere(rng, camera, fovea)
-        over.append((rng.choice(_OCCLUSIONS), spot, rng.uniform(0.6, 1.0)))
-    for channel in range(3):
-        image[channel] *= 1 - np.maximum(_VEIN[channel] * veins, _ARTERY[channel] * arteries)
-    for kind, spot, radius in over:
-        image = _occlude(rng, image, kind, x - spot[0], y - spot[1], radius)
-    image = _expose(rng, image, size)
-    image *= field
-    image += rng.normal(0, rng.uniform(1.0, 4.0), (3, size, size)) * (0.3 + 0.7 * field)
-    pixels = np.moveaxis(np.clip(np.rint(image + 4), 0, 255).astype(np.uint8), 0, -1)
-    at = camera.project(fovea, size)[::-1] if visible else np.full(2, np.nan)
+    image = _tissue(rng, x, y, to_fovea)
+    image *= 1 - np.maximum(_VEIN * veins, _ARTERY * (arteries - 0.5 * reflexes))
+    light = _light(rng, x, y, from_middle)
+    image *= light
+    clear = np.ones((size, size), np.float32)
+    if visible or not in_frame:  # perhaps one that hides something else
+        covers = [(_elsewhere(rng, camera, fovea), rng.uniform(0.5, 0.9))]
+        covers = covers if rng.random() < 0.4 else []
+    else:
+        covers = [(fovea + rng.normal(0, 0.1, 2), rng.uniform(1.0, 1.3))]
+    for spot, radius in covers:
+        image, cover = _occlude(rng, image, light, x - spot[0], y - spot[1], radius)
+        clear -= cover
+    image = _develop(rng, image, field, from_middle)
+    point = camera.project(fovea, size)[::-1] if visible else np.full(2, np.nan)
     return {
-        "image": pixels,
+        "image": image,
         "label": np.int32(visible),
-        "point": at.astype(np.float32),
+        "point": point.astype(np.float32),
         "mask": ((to_fovea <= MACULA_RADIUS) & visible).astype(np.uint8),
-        "vessels": ((np.maximum(veins, arteries) >= 0.33) & field).astype(np.uint8),
+        "vessels": ((np.maximum(veins, arteries) * clear >= 0.33) & field).astype(np.uint8),
         "field": field.astype(np.uint8),
     }
 
@@ -169,7 +166,7 @@ def _aim(rng: np.random.Generator, fovea: Float[np.ndarray, "2"], in_frame: bool
         centre,
         radius,
         turn=rng.normal(0, 0.1),
-        mirror=rng.choice([-1, 1]),
+        mirror=int(rng.choice([-1, 1])),
         middle=0.5 + rng.uniform(-0.01, 0.01, 2),
         reach=rng.uniform(0.455, 0.485),
     )
@@ -198,91 +195,127 @@ class _Branches:
 
 def _vessels(
     rng: np.random.Generator, fovea: Float[np.ndarray, "2"], camera: _Camera, size: int
-) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """The parts of every pixel that veins and arteries cover."""
-    trunks = _trunks(rng, fovea)
-    generations = [trunks]
-    for several in (5, 2, 1):
-        generations.append(_divide(rng, generations[-1], several, fovea))
-    factor = -(-_CANVAS // size)
-    canvases = [Image.new("L", (factor * size,) * 2) for _ in range(2)]
-    pens = [ImageDraw.Draw(canvas) for canvas in canvases]
+) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """The parts of every pixel that veins, arteries and the light's reflexes on these cover."""
+    waviness = rng.uniform(0.6, 1.6)
+    generations = [_trunks(rng, fovea, waviness)]
+    for several in (7, 3, 2):
+        generations.append(_divide(rng, generations[-1], several, fovea, waviness))
+    factor = max(2, -(-_CANVAS // size))
+    canvases = [Image.new("L", (factor * size,) * 2) for _ in range(3)]
+    veins, arteries, reflexes = map(ImageDraw.Draw, canvases)
     pixels_per_dd = factor * size * camera.reach / camera.radius
-    for branches in generations:
+    for branches in reversed(generations):  # thin ones, which are paler, below
         points = camera.project(branches.points, factor * size)
         along = np.gradient(points, axis=1)
-        along /= np.maximum(np.hypot(*np.moveaxis(along, -1, 0)), 1e-6)[..., None]
+        along /= np.maximum(np.hypot(along[..., 0], along[..., 1]), 1e-6)[..., None]
         across = np.stack([-along[..., 1], along[..., 0]], -1)
         across *= (pixels_per_dd / 2 * branches.widths)[..., None]
-        outlines = np.concatenate([points + across, (points - across)[:, ::-1]], 1)
-        inside = ((outlines > 0) & (outlines < factor * size)).all(-1).any(-1)
-        for outline, artery in zip(outlines[inside], branches.arteries[inside], strict=True):
-            pens[int(artery)].polygon(outline.ravel().tolist(), fill=255)
-    veins, arteries = (np.asarray(canvas.reduce(factor), np.float32) / 255 for canvas in canvases)
-    return veins, arteries
+        framed = ((points > 0) & (points < factor * size)).all(-1).any(-1)
+        pixels = pixels_per_dd / factor * branches.widths[:, 0]
+        framed &= pixels > 0.12  # others would not be seen
+        ink = (255 * np.clip(0.45 + 10 * branches.widths[:, 0], 0, 1)).astype(int)
+        for i in np.flatnonzero(framed):
+            path, half, artery = points[i], across[i], branches.arteries[i]
+            (arteries if artery else veins).polygon(_outline(path, half), fill=int(ink[i]))
+            if artery and pixels[i] > 1.2:
+                reflexes.polygon(_outline(path, 0.3 * half), fill=255)
+    veins, arteries, reflexes = (
+        np.asarray(canvas.reduce(factor), np.float32) / 255 for canvas in canvases
+    )
+    return veins, arteries, reflexes
 
 
-def _trunks(rng: np.random.Generator, fovea: Float[np.ndarray, "2"]) -> _Branches:
+def _outline(path: Float[np.ndarray, "s 2"], half: Float[np.ndarray, "s 2"]) -> list[float]:
+    """A polygon around a path, so far to its two sides."""
+    return np.concatenate([path + half, (path - half)[::-1]]).ravel().tolist()
+
+
+def _trunks(rng: np.random.Generator, fovea: Float[np.ndarray, "2"], waviness: float) -> _Branches:
     """An artery and a vein into every quadrant, and lesser ones between them."""
-    # Heading at the disc, at the far end (degrees), length it bends over, length, width.
-    height = rng.uniform(0.85, 1.2, 2)  # of the upper and the lower arch
-    quadrants = []
-    for up, tall in zip((1, -1), height, strict=True):
-        tilt = up * rng.normal(0, 4)
-        quadrants += [
-            (up * 90 + tilt, -up * 12, 2.3 * tall, 7.5, 1.0, 0),
-            (up * 84 + tilt, -up * 10, 2.3 * tall, 7.5, 1.0, 1),
-            (up * 112, up * 140, 2.0, 5.0, 0.75, 0),
-            (up * 120, up * 146, 2.0, 5.0, 0.75, 1),
-        ]
-    lesser = rng.integers(4, 8)
-    for i in range(lesser):
-        angle = rng.uniform(100, 260)
-        quadrants.append((angle, angle + rng.normal(0, 15), 1.0, rng.uniform(1.2, 3), 0.38, i % 2))
-    for up in (1, -1):  # to the macula
-        angle = up * rng.uniform(15, 45)
-        quadrants.append((angle, -up * 12, 0.7, rng.uniform(1.2, 2.2), 0.3, rng.integers(2)))
-    start, end, bend, length, width, artery = np.array(quadrants, float).T
-    b = len(start)
-    start, end = (np.radians(angle + rng.normal(0, 5, b)) for angle in (start, end))
+    uniform = rng.uniform
+    # Root (DD), heading there and at the far end (degrees), bend and length (DD), width, artery.
+    table = []
+    for up in (1, -1):
+        tall = 2.3 * uniform(0.85, 1.2)
+        first = rng.integers(2)  # which of them is on the outer side
+        for artery in (first, 1 - first):
+            bend, end = tall * uniform(0.9, 1.1), -up * uniform(4, 18)
+            heading = up * (uniform(92, 108) if artery == first else uniform(76, 90))
+            table.append((-0.1, -0.04 * up, heading, end, bend, uniform(6.5, 7.5), 1.0, artery))
+            root, heading = up * uniform(0.15, 0.4), up * uniform(108, 130)
+            end, bend = up * uniform(125, 165), uniform(1.2, 2.5)
+            table.append((-0.13, root, heading, end, bend, 4.5, uniform(0.55, 0.75), artery))
+        for artery in (0, 1):  # to the macula
+            heading, end = up * uniform(8, 50), -up * uniform(0, 25)
+            table.append((0.25, 0.12 * up, heading, end, 0.9, uniform(1.3, 2.4), 0.3, artery))
+    for i in range(rng.integers(2, 5)):  # to the nose
+        heading = uniform(135, 225)
+        end, length = heading + rng.normal(0, 18), uniform(1.2, 3.2)
+        table.append((-0.3, 0, heading, end, 1.0, length, uniform(0.25, 0.42), i % 2))
+    x, y, start, end, bend, length, width, artery = np.array(table, float).T
     arteries = artery > 0
-    width = width * np.where(arteries, 0.082, 0.11) * rng.uniform(0.85, 1.15, b)
-    roots = np.array([-0.1, 0.0]) + rng.normal(0, 0.04, (b, 2))
-    length = length * rng.uniform(0.85, 1.1, b)
-    return _grow(rng, roots, start, end, bend, length, width, arteries, fovea)
+    width = width * np.where(arteries, 0.078, 0.1) * uniform(0.85, 1.15, len(x))
+    roots = np.stack([x, y], -1) + rng.normal(0, 0.03, (len(x), 2))
+    return _grow(
+        rng,
+        roots,
+        np.radians(start),
+        np.radians(end),
+        bend,
+        length,
+        width,
+        arteries,
+        _STEPS[0],
+        fovea,
+        waviness,
+    )
 
 
 def _divide(
-    rng: np.random.Generator, parents: _Branches, several: int, fovea: Float[np.ndarray, "2"]
+    rng: np.random.Generator,
+    parents: _Branches,
+    several: int,
+    fovea: Float[np.ndarray, "2"],
+    waviness: float,
 ) -> _Branches:
-    """So many branches off every one."""
+    """Up to so many branches off every one: towards the fovea, or away from their parent."""
     b, s, _ = parents.points.shape
-    slots = (np.arange(several) + rng.uniform(0.1, 0.9, (b, several))) / several
-    at = (slots * (0.9 * s)).astype(int) + 1
-    side = np.where((np.arange(several) + rng.integers(2, size=(b, 1))) % 2, 1, -1)
-    rows = np.arange(b)[:, None]
+    rows, slots = np.arange(b)[:, None], np.arange(several)
+    at = ((slots + rng.uniform(0.1, 0.9, (b, several))) / several * 0.95 * (s - 2)).astype(int) + 1
+    side = np.where((slots + rng.integers(2, size=(b, 1))) % 2, 1, -1)
     points, width = parents.points[rows, at], parents.widths[rows, at]
-    step = parents.points[rows, np.minimum(at + 1, s - 1)] - parents.points[rows, at - 1]
-    heading = np.arctan2(step[..., 1], step[..., 0])
-    steps = np.hypot(*np.moveaxis(np.diff(parents.points, axis=1), -1, 0)).sum(1)
-    keep = (width > 0.02) & (np.hypot(step[..., 0], step[..., 1]) > 0)
-    keep &= np.hypot(points[..., 0], points[..., 1]) > 0.45
-    n = keep.sum()
-    heading, side, points = heading[keep], side[keep], points[keep]
-    left = (steps[:, None] * (1 - at / s))[keep]
-    turn = rng.uniform(0.35, 0.8, n)
-    end = heading + side * turn * rng.uniform(0.3, 1.3, n)
-    length = np.clip(rng.uniform(0.4, 0.9, n) * left, 0.5, 2.8)
+    step = parents.points[rows, at + 1] - parents.points[rows, at - 1]
+    stride = np.hypot(step[..., 0], step[..., 1])
+    spacing = stride / 2 * s / several
+    keep = (width > 0.016) & (stride > 0) & (np.hypot(points[..., 0], points[..., 1]) > 0.6)
+    keep &= rng.random((b, several)) < spacing / 0.45
+    heading = np.arctan2(step[..., 1], step[..., 0])[keep]
+    left = (spacing * several * (1 - at / s))[keep]
+    points, width, side = points[keep], width[keep], side[keep]
+    n = len(points)
+
+    way = fovea - points
+    distance = np.hypot(way[:, 0], way[:, 1])
+    bearing = np.arctan2(way[:, 1], way[:, 0]) - heading
+    bearing -= 2 * math.pi * np.round(bearing / (2 * math.pi))
+    inner = (bearing * side > 0) & (np.abs(bearing) < 2.2) & (distance < 3.4)
+    turn = side * rng.uniform(0.5, 1.0, n)
+    away = turn * rng.uniform(0.3, 1.3, n)
+    end = heading + np.where(inner, bearing * rng.uniform(0.6, 1.0, n), away)
+    length = np.where(inner, distance * rng.uniform(0.4, 0.8, n), left * rng.uniform(0.4, 0.9, n))
     return _grow(
         rng,
         points,
-        heading + side * turn,
+        heading + turn,
         end,
-        rng.uniform(0.4, 1.0, n),
-        length,
-        width[keep] * rng.uniform(0.5, 0.8, n),
+        rng.uniform(0.3, 1.0, n),
+        np.clip(length, 0.4, 3.0),
+        width * np.where(inner, rng.uniform(0.35, 0.6, n), rng.uniform(0.5, 0.8, n)),
         np.broadcast_to(parents.arteries[:, None], keep.shape)[keep],
+        _STEPS[1],
         fovea,
+        waviness,
     )
 
 
@@ -295,34 +328,31 @@ def _grow(
     length: Float[np.ndarray, "b"],
     width: Float[np.ndarray, "b"],
     arteries: Bool[np.ndarray, "b"],
+    count: int,
     fovea: Float[np.ndarray, "2"],
+    waviness: float,
 ) -> _Branches:
-    """Vessels whose heading goes from ``start`` to ``end`` (radians) over the length ``bend``, with
-    a waviness of their own; they stop where the fovea is near, and at the raphe."""
+    """Vessels of ``count`` points whose heading goes from ``start`` to ``end`` (radians) over the
+    length ``bend``, waving; they stop where the fovea is near, and at the raphe."""
     b = len(roots)
-    arc = length[:, None] * np.linspace(0, 1, _STEPS)
-    stray = np.cumsum(rng.normal(0, 1, (b, _STEPS)), 1) * np.sqrt(length / _STEPS)[:, None]
-    wave = np.sin(2 * math.pi * (arc / rng.uniform(0.5, 1.1, (b, 1)) + rng.random((b, 1))))
+    index = np.arange(count)
+    arc = length[:, None] * (index / (count - 1))
+    stray = np.cumsum(rng.normal(0, 1, (b, count)), 1) * np.sqrt(length / count)[:, None]
+    wave = np.sin(2 * math.pi * (arc / rng.uniform(0.5, 1.3, (b, 1)) + rng.random((b, 1))))
     heading = end[:, None] + (start - end)[:, None] * np.exp(-arc / bend[:, None])
-    heading += 0.13 * stray + rng.uniform(0.02, 0.16, (b, 1)) * wave
+    heading += waviness * (0.12 * stray + rng.uniform(0.05, 0.25, (b, 1)) * wave)
     steps = np.stack([np.cos(heading), np.sin(heading)], -1)[:, :-1]
-    steps *= (length / (_STEPS - 1))[:, None, None]
+    steps *= (length / (count - 1))[:, None, None]
     points = np.concatenate([roots[:, None], roots[:, None] + np.cumsum(steps, 1)], 1)
 
     x, y = points[..., 0], points[..., 1] - fovea[1] * np.clip(points[..., 0] / fovea[0], 0, 1)
-    near = np.hypot(x - fovea[0], points[..., 1] - fovea[1]) < 0.45 + 6 * width[:, None]
-    crosses = (x > 0.7) & (y * np.sign(y[:, -1:] * 0 + _side(y)) < 0.05)
-    stops = near | crosses
-    last = np.where(stops.any(1), stops.argmax(1), _STEPS)[:, None]
-    index = np.arange(_STEPS)
-    widths = width[:, None] * (1 - 0.6 * index / _STEPS) * np.clip((last - index) / 4, 0, 1)
-    points = np.take_along_axis(points, np.minimum(index, np.maximum(last - 1, 0))[..., None], 1)
+    near = np.hypot(*np.moveaxis(points - fovea, -1, 0)) < 0.4 + 7 * width[:, None]
+    above = np.where(y[:, 2:3] > 0, 1, -1)
+    stops = near | ((x > 0.8) & (y * above < 0.04))
+    last = np.where(stops.any(1), stops.argmax(1), count)[:, None]
+    widths = width[:, None] * (1 - 0.6 * index / count) * np.clip((last - index) / 5, 0, 1)
+    points = np.take_along_axis(points, np.clip(index, 0, np.maximum(last - 1, 0))[..., None], 1)
     return _Branches(points, widths, arteries)
-
-
-def _side(y: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b 1"]:
-    """Whether a vessel lies above or below the raphe: where it is after its first steps."""
-    return np.where(y[:, 3:4] > 0, 1.0, -1.0)
 
 
 # What is between and over them
@@ -330,87 +360,111 @@ def _side(y: Float[np.ndarray, "b s"]) -> Float[np.ndarray, "b 1"]:
 
 def _tissue(
     rng: np.random.Generator,
-    x: Float32[np.ndarray, "h w"],
-    y: Float32[np.ndarray, "h w"],
-    to_fovea: Float32[np.ndarray, "h w"],
-    eccentricity: Float[np.ndarray, "h w"],
-) -> Float32[np.ndarray, "3 h w"]:
-    """Ground, disc and macula under an uneven light, 0 … 255."""
+    x: Float[np.ndarray, "h w"],
+    y: Float[np.ndarray, "h w"],
+    to_fovea: Float[np.ndarray, "h w"],
+) -> Float[np.ndarray, "3 h w"]:
+    """Ground, disc and macula under an even light, 0 … 255."""
     size = len(x)
-    mixture = rng.dirichlet(np.full(len(_GROUNDS), 0.4)).astype(np.float32)
-    ground = mixture @ _GROUNDS * rng.uniform(0.94, 1.06, 3).astype(np.float32)
-    texture = sum(_cloud(rng, cells, size) for cells in (4, 8, 16, 32)) * rng.uniform(0.015, 0.05)
-    image = ground[:, None, None] * (1 + texture * np.array([0.6, 1.2, 1.4], "f4")[:, None, None])
+    mixture = rng.dirichlet(np.full(len(_GROUNDS), 0.3))
+    ground = _colour(mixture @ _GROUNDS * rng.uniform(0.94, 1.06, 3))
+    texture = sum(_cloud(rng, cells, size) for cells in (5, 11, 23, 47)) * rng.uniform(0.012, 0.04)
+    if rng.random() < 0.3:  # vessels of the choroid, seen through a retina of little pigment
+        for cells in (7, 10):
+            stripes = np.exp(-((_cloud(rng, cells, size) / 0.35) ** 2))
+            texture += rng.uniform(0.04, 0.12) * (stripes - 0.3) * (1 - np.exp(-(to_fovea**2)))
+    image = ground * (1 + texture * _colour([0.6, 1.2, 1.4]))
 
-    pigment = rng.uniform(0.25, 0.42) * np.exp(-((to_fovea / rng.uniform(0.5, 0.65)) ** 2))
-    pigment += rng.uniform(0.08, 0.2) * np.exp(-((to_fovea / 1.3) ** 2))
-    image *= 1 - _PIGMENT[:, None, None] * pigment
+    pigment = rng.uniform(0.25, 0.42) * np.exp(-((to_fovea / rng.uniform(0.4, 0.65)) ** 2))
+    pigment += rng.uniform(0.1, 0.22) * np.exp(-((to_fovea / 1.2) ** 2))
+    image *= 1 - _PIGMENT * pigment
 
     turn = rng.normal(0, 0.15)
     u, v = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
     to_rim = np.hypot(u / DISC[0], v / DISC[1])
-    halo = np.exp(-(((to_rim - 1) / rng.uniform(0.2, 0.5)) ** 2)) * rng.uniform(0, 0.25)
+    halo = rng.uniform(0, 0.2) * np.exp(-(((to_rim - 1) / rng.uniform(0.2, 0.5)) ** 2))
     image *= 1 + halo
-    rim = np.array([1.0, 0.72, 0.42], "f4") * rng.uniform(215, 250)
-    cup = np.array([1.0, 0.9, 0.66], "f4") * rng.uniform(240, 255)
-    disc = expit((1 - to_rim) / 0.05)
-    image += disc * 0.9 * (rim[:, None, None] - image)
-    ratio = rng.uniform(0.3, 0.6)
-    to_cup = np.hypot((u - 0.06) / DISC[0], v / DISC[1])
-    pit = expit((ratio - to_cup) / 0.08)
-    image += pit * 0.85 * (cup[:, None, None] - image)
-
-    light = np.exp(-rng.uniform(0.1, 0.7) * eccentricity**2)
-    angle, tilt = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.08)
-    light = light * (1 + tilt * (math.cos(angle) * x + math.sin(angle) * y))
-    if rng.random() < 0.25:  # a shadow, in which the macula may lie
-        at = rng.uniform(-0.5, 3, 2) * [1, 0.5]
-        shadow = np.exp(-(((x - at[0]) ** 2 + (y - at[1]) ** 2) / rng.uniform(1.5, 3) ** 2))
-        light = light * (1 - rng.uniform(0.3, 0.6) * shadow)
-    return (image * np.clip(light, 0.15, 1.4)).astype(np.float32)
+    rim = _colour([1.0, rng.uniform(0.66, 0.8), rng.uniform(0.36, 0.5)]) * rng.uniform(230, 255)
+    image += 0.85 * expit((1 - to_rim) / 0.045) * (rim - image)
+    cup = _colour([1.0, 0.95, rng.uniform(0.6, 0.8)]) * rng.uniform(244, 255)
+    to_cup = np.hypot((u - rng.uniform(0, 0.08)) / DISC[0], v / DISC[1])
+    image += 0.85 * expit((rng.uniform(0.35, 0.65) - to_cup) / 0.07) * (cup - image)
+    return image
 
 
-def _cloud(rng: np.random.Generator, cells: int, size: int) -> Float32[np.ndarray, "h w"]:
+def _colour(rgb: Sequence[float] | Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 1 1"]:
+    return np.asarray(rgb, float)[:, None, None]
+
+
+def _cloud(rng: np.random.Generator, cells: int, size: int) -> Float[np.ndarray, "h w"]:
     """Smooth noise, about N(0, 1), of so many cells a side."""
-    grid = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
+    grid = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _occlude(
     rng: np.random.Generator,
-    image: Float32[np.ndarray, "3 h w"],
-    kind: str,
-    x: Float32[np.ndarray, "h w"],
-    y: Float32[np.ndarray, "h w"],
+    image: Float[np.ndarray, "3 h w"],
+    light: Float[np.ndarray, "h w"],
+    x: Float[np.ndarray, "h w"],
+    y: Float[np.ndarray, "h w"],
     radius: float,
-) -> Float32[np.ndarray, "3 h w"]:
-    """Something of that radius (DD) over a place from which x and y count."""
+) -> tuple[Float[np.ndarray, "3 h w"], Float[np.ndarray, "h w"]]:
+    """A bright blur, a haemorrhage or an opacity of that radius (DD) over a spot from which ``x``
+    and ``y`` count: the image with it, and how much of every pixel is hidden."""
     size = len(x)
-    angle, distance = np.arctan2(y, x), np.hypot(x, y)
-    if kind == "flare":
-        cover = np.clip(1.4 * np.exp(-((distance / radius) ** 4) / 1.5), 0, 1) * 0.95
-        colour = np.array([255, 225, 190], "f4") * rng.uniform(0.9, 1.0)
-    elif kind == "haemorrhage":
-        lobes = sum(
-            rng.uniform(0, 0.16) * np.cos(k * angle + rng.uniform(0, 2 * math.pi))
-            for k in (1, 2, 3, 5)
-        )
-        cover = 0.94 * expit((1 - distance / (radius * (1.05 + lobes))) / 0.05)
-        colour = np.array([112, 22, 18], "f4") * rng.uniform(0.7, 1.1)
+    ragged = np.hypot(x, y) / radius
+    kind = rng.integers(3)
+    if kind == 0:
+        ragged = ragged * (1 + 0.18 * _cloud(rng, 5, size))
+        cover = np.minimum(1.5 * np.exp(-1.1 * np.abs(ragged) ** 1.6), 0.95)
+        over = _colour([255, rng.uniform(205, 240), rng.uniform(140, 220)])
+    elif kind == 1:
+        ragged = ragged * (1 + 0.08 * _cloud(rng, 11, size) + 0.04 * _cloud(rng, 30, size))
+        if rng.random() < 0.4:  # before the retina, where blood settles: level above
+            ragged = np.maximum(ragged, 1 + (y / radius - rng.uniform(0.5, 0.75)))
+        cover = 0.96 * expit((1.05 - ragged) / 0.035)
+        over = _colour([118, 26, 20]) * rng.uniform(0.65, 1.1) * (1 + 0.06 * _cloud(rng, 16, size))
+        over = over * light
     else:
-        cover = np.clip(1.6 * np.exp(-((distance / (1.3 * radius)) ** 4)), 0, 1)
-        planes = [Image.fromarray(plane) for plane in image]
-        vague = [p.resize((6, 6), Image.Resampling.BOX).resize((size, size), 2) for p in planes]
-        haze = np.stack(vague)
-        return image + cover * (0.8 * haze + 0.2 * haze.mean((1, 2), keepdims=True) - image)
-    mottle = 1 + 0.05 * _cloud(rng, 12, size)
-    return image + (cover * (colour[:, None, None] * mottle - image)).astype(np.float32)
+        cover = np.minimum(1.6 * np.exp(-((ragged / 1.35) ** 4)), 1)
+        planes = [Image.fromarray(p).resize((6, 6), Image.Resampling.BOX) for p in image]
+        vague = [np.asarray(p.resize((size, size), Image.Resampling.BILINEAR)) for p in planes]
+        over = 0.75 * np.stack(vague) + 0.25 * np.mean(vague, (1, 2))[:, None, None]
+    return image + cover * (over - image), cover
 
 
-def _expose(
-    rng: np.random.Generator, image: Float32[np.ndarray, "3 h w"], size: int
-) -> Float32[np.ndarray, "3 h w"]:
-    """Brightness, contrast and focus of the camera."""
-    image = image * rng.uniform(0.75, 1.1)
-    blur = rng.uniform(0, 0.006) * size
-    return gaussian_filter(image, (0, blur, blur)) if blur > 0.2 else image
+def _light(
+    rng: np.random.Generator,
+    x: Float[np.ndarray, "h w"],
+    y: Float[np.ndarray, "h w"],
+    from_middle: Float[np.ndarray, "h w"],
+) -> Float[np.ndarray, "h w"]:
+    """How much of the light falls where: less at the border, more to one side, shadows."""
+    angle, tilt = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.07)
+    light = 1 + tilt * (math.cos(angle) * x + math.sin(angle) * y)
+    light *= np.exp(-rng.uniform(0.1, 0.6) * from_middle**2)
+    if rng.random() < 0.25:  # in which the macula may lie
+        spot, radius = rng.uniform([-0.5, -1.5], [3.5, 1.5]), rng.uniform(1.5, 3)
+        light *= 1 - rng.uniform(0.3, 0.6) * np.exp(
+            -((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / radius**2
+        )
+    return rng.uniform(0.8, 1.1) * np.clip(light, 0.15, 1.35)
+
+
+def _develop(
+    rng: np.random.Generator,
+    image: Float[np.ndarray, "3 h w"],
+    field: Bool[np.ndarray, "h w"],
+    from_middle: Float[np.ndarray, "h w"],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """What the camera makes of it: focus, the field's border, noise."""
+    size = len(field)
+    blur = rng.uniform(0, 0.005) * size
+    if blur > 0.2:
+        image = gaussian_filter(image, (0, blur, blur))
+    glare = np.exp((from_middle - 1) / 0.03) * rng.uniform(0, 60)
+    image = (image + glare) * field + 5
+    noise = rng.standard_normal(image.shape, np.float32) * (0.3 + 0.7 * field)
+    image = image + rng.uniform(1.0, 4.0) * noise
+    return np.moveaxis(np.clip(np.rint(image), 0, 255).astype(np.uint8), 0, -1)

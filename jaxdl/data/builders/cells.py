@@ -1,24 +1,22 @@
 """Blood smears: drawn micrographs of red cells, with their outlines, centres and number as truths.
 
 Red cells lie on a bright ground, alone, touching and overlapping. Light passes through what lies
-one over the other, so that overlaps are darker (Beer and Lambert: the logarithm of the light falls
-with the dye, by channel). A red cell is a disc, more or less round, with a pale middle. Beside them
+one over the other, so that overlaps are darker (the logarithm of the light falls with the dye, by
+channel, less and less). A red cell is a disc, more or less round, with a pale middle. Beside them
 there are a white cell with its purple nucleus now and then, and a few platelets, which are not to
 be counted. Stain, light, focus and noise vary from image to image, and the number of cells by three
 to one.
 """
 
 import dataclasses
+import functools
 import math
-import operator
 
 import numpy as np
-import PIL
 from jaxtyping import Float, Int32
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from jaxdl.data.cache import cached
+from jaxdl.data.builders._pictures import cloud, draw_pictures
 
 RECIPE = 1  # raise by one when the code below draws other images; the cache is keyed by it
 RADIUS = 0.085  # of a red cell on average, parts of the image's side
@@ -28,7 +26,7 @@ _MARGIN = 0.1  # parts of the image's side, around it, where cells' centres may 
 # Optical density of one red cell, of cytoplasm, nucleus and platelet, RGB.
 _RED = np.array([0.17, 0.44, 0.46])
 _CYTOPLASM = np.array([0.20, 0.38, 0.10])
-_NUCLEUS = np.array([0.72, 1.05, 0.22])
+_NUCLEUS = np.array([0.62, 1.05, 0.14])
 _PLATELET = np.array([0.45, 0.66, 0.12])
 
 
@@ -54,20 +52,10 @@ def make_cells(
     Raises:
       ValueError: ``count`` is below 1, ``size`` below 16, or ``crowding`` not in 0.1 … 3.
     """
-    count, size = operator.index(count), operator.index(size)
-    for argument, value, least in (("count", count, 1), ("size", size, 16)):
-        if value < least:
-            raise ValueError(f"cells: {argument} is {value}; ask for {least} or more")
     if not 0.1 <= crowding <= 3:
         raise ValueError(f"cells: crowding is {crowding}; ask for 0.1 to 3")
-
-    def draw() -> dict[str, np.ndarray]:
-        streams = (np.random.SeedSequence(seed, spawn_key=(i,)) for i in range(count))
-        images = [_draw(np.random.default_rng(stream), size, crowding) for stream in streams]
-        return {name: np.stack([image[name] for image in images]) for name in images[0]}
-
-    recipe = (RECIPE, count, seed, size, crowding, np.__version__, PIL.__version__)
-    return dict(cached(f"cells-{count}-{size}", recipe, draw))
+    draw = functools.partial(_draw, crowding=crowding)
+    return draw_pictures("cells", draw, count, seed, size, (RECIPE, crowding))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +99,7 @@ def _draw(rng: np.random.Generator, size: int, crowding: float) -> dict[str, np.
     instances, density = instances[inner], density[inner]
 
     red = _RED * rng.uniform(0.75, 1.3) * rng.uniform(0.88, 1.14, 3)
-    dye = density * (1 - white)
+    dye = np.where(density < 1, density, 0.55 + 0.45 * density) * (1 - white)
     optical = dye[..., None] * red + white_density * rng.uniform(0.85, 1.15)
     optical += _platelets(rng, axis)[..., None] * _PLATELET
     image = _light(rng, size) * np.exp(-optical)
@@ -122,7 +110,7 @@ def _draw(rng: np.random.Generator, size: int, crowding: float) -> dict[str, np.
     return {
         "image": image,
         "instances": instances,
-        "count": np.float32(found),
+        "count": np.array(found, np.float32),
         "points": points,
     }
 
@@ -180,7 +168,7 @@ def _red_cells(
     def uniform(low: float, high: float) -> Float[np.ndarray, "n 1 1"]:
         return rng.uniform(low, high, (n, 1, 1))
 
-    outline = 1 + uniform(0, 0.13) * np.cos(2 * (angle - uniform(0, math.pi)))
+    outline = 1 + (0.05 + 0.2 * uniform(0, 1) ** 3) * np.cos(2 * (angle - uniform(0, math.pi)))
     for waves in (3, 4, 5):
         outline += uniform(0, 0.035) * np.cos(waves * angle + uniform(0, 2 * math.pi))
     rim = radius[:, None, None] * outline
@@ -190,8 +178,8 @@ def _red_cells(
 
     off = uniform(-0.12, 0.12) * radius[:, None, None] * size
     to_pale = np.hypot(dy - off, dx + off) / size / rim
-    pallor = uniform(0, 0.85) * rng.uniform(0.5, 1.0)
-    profile = 1 - pallor * np.exp(-((to_pale / uniform(0.38, 0.58)) ** 3))
+    pallor = uniform(0.3, 1) * rng.uniform(0.5, 1)
+    profile = 1 - pallor * np.exp(-((to_pale / uniform(0.36, 0.62)) ** 3))
     profile += uniform(0.05, 0.25) * np.exp(-(((rho - 0.88) / 0.1) ** 2))
     density = coverage * profile * uniform(0.75, 1.15)
     density -= rng.uniform(0, 0.12) * np.exp(-(((rho - 1.1) / 0.07) ** 2))  # refraction
@@ -233,8 +221,8 @@ def _paint_whites(
             across = (math.cos(tilt) * y - math.sin(tilt) * x) / reach
             potential += np.exp(-2.2 * (along**2 + across**2))
         nucleus = np.clip((potential - math.exp(-2.2)) * size * reach / 0.6 + 0.5, 0, 1) * body
-        mottle = 1 + 0.12 * _cloud(rng, 24, size)[..., None]
-        grains = 1 + 0.25 * _cloud(rng, 40, size)[..., None]
+        mottle = 1 + 0.12 * cloud(rng, 24, size)[..., None]
+        grains = 1 + 0.25 * cloud(rng, 40, size)[..., None]
         own = (1 - nucleus[..., None]) * _CYTOPLASM * grains * rng.uniform(0.6, 1.2)
         own = own + nucleus[..., None] * _NUCLEUS * mottle
         density += body[..., None] * (own - density)
@@ -254,15 +242,9 @@ def _platelets(rng: np.random.Generator, axis: Float[np.ndarray, "h"]) -> Float[
 
 def _light(rng: np.random.Generator, size: int) -> Float[np.ndarray, "h w 3"]:
     """The empty ground under an uneven lamp, 0 … 255."""
-    ground = np.array([214, 214, 208]) + rng.uniform(-12, 12, 3) + rng.uniform(-14, 14)
-    lamp = 1 + 0.025 * _cloud(rng, 3, size)
+    ground = np.array([213, 214, 207]) + rng.uniform(-9, 9, 3) + rng.uniform(-14, 14)
+    lamp = 1 + 0.025 * cloud(rng, 3, size)
     return ground * lamp[..., None]
-
-
-def _cloud(rng: np.random.Generator, cells: int, size: int) -> Float[np.ndarray, "h w"]:
-    """Smooth noise, about N(0, 1), of so many cells a side."""
-    grid = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
-    return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _develop(

@@ -12,23 +12,21 @@ elsewhere, so that to see one does not answer whether the macula is visible.
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
 
 import numpy as np
-import PIL
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
-from jaxdl.data.cache import cached
+from jaxdl.data.builders._pictures import cloud, draw_pictures
 
 RECIPE = 1  # raise by one when the code below draws other images; the cache is keyed by it
 CLASS_NAMES = ("hidden", "visible")
 """Of the macula."""
 MACULA_RADIUS = 0.7  # DD; the mask
-DISC = (0.46, 0.52)  # DD; the disc's half axes
+DISC = (0.48, 0.53)  # DD; the disc's half axes
 _STEPS = (40, 20)  # points of a trunk and of a branch
 _CANVAS = 320  # pixels, at least, of the side that vessels are drawn on
 
@@ -68,18 +66,7 @@ def make_fundus(
     Raises:
       ValueError: ``count`` is below 1 or ``size`` below 16.
     """
-    count, size = operator.index(count), operator.index(size)
-    for argument, value, least in (("count", count, 1), ("size", size, 16)):
-        if value < least:
-            raise ValueError(f"fundus: {argument} is {value}; ask for {least} or more")
-
-    def draw() -> dict[str, np.ndarray]:
-        streams = (np.random.SeedSequence(seed, spawn_key=(i,)) for i in range(count))
-        images = [_draw(np.random.default_rng(stream), size) for stream in streams]
-        return {name: np.stack([image[name] for image in images]) for name in images[0]}
-
-    recipe = (RECIPE, count, seed, size, np.__version__, PIL.__version__)
-    return dict(cached(f"fundus-{count}-{size}", recipe, draw))
+    return draw_pictures("fundus", _draw, count, seed, size, (RECIPE,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +127,7 @@ def _draw(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
     point = camera.project(fovea, size)[::-1] if visible else np.full(2, np.nan)
     return {
         "image": image,
-        "label": np.int32(visible),
+        "label": np.array(visible, np.int32),
         "point": point.astype(np.float32),
         "mask": ((to_fovea <= MACULA_RADIUS) & visible).astype(np.uint8),
         "vessels": ((np.maximum(veins, arteries) * clear >= 0.33) & field).astype(np.uint8),
@@ -203,7 +190,7 @@ def _vessels(
         generations.append(_divide(rng, generations[-1], several, fovea, waviness))
     factor = max(2, -(-_CANVAS // size))
     canvases = [Image.new("L", (factor * size,) * 2) for _ in range(3)]
-    veins, arteries, reflexes = map(ImageDraw.Draw, canvases)
+    vein_pen, artery_pen, reflex_pen = map(ImageDraw.Draw, canvases)
     pixels_per_dd = factor * size * camera.reach / camera.radius
     for branches in reversed(generations):  # thin ones, which are paler, below
         points = camera.project(branches.points, factor * size)
@@ -217,9 +204,9 @@ def _vessels(
         ink = (255 * np.clip(0.45 + 10 * branches.widths[:, 0], 0, 1)).astype(int)
         for i in np.flatnonzero(framed):
             path, half, artery = points[i], across[i], branches.arteries[i]
-            (arteries if artery else veins).polygon(_outline(path, half), fill=int(ink[i]))
+            (artery_pen if artery else vein_pen).polygon(_outline(path, half), fill=int(ink[i]))
             if artery and pixels[i] > 1.2:
-                reflexes.polygon(_outline(path, 0.3 * half), fill=255)
+                reflex_pen.polygon(_outline(path, 0.3 * half), fill=255)
     veins, arteries, reflexes = (
         np.asarray(canvas.reduce(factor), np.float32) / 255 for canvas in canvases
     )
@@ -238,12 +225,12 @@ def _trunks(rng: np.random.Generator, fovea: Float[np.ndarray, "2"], waviness: f
     table = []
     for up in (1, -1):
         tall = 2.3 * uniform(0.85, 1.2)
-        first = rng.integers(2)  # which of them is on the outer side
+        first = int(rng.integers(2))  # which of them is on the outer side
         for artery in (first, 1 - first):
             bend, end = tall * uniform(0.9, 1.1), -up * uniform(4, 18)
             heading = up * (uniform(92, 108) if artery == first else uniform(76, 90))
             table.append((-0.1, -0.04 * up, heading, end, bend, uniform(6.5, 7.5), 1.0, artery))
-            root, heading = up * uniform(0.15, 0.4), up * uniform(108, 130)
+            root, heading = up * uniform(0.3, 0.55), up * uniform(108, 130)
             end, bend = up * uniform(125, 165), uniform(1.2, 2.5)
             table.append((-0.13, root, heading, end, bend, 4.5, uniform(0.55, 0.75), artery))
         for artery in (0, 1):  # to the macula
@@ -368,10 +355,10 @@ def _tissue(
     size = len(x)
     mixture = rng.dirichlet(np.full(len(_GROUNDS), 0.3))
     ground = _colour(mixture @ _GROUNDS * rng.uniform(0.94, 1.06, 3))
-    texture = sum(_cloud(rng, cells, size) for cells in (5, 11, 23, 47)) * rng.uniform(0.012, 0.04)
+    texture = sum(cloud(rng, cells, size) for cells in (5, 11, 23, 47)) * rng.uniform(0.012, 0.04)
     if rng.random() < 0.3:  # vessels of the choroid, seen through a retina of little pigment
         for cells in (7, 10):
-            stripes = np.exp(-((_cloud(rng, cells, size) / 0.35) ** 2))
+            stripes = np.exp(-((cloud(rng, cells, size) / 0.35) ** 2))
             texture += rng.uniform(0.04, 0.12) * (stripes - 0.3) * (1 - np.exp(-(to_fovea**2)))
     image = ground * (1 + texture * _colour([0.6, 1.2, 1.4]))
 
@@ -384,9 +371,9 @@ def _tissue(
     to_rim = np.hypot(u / DISC[0], v / DISC[1])
     halo = rng.uniform(0, 0.2) * np.exp(-(((to_rim - 1) / rng.uniform(0.2, 0.5)) ** 2))
     image *= 1 + halo
-    rim = _colour([1.0, rng.uniform(0.66, 0.8), rng.uniform(0.36, 0.5)]) * rng.uniform(230, 255)
+    rim = _colour([1.0, rng.uniform(0.66, 0.8), rng.uniform(0.36, 0.5)]) * rng.uniform(240, 275)
     image += 0.85 * expit((1 - to_rim) / 0.045) * (rim - image)
-    cup = _colour([1.0, 0.95, rng.uniform(0.6, 0.8)]) * rng.uniform(244, 255)
+    cup = _colour([1.0, 0.95, rng.uniform(0.6, 0.8)]) * rng.uniform(250, 280)
     to_cup = np.hypot((u - rng.uniform(0, 0.08)) / DISC[0], v / DISC[1])
     image += 0.85 * expit((rng.uniform(0.35, 0.65) - to_cup) / 0.07) * (cup - image)
     return image
@@ -394,12 +381,6 @@ def _tissue(
 
 def _colour(rgb: Sequence[float] | Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 1 1"]:
     return np.asarray(rgb, float)[:, None, None]
-
-
-def _cloud(rng: np.random.Generator, cells: int, size: int) -> Float[np.ndarray, "h w"]:
-    """Smooth noise, about N(0, 1), of so many cells a side."""
-    grid = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
-    return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _occlude(
@@ -416,16 +397,16 @@ def _occlude(
     ragged = np.hypot(x, y) / radius
     kind = rng.integers(3)
     if kind == 0:
-        ragged = ragged * (1 + 0.18 * _cloud(rng, 5, size))
+        ragged = ragged * (1 + 0.18 * cloud(rng, 5, size))
         cover = np.minimum(1.5 * np.exp(-1.1 * np.abs(ragged) ** 1.6), 0.95)
         over = _colour([255, rng.uniform(205, 240), rng.uniform(140, 220)])
     elif kind == 1:
-        ragged = ragged * (1 + 0.08 * _cloud(rng, 11, size) + 0.04 * _cloud(rng, 30, size))
+        ragged = ragged * (1 + 0.08 * cloud(rng, 11, size) + 0.04 * cloud(rng, 30, size))
         if rng.random() < 0.4:  # before the retina, where blood settles: level above
             ragged = np.maximum(ragged, 1 + (y / radius - rng.uniform(0.5, 0.75)))
-        cover = 0.96 * expit((1.05 - ragged) / 0.035)
-        over = _colour([118, 26, 20]) * rng.uniform(0.65, 1.1) * (1 + 0.06 * _cloud(rng, 16, size))
-        over = over * light
+        cover = 0.96 * expit((1.05 - ragged) / rng.uniform(0.02, 0.1))
+        over = _colour([122, rng.uniform(18, 36), rng.uniform(14, 26)]) * light
+        over = over * rng.uniform(0.65, 1.15) * (1 + 0.08 * cloud(rng, 16, size))
     else:
         cover = np.minimum(1.6 * np.exp(-((ragged / 1.35) ** 4)), 1)
         planes = [Image.fromarray(p).resize((6, 6), Image.Resampling.BOX) for p in image]

@@ -48,7 +48,7 @@ def drive(path: str = "", *, validation: float = 0.2, seed: int = 0) -> Source:
         for name in ("vessels", "field"):
             _check_pairs(root / folder, paths["image"], paths[name], DRIVE_FOLDERS[name])
         rows = sorted(paths["image"])
-        images = _stack([paths["image"][row] for row in rows], 3)
+        images = _stack([paths["image"][row] for row in rows])
         parts[split] = {"image": images} | {
             name: np.stack(
                 [_mask(paths[name][row], paths["image"][row], images.shape[1:3]) for row in rows]
@@ -108,11 +108,11 @@ def bccd(path: str = "") -> Source:
     for image_file in files:
         if not image_file.is_file():
             raise ValueError(f"{table} has boxes for {image_file.name}, and {root} no such file")
-    images = _stack(files, 3)
+    images = _stack(files)
     most = max(map(len, points.values()))
     columns = {
         "image": images,
-        "points": np.stack([_padded(of_image, most) for of_image in points.values()]),
+        "points": np.stack([_padded(centres, most) for centres in points.values()]),
         "count": np.array(list(map(len, points.values())), np.float32),
     }
     member = np.array(list(split_by_image.values()))
@@ -127,8 +127,8 @@ def bccd(path: str = "") -> Source:
 
 
 def _box(row: dict[str, str]) -> tuple[str, str, tuple[float, float] | None]:
-    """Of a line: the image, its split, and the row and column of the box's middle, or None if there
-    is nothing in the box: the published table has one such."""
+    """The image of a line, its split, and the row and column of the box's middle: None if nothing
+    is in the box, as in two lines of the published table."""
     split = split_of(row["split"] or "")
     if split is None:
         raise ValueError(f"{row['split']!r} is no split; it may be train, val or test")
@@ -173,29 +173,26 @@ def _numbered(folder: Path) -> dict[str, Path]:
 
 def _check_pairs(folder: Path, images: dict[str, Path], masks: dict[str, Path], name: str) -> None:
     """Raise ValueError unless every image has a mask and every mask an image."""
-    if alone := sorted(set(masks) - set(images)):
-        raise ValueError(
-            f"{masks[alone[0]]} has no image: none in {folder / 'images'} begins with {alone[0]}_"
-        )
-    if alone := sorted(set(images) - set(masks)):
-        raise ValueError(
-            f"{images[alone[0]]} has no mask: none in {folder / name} begins with {alone[0]}_"
-        )
-
-
-def _stack(paths: list[Path], channels: int) -> UInt8[np.ndarray, "n h w c"]:
-    """The images in files, which must be of one size."""
-    first, *others = (_decode(path, channels) for path in paths)
-    images = np.empty((len(paths), *first.shape), np.uint8)
-    images[0] = first
-    for i, image in enumerate(others, 1):
-        if image.shape != first.shape:
+    for files, partners, kind, where in (
+        (masks, images, "image", "images"),
+        (images, masks, "mask", name),
+    ):
+        for number in sorted(set(files) - set(partners)):
             raise ValueError(
-                f"{printable(str(paths[i]))}: the image is {_size(image)}, "
-                f"{paths[0].name} {_size(first)}; all must be of one size"
+                f"{files[number]} has no {kind}: none in {folder / where} begins with {number}_"
             )
-        images[i] = image
-    return images
+
+
+def _stack(paths: list[Path]) -> UInt8[np.ndarray, "n h w 3"]:
+    """The images in files, in colour, which must be of one size."""
+    images = [_decode(path, 3) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{path}: the image is {_size(image)}, {paths[0].name} {_size(images[0])}; all "
+                "must be of one size"
+            )
+    return np.stack(images)
 
 
 def _mask(path: Path, image: Path, size: tuple[int, ...]) -> UInt8[np.ndarray, "h w"]:

@@ -22,12 +22,12 @@ from scipy.special import expit
 
 from jaxdl.data.builders._pictures import cloud, draw_pictures
 
-RECIPE = 1  # raise by one when the code below draws other images; the cache is keyed by it
+RECIPE = 2  # raise by one when the code below draws other images; the cache is keyed by it
 CLASS_NAMES = ("hidden", "visible")
 """Of the macula."""
 MACULA_RADIUS = 0.7  # DD; the mask
 DISC = (0.48, 0.53)  # DD; the disc's half axes
-_STEPS = (40, 20)  # points of a trunk and of a branch
+_STEPS = (44, 26)  # points of a trunk and of a branch
 _CANVAS = 320  # pixels, at least, of the side that vessels are drawn on
 
 # Colours of fundi at the middle of the field, RGB.
@@ -94,8 +94,8 @@ class _Camera:
     def grid(self, size: int) -> Float[np.ndarray, "2 h w"]:
         """x and y, in DD, of every pixel."""
         axis = (np.arange(size) + 0.5) / size
-        at = np.stack(np.meshgrid(axis, axis), -1) - self.middle
-        return np.moveaxis(at @ np.linalg.inv(self.matrix).T + self.centre, -1, 0)
+        offsets = np.stack(np.meshgrid(axis, axis), -1) - self.middle
+        return np.moveaxis(offsets @ np.linalg.inv(self.matrix).T + self.centre, -1, 0)
 
 
 def _draw(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
@@ -143,8 +143,8 @@ def _aim(rng: np.random.Generator, fovea: Float[np.ndarray, "2"], in_frame: bool
             centre = fovea * rng.uniform(0.35, 1.1) + rng.normal(0, 0.35, 2)
         else:
             angle = rng.uniform(0.6, 1.4) * math.pi
-            away = radius + rng.uniform(0.3, 1.0)
-            centre = fovea + away * np.array([math.cos(angle), math.sin(angle)])
+            distance = radius + rng.uniform(0.3, 1.0)
+            centre = fovea + distance * np.array([math.cos(angle), math.sin(angle)])
         distance = math.dist(centre, fovea)
         fits = distance < radius - 1.1 * MACULA_RADIUS if in_frame else distance > radius + 0.25
         if fits and math.hypot(*centre) < radius + 0.2:
@@ -194,16 +194,16 @@ def _vessels(
     pixels_per_dd = factor * size * camera.reach / camera.radius
     for branches in reversed(generations):  # thin ones, which are paler, below
         points = camera.project(branches.points, factor * size)
-        along = np.gradient(points, axis=1)
-        along /= np.maximum(np.hypot(along[..., 0], along[..., 1]), 1e-6)[..., None]
-        across = np.stack([-along[..., 1], along[..., 0]], -1)
-        across *= (pixels_per_dd / 2 * branches.widths)[..., None]
+        tangents = np.gradient(points, axis=1)
+        tangents /= np.maximum(np.hypot(tangents[..., 0], tangents[..., 1]), 1e-6)[..., None]
+        normals = np.stack([-tangents[..., 1], tangents[..., 0]], -1)
+        normals *= (pixels_per_dd / 2 * branches.widths)[..., None]
         framed = ((points > 0) & (points < factor * size)).all(-1).any(-1)
         pixels = pixels_per_dd / factor * branches.widths[:, 0]
         framed &= pixels > 0.12  # others would not be seen
         ink = (255 * np.clip(0.45 + 10 * branches.widths[:, 0], 0, 1)).astype(int)
         for i in np.flatnonzero(framed):
-            path, half, artery = points[i], across[i], branches.arteries[i]
+            path, half, artery = points[i], normals[i], branches.arteries[i]
             (artery_pen if artery else vein_pen).polygon(_outline(path, half), fill=int(ink[i]))
             if artery and pixels[i] > 1.2:
                 reflex_pen.polygon(_outline(path, 0.3 * half), fill=255)
@@ -269,16 +269,17 @@ def _divide(
     """Up to so many branches off every one: towards the fovea, or away from their parent."""
     b, s, _ = parents.points.shape
     rows, slots = np.arange(b)[:, None], np.arange(several)
-    at = ((slots + rng.uniform(0.1, 0.9, (b, several))) / several * 0.95 * (s - 2)).astype(int) + 1
+    shares = (slots + rng.uniform(0.1, 0.9, (b, several))) / several
+    index = 1 + (0.95 * (s - 2) * shares).astype(int)
     side = np.where((slots + rng.integers(2, size=(b, 1))) % 2, 1, -1)
-    points, width = parents.points[rows, at], parents.widths[rows, at]
-    step = parents.points[rows, at + 1] - parents.points[rows, at - 1]
+    points, width = parents.points[rows, index], parents.widths[rows, index]
+    step = parents.points[rows, index + 1] - parents.points[rows, index - 1]
     stride = np.hypot(step[..., 0], step[..., 1])
     spacing = stride / 2 * s / several
     keep = (width > 0.016) & (stride > 0) & (np.hypot(points[..., 0], points[..., 1]) > 0.6)
     keep &= rng.random((b, several)) < spacing / 0.45
     heading = np.arctan2(step[..., 1], step[..., 0])[keep]
-    left = (spacing * several * (1 - at / s))[keep]
+    remaining = (spacing * several * (1 - index / s))[keep]
     points, width, side = points[keep], width[keep], side[keep]
     n = len(points)
 
@@ -288,9 +289,11 @@ def _divide(
     bearing -= 2 * math.pi * np.round(bearing / (2 * math.pi))
     inner = (bearing * side > 0) & (np.abs(bearing) < 2.2) & (distance < 3.4)
     turn = side * rng.uniform(0.5, 1.0, n)
-    away = turn * rng.uniform(0.3, 1.3, n)
-    end = heading + np.where(inner, bearing * rng.uniform(0.6, 1.0, n), away)
-    length = np.where(inner, distance * rng.uniform(0.4, 0.8, n), left * rng.uniform(0.4, 0.9, n))
+    outwards = turn * rng.uniform(0.3, 1.3, n)
+    end = heading + np.where(inner, bearing * rng.uniform(0.6, 1.0, n), outwards)
+    length = np.where(
+        inner, distance * rng.uniform(0.5, 0.9, n), remaining * rng.uniform(0.4, 0.9, n)
+    )
     return _grow(
         rng,
         points,
@@ -298,7 +301,7 @@ def _divide(
         end,
         rng.uniform(0.3, 1.0, n),
         np.clip(length, 0.4, 3.0),
-        width * np.where(inner, rng.uniform(0.35, 0.6, n), rng.uniform(0.5, 0.8, n)),
+        width * np.where(inner, rng.uniform(0.4, 0.7, n), rng.uniform(0.5, 0.8, n)),
         np.broadcast_to(parents.arteries[:, None], keep.shape)[keep],
         _STEPS[1],
         fovea,
@@ -325,17 +328,19 @@ def _grow(
     index = np.arange(count)
     arc = length[:, None] * (index / (count - 1))
     stray = np.cumsum(rng.normal(0, 1, (b, count)), 1) * np.sqrt(length / count)[:, None]
-    wave = np.sin(2 * math.pi * (arc / rng.uniform(0.5, 1.3, (b, 1)) + rng.random((b, 1))))
+    period = rng.uniform(0.35, 0.7, b) + np.minimum(8 * width, 0.6)  # the thin ones wind the most
+    wave = np.sin(2 * math.pi * (arc / period[:, None] + rng.random((b, 1))))
+    wave *= (rng.uniform(0.05, 0.3, b) / (0.5 + 12 * width))[:, None]
     heading = end[:, None] + (start - end)[:, None] * np.exp(-arc / bend[:, None])
-    heading += waviness * (0.12 * stray + rng.uniform(0.05, 0.25, (b, 1)) * wave)
+    heading += waviness * (0.15 * stray + wave)
     steps = np.stack([np.cos(heading), np.sin(heading)], -1)[:, :-1]
     steps *= (length / (count - 1))[:, None, None]
     points = np.concatenate([roots[:, None], roots[:, None] + np.cumsum(steps, 1)], 1)
 
     x, y = points[..., 0], points[..., 1] - fovea[1] * np.clip(points[..., 0] / fovea[0], 0, 1)
-    near = np.hypot(*np.moveaxis(points - fovea, -1, 0)) < 0.4 + 7 * width[:, None]
-    above = np.where(y[:, 2:3] > 0, 1, -1)
-    stops = near | ((x > 0.8) & (y * above < 0.04))
+    close = np.hypot(*np.moveaxis(points - fovea, -1, 0)) < 0.4 + 7 * width[:, None]
+    side = np.where(y[:, 2:3] > 0, 1, -1)
+    stops = close | ((x > 0.8) & (y * side < 0.04))
     last = np.where(stops.any(1), stops.argmax(1), count)[:, None]
     widths = width[:, None] * (1 - 0.6 * index / count) * np.clip((last - index) / 5, 0, 1)
     points = np.take_along_axis(points, np.clip(index, 0, np.maximum(last - 1, 0))[..., None], 1)
@@ -399,20 +404,20 @@ def _occlude(
     if kind == 0:
         ragged = ragged * (1 + 0.18 * cloud(rng, 5, size))
         cover = np.minimum(1.5 * np.exp(-1.1 * np.abs(ragged) ** 1.6), 0.95)
-        over = _colour([255, rng.uniform(205, 240), rng.uniform(140, 220)])
+        colour = _colour([255, rng.uniform(205, 240), rng.uniform(140, 220)])
     elif kind == 1:
         ragged = ragged * (1 + 0.08 * cloud(rng, 11, size) + 0.04 * cloud(rng, 30, size))
         if rng.random() < 0.4:  # before the retina, where blood settles: level above
             ragged = np.maximum(ragged, 1 + (y / radius - rng.uniform(0.5, 0.75)))
         cover = 0.96 * expit((1.05 - ragged) / rng.uniform(0.02, 0.1))
-        over = _colour([122, rng.uniform(18, 36), rng.uniform(14, 26)]) * light
-        over = over * rng.uniform(0.65, 1.15) * (1 + 0.08 * cloud(rng, 16, size))
+        colour = _colour([122, rng.uniform(18, 36), rng.uniform(14, 26)]) * light
+        colour = colour * rng.uniform(0.65, 1.15) * (1 + 0.08 * cloud(rng, 16, size))
     else:
         cover = np.minimum(1.6 * np.exp(-((ragged / 1.35) ** 4)), 1)
         planes = [Image.fromarray(p).resize((6, 6), Image.Resampling.BOX) for p in image]
         vague = [np.asarray(p.resize((size, size), Image.Resampling.BILINEAR)) for p in planes]
-        over = 0.75 * np.stack(vague) + 0.25 * np.mean(vague, (1, 2))[:, None, None]
-    return image + cover * (over - image), cover
+        colour = 0.75 * np.stack(vague) + 0.25 * np.mean(vague, (1, 2))[:, None, None]
+    return image + cover * (colour - image), cover
 
 
 def _light(
@@ -441,7 +446,7 @@ def _develop(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """What the camera makes of it: focus, the field's border, noise."""
     size = len(field)
-    blur = rng.uniform(0, 0.005) * size
+    blur = rng.uniform(0, 0.004) * size
     if blur > 0.2:
         image = gaussian_filter(image, (0, blur, blur))
     glare = np.exp((from_middle - 1) / 0.03) * rng.uniform(0, 60)

@@ -6,6 +6,11 @@ A split has one row an example in each of its arrays. Common names are
 - ``label``: int32 [n], the class; -1 where it is missing;
 - ``mask``: integers [n, height, width], the class of each pixel; -1, or the largest value of an
   unsigned type, where it is missing;
+- ``instances``: int32 [n, height, width], the number of the object at each pixel, from 1; 0 where
+  there is none;
+- ``point``: float32 [n, 2], a row and a column in pixels; NaN where there is none;
+- ``points``: float32 [n, most, 2], several of them, NaN after the last;
+- ``count``: float32 [n], how many there are;
 - ``features``: float32 [n, d], the columns of a table;
 - ``target``: float32 [n] or [n, d], what is to be predicted;
 - ``text``: integers [n, length], bytes or tokens.
@@ -31,6 +36,9 @@ Split = Mapping[str, Images]
 
 DTYPES = ("bool", "uint8", "int32", "float32")
 """Of arrays that go to the devices as they are."""
+
+PARTIAL = ("point", "points")
+"""Arrays in which NaN says that there is nothing."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -297,7 +305,7 @@ def _check_array(where: str, name: str, array: Images, n: int, missing: bool) ->
             f"{where}: {name} is {description}; expected {', '.join(DTYPES)} [{n}, ...], a row an "
             "example"
         )
-    if dtype != np.float32 or (missing and name == "target"):
+    if dtype != np.float32 or name in PARTIAL or (missing and name == "target"):
         return
     finite = np.isfinite(np.asarray(array)).reshape(n, -1).all(1)
     if not finite.all():

@@ -2,17 +2,21 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from jaxdl.data import tables
+from jaxdl.data.annotated import bccd, drive
 from jaxdl.data.archive import npz
+from jaxdl.data.builders import cells as _cells
+from jaxdl.data.builders import fundus as _fundus
 from jaxdl.data.builders import glyphs as _glyphs
 from jaxdl.data.folder import folder
 from jaxdl.data.prepared import prepared
-from jaxdl.data.source import Source, make_source
+from jaxdl.data.source import Source, Split, make_source
 
 
 def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
@@ -33,6 +37,62 @@ def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
         class_groups=_glyphs.CLASS_GROUPS,
         version=str(_glyphs.RECIPE),
     )
+
+
+def fundus(
+    train: int = 1000, validation: int = 200, test: int = 500, *, size: int = 64, seed: int = 0
+) -> Source:
+    """Drawn photographs of the retina: whether the macula is visible ("label"), where ("point",
+    "mask"), the "vessels" and the "field" of view; see
+    :func:`jaxdl.data.builders.fundus.make_fundus`.
+
+    Args:
+      train, validation, test: numbers of images.
+      size: their side in pixels.
+
+    Raises:
+      ValueError: a count is below 1, or ``size`` below 16.
+    """
+    splits = _drawn(partial(_fundus.make_fundus, size=size), train, validation, test, seed)
+    return make_source("fundus", _fundus.CLASS_NAMES, splits, version=str(_fundus.RECIPE))
+
+
+def cells(
+    train: int = 1000,
+    validation: int = 200,
+    test: int = 500,
+    *,
+    size: int = 64,
+    crowding: float = 0.5,
+    seed: int = 0,
+) -> Source:
+    """Drawn blood smears: "instances" of red cells, their "points" and their "count"; see
+    :func:`jaxdl.data.builders.cells.make_cells`.
+
+    Args:
+      train, validation, test: numbers of images.
+      size: their side in pixels.
+      crowding: the area of all red cells over that of the image, on average.
+
+    Raises:
+      ValueError: a count is below 1, ``size`` below 16, or ``crowding`` not in 0.1 … 3.
+    """
+    draw = partial(_cells.make_cells, size=size, crowding=crowding)
+    splits = _drawn(draw, train, validation, test, seed)
+    return make_source("cells", (), splits, version=str(_cells.RECIPE))
+
+
+def _drawn(
+    draw: Callable[[int, tuple[int, int]], Split], train: int, validation: int, test: int, seed: int
+) -> dict[str, Split]:
+    """Splits of so many images, by what draws a number of them from a seed."""
+    counts = {"train": train, "validation": validation, "test": test}
+    for split, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{split}={count}: ask for 1 image or more")
+    return {
+        split: draw(count, (seed, place)) for place, (split, count) in enumerate(counts.items())
+    }
 
 
 def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
@@ -110,6 +170,8 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "glyphs": glyphs,
+    "fundus": fundus,
+    "cells": cells,
     "digits": digits,
     "digits_m": digits_m,
     "iris": tables.iris,
@@ -124,6 +186,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "tfds": prepared,
     "folder": folder,
     "npz": npz,
+    "drive": drive,
+    "bccd": bccd,
 }
 TRUTHS = {"sinusoid": tables.sinusoid_truth}
 """Of made-up tables: the targets without noise, by the features."""

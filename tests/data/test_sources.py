@@ -141,9 +141,9 @@ def test_glyphs_are_the_builders(monkeypatch):
         (
             "mnist",
             {},
-            "unknown data set 'mnist'; known ones are glyphs, digits, digits_m, iris, wine, "
-            "breast_cancer, diabetes, table, sinusoid, interlaced, imbalanced, latent, tfds, "
-            "folder, npz",
+            "unknown data set 'mnist'; known ones are glyphs, fundus, cells, digits, "
+            "digits_m, iris, wine, breast_cancer, diabetes, table, sinusoid, interlaced, "
+            "imbalanced, latent, tfds, folder, npz, drive, bccd",
         ),
         ("digits", {"train": 5}, "unexpected keyword argument 'train'; its options are .*seed"),
         ("digits", {"channels": 2}, "channels=2"),
@@ -154,6 +154,10 @@ def test_glyphs_are_the_builders(monkeypatch):
         ("folder", {}, "which folder"),
         ("npz", {}, "which file"),
         ("tfds", {}, "which data set"),
+        ("fundus", {"test": 0}, "test=0: ask for 1 image or more"),
+        ("cells", {"crowding": 5.0}, "crowding is 5"),
+        ("drive", {}, "which folder"),
+        ("bccd", {}, "which folder"),
     ],
 )
 def test_load_refuses_in_one_line(name, options, says):

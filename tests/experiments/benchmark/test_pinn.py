@@ -167,10 +167,10 @@ def made_up() -> list[Row]:
 def test_goals_are_of_the_ratios_by_round(made_up):
     lines = ours.goals(configs.get_config("pinn"), made_up)
     expected = {
-        "DeepXDE: at least 20 times less time to 1e-06, without": "met, more than 27.5 (25, > 30)",
+        "DeepXDE: at least 25 times less time to 1e-06, without": "met, more than 27.5 (25, > 30)",
         "DeepXDE: at least 5 times less time to 1e-06, with": "met, more than 9.17 (8.33, > 10)",
         "jinns, SSBroyden: at least 4 times": "met, 5 (5, 5)",
-        "jinns, natural gradient: at least 1.4 times": "met, more than 30 (> 30, > 30)",
+        "jinns, natural gradient: at least 1.5 times": "met, more than 30 (> 30, > 30)",
         "held-out loss after 60 s: at least 10 times lower": "NOT met, 5 (5, 5)",
         "an iteration of Adam: at least 3 times less": "met, 3 (2, 4)",
     }

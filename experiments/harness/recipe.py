@@ -220,13 +220,11 @@ class Examples(NamedTuple):
         """The labels, by id, that a network is trained on: of the training examples some are
         wrong."""
         assert self.labels is not None
-        labels, rng = self.labels.copy(), np.random.default_rng(seed // self.draw)
+        rng = np.random.default_rng(seed // self.draw)
         rng.permutation(self.train)  # as the examples are drawn
-        count = round(settings["wrong_labels"] * len(self.train))
-        changed = rng.permutation(self.train)[:count]
-        offsets = rng.integers(1, self.classes, len(self.train))[:count].astype(np.int32)
-        labels[changed] += 1 if settings["wrong_to"] == "next" else offsets
-        return np.where(labels < 0, labels, labels % self.classes)
+        share, systematic = settings["wrong_labels"], settings["wrong_to"] == "next"
+        draws = self.labels, self.train, share, self.classes, rng
+        return sampling.wrong_labels(*draws, systematic=systematic)
 
 
 def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.GradientTransformation]:

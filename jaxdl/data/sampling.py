@@ -1,4 +1,4 @@
-"""Orders of examples that are drawn, and weights of classes: for bagging and for rare classes.
+"""Draws of examples and of wrong labels, and weights of classes.
 
 Ids may repeat: a feed takes any.
 """
@@ -59,6 +59,37 @@ def class_weights(labels: Int[np.ndarray, " n"], classes: int) -> Float32[np.nda
     if not counts.all():
         raise ValueError(f"class {np.argmin(counts)} has no examples, so it has no weight")
     return (counts.sum() / (classes * counts)).astype(np.float32)
+
+
+def wrong_labels(
+    labels: Int[np.ndarray, " n"],
+    ids: Int[np.ndarray, " m"],
+    share: float,
+    classes: int,
+    rng: np.random.Generator,
+    *,
+    systematic: bool = False,
+) -> Int[np.ndarray, " n"]:
+    """The labels, of which ``round(share * m)`` of the examples ``ids`` have another.
+
+    The wrong ones of a smaller share are among those of a larger, and the same examples are wrong
+    in a systematic way: for equal generators. Missing labels, below 0, stay missing.
+
+    Args:
+      systematic: each class is mistaken for the next one, the last for the first. Otherwise for
+        any other, evenly drawn.
+
+    Raises:
+      ValueError: for fewer than 2 classes.
+    """
+    if classes < 2:
+        raise ValueError(f"{classes} class(es) have no other to be taken for")
+    labels, count = labels.copy(), round(share * len(ids))
+    changed = rng.permutation(ids)[:count]
+    offsets = rng.integers(1, classes, len(ids))[:count]
+    wrong = (labels[changed] + (1 if systematic else offsets)) % classes
+    labels[changed] = np.where(labels[changed] < 0, labels[changed], wrong)
+    return labels
 
 
 def _class_sizes(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:

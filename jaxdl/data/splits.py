@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, Shaped, UInt8
+from jaxtyping import Int, Int32, Shaped, UInt8
 
 
 def random_halves(
@@ -190,44 +190,6 @@ def folds(
     for i, pair in enumerate(pairs):
         _check_classes(labels, pair, f"in fold {i + 1} of {k}; try another seed or fewer folds")
     return pairs
-
-
-def wrong_labels(
-    labels: Int[np.ndarray, " n"],
-    classes: int,
-    seed: int,
-    mistakes: Int[np.ndarray, " k"] | None = None,
-) -> tuple[Int32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """Another class for each label, and a number for each, evenly from 0 to 1.
-
-    With both as arrays of a split a population can differ in its share of wrong labels, and the
-    wrong ones of a smaller share are among those of a larger::
-
-        label = jnp.where(stored["chance"] < hyper["share"], stored["other"], stored["label"])
-
-    Missing labels stay missing. The numbers do not depend on ``mistakes``: random and systematic
-    errors can be compared on the same examples.
-
-    Args:
-      mistakes: the class that each class is mistaken for: systematic errors. The next one is
-        ``np.roll(np.arange(classes), -1)``. Default: evenly drawn from all others.
-
-    Raises:
-      ValueError: for fewer than 2 classes, or mistakes that are not another class for each.
-    """
-    if classes < 2:
-        raise ValueError(f"{classes} class(es) have no other to be taken for")
-    rng = np.random.default_rng(seed)
-    wrong = (labels + rng.integers(1, classes, len(labels))) % classes
-    chances = rng.random(len(labels), dtype=np.float32)
-    if mistakes is not None:
-        itself = np.arange(classes)
-        if len(mistakes) != classes or (mistakes == itself).any() or {*mistakes} - {*itself}:
-            raise ValueError(
-                f"mistakes={[*map(int, mistakes)]}: give each of {classes} classes another of them"
-            )
-        wrong = mistakes[labels]
-    return np.where(labels < 0, labels, wrong).astype(np.int32), chances
 
 
 def duplicates(

@@ -138,52 +138,6 @@ def roc_auc(
     return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, area)
 
 
-def precision_recall_curve(
-    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
-) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
-    """Precisions, recalls, and the thresholds "score >= t" that give them.
-
-    From precision 1 and recall 0, with the threshold infinity, one point an example by falling
-    score; scikit-learn has them the other way round. Equal scores give equal points. As long as
-    nothing is predicted positive, precision is 1. Without positive examples recall is NaN.
-    """
-    false, true, thresholds = _counts_above(scores, positive, weights)
-    predicted = false + true
-    precision = jnp.where(predicted > 0, true / jnp.where(predicted > 0, predicted, 1), 1)
-    return precision, true / true[-1], thresholds
-
-
-def average_precision(
-    scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
-) -> Float[Array, ""]:
-    """``sum_i (R_i - R_(i-1)) P_i`` over the points of :func:`precision_recall_curve`: the area
-    under it in steps. That of random scores is the share of positive examples. NaN without any,
-    and for NaN scores."""
-    precision, recall, _ = precision_recall_curve(scores, positive, weights)
-    area = jnp.sum(jnp.diff(recall) * precision[1:])
-    return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, area)
-
-
-def best_threshold(
-    scores: Float[AnyArray, " n"],
-    positive: Bool[AnyArray, " n"],
-    weights: Weights = None,
-    *,
-    beta: float = 1.0,
-) -> Float[Array, ""]:
-    """The threshold t for which predicting "score >= t" has the greatest :func:`f_beta`; of several
-    the highest.
-
-    It is one of the scores, or infinity if none is of a positive example. To be chosen on
-    validation examples: on those that it was chosen on, F is too good.
-    """
-    false, true, thresholds = _counts_above(scores, positive, weights)
-    square = beta**2
-    # F without its factor 1 + beta², whose denominator is 0 only where nothing is positive.
-    denominator = square * true[-1] + true + false
-    return thresholds[jnp.argmax(true / jnp.where(denominator > 0, denominator, 1))]
-
-
 def _counts_above(
     scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights
 ) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from sklearn.utils.class_weight import compute_class_weight
 
-from jaxdl.data.sampling import bootstrap, class_weights, oversample, undersample
+from jaxdl.data.sampling import (
+    bootstrap,
+    class_weights,
+    oversample,
+    undersample,
+    wrong_labels,
+)
 
 SEEDS = st.integers(0, 999)
 
@@ -67,3 +73,25 @@ def test_what_cannot_be_balanced_is_refused():
     for sample in (oversample, undersample):
         with pytest.raises(ValueError, match="no example has a label"):
             sample(np.arange(2), np.array([-1, -1]), np.random.default_rng(0))
+
+
+def test_wrong_labels_are_other_classes_and_those_of_a_smaller_share_are_among_a_larger_ones():
+    labels = np.random.default_rng(0).integers(-1, 5, 4000).astype(np.int32)
+    ids, rng = np.arange(500, 3500), np.random.default_rng
+    present = labels[ids] >= 0
+    wrong = {}
+    for share in (0, 0.2, 0.6, 1):
+        noisy = wrong_labels(labels, ids, share, 5, rng(1))
+        changed = np.flatnonzero(noisy != labels)
+        assert noisy.dtype == np.int32 and {*changed} <= {*ids[present]}
+        assert len(changed) == pytest.approx(share * present.sum(), rel=0.05)
+        wrong[share] = {*changed}
+        systematic = wrong_labels(labels, ids, share, 5, rng(1), systematic=True)
+        assert {*np.flatnonzero(systematic != labels)} == wrong[share]
+        np.testing.assert_array_equal(systematic[changed], (labels[changed] + 1) % 5)
+    assert wrong[0] < wrong[0.2] < wrong[0.6] < wrong[1] == {*ids[present]}
+    offsets = (noisy - labels)[ids[present]] % 5
+    assert chisquare(np.bincount(offsets, minlength=5)[1:]).pvalue > 1e-3
+    assert (wrong_labels(labels, ids, 1, 5, rng(2)) != noisy).any()
+    with pytest.raises(ValueError, match="no other"):
+        wrong_labels(labels, ids, 1, 1, rng(0))

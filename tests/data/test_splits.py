@@ -14,7 +14,6 @@ from jaxdl.data.splits import (
     make_task,
     random_halves,
     stratified,
-    wrong_labels,
 )
 
 
@@ -350,38 +349,3 @@ def test_duplicates_refuse_images_that_cannot_be_compared():
         for pair in ((zeros, other), (other, zeros)):
             with pytest.raises(ValueError, match="expected uint8"):
                 duplicates(*pair)
-
-
-def test_wrong_labels_are_other_classes_and_those_of_a_smaller_share_are_among_a_larger_ones():
-    labels = np.random.default_rng(0).integers(-1, 5, 3000).astype(np.int32)
-    others, chances = wrong_labels(labels, 5, seed=1)
-    assert others.dtype == np.int32 and chances.dtype == np.float32
-    known = labels >= 0
-    np.testing.assert_array_equal(others[~known], -1)
-    assert (others != labels)[known].all() and set(others[known]) == set(range(5))
-    steps = np.bincount((others - labels)[known] % 5, minlength=5)[1:] / known.sum()
-    np.testing.assert_allclose(steps, 0.25, atol=0.03)
-    wrong = {share: np.where(chances < share, others, labels) != labels for share in (0, 0.2, 0.6)}
-    for share, where in wrong.items():
-        np.testing.assert_allclose(where[known].mean(), share, atol=0.03)
-    assert wrong[0.6][wrong[0.2]].all() and not wrong[0].any()
-    assert (wrong_labels(labels, 5, seed=2)[0] != others).any()
-    with pytest.raises(ValueError, match="no other"):
-        wrong_labels(labels, 1, seed=0)
-
-
-def test_systematic_mistakes_are_of_the_same_examples_as_random_ones():
-    labels = np.random.default_rng(0).integers(-1, 5, 300).astype(np.int32)
-    _, chances = wrong_labels(labels, 5, seed=1)
-    for mistakes in (np.roll(np.arange(5), -1), np.array([1, 0, 0, 4, 3])):
-        others, same = wrong_labels(labels, 5, 1, mistakes)
-        np.testing.assert_array_equal(same, chances)
-        assert others.dtype == np.int32
-        expected = [-1 if label < 0 else mistakes[label] for label in labels]
-        np.testing.assert_array_equal(others, expected)
-
-
-@pytest.mark.parametrize("mistakes", [[1, 2, 0, 0], [1, 2], [1, 1, 0], [1, 3, 0], [-1, 0, 1]])
-def test_a_mistake_is_another_class(mistakes):
-    with pytest.raises(ValueError, match=r"mistakes=\[.*\]: give each of 3 classes another"):
-        wrong_labels(np.array([0, 1, 2]), 3, 0, np.array(mistakes))

@@ -137,53 +137,6 @@ def test_the_area_of_scores_that_are_not_numbers_is_not_one():
     assert jnp.isnan(metrics.roc_auc(scores, positive))
 
 
-@jax.jit
-def at_all_thresholds(*arrays):
-    """The curve of precision and recall, the area under it, and the best thresholds."""
-    best = [metrics.best_threshold(*arrays, beta=beta) for beta in (1.0, 2.0)]
-    return metrics.precision_recall_curve(*arrays), metrics.average_precision(*arrays), *best
-
-
-@given(SEEDS, SIZES, st.booleans(), st.booleans())
-@example(0, 40, True, True)
-def test_precision_and_recall_by_threshold_are_scikit_learns(seed, n, ties, weighted):
-    rng = np.random.default_rng(seed)
-    scores = rng.normal(size=n).astype(np.float32)
-    scores = np.round(scores) if ties else scores
-    positive = rng.random(n) < rng.choice([0, 0.3, 1])
-    weights = rng.random(n).astype(np.float32) + 0.1 if weighted else None
-    (precision, recall, thresholds), area, best, best_of_2 = at_all_thresholds(
-        scores, positive, weights
-    )
-    if not positive.any():
-        assert np.isnan(area) and np.isinf(best) and np.isnan(recall).all()
-        return
-    theirs = sklearn_metrics.precision_recall_curve(positive, scores, sample_weight=weights)
-    at = np.unique(thresholds, return_index=True)[1]  # one of equal points, as theirs ascending
-    np.testing.assert_array_equal(thresholds[at], [*theirs[2], np.inf])
-    np.testing.assert_allclose(precision[at], theirs[0], rtol=1e-5)
-    np.testing.assert_allclose(recall[at], theirs[1], rtol=1e-5)
-    expected = sklearn_metrics.average_precision_score(positive, scores, sample_weight=weights)
-    np.testing.assert_allclose(area, expected, rtol=1e-5)
-    for beta, chosen in ((1, best), (2, best_of_2)):
-        options = {"beta": beta, "sample_weight": weights}
-        f = [sklearn_metrics.fbeta_score(positive, scores >= t, **options) for t in {*scores}]
-        ours = sklearn_metrics.fbeta_score(positive, scores >= np.asarray(chosen), **options)
-        assert ours == pytest.approx(max(f), rel=1e-5)
-
-
-def test_masked_scores_change_neither_the_curve_nor_the_threshold():
-    """Also above all others, where nothing is predicted positive yet."""
-    scores = np.array([0.9, 0.8, 0.4, 0.3, 0.2, 0.1, 0.0], np.float32)
-    positive, mask = np.array([0, 1, 0, 1, 0, 0, 0], bool), np.array([0, 1, 1, 1, 0, 0, 0], bool)
-    (precision, recall, _), area, best, _ = at_all_thresholds(scores, positive, mask)
-    np.testing.assert_allclose(precision, [1, 1, 1, 1 / 2, *[2 / 3] * 4])
-    np.testing.assert_allclose(recall, [0, 0, 1 / 2, 1 / 2, *[1] * 4])
-    assert area == pytest.approx(5 / 6) and best == np.float32(0.3)
-    scores[1] = np.nan
-    assert np.isnan(at_all_thresholds(scores, positive, mask)[1])
-
-
 @given(SEEDS, SIZES, st.sampled_from([1, 5, 10]))
 def test_bins_are_those_of_scikit_learns_calibration_curve(seed, n, bins):
     rng = np.random.default_rng(seed)
@@ -261,8 +214,6 @@ def test_all_of_them_are_compiled_and_mapped_over_networks():
             "f": metrics.f_beta(confusion),
             "top": metrics.correct_among(logits, labels, 2),
             "auc": metrics.roc_auc(p[:, 1], labels == 1, mask),
-            "ap": metrics.average_precision(p[:, 1], labels == 1, mask),
-            "threshold": metrics.best_threshold(p[:, 1], labels == 1, mask),
             "ece": metrics.calibration_error(metrics.calibration_bins(p.max(-1), right, 5, mask)),
             "r2": metrics.r2(metrics.regression_sums(p[:, 1], labels.astype(float), mask)),
         }

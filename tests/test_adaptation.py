@@ -1,6 +1,7 @@
 """Adaptation's losses against NumPy in float64, SciPy, scikit-learn and finite differences."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,12 @@ from jaxdl.nn import losses
 from jaxdl.optim import annealed
 
 SEEDS = st.integers(0, 2**32 - 1)
+
+# Each compiled as one: most of these tests' time is compilation, of an operation as of a function.
+domain_loss = jax.jit(ad.domain_adversarial_loss)
+discrepancy = jax.jit(losses.maximum_mean_discrepancy)
+entropy, kl_divergence = jax.jit(losses.entropy), jax.jit(losses.kl_divergence)
+confident = jax.jit(ad.confident)
 
 
 def normal(seed, *shape):
@@ -66,13 +73,13 @@ def objective(x, scale):
 
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 2.0])
 def test_reversed_gradient_is_the_finite_difference_times_minus_scale(x64, scale):
-    x, h = jnp.asarray(normal(0, 3)), 1e-6
-    np.testing.assert_array_equal(ad.reverse_gradient(x, scale), x)
+    x, h, value = normal(0, 3), 1e-6, jax.jit(objective)
+    np.testing.assert_array_equal(ad.reverse_gradient(jnp.asarray(x), scale), x)
     slope = [
-        float(objective(x.at[i].add(h), scale) - objective(x.at[i].add(-h), scale)) / (2 * h)
-        for i in range(3)
+        float(value(x + step, scale) - value(x - step, scale)) / (2 * h) for step in h * np.eye(3)
     ]
-    np.testing.assert_allclose(jax.grad(objective)(x, scale), -scale * np.array(slope), atol=1e-8)
+    gradient = jax.jit(jax.grad(objective))(x, scale)
+    np.testing.assert_allclose(gradient, -scale * np.array(slope), atol=1e-8)
 
 
 def test_scale_one_is_exactly_minus_and_scale_zero_nothing():
@@ -114,21 +121,23 @@ def test_scale_may_be_traced_under_jit_vmap_and_scan():
 
 
 def test_the_head_descends_what_the_encoder_ascends():
-    source, target = jnp.asarray(normal(3, 20, 2) + 1), jnp.asarray(normal(4, 30, 2) - 1)
+    source, target = normal(3, 20, 2) + 1, normal(4, 30, 2) - 1
 
+    @jax.jit
     def loss(params, scale):
         def logits(x):
             return ad.reverse_gradient(x @ params["encoder"], scale) @ params["head"]
 
         return ad.domain_adversarial_loss(logits(source), logits(target))
 
-    params = {"encoder": jnp.asarray(normal(5, 2, 3)), "head": jnp.asarray([0.3, -0.2, 0.1])}
-    gradient = jax.grad(loss)(params, 1.0)
-    step = {name: params[name] - 0.01 * gradient[name] for name in params}
+    params = {"encoder": normal(5, 2, 3), "head": np.array([0.3, -0.2, 0.1])}
+    slope = jax.jit(jax.grad(loss))
+    gradient = slope(params, 1.0)
+    step = {name: params[name] - 0.01 * np.asarray(gradient[name]) for name in params}
     here = loss(params, 1.0)
     assert loss(params | {"head": step["head"]}, 1.0) < here
     assert loss(params | {"encoder": step["encoder"]}, 1.0) > here
-    stopped = jax.grad(loss)(params, 0.0)
+    stopped = slope(params, 0.0)
     np.testing.assert_array_equal(stopped["encoder"], np.zeros((2, 3)))
     np.testing.assert_array_equal(stopped["head"], gradient["head"])
 
@@ -143,8 +152,7 @@ def test_domain_loss_is_the_balanced_cross_entropy(seed, weighted):
     rng = np.random.default_rng(seed)
     source, target = rng.normal(0, 3, n), rng.normal(0, 3, m)
     a, b = (rng.uniform(0.1, 2, k) if weighted else np.ones(k) for k in (n, m))
-    arrays = map(jnp.asarray, (source, target, *((a, b) if weighted else ())))
-    loss = ad.domain_adversarial_loss(*arrays)
+    loss = domain_loss(source, target, *((a, b) if weighted else ()))
     numpy = (a / a.sum()) @ np.logaddexp(0, -source) / 2 + (b / b.sum()) @ np.logaddexp(
         0, target
     ) / 2
@@ -236,7 +244,8 @@ def test_mmd_and_its_gradient_are_the_formulas(x64, widths):
     options = {} if widths is None else {"widths": widths}
     widths = widths or (0.25, 0.5, 1.0, 2.0, 4.0)
     scale, h = mean_square(x, y), 1e-6
-    value, gradient = jax.value_and_grad(ad.maximum_mean_discrepancy)(x, jnp.asarray(y), **options)
+    formula = partial(ad.maximum_mean_discrepancy, **options)
+    value, gradient = jax.jit(jax.value_and_grad(formula))(x, y)
     assert float(value) == pytest.approx(mmd(x, y, widths, scale), rel=1e-10)
     # The width of the kernels is taken as given.
     for i, j in ((0, 0), (2, 1), (3, 2)):
@@ -250,24 +259,20 @@ def test_mmd_and_its_gradient_are_the_formulas(x64, widths):
 @settings(max_examples=10)
 @given(seed=SEEDS, factor=st.floats(0.01, 100), shift=st.floats(-1000, 1000))
 def test_mmd_is_a_squared_distance_without_units(seed, factor, shift):
-    x = jnp.asarray(normal(seed, 6, 3), jnp.float32)
-    y = jnp.asarray(normal(seed + 1, 9, 3) + 0.5, jnp.float32)
-    value = losses.maximum_mean_discrepancy(x, y)
+    x, y = (normal(seed + i, n, 3).astype(np.float32) for i, n in enumerate((6, 9)))
+    y += 0.5
+    value = discrepancy(x, y)
     assert value > 0
-    np.testing.assert_allclose(losses.maximum_mean_discrepancy(y, x), value, atol=1e-6)
-    np.testing.assert_allclose(losses.maximum_mean_discrepancy(x, x[::-1]), 0, atol=1e-6)
-    np.testing.assert_allclose(
-        losses.maximum_mean_discrepancy(factor * x, factor * y), value, atol=1e-5
-    )
+    np.testing.assert_allclose(discrepancy(y, x), value, atol=1e-6)
+    np.testing.assert_allclose(discrepancy(x, x[::-1]), 0, atol=1e-6)
+    np.testing.assert_allclose(discrepancy(factor * x, factor * y), value, atol=1e-5)
     # A shift leaves what the rounding of shifted numbers leaves: 1000 is known to 6e-5.
-    np.testing.assert_allclose(
-        losses.maximum_mean_discrepancy(x + shift, y + shift), value, atol=1e-4
-    )
+    np.testing.assert_allclose(discrepancy(x + shift, y + shift), value, atol=1e-4)
 
 
 def test_mmd_grows_with_the_shift():
-    x, y = jnp.asarray(normal(0, 100, 4)), jnp.asarray(normal(1, 80, 4))
-    values = [losses.maximum_mean_discrepancy(x, y + shift) for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    x, y = normal(0, 100, 4), normal(1, 80, 4)
+    values = [discrepancy(x, y + shift) for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
     assert np.all(np.diff(values) > 0)
     assert values[0] < 0.05
 
@@ -315,20 +320,20 @@ def test_correlation_alignment_sees_shapes_not_places():
 def test_entropy_and_divergence_are_scipys(seed, spread):
     a, b = spread * normal(seed, 5, 4), spread * normal(seed + 1, 5, 4)
     p, q = scipy.special.softmax(a, -1), scipy.special.softmax(b, -1)
-    entropy = losses.entropy(jnp.asarray(a))
-    divergence = losses.kl_divergence(jnp.asarray(a), jnp.asarray(b))
-    np.testing.assert_allclose(entropy, scipy.stats.entropy(p, axis=-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(divergence, scipy.stats.entropy(p, q, axis=-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(losses.kl_divergence(jnp.asarray(a), jnp.asarray(a)), np.zeros(5))
+    np.testing.assert_allclose(entropy(a), scipy.stats.entropy(p, axis=-1), rtol=1e-4, atol=1e-5)
+    divergence = scipy.stats.entropy(p, q, axis=-1)
+    np.testing.assert_allclose(kl_divergence(a, b), divergence, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(kl_divergence(a, a), np.zeros(5))
 
 
 def test_entropy_and_divergence_at_their_ends():
     sure = jnp.asarray([[1e4, 0.0, -1e4]])
-    assert losses.entropy(sure) == 0
-    np.testing.assert_allclose(losses.entropy(jnp.zeros((2, 3))), math.log(3), rtol=1e-6)
-    np.testing.assert_allclose(losses.kl_divergence(sure, -sure), 2e4, rtol=1e-6)
+    assert entropy(sure) == 0
+    np.testing.assert_allclose(entropy(np.zeros((2, 3))), math.log(3), rtol=1e-6)
+    np.testing.assert_allclose(kl_divergence(sure, -sure), 2e4, rtol=1e-6)
     for loss in (ad.entropy, lambda x: losses.kl_divergence(x, -x)):
-        assert np.all(np.isfinite(jax.grad(lambda x, loss=loss: jnp.sum(loss(x)))(sure)))
+        slope = jax.jit(jax.grad(lambda x, loss=loss: jnp.sum(loss(x))))
+        assert np.all(np.isfinite(slope(sure)))
 
 
 # Virtual adversarial training.
@@ -347,12 +352,15 @@ def test_perturbation_is_the_dominant_eigenvector(x64):
             predict, x, jax.random.key(0), radius=1.0, probe=1e-5, iterations=30
         )
 
-    for r, example in zip(perturb(x), x, strict=True):
-
-        def divergence(r, example=example):
+    @jax.jit
+    def hessian_at(example):
+        def divergence(r):
             return losses.kl_divergence(predict(example[None]), predict((example + r)[None]))[0]
 
-        hessian = np.asarray(jax.hessian(divergence)(jnp.zeros(5)))
+        return jax.hessian(divergence)(jnp.zeros(5))
+
+    for r, example in zip(np.asarray(perturb(x)), x, strict=True):
+        hessian = np.asarray(hessian_at(example))
         # Of a model linear in x it is known: the Fisher information of the logits, W F W^T.
         p = scipy.special.softmax(example @ weights + bias)
         np.testing.assert_allclose(
@@ -364,86 +372,107 @@ def test_perturbation_is_the_dominant_eigenvector(x64):
 
 
 def test_one_iteration_finds_the_only_direction_that_matters():
-    weights = jnp.asarray(normal(0, 12, 2), jnp.float32)
-    x = jnp.asarray(normal(1, 6, 2, 3, 2), jnp.float32)
-    r = losses.virtual_adversarial_perturbation(
-        lambda x: x.reshape(len(x), -1) @ weights, x, jax.random.key(1), radius=2.0
-    )
+    weights = normal(0, 12, 2).astype(np.float32)
+    x = normal(1, 6, 2, 3, 2).astype(np.float32)
+
+    @jax.jit
+    def perturb(x):
+        return losses.virtual_adversarial_perturbation(
+            lambda x: x.reshape(len(x), -1) @ weights, x, jax.random.key(1), radius=2.0
+        )
+
+    r = perturb(x)
     assert r.shape == x.shape
-    direction = np.asarray(weights[:, 1] - weights[:, 0])
+    direction = weights[:, 1] - weights[:, 0]
     cosine = np.reshape(r, (6, -1)) @ direction / (2 * np.linalg.norm(direction))
     np.testing.assert_allclose(np.abs(cosine), 1, atol=1e-4)
+
+
+@partial(jax.jit, static_argnames="iterations")
+def perturbation(weights, x, seed, radius, iterations):
+    return losses.virtual_adversarial_perturbation(
+        lambda x: jnp.tanh(x.reshape(4, 6)) @ weights,
+        x,
+        jax.random.key(seed),
+        radius=radius,
+        iterations=iterations,
+    )
 
 
 @settings(max_examples=10)
 @given(seed=SEEDS, radius=st.floats(1e-3, 1e3), iterations=st.integers(0, 2))
 def test_perturbation_has_the_radius(seed, radius, iterations):
-    weights = jnp.asarray(normal(seed, 6, 3), jnp.float32)
-    x = jnp.asarray(normal(seed + 1, 4, 2, 3), jnp.float32)
-    r = losses.virtual_adversarial_perturbation(
-        lambda x: jnp.tanh(x.reshape(4, 6)) @ weights,
-        x,
-        jax.random.key(seed % 1000),
-        radius=radius,
-        iterations=iterations,
-    )
+    weights = normal(seed, 6, 3).astype(np.float32)
+    x = normal(seed + 1, 4, 2, 3).astype(np.float32)
+    r = perturbation(weights, x, seed % 1000, radius, iterations)
     np.testing.assert_allclose(np.linalg.norm(np.reshape(r, (4, 6)), axis=-1), radius, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-25])
 def test_perturbation_is_finite_where_predictions_do_not_depend_on_x(size):
-    x = jnp.asarray(normal(0, 3, 4), jnp.float32)
-    weights = size * jnp.asarray(normal(1, 4, 2), jnp.float32)
+    x = normal(0, 3, 4).astype(np.float32)
+    weights = np.float32(size) * normal(1, 4, 2).astype(np.float32)
 
     def loss(weights, x):
         return jnp.sum(
             losses.virtual_adversarial_loss(lambda x: x @ weights, x, jax.random.key(0), radius=1.5)
         )
 
-    r = losses.virtual_adversarial_perturbation(
-        lambda x: x @ weights, x, jax.random.key(0), radius=1.5
-    )
-    norms = np.linalg.norm(r, axis=-1)
+    @jax.jit
+    def perturb(weights, x):
+        return losses.virtual_adversarial_perturbation(
+            lambda x: x @ weights, x, jax.random.key(0), radius=1.5
+        )
+
+    norms = np.linalg.norm(perturb(weights, x), axis=-1)
     assert np.all(np.isclose(norms, 0) | np.isclose(norms, 1.5))
-    for gradient in jax.grad(loss, (0, 1))(weights, x):
+    for gradient in jax.jit(jax.grad(loss, (0, 1)))(weights, x):
         assert np.all(np.isfinite(gradient))
 
 
 def test_virtual_adversarial_loss_takes_direction_and_predictions_as_given(x64):
-    weights, x, key = jnp.asarray(normal(0, 5, 3)), jnp.asarray(normal(1, 4, 5)), jax.random.key(0)
+    weights, x, key = normal(0, 5, 3), normal(1, 4, 5), jax.random.key(0)
 
-    def loss(weights):
+    @jax.jit
+    @jax.value_and_grad
+    def value_and_gradient(weights, x):
         return jnp.sum(
             losses.virtual_adversarial_loss(lambda x: x @ weights, x, key, radius=0.7, iterations=2)
         )
 
-    r = losses.virtual_adversarial_perturbation(
-        lambda x: x @ weights, x, key, radius=0.7, iterations=2
-    )
-    p, q = (scipy.special.softmax(np.asarray(at @ weights), -1) for at in (x, x + r))
-    value, gradient = jax.value_and_grad(loss)(weights)
+    @jax.jit
+    def perturb(x):
+        return losses.virtual_adversarial_perturbation(
+            lambda x: x @ weights, x, key, radius=0.7, iterations=2
+        )
+
+    r = np.asarray(perturb(x))
+    p, q = (scipy.special.softmax(at @ weights, -1) for at in (x, x + r))
+    value, gradient = value_and_gradient(weights, x)
     assert float(value) == pytest.approx(np.sum(scipy.stats.entropy(p, q, axis=-1)), rel=1e-9)
-    np.testing.assert_allclose(gradient, np.asarray(x + r).T @ (q - p), atol=1e-10)
+    np.testing.assert_allclose(gradient, (x + r).T @ (q - p), atol=1e-10)
 
 
 def test_adversarial_directions_change_predictions_more_than_random_ones():
-    weights = jnp.asarray(normal(0, 50, 4), jnp.float32)
-    x = jnp.asarray(0.1 * normal(1, 8, 50), jnp.float32)
+    weights = normal(0, 50, 4).astype(np.float32)
+    x = (0.1 * normal(1, 8, 50)).astype(np.float32)
 
-    def changed(iterations):
+    @partial(jax.jit, static_argnums=0)
+    def changed(iterations, x):
         return losses.virtual_adversarial_loss(
             lambda x: x @ weights, x, jax.random.key(3), radius=0.1, iterations=iterations
         )
 
-    assert np.all(changed(1) > changed(0))
-    assert jnp.mean(changed(5)) > jnp.mean(changed(1))
+    none, one, several = (np.asarray(changed(n, x)) for n in (0, 1, 5))
+    assert np.all(one > none)
+    assert np.mean(several) > np.mean(one)
 
 
 def test_confident():
-    logits = jnp.log(jnp.asarray([[0.9, 0.05, 0.05], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]))
-    labels, sure = ad.confident(logits, 0.7)
+    logits = np.log([[0.9, 0.05, 0.05], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]).astype(np.float32)
+    labels, sure = confident(logits, 0.7)
     np.testing.assert_array_equal(labels, [0, 1, 2])
     np.testing.assert_array_equal(sure, [True, False, True])
-    assert not np.any(ad.confident(logits, 1.0)[1])
+    assert not np.any(confident(logits, 1.0)[1])
     # Above, not at, the threshold.
-    assert not ad.confident(jnp.zeros((1, 2)), 0.5)[1]
+    assert not confident(np.zeros((1, 2)), 0.5)[1]

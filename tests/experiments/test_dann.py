@@ -1,8 +1,8 @@
 """The domain-adaptation study, as a user meets it, and what its steps may know.
 
-Two domains of four classes, pictures of 12 pixels in archives, and a few steps: most of the time is
-compilation, hence one cache of compiled programs for all runs. What every study does alike is
-tested with the transferability study.
+On the data of :mod:`tests.experiments.tiny_dann`. Most of the time is compilation, hence one cache
+of compiled programs for all runs. What every study does alike is tested with the transferability
+study.
 """
 
 import ast
@@ -36,67 +36,27 @@ from jaxdl.train.groups import make_groups
 from jaxdl.train.parallel import make_mesh, to_host
 from tests.experiments.launcher import Launcher, assert_refused, quick_environment
 from tests.experiments.tiny import WATCH
+from tests.experiments.tiny_dann import (
+    BATCH,
+    DISPATCH,
+    PAIR,
+    SEEDS,
+    SIZES,
+    STEPS,
+    archive,
+    pictures,
+    tiny,
+)
 from tests.test_validation import density
 
-SEEDS, STEPS, DISPATCH, BATCH = 2, 8, 2, 4
-PAIR = "tiny_to_inverted"
 METHODS = ("source_only", "dann", "cdan", "target_only")
 FIGURES = ("curves.png", "logits.png", "samples.png")
 TABLES = ("results.csv", "diagnostics.csv")
 RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html")
 FILES = {*RECORDS, "checkpoints", *TABLES, *FIGURES}
 REST = ("mmd", "coral", "entropy", "vat_source", "vat_target", "consistency")
-SIZES = {
-    "source": {"train": 40, "validation": 12, "test": 16},
-    "target": {"train": 28, "validation": 20, "test": 24},
-}
-
 
 NETWORK = dann_digits(4)
-
-
-def pictures(domain, split, classes=4):
-    """Bright quarters, one a class, under noise; in the target dark ones in another tint."""
-    rng = np.random.default_rng([len(domain), len(split), ord(domain[0])])
-    count = SIZES[domain][split]
-    labels = np.arange(count) % classes
-    images = rng.integers(0, 120, (count, 12, 12, 3)).astype(np.uint8)
-    for image, label in zip(images, labels % 4, strict=True):
-        row, column = 6 * (label // 2), 6 * (label % 2)
-        image[row : row + 6, column : column + 6] += 100
-    if domain == "target":
-        images = 255 - images // np.array([1, 2, 1], np.uint8)
-    return images, labels
-
-
-def archive(path, domain, classes=4, permuted=False):
-    """A domain on disk, all splits given; ``permuted`` are the labels of training alone."""
-    arrays = {}
-    for split in SIZES[domain]:
-        images, labels = pictures(domain, split, classes)
-        if permuted and split == "train":
-            labels = np.random.default_rng(0).permutation(labels)
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    np.savez(path, **arrays)
-    return path
-
-
-def tiny(folder):
-    """The study's configuration with the archives of a folder."""
-    config = get_config()
-    config.pair, config.seeds = PAIR, SEEDS
-    config.base.update({"steps": STEPS, "batch": BATCH, "rate": 0.02})
-    config.steps_per_dispatch, config.seconds_between_saves = DISPATCH, 0.0
-    config.evaluation_batch = 8
-    own = {"conditional": 1.0, "consistency": 0.5, "changes": 0.5, "colours": 0.5}
-    own |= {"dropout": 0.3, "threshold": 0.3}
-    with config.unlocked():
-        del config.methods.dann_consistency, config.methods.source_recoloured
-        config.methods.cdan = type(config)(own)
-        for domain in SIZES:
-            path = str(folder / f"{domain}.npz")
-            config[domain] = type(config)({"name": "npz", "options": {"path": path}})
-    return config
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +79,7 @@ def start(launcher, data, tmp_path_factory):
         if config is None:
             config = own / "config.py"
             config.write_text(
-                "from pathlib import Path\nfrom tests.experiments.test_dann import tiny\n\n\n"
+                "from pathlib import Path\nfrom tests.experiments.tiny_dann import tiny\n\n\n"
                 f"def get_config():\n    config = tiny(Path({str(folder)!r}))\n"
                 "    with config.unlocked():\n        pass\n"
                 f"{textwrap.indent(textwrap.dedent(change), ' ' * 8)}\n    return config\n"
@@ -200,6 +160,12 @@ def test_results_have_a_row_for_each_network(finished):
     assert len(told) == len(found)
 
 
+@jax.jit
+def predict(variables, images):
+    features = NETWORK.apply(variables, images, method="encode")
+    return NETWORK.apply(variables, features, method="classify")
+
+
 def test_accuracies_are_those_of_the_networks(finished):
     """Of a network of each method, on the archive's test images in plain NumPy and Flax."""
     mean = np.mean([pictures(domain, "train")[0].mean((0, 1, 2)) for domain in SIZES], axis=0)
@@ -208,8 +174,7 @@ def test_accuracies_are_those_of_the_networks(finished):
         variables = load_network(finished[0], method=method, seed=1)
         for domain in SIZES:
             images, labels = pictures(domain, "test")
-            features = NETWORK.apply(variables, (images - mean) / 255 * 2, method="encode")
-            logits = NETWORK.apply(variables, features, method="classify")
+            logits = predict(variables, (images - mean) / 255 * 2)
             expected = float(np.mean(np.argmax(logits, -1) == labels))
             value = float(results[method, "1"][f"{domain}_accuracy"])
             assert value == pytest.approx(expected, abs=1e-6), (method, domain)
@@ -786,7 +751,7 @@ def test_the_report_tells_what_was_not_read(lab):
 @pytest.mark.slow
 def test_the_default_pair(tmp_path):
     """As a user has it: three seeds, compiled with all optimizations."""
-    environment = quick_environment(tmp_path / "caches")
+    environment = quick_environment(tmp_path / "caches") | {"XLA_FLAGS": ""}
     del environment["JAX_DISABLE_MOST_OPTIMIZATIONS"]
     workdir, streams = tmp_path / "run", tmp_path / "streams"
     streams.mkdir()

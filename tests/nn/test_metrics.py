@@ -1,6 +1,7 @@
 """Figures of merit against scikit-learn's, on random and on degenerate predictions."""
 
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,37 +25,49 @@ def drawn(seed, n, classes):
     return rng.integers(0, some, n), rng.integers(0, some, n), rng.random(n) < 0.7
 
 
+confusion_matrix = jax.jit(metrics.confusion_matrix, static_argnums=2)
+
+
+@jax.jit
+def figures_of(confusion):
+    """All that is computed of a confusion matrix."""
+    return {
+        "accuracy": metrics.accuracy(confusion),
+        "precision": metrics.precision(confusion),
+        "recall": metrics.recall(confusion),
+        **{f"f {beta}": metrics.f_beta(confusion, beta) for beta in (0.5, 1.0, 2.0)},
+        "dice": metrics.dice(confusion),
+        "iou": metrics.iou(confusion),
+    }
+
+
 @given(SEEDS, SIZES, st.sampled_from([2, 5]))
 def test_figures_of_a_confusion_matrix_are_scikit_learns(seed, n, classes):
     labels, predictions, _ = drawn(seed, n, classes)
     every, nan = list(range(classes)), {"average": None, "zero_division": np.nan}
-    ours = metrics.confusion_matrix(jnp.asarray(predictions), jnp.asarray(labels), classes)
+    confusion = confusion_matrix(predictions, labels, classes)
     theirs = sklearn_metrics.confusion_matrix(labels, predictions, labels=every)
-    np.testing.assert_array_equal(ours, theirs)
-    assert ours.dtype == jnp.int32
-    pairs = {
-        "accuracy": (metrics.accuracy(ours), sklearn_metrics.accuracy_score(labels, predictions))
-    }
+    np.testing.assert_array_equal(confusion, theirs)
+    assert confusion.dtype == jnp.int32
+    ours = figures_of(confusion)
+    expected = {"accuracy": sklearn_metrics.accuracy_score(labels, predictions)}
     for beta in (0.5, 1.0, 2.0):
         precision, recall, f, _ = sklearn_metrics.precision_recall_fscore_support(
             labels, predictions, beta=beta, labels=every, **nan
         )
-        pairs |= {
-            "precision": (metrics.precision(ours), precision),
-            "recall": (metrics.recall(ours), recall),
-            f"f {beta}": (metrics.f_beta(ours, beta), f),
-        }
+        expected |= {"precision": precision, "recall": recall, f"f {beta}": f}
         if beta == 1:
-            pairs["dice"] = metrics.dice(ours), f
+            expected["dice"] = f
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = sklearn_metrics.jaccard_score(
             labels, predictions, labels=every, average=None, zero_division=0
         )
     absent = ~np.isin(every, labels) & ~np.isin(every, predictions)
-    pairs["iou"] = metrics.iou(ours), np.where(absent, np.nan, theirs)
-    for name, (a, b) in pairs.items():
-        np.testing.assert_allclose(a, b, rtol=1e-6, err_msg=name)
+    expected["iou"] = np.where(absent, np.nan, theirs)
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-6, err_msg=name)
 
 
 @given(SEEDS, st.sampled_from([6, 30]))
@@ -63,9 +76,7 @@ def test_matrices_of_masked_batches_add_up_and_missing_labels_do_not_count(seed,
     labels[::3] = -1
     predictions[::5] = 4
     parts = [
-        metrics.confusion_matrix(
-            *map(jnp.asarray, (predictions[some], labels[some])), 4, mask[some]
-        )
+        np.asarray(confusion_matrix(predictions[some], labels[some], 4, mask[some]))
         for some in (slice(0, n // 3), slice(n // 3, n))
     ]
     counts = mask & (labels >= 0) & (predictions < 4)
@@ -73,7 +84,7 @@ def test_matrices_of_masked_batches_add_up_and_missing_labels_do_not_count(seed,
     np.add.at(expected, (labels[counts], predictions[counts]), 1)
     np.testing.assert_array_equal(parts[0] + parts[1], expected)
     weights = np.random.default_rng(seed).random(n).astype(np.float32)
-    weighted = metrics.confusion_matrix(jnp.asarray(predictions), jnp.asarray(labels), 4, weights)
+    weighted = confusion_matrix(predictions, labels, 4, weights)
     known = (labels >= 0) & (predictions < 4)
     if known.any():
         theirs = sklearn_metrics.confusion_matrix(
@@ -82,16 +93,19 @@ def test_matrices_of_masked_batches_add_up_and_missing_labels_do_not_count(seed,
         np.testing.assert_allclose(weighted, theirs, rtol=1e-5)
 
 
+correct_among = jax.jit(metrics.correct_among, static_argnums=2)
+
+
 @given(SEEDS, st.integers(1, 5))
 def test_top_k_is_scikit_learns_and_ties_go_to_the_lower_class(seed, top):
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(24, 6)).astype(np.float32), rng.integers(0, 6, 24)
-    hits = metrics.correct_among(jnp.asarray(logits), jnp.asarray(labels), top)
+    hits = correct_among(logits, labels, top)
     theirs = sklearn_metrics.top_k_accuracy_score(labels, logits, k=top, labels=range(6))
     assert np.mean(hits) == pytest.approx(theirs)
     tied = np.round(logits)
     first = np.argsort(-tied, axis=1, kind="stable")[:, :top]
-    hits = metrics.correct_among(jnp.asarray(tied), jnp.asarray(labels), top)
+    hits = correct_among(tied, labels, top)
     np.testing.assert_array_equal(hits, (first == labels[:, None]).any(1))
     if top == 1:
         plain = metrics.correct(jnp.asarray(tied), jnp.asarray(labels))
@@ -104,6 +118,12 @@ def test_top_k_needs_so_many_classes():
             metrics.correct_among(jnp.zeros((2, 3)), jnp.zeros(2, int), top)
 
 
+@jax.jit
+def roc(*arrays):
+    """The curve and the area under it."""
+    return metrics.roc_curve(*arrays), metrics.roc_auc(*arrays)
+
+
 @given(SEEDS, SIZES, st.booleans(), st.booleans())
 @example(0, 40, True, True)
 def test_roc_and_the_area_under_it_are_scikit_learns(seed, n, ties, weighted):
@@ -112,22 +132,16 @@ def test_roc_and_the_area_under_it_are_scikit_learns(seed, n, ties, weighted):
     scores = np.round(scores) if ties else scores
     positive = rng.random(n) < rng.choice([0, 0.3, 1])
     weights = rng.random(n).astype(np.float32) + 0.1 if weighted else None
-    given_weights = None if weights is None else jnp.asarray(weights)
-    false, true, thresholds = metrics.roc_curve(
-        jnp.asarray(scores), jnp.asarray(positive), given_weights
-    )
-    area = metrics.roc_auc(jnp.asarray(scores), jnp.asarray(positive), given_weights)
+    curve, area = jax.device_get(roc(scores, positive, weights))
     if positive.all() or not positive.any():
         assert np.isnan(area)
         return
     theirs = sklearn_metrics.roc_curve(
         positive, scores, sample_weight=weights, drop_intermediate=False
     )
-    for name, ours, curve in zip(
-        ("false", "true", "thresholds"), (false, true, thresholds), theirs, strict=True
-    ):
-        at = np.unique(thresholds, return_index=True)[1][::-1]  # one of equal points
-        np.testing.assert_allclose(ours[at], curve, atol=1e-6, err_msg=name)
+    at = np.unique(curve[2], return_index=True)[1][::-1]  # one of equal points
+    for name, ours, values in zip(("false", "true", "thresholds"), curve, theirs, strict=True):
+        np.testing.assert_allclose(ours[at], values, atol=1e-6, err_msg=name)
     expected = sklearn_metrics.roc_auc_score(positive, scores, sample_weight=weights)
     np.testing.assert_allclose(area, expected, rtol=1e-5)
 
@@ -137,21 +151,27 @@ def test_the_area_of_scores_that_are_not_numbers_is_not_one():
     assert jnp.isnan(metrics.roc_auc(scores, positive))
 
 
+@partial(jax.jit, static_argnums=2)
+def calibration(confidence, right, bins):
+    """The bins and the error."""
+    sums = metrics.calibration_bins(confidence, right, bins)
+    return sums, metrics.calibration_error(sums)
+
+
 @given(SEEDS, SIZES, st.sampled_from([1, 5, 10]))
 def test_bins_are_those_of_scikit_learns_calibration_curve(seed, n, bins):
     rng = np.random.default_rng(seed)
     confidence = rng.choice([rng.random(n), np.round(rng.random(n), 1)]).astype(np.float32)
     confidence[0] = rng.choice([0, 1])
     right = rng.random(n) < confidence
-    sums = metrics.calibration_bins(jnp.asarray(confidence), jnp.asarray(right), bins)
+    sums, error = jax.device_get(calibration(confidence, right, bins))
     np.testing.assert_allclose(sums.sum(0), [n, confidence.sum(), right.sum()], rtol=1e-5)
-    error = metrics.calibration_error(sums)
     edges = np.linspace(0, 1, bins + 1)
     # On an edge, but for rounding, float32 and float64 may choose different bins.
     inner = edges[1:-1]
     if len(inner) and np.min(np.abs(confidence[:, None] - inner)) < 1e-6:
         return
-    used = np.asarray(sums)[np.asarray(sums)[:, 0] > 0]
+    used = sums[sums[:, 0] > 0]
     true, predicted = calibration_curve(right, confidence, n_bins=bins)
     np.testing.assert_allclose(used[:, 2] / used[:, 0], true, rtol=1e-5)
     np.testing.assert_allclose(used[:, 1] / used[:, 0], predicted, rtol=1e-5, atol=1e-7)
@@ -166,6 +186,9 @@ def test_a_confidence_on_an_edge_is_in_the_lower_bin_and_a_mask_leaves_out():
     np.testing.assert_array_equal(sums, [[2, 0.5, 1], [1, 1, 1]])
 
 
+regression_sums = jax.jit(metrics.regression_sums)
+
+
 @given(SEEDS, st.sampled_from([2, 7, 40]), st.sampled_from([0.0, 100.0]))
 def test_errors_of_regression_are_scikit_learns_and_add_up(seed, n, mean):
     rng = np.random.default_rng(seed)
@@ -175,9 +198,7 @@ def test_errors_of_regression_are_scikit_learns_and_add_up(seed, n, mean):
     mask[:2] = True
     predictions[~mask] = np.nan
     half = [
-        metrics.regression_sums(
-            *map(jnp.asarray, (predictions[some], targets[some], mask[some])), origin=mean
-        )
+        regression_sums(predictions[some], targets[some], mask[some], origin=mean)
         for some in (slice(0, n // 2), slice(n // 2, n))
     ]
     sums = jax.tree.map(jnp.add, *half)
@@ -218,7 +239,7 @@ def test_all_of_them_are_compiled_and_mapped_over_networks():
             "r2": metrics.r2(metrics.regression_sums(p[:, 1], labels.astype(float), mask)),
         }
 
-    together = jax.jit(jax.vmap(figures))(logits)
+    together, alone = jax.jit(jax.vmap(figures))(logits), jax.jit(figures)
     for i, one in enumerate(logits):
-        for name, value in figures(one).items():
+        for name, value in alone(one).items():
             np.testing.assert_allclose(together[name][i], value, rtol=1e-5, err_msg=name)

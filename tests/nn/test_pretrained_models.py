@@ -1,6 +1,6 @@
 """Networks of others' weights: equal logits, published numbers of parameters and accuracies."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdl.nn.models import alexnet, efficientnet_lite, resnet, vgg, vit
+from jaxdl.nn.models import alexnet, efficientnet_lite, pretrained, resnet, vgg, vit
 from jaxdl.nn.models.efficientnet_lite import EfficientNetLite, Group
-from jaxdl.nn.models.pretrained import PRETRAINED, Pretrained, load, shapes
+from jaxdl.nn.models.pretrained import PRETRAINED, Pretrained, load
 from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.models.staged import adaptive_mean
 from jaxdl.nn.weights import read_weights, to_flax, to_source, unflatten, write_safetensors
@@ -21,6 +21,8 @@ from jaxdl.trees import count
 from jaxdl.types import DamagedFile
 from tests.nn import torch_files
 from tests.nn import torch_reference as reference
+
+shapes = cache(pretrained.shapes)  # the same for many tests
 
 SHARED = Path(__file__).parents[3] / "shared"
 MIXED = (Group(1, 3, 1, 1, 4), Group(2, 3, 2, 2, 4), Group(1, 5, 2, 2, 6), Group(1, 5, 1, 2, 6))

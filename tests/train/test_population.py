@@ -1,5 +1,6 @@
 """Populations against each network trained alone by a plain step, on meshes of every shape."""
 
+import os
 import hashlib
 from functools import partial
 
@@ -408,7 +409,7 @@ def divided(kind, devices, batched):
     """Losses [members, FEW, ...] and parameters of four members, of a well compiled program."""
     mesh = mesh_of(devices)
     step = make_step(loss_of(kind, "data"), rule, axis_name="data")
-    run = train_resident(step, as_stored, mesh, steps=FEW, batch=BATCH, batched=batched)
+    run = train_resident(step, as_stored, mesh, steps=FEW, batch=BATCH, batched=batched).run
     states, hypers = [], []
     for start, hyper in (start_of(kind, i) for i in range(4)):
         start = jax.tree.map(jnp.asarray, start)
@@ -418,9 +419,12 @@ def divided(kind, devices, batched):
     populations = [population_of(part, 0, mesh) for part in (states, hypers)]
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        states, metrics = run(*populations, data)
+        flag = "xla_cpu_use_fusion_emitters"  # where conftest.py turns it off
+        options = {flag: True} if flag in os.environ.get("XLA_FLAGS", "") else {}
+        well = run.lower(*populations, data).compile(options)
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
+    states, metrics = well(*populations, data)
     return jax.device_get((metrics["loss"], states.params))
 
 

@@ -1,7 +1,7 @@
 """Populations against each network trained alone by a plain step, on meshes of every shape."""
 
-import os
 import hashlib
+import os
 from functools import partial
 
 import jax

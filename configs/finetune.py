@@ -24,7 +24,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     # The images that are learnt, and of how many: the first 10 of a seed are among its first 30.
     config.data = ConfigDict()
     config.data.name = "digits"  # see `jaxdl.data.sources`
-    config.data.options = ConfigDict({"seed": 0, "size": 20})
+    config.data.options = ConfigDict({"seed": 0, "size": 14, "margin": 3})
     config.data.feed = "auto"  # resident: all images on the devices; streamed: read as needed
     config.data.workers = 0  # processes that read a stream; 0 for threads
     config.images = (10, 30, 100, 300)

@@ -1,8 +1,8 @@
 """What does a trained network save you? `--config configs/finetune.py[:VARIANT]`.
 
-Variants: default (drawn characters to handwritten digits, nothing to download); `folder`, `npz`,
-`tfds` (your own images, with weights of a file), `cats_dogs` and `cifar10_to_digits` (weights that
-others have trained); `experiments/finetune.md` shows them.
+Variants: default (drawn characters to handwritten digits on photographs, nothing to download);
+`folder`, `npz`, `tfds` (your own images, with weights of a file), `cats_dogs` and
+`cifar10_to_digits` (weights that others have trained); `experiments/finetune.md` shows them.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     # The images that are learnt, and of how many: the first 10 of a seed are among its first 30.
     config.data = ConfigDict()
-    config.data.name = "digits"  # see `jaxdl.data.sources`
-    config.data.options = ConfigDict({"seed": 0, "size": 14, "margin": 3})
+    config.data.name = "digits_m"  # see `jaxdl.data.sources`
+    config.data.options = ConfigDict({"seed": 0, "size": 14, "margin": 3, "channels": 1})
     config.data.feed = "auto"  # resident: all images on the devices; streamed: read as needed
     config.data.workers = 0  # processes that read a stream; 0 for threads
-    config.images = (10, 30, 100, 300)
+    config.images = (10, 30, 100, 300)  # 0 for all
     config.report_on = "test"  # "validation" while choosing anything below
-    config.settings_from = "accuracies on the validation images of the default variant"
+    config.settings_from = "validation accuracies of the default: of rates .003, .01, .03, .1"
 
     # The donor: a network with the weights of a file, or one a seed that is trained in this run.
     config.model = "glyph_net"  # of `jaxdl.nn.models`, or of its `pretrained`; "module:function"
@@ -65,7 +65,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     # the method, of fresh networks, that the others are compared with.
     config.methods = ConfigDict()
     add(config, {"scratch": {"start": "fresh", "rate": 0.03}})
-    add(config, {"frozen": {"frozen": -1, "rate": 0.03}})
+    add(config, {"frozen": {"frozen": -1}})
     add(config, {"fine_tuned": {}})
     add(config, {"head_first": {"start": "frozen"}})
     add(config, {"fixed_statistics": {"statistics": "frozen"}})
@@ -88,7 +88,57 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.evaluation_batch = 128
     config.seconds_between_saves = 20.0
     config.checkpoints = 1  # kept of each population, the latest
+
+    match variant:
+        case "folder" | "npz" | "tfds":
+            photographs(config, variant)
+        case "cats_dogs":
+            photographs(config, "folder")
+            config.seeds, config.images = 2, (0,)
+            config.methods.scratch.steps = 200
+            config.every_stage, config.stages, config.stages_at = "frozen", (15, 17), 0
+        case "cifar10_to_digits":
+            config.model, config.data.name = "resnet20", "digits"
+            config.data.options = ConfigDict({"seed": 0, "size": 26, "margin": 3, "channels": 3})
+            config.source.name = ""
+            config.seeds = 3
+            config.stages = tuple(range(1, 11))
     return config
+
+
+def photographs(config: ConfigDict, name: str) -> None:
+    """Your own images, two kinds or more, and a network that ImageNet taught."""
+    config.seeds = 3
+    config.source.name = ""
+    config.model = "efficientnet_lite0"
+    config.settings_from = "cats and dogs, their validation images"
+    config.data.name = name
+    # Shares or numbers of the training images, for splits that the data do not have.
+    config.data.options = ConfigDict({"validation": 0.1, "test": 0.2, "seed": 0})
+    if name == "tfds":
+        config.data.options.dataset = ""
+        config.data.options.data_dir = ""  # empty for TFDS's own, ~/tensorflow_datasets
+    else:
+        config.data.options.path = ""  # the folder, the file
+    if name != "npz":
+        config.data.options.size = 160  # side to resize to
+        config.data.options.fit = "crop"  # the middle square, or "stretch"
+        config.data.options.channels = 3  # as the network's images have
+    config.images = (20, 0)
+    # Chosen on the validation images of cats and dogs.
+    config.base.optimizer, config.base.steps, config.base.batch = "adamw", 100, 16
+    config.base.rate, config.base.weight_decay = 1e-4, 1e-2
+    config.base.statistics, config.base.warmup = "frozen", 10
+    config.methods = ConfigDict()
+    add(config, {"scratch": {"start": "fresh", "rate": 1e-3, "statistics": "updated"}})
+    add(config, {"frozen": {"frozen": -1, "rate": 1e-3, "steps": 300}})
+    add(config, {"fine_tuned": {"start": "frozen", "frozen": 12}})
+    add(config, {"whole": {"start": "frozen", "flip": True, "padding": 8, "steps": 50}})
+    config.every_stage = ""
+    config.stages = ()
+    config.members_per_round = 6
+    config.steps_per_dispatch = 10
+    config.evaluation_batch = 64
 
 
 def add(config: ConfigDict, methods: Mapping[str, Mapping[str, Any]]) -> None:

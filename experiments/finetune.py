@@ -54,9 +54,9 @@ METHOD = {
 }
 KINDS = {
     **classification.COMMON,
-    "images": Each(Count(), "(10, 100), numbers of training images", least=1),
+    "images": Each(Count(0), "(10, 100), numbers of training images", least=1),
     "stages": Each(Count(0), "(1, 2, 3), numbers of frozen stages"),
-    "stages_at": Count(),
+    "stages_at": Count(0),
 }
 SETTINGS = Settings(KINDS, ("options", "methods", "training"), ("data.workers",))
 
@@ -107,8 +107,10 @@ class FineTuning(SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
-        if max(config.images) > (count := length(self.source.splits["train"])):
+        count = length(self.source.splits["train"])
+        if max(config.images) > count:
             raise ValueError(f"config.images={config.images}: there are {count} training images")
+        self.numbers = sorted({n or count for n in config.images})
         self.methods, self.donors = check_methods(config), Donors(config, METHOD)
         self.identity = {**self.identity, **self.donors.identity}
         if self.donors.source:
@@ -141,7 +143,7 @@ class FineTuning(SingleSourceStudy):
             config.evaluation_batch,
         )
         own = {name: self.own_stages(name) for name in self.methods}
-        at = config.every_stage, config.stages_at
+        at = config.every_stage, config.stages_at or self.numbers[-1]
         self.layout = reporting.Layout(own, config.baseline, *at, len(self.stages))
         self.programs: dict[tuple, Program] = {}
         self.states: dict[Network, TrainState] = {}
@@ -152,16 +154,18 @@ class FineTuning(SingleSourceStudy):
             continues = self.methods[network.method]["start"] in self.methods
             self.plan["continued" if continues else "networks"].append(self.member(network))
 
-        # The first is drawn: a baseline network, which sees images.
-        self.members = [m for kind in ("networks", "continued", "donors") for m in self.plan[kind]]
+        # The first is drawn: one of the baseline, which sees images.
+        every = chain.from_iterable(self.plan.values())
+        self.members = sorted(
+            every, key=lambda member: member.networks[0].method != config.baseline
+        )
 
     def list_networks(self) -> Iterator[Network]:
         """All but the donors."""
         config = self.config
-        names = sorted(self.methods, key=lambda name: name != config.baseline)
-        for method, images, seed in product(names, config.images, range(config.seeds)):
+        for method, images, seed in product(self.methods, self.numbers, range(config.seeds)):
             stages = {self.own_stages(method)}
-            if (method, images) == (config.every_stage, config.stages_at):
+            if (method, images) == self.layout[2:4]:
                 stages |= {*config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
@@ -247,7 +251,7 @@ class FineTuning(SingleSourceStudy):
         """The numbers of a member, and its examples."""
         hyper = recipe.numbers(self.methods[network.method])
         hyper |= {"key": member_key("train", network.seed)}
-        hyper |= example_streams([self.draw_examples(network)], max(self.config.images))
+        hyper |= example_streams([self.draw_examples(network)], self.numbers[-1])
         if network.frozen and not self.is_cached(network):
             hyper["below"] = self.donors.below(network.seed, network.frozen)
         return hyper
@@ -317,7 +321,7 @@ class FineTuning(SingleSourceStudy):
     def entry(self, network: Network) -> str | None:
         """Curves are those of the donors, and of methods on most images."""
         own = network.method == DONOR or network.frozen == self.own_stages(network.method)
-        return network.method if own and network.images in (0, max(self.config.images)) else None
+        return network.method if own and network.images in (0, self.numbers[-1]) else None
 
     def draw(self, trainer: Trainer) -> None:
         """Accuracies against images and frozen stages, and what the best method makes of images."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxdl import trees
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.metrics import correct
-from jaxdl.types import Batch, Collections, Hyper, LossFn, Variables
+from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Variables
 
 
 class Treatment(NamedTuple):
@@ -253,7 +253,12 @@ class Above:
         return Above(model.clone(**attributes), self._n, updates=self._updates)
 
     def apply(
-        self, variables: Variables, x: Float[Array, "b ..."], *, train: bool = False, **options: Any
+        self,
+        variables: Variables,
+        x: Float[AnyArray, "b ..."],
+        *,
+        train: bool = False,
+        **options: Any,
     ) -> Array | tuple[Array, Collections]:
         """As of a Flax module."""
         train = train and self._updates

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from sklearn.utils.class_weight import compute_class_weight
 
-from jaxdl.data.sampling import bootstrap, class_weights, oversample, undersample
+from jaxdl.data.sampling import bootstrap, class_weights, in_turn, oversample, undersample
 
 SEEDS = st.integers(0, 999)
 
@@ -67,3 +67,14 @@ def test_what_cannot_be_balanced_is_refused():
     for sample in (oversample, undersample):
         with pytest.raises(ValueError, match="no example has a label"):
             sample(np.arange(2), np.array([-1, -1]), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_classes_take_turns(seed):
+    labels = random_labels(seed) + 1
+    order = in_turn(labels, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(labels)))
+    whole = np.bincount(labels)
+    for m in range(len(labels) + 1):
+        counts = np.bincount(labels[order[:m]], minlength=len(whole))
+        assert counts.max() <= counts[counts < whole].min(initial=len(labels)) + 1

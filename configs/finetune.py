@@ -62,7 +62,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.warmup = 0  # steps
 
     # What is trained, for every seed and number of images: by name, what differs from the base; and
-    # the method, of fresh networks, that the others are compared with.
+    # the method that the others are compared with.
     config.methods = ConfigDict()
     add(config, {"scratch": {"start": "fresh", "rate": 0.03}})
     add(config, {"frozen": {"frozen": -1}})
@@ -95,8 +95,11 @@ def get_config(variant: str = "default") -> ConfigDict:
         case "cats_dogs":
             photographs(config, "folder")
             config.seeds, config.images = 2, (0,)
-            config.methods.scratch.steps = 200
-            config.every_stage, config.stages, config.stages_at = "frozen", (15, 17), 0
+            fresh = {"start": "fresh", "rate": 1e-3, "statistics": "updated", "steps": 200}
+            add(config, {"scratch": fresh})
+            add(config, {"whole": {"start": "frozen", "flip": True, "padding": 8, "steps": 50}})
+            config.baseline = "scratch"
+            config.every_stage, config.stages, config.stages_at = "frozen", (17,), 0
         case "cifar10_to_digits":
             config.model, config.data.name = "resnet20", "digits"
             config.data.options = ConfigDict({"seed": 0, "size": 26, "margin": 3, "channels": 3})
@@ -130,10 +133,9 @@ def photographs(config: ConfigDict, name: str) -> None:
     config.base.rate, config.base.weight_decay = 1e-4, 1e-2
     config.base.statistics, config.base.warmup = "frozen", 10
     config.methods = ConfigDict()
-    add(config, {"scratch": {"start": "fresh", "rate": 1e-3, "statistics": "updated"}})
     add(config, {"frozen": {"frozen": -1, "rate": 1e-3, "steps": 300}})
-    add(config, {"fine_tuned": {"start": "frozen", "frozen": 12}})
-    add(config, {"whole": {"start": "frozen", "flip": True, "padding": 8, "steps": 50}})
+    add(config, {"fine_tuned": {"start": "frozen", "frozen": 15}})
+    config.baseline = "frozen"
     config.every_stage = ""
     config.stages = ()
     config.members_per_round = 6

@@ -14,16 +14,22 @@ from functools import partial
 from itertools import chain, product
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs.finetune import get_config
 from experiments.harness import classification, recipe
 from experiments.harness import settings as declared
-from experiments.harness.donors import Donors
+from experiments.harness.donors import (
+    CHANGES,
+    METHOD,
+    Donors,
+    changes,
+    check_methods,
+    make_prepare,
+)
 from experiments.harness.run import run
-from experiments.harness.settings import Count, Each, OneOf, Settings, SomeOf
+from experiments.harness.settings import Count, Each, Settings
 from experiments.harness.single_source import SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
@@ -35,23 +41,13 @@ from jaxdl.report import finetune_figures as figures
 from jaxdl.report import predictions
 from jaxdl.report.finetune import DONOR
 from jaxdl.report.predictions import Prediction
-from jaxdl.train.features import FeatureFeeds
-from jaxdl.train.feed import Feed, make_feed
+from jaxdl.train.feed import Feed
 from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState, create_state
-from jaxdl.types import Batch, Hyper, Variables
+from jaxdl.types import Hyper, Variables
 
-CHANGES = ("changes", "strength", "flip", "padding")
-"""Settings that say how images change from step to step."""
-RECIPE = ("smoothing", "steps", "batch", "optimizer", "rate", "weight_decay", "schedule", "warmup")
-METHOD = {
-    "frozen": Count(-1),
-    "statistics": OneOf(("updated", "frozen")),
-    **{name: recipe.KINDS[name] for name in (*RECIPE, *CHANGES)},
-    "changes": SomeOf(tuple(name for name in recipe.CHANGES if name not in recipe.MIXING)),
-}
 KINDS = {
     **classification.COMMON,
     "images": Each(Count(0), "(10, 100), numbers of training images", least=1),
@@ -68,33 +64,6 @@ class Network(NamedTuple):
     images: int  # that it is trained on; 0 for a donor, which has all of its own
     frozen: int  # so many of the first stages
     seed: int
-
-
-def check_methods(config: ConfigDict) -> dict[str, dict[str, Any]]:
-    """The settings of all methods; ValueError where they cannot be had."""
-    starts = OneOf(("donor", "fresh", *config.methods))
-    checked = declared.methods(config, {**METHOD, "start": starts})
-    methods = {name: method.settings for name, method in checked.items()}
-    OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
-    OneOf(("", *methods)).check("config.every_stage", config.every_stage, config)
-    if methods[config.baseline]["start"] != "fresh":
-        raise ValueError(f"config.baseline={config.baseline} does not start fresh")
-    if config.every_stage and config.stages_at not in config.images:
-        raise ValueError(f"config.stages_at={config.stages_at} is not one of config.images")
-    for name, settings in methods.items():
-        place, start = f"config.methods.{name}", settings["start"]
-        if name == DONOR:
-            raise ValueError(f"{place}: this is what donors are called in the tables")
-        if start == "fresh" and settings["frozen"]:
-            raise ValueError(f"{place}: frozen={settings['frozen']} stages that nothing was taught")
-        if start in methods and methods[start]["start"] in methods:
-            raise ValueError(f"{place}.start={start}, which itself starts from a method")
-    return methods
-
-
-def changes(settings: Mapping[str, Any]) -> bool:
-    """Whether images change from step to step."""
-    return any(settings[name] for name in CHANGES if name != "strength")
 
 
 class FineTuning(SingleSourceStudy):
@@ -120,29 +89,20 @@ class FineTuning(SingleSourceStudy):
         """Networks, programs, and the plan of all members."""
         super().build()
         config, shape = self.config, self.image_shape()
-        place = f"config.model={config.model}"
-        classes = len(self.source.class_names)
+        place, classes = f"config.model={config.model}", len(self.source.class_names)
         self.model = self.donors.make_network(classes, self.placement.axis_name)
         self.init, self.shapes = self.initializer(self.model, shape, place)
-        try:
-            self.stages = self.donors.fit(self.model, self.shapes)
-        except ValueError as error:
-            size = " x ".join(map(str, shape))
-            raise ValueError(f"{place} with config.weights on images of {size}: {error}") from None
-        if odd := [n for n in config.stages if n >= len(self.stages)]:
-            raise ValueError(f"config.stages: {place} has {len(self.stages)} stages, not {odd[0]}")
+        self.stages = self.donors.fit(self.model, self.shapes, shape)
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
         self.count = sum(map(length, self.source.splits.values()))
         """Of training and validation images of the target, the first in the feed."""
-        see = self.donors.make_see(self.images)
-        self.feature_feeds = FeatureFeeds(
-            lambda n: lambda below, x: self.model.apply(below, see(x, None), stop=n),
-            lambda n: [self.donors.below(i, n) for i in range(self.donors.count)],
-            self.placement.mesh,
-            config.evaluation_batch,
+        self.feature_feeds = self.donors.feature_feeds(
+            self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
-        own = {name: self.own_stages(name) for name in self.methods}
+        own = {
+            name: settings["frozen"] % len(self.stages) for name, settings in self.methods.items()
+        }
         at = config.every_stage, config.stages_at or self.numbers[-1]
         self.layout = reporting.Layout(own, config.baseline, *at, len(self.stages))
         self.programs: dict[tuple, Program] = {}
@@ -153,25 +113,18 @@ class FineTuning(SingleSourceStudy):
         for network in self.list_networks():
             continues = self.methods[network.method]["start"] in self.methods
             self.plan["continued" if continues else "networks"].append(self.member(network))
-
-        # The first is drawn: one of the baseline, which sees images.
-        every = chain.from_iterable(self.plan.values())
-        self.members = sorted(
-            every, key=lambda member: member.networks[0].method != config.baseline
-        )
+        # The first is drawn: one that sees images, if any does.
+        self.members = [member for members in self.plan.values() for member in members]
+        self.members.sort(key=lambda m: (m.networks[0].frozen, m.networks[0].method == DONOR))
 
     def list_networks(self) -> Iterator[Network]:
         """All but the donors."""
         config = self.config
         for method, images, seed in product(self.methods, self.numbers, range(config.seeds)):
-            stages = {self.own_stages(method)}
+            stages = {self.layout.own[method]}
             if (method, images) == self.layout[2:4]:
                 stages |= {*config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
-
-    def own_stages(self, method: str) -> int:
-        """How many stages a method freezes."""
-        return self.methods[method]["frozen"] % len(self.stages)
 
     def donor(self, seed: int) -> Member:
         """A network that is trained on data of its own."""
@@ -204,24 +157,16 @@ class FineTuning(SingleSourceStudy):
             return self.programs[key]
         see = self.donors.make_see(self.images, **{k: settings[k] for k in CHANGES})
         cached = n > 0 and not changes(settings)
-
-        def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
-            if cached:
-                return {"image": stored["features"], "label": stored["label"]}
-            x = see(stored["image"], key)
-            x = model.apply(hyper["below"], x, stop=n) if n else x
-            return {"image": x, "label": stored["label"]}
-
         updates = settings["statistics"] == "updated"
-        program = self.programs[key] = self.program(
+        self.programs[key] = self.program(
             recipe.make_loss(transfer.Above(model, n, updates=updates), settings, "image"),
             lambda state, hyper, x: model.apply(state.variables, x, start=n),
             recipe.update_rule(settings),
-            prepare,
+            make_prepare(model, see, n, cached),
             **{name: settings[name] for name in ("steps", "batch")},
             feed=self.feature_feeds.feed(n, "train", self.source.splits) if cached else None,
         )
-        return program
+        return self.programs[key]
 
     def is_cached(self, network: Network) -> bool:
         """Whether it is trained on features that are computed once."""
@@ -260,7 +205,7 @@ class FineTuning(SingleSourceStudy):
         """All stages as they are before the first step."""
         start = self.methods[network.method]["start"]
         if start in self.methods:
-            before = network._replace(method=start, frozen=self.own_stages(start))
+            before = network._replace(method=start, frozen=self.layout.own[start])
             below = self.donors.below(network.seed, before.frozen)
             return transfer.join(below, self.states[before].variables)
         fresh = self.init(member_key("init", network.seed))
@@ -293,9 +238,7 @@ class FineTuning(SingleSourceStudy):
         }
         if tests:
             split, count = {"test": tests[name]}, length(tests[name])
-            feed = make_feed("auto", split, self.placement.mesh)
-            if n:
-                feed = self.feature_feeds.feed(n, "test", split)
+            feed = self.feature_feeds.feed(n, f"test {name}", split)
             ids, labels = np.arange(count, dtype=np.int32), np.asarray(tests[name]["label"])
             parts["test"] = feed, lambda m: ids + self.offset(*m.networks, count), labels
         return parts
@@ -320,11 +263,13 @@ class FineTuning(SingleSourceStudy):
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of the donors, and of methods on most images."""
-        own = network.method == DONOR or network.frozen == self.own_stages(network.method)
+        own = network.method == DONOR or network.frozen == self.layout.own[network.method]
         return network.method if own and network.images in (0, self.numbers[-1]) else None
 
     def draw(self, trainer: Trainer) -> None:
         """Accuracies against images and frozen stages, and what the best method makes of images."""
+        if self.members[0].networks[0].frozen:
+            self.inputs = "features"  # of which there is nothing to be seen
         super().draw(trainer)
         figures.draw(self.results, self.layout, trainer.folder)
         split = self.tests.get("images", self.source.splits["validation"])
@@ -336,12 +281,6 @@ class FineTuning(SingleSourceStudy):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config, base = self.config, self.config.base.to_dict()
-        speeds: dict[str, float] = {}
-        for group in (trained.group for trained in self.trained):
-            settings = self.methods.get(group.networks[0].method) or self.donors.training
-            seen = group.program.steps * settings["batch"] * len(group.networks)
-            speed = seen / trainer.clock.by_population[group.name]
-            speeds |= {n.method: speed for n in group.networks if n.method not in speeds}
         changed = {name: declared.describe(own, base) for name, own in self.methods.items()}
         about = {
             "Data": self.describe_data(f"{length(self.source.splits['train']):,} training images"),
@@ -352,8 +291,7 @@ class FineTuning(SingleSourceStudy):
             **{f"Settings of {n}": text or "those of the base" for n, text in changed.items()},
             "Settings come from": config.settings_from,
             **self.describe_copies(),
-            "Speed of training": ", ".join(f"{n} {x:,.0f}" for n, x in speeds.items())
-            + " images a second",
+            "Speed of training": self.describe_speed(trainer),
             "Speed of features": self.feature_feeds.describe(),
         }
         return reporting.report(self.results, self.layout, about | facts)
@@ -361,11 +299,5 @@ class FineTuning(SingleSourceStudy):
 
 study = partial(conduct, FineTuning)
 
-
-def most_members(config: ConfigDict) -> int:
-    """How many networks are trained at a time, at most."""
-    return min(config.members_per_round, config.seeds * max(1, len(config.methods)))
-
-
 if __name__ == "__main__":
-    run(study, "finetune", get_config(), members=most_members, free=SETTINGS.free)
+    run(study, "finetune", get_config(), members=classification.most_members, free=SETTINGS.free)

@@ -220,7 +220,7 @@ def _finetune(study: DataStudy, network: Any, variables: Load) -> Classifier:
     seen = donors.source if network.method == DONOR else target
     model = donors.make_network(len(seen.class_names), None)
     _, shapes = study.initializer(model, study.image_shape(), "config.model")
-    donors.fit(model, shapes)
+    donors.fit(model, shapes, study.image_shape())
     arrays = variables(network)
     if network.frozen:
         if donors.source:

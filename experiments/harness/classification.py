@@ -136,6 +136,7 @@ class DataStudy(Study):
         self.accuracy: dict[Program, Accuracy] = {}
         self.outputs: dict[Program, Callable[..., list]] = {}
         self.prepare: dict[Program, Prepare] = {}
+        self.batches: dict[Program, int] = {}
         for source in self.sources.values():
             source.test.verify()
 
@@ -189,6 +190,7 @@ class DataStudy(Study):
             watch=watch,
         )
         self.accuracy[program], self.prepare[program] = accuracy, prepare
+        self.batches[program] = batch
         self.outputs[program] = make_outputs(
             outputs or logits, prepare, *evaluation, inputs=self.inputs
         )
@@ -269,6 +271,15 @@ class DataStudy(Study):
         """The hyper-parameters with which networks are evaluated on a data set; by default those
         that they are trained with."""
         return hypers
+
+    def describe_speed(self, trainer: Trainer) -> str:
+        """How many examples a second networks were trained on, each method's by its first group."""
+        speeds: dict[str, float] = {}
+        for group in (trained.group for trained in self.trained):
+            seen = group.program.steps * self.batches[group.program] * len(group.networks)
+            seconds = trainer.clock.by_population[group.name]
+            speeds = {network.method: seen / seconds for network in group.networks} | speeds
+        return ", ".join(f"{name} {x:,.0f}" for name, x in speeds.items()) + " examples a second"
 
     def predict(
         self,

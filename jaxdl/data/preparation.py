@@ -12,7 +12,7 @@ from jaxdl.data.batches import normalize
 from jaxdl.data.encoded import Images
 from jaxdl.types import AnyArray, Batch, Hyper
 
-See = Callable[[UInt8[Array, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
+See = Callable[[UInt8[AnyArray, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
 """``see(images, key)``: with a key as in training, without one as in evaluation."""
 SeeDomain = Callable[[Float[AnyArray, "b h w c"], Hyper, int | AnyArray], Float[Array, "b oh ow c"]]
 """``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1, as a network sees them."""
@@ -56,7 +56,7 @@ def standardized(
         deviation = np.ones_like(deviation)
     distort = augment.crop_and_flip(crop or shape[0], padding=padding, flip=flip)
 
-    def see(images: Array, key: PRNGKeyArray | None) -> Array:
+    def see(images: AnyArray, key: PRNGKeyArray | None) -> Array:
         if key is not None and change:
             change_key, key = jax.random.split(key)
             images = change(change_key, images.astype(jnp.float32))

@@ -76,13 +76,17 @@ class Layout(NamedTuple):
     own: Mapping[str, int]
     """How many stages each method freezes, in the order of the methods."""
     baseline: str
-    """The method of fresh networks."""
+    """The method that others are compared with."""
     every_stage: str
     """The method of which other numbers of stages are frozen, too; empty for none."""
     stages_at: int
     """The images that those are trained on."""
     depth: int
     """The stages of a network."""
+
+    def condition(self, method: str, images: int) -> Condition:
+        """Of a method on some images."""
+        return method, images, self.own[method]
 
     def counts(self, results: Iterable[Result]) -> list[int]:
         """The numbers of images."""
@@ -116,13 +120,13 @@ def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -
 
 
 def findings(results: Sequence[Result], layout: Layout) -> list[str]:
-    """Methods against fresh networks and against the method of all stages, frozen stages against
-    none, and how many images a donor is worth."""
+    """How many images a method is worth; methods against the baseline and against that of all
+    stages; frozen stages against that method's own."""
     accuracy, sentences, count = by_condition(results), [], 0
     counts, stages = layout.counts(results), layout.stages(results)
     references = dict.fromkeys(name for name in (layout.baseline, layout.every_stage) if name)
     for reference in references:
-        for method, n in layout.own.items():
+        for method in layout.own:
             if method in references and (method, reference) != (
                 layout.every_stage,
                 layout.baseline,
@@ -131,8 +135,8 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
             differences = {
                 f"with {images}": over_seeds(
                     minus(
-                        accuracy[method, images, n],
-                        accuracy[reference, images, layout.own[reference]],
+                        accuracy[layout.condition(method, images)],
+                        accuracy[layout.condition(reference, images)],
                     )
                 )
                 for images in counts
@@ -156,18 +160,18 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
 def worth(
     accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
 ) -> list[str]:
-    """With how many images fresh networks come as far as others with the fewest, on average."""
+    """With how many images the baseline comes as far as others with the fewest, on average."""
     means = {condition: over_seeds(seeds).mean for condition, seeds in accuracy.items()}
-    fewest, sentences = counts[0], []
-    for method, n in layout.own.items():
-        value = means[method, fewest, n]
-        if method == layout.baseline or not value > means[layout.baseline, fewest, 0]:
+    fewest, name, sentences = counts[0], layout.baseline, []
+    for method in layout.own:
+        value = means[layout.condition(method, fewest)]
+        if len(counts) == 1 or not value > means[layout.condition(name, fewest)]:
             continue
-        enough = [c for c in counts if means[layout.baseline, c, 0] >= value]
-        text = f"need {enough[0]} for that" if enough else f"do not with {counts[-1]}"
+        enough = [c for c in counts if means[layout.condition(name, c)] >= value]
+        text = f"needs {enough[0]} for that" if enough else f"has less with {counts[-1]}"
         sentences.append(
-            f"**{method}** has {format_number(value, 100)} % with {fewest} images; of fresh "
-            f"networks ({layout.baseline}), by the means of this run, {text}."
+            f"**{method}** has {format_number(value, 100)} % with {fewest} images; {name}, by the "
+            f"means of this run, {text}."
         )
     return sentences
 
@@ -179,7 +183,7 @@ def table(results: Sequence[Result], layout: Layout) -> str:
     for images in layout.counts(results):
         for method, n in layout.own.items():
             condition = method, images, n
-            gain = minus(accuracy[condition], accuracy[layout.baseline, images, 0])
+            gain = minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)])
             values = (over_seeds(x[condition]) for x in (accuracy, validation, train))
             cells = [_mean(x) for x in values]
             networks = sum(row[:3] == condition for row in results)
@@ -202,7 +206,7 @@ def stage_table(results: Sequence[Result], layout: Layout) -> str:
         own = accuracy[method, images, layout.own[method]]
         differences = (
             minus(accuracy[condition], own),
-            minus(accuracy[condition], accuracy[layout.baseline, images, 0]),
+            minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)]),
         )
         cells = (_mean(over_seeds(x), signed=True) for x in differences)
         rows.append(

@@ -18,7 +18,7 @@ Line = tuple[Sequence[float], Sequence[Mapping[int, float]]]
 
 def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
     """``images.png``, accuracies against training images; and ``stages.png``, against frozen
-    stages, beside fresh networks and the methods that freeze all but the last."""
+    stages, beside the baseline."""
     accuracy, counts, stages = (
         by_condition(results),
         layout.counts(results),
@@ -33,7 +33,7 @@ def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
         return
     method, at = layout.every_stage, layout.stages_at
     lines = {method: (stages, [accuracy[method, at, n] for n in stages])}
-    lines[layout.baseline] = stages, [accuracy[layout.baseline, at, 0]] * len(stages)
+    lines[layout.baseline] = stages, [accuracy[layout.condition(layout.baseline, at)]] * len(stages)
     label = f"first stages frozen, of {layout.depth}; {at} training images"
     _errorbars(lines, label, folder / "stages.png")
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Float
 
 from jaxdl.data.encoded import Images
 from jaxdl.data.source import Split, length
-from jaxdl.train.feed import Resident
+from jaxdl.train.feed import Feed, Resident, make_feed
 from jaxdl.types import AnyArray, Variables
 
 Apply = Callable[[Variables, AnyArray], AnyArray]
@@ -63,12 +64,13 @@ class FeatureFeeds:
         batch: int,
     ):
         self._apply, self._networks, self._mesh, self._batch = apply, networks, mesh, batch
-        self._feeds: dict[tuple[int, str], Resident] = {}
+        self._feeds: dict[tuple[int, str], Feed] = {}
         self.rates: dict[int, float] = {}
         """Images a second of computing, by n."""
 
-    def feed(self, n: int, name: str, splits: Mapping[str, Split]) -> Resident:
-        """The feed of some splits, the same for the same n and name."""
+    def feed(self, n: int, name: str, splits: Mapping[str, Split]) -> Feed:
+        """The feed of some splits, the same for the same n and name; of the images themselves, once
+        only, for n = 0."""
 
         def compute() -> dict[Any, Split]:
             features = make_features(self._apply(n), self._mesh, self._batch)
@@ -82,7 +84,8 @@ class FeatureFeeds:
 
         key = n, name
         if key not in self._feeds:
-            self._feeds[key] = Resident(compute, self._mesh)
+            make = partial(Resident, compute) if n else partial(make_feed, "auto", splits)
+            self._feeds[key] = make(self._mesh)
         return self._feeds[key]
 
     def describe(self) -> str:

@@ -18,16 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.finetune import get_config
-from experiments.harness import classification, recipe
+from experiments.harness import classification, donors, recipe
 from experiments.harness import settings as declared
-from experiments.harness.donors import (
-    CHANGES,
-    METHOD,
-    Donors,
-    changes,
-    check_methods,
-    make_prepare,
-)
 from experiments.harness.run import run
 from experiments.harness.settings import Count, Each, Settings
 from experiments.harness.single_source import SingleSourceStudy
@@ -80,7 +72,10 @@ class FineTuning(SingleSourceStudy):
         if max(config.images) > count:
             raise ValueError(f"config.images={config.images}: there are {count} training images")
         self.numbers = sorted({n or count for n in config.images})
-        self.methods, self.donors = check_methods(config), Donors(config, METHOD)
+        self.methods, self.donors = (
+            donors.check_methods(config),
+            donors.Donors(config, donors.METHOD),
+        )
         self.identity = {**self.identity, **self.donors.identity}
         if self.donors.source:
             self.sources = {**self.sources, DONOR: self.donors.source}
@@ -155,14 +150,14 @@ class FineTuning(SingleSourceStudy):
         key = n, model is self.model, *(v for k, v in sorted(same.items()) if k != "start")
         if key in self.programs:
             return self.programs[key]
-        see = self.donors.make_see(self.images, **{k: settings[k] for k in CHANGES})
-        cached = n > 0 and not changes(settings)
+        see = self.donors.make_see(self.images, **{k: settings[k] for k in donors.CHANGES})
+        cached = n > 0 and not donors.changes(settings)
         updates = settings["statistics"] == "updated"
         self.programs[key] = self.program(
             recipe.make_loss(transfer.Above(model, n, updates=updates), settings, "image"),
             lambda state, hyper, x: model.apply(state.variables, x, start=n),
             recipe.update_rule(settings),
-            make_prepare(model, see, n, cached),
+            donors.make_prepare(model, see, n, cached),
             **{name: settings[name] for name in ("steps", "batch")},
             feed=self.feature_feeds.feed(n, "train", self.source.splits) if cached else None,
         )
@@ -170,7 +165,7 @@ class FineTuning(SingleSourceStudy):
 
     def is_cached(self, network: Network) -> bool:
         """Whether it is trained on features that are computed once."""
-        return network.frozen > 0 and not changes(self.methods[network.method])
+        return network.frozen > 0 and not donors.changes(self.methods[network.method])
 
     def offset(self, network: Network, count: int) -> np.int32:
         """Where a network's examples begin in its feed: each donor has features of ``count``."""
@@ -287,7 +282,7 @@ class FineTuning(SingleSourceStudy):
             "Donors": self.donors.description,
             "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters in "
             f"{len(self.stages)} stages",
-            "Base": declared.describe(base, {}),
+            "Base": declared.describe(base, {k: v for k, v in base.items() if v in ((), 0)}),
             **{f"Settings of {n}": text or "those of the base" for n, text in changed.items()},
             "Settings come from": config.settings_from,
             **self.describe_copies(),

@@ -237,7 +237,7 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
     donors = {row.seed: row.accuracy for row in results if row.method == DONOR}
     about = dict(facts)
     if donors:
-        about["Donors"] += f"; they have {_mean(over_seeds(donors))} % there, on test images"
+        about["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
     lost = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
     of_donor = " and its own donor" if donors else "; the donor is the same for all"
     parts = [

@@ -12,7 +12,7 @@ from PIL import Image
 from configs.finetune import VARIANTS, get_config
 from experiments import finetune, predict
 from experiments.finetune import Network
-from experiments.harness import classification
+from experiments.harness import classification, donors
 from experiments.harness.run import UserError, user_input
 from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
@@ -268,7 +268,7 @@ def test_wrong_settings_are_one_line(change, words, tmp_path):
 def test_settings_of_every_variant_can_be_had(variant):
     config = get_config(variant)
     check(config, {**finetune.SETTINGS.kinds, **COMMON})
-    assert set(finetune.check_methods(config)) == {*config.methods}
+    assert set(donors.check_methods(config)) == {*config.methods}
 
 
 LAYOUT = Layout({"scratch": 0, "tuned": 0, "frozen": 4}, "scratch", "tuned", 10, 5)

@@ -174,7 +174,7 @@ class Layered(Protocol):
     def apply(
         self,
         variables: Variables,
-        x: Array,
+        x: AnyArray,
         *,
         train: bool,
         start: int = 0,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdl.types import AnyArray
+from jaxdl.types import AnyArray, Integer
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -241,7 +241,7 @@ def depthwise_convolution(
     return lax.platform_dependent(x, kernel, cpu=by_taps, default=native)
 
 
-def _tap(image: Array, t: Array, width: int, stride: int, shape: Sequence[int]) -> Array:
+def _tap(image: Array, t: Integer, width: int, stride: int, shape: Sequence[int]) -> Array:
     """The pixel at offset t, in row-major order, of every window of an image."""
     rows, columns = ((size - 1) * stride + 1 for size in shape)
     corner = (t // width, t % width, 0)

@@ -74,7 +74,8 @@ class FeatureFeeds:
 
         def compute() -> dict[Any, Split]:
             features = make_features(self._apply(n), self._mesh, self._batch)
-            began, parts = time.monotonic(), {}
+            parts: dict[Any, Split] = {}
+            began = time.monotonic()
             networks = list(enumerate(self._networks(n)))
             for (i, variables), (split, arrays) in product(networks, splits.items()):
                 outputs = features(variables, arrays["image"])
@@ -91,4 +92,6 @@ class FeatureFeeds:
     def describe(self) -> str:
         """How fast they were computed, in words."""
         rates = (f"{rate:,.0f} (n = {n})" for n, rate in sorted(self.rates.items()))
-        return (", ".join(rates) or "none") + " images a second, once for all networks"
+        return (
+            ", ".join(rates) or "none"
+        ) + " images a second, compilation included, once for all networks"

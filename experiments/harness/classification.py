@@ -136,6 +136,7 @@ class DataStudy(Study):
         self.accuracy: dict[Program, Accuracy] = {}
         self.outputs: dict[Program, Callable[..., list]] = {}
         self.prepare: dict[Program, Prepare] = {}
+        self.batches: dict[Program, int] = {}
         for source in self.sources.values():
             source.test.verify()
 
@@ -151,6 +152,7 @@ class DataStudy(Study):
         outputs: Outputs | None = None,
         score: Callable[..., Accuracy] = make_accuracy,
         average: float = 0.0,
+        feed: Feed | None = None,
     ) -> Program:
         """Training with a loss; evaluation with logits, on validation examples for the curves.
 
@@ -158,10 +160,11 @@ class DataStudy(Study):
           average: the decay of the parameters' mean that the state keeps; 0 for none.
           outputs: what :meth:`predict` gives; by default the logits.
           score: :func:`jaxdl.train.evaluate.make_accuracy`, or what has its arguments.
+          feed: of the training and validation examples; by default that of all sources.
         """
-        config, placement = self.config, self.placement
+        config, placement, feed = self.config, self.placement, feed or self.feed
         size = {"steps": config.steps_per_dispatch, "batch": batch}
-        check_stream(self.feed, placement.mesh, members=config.members_per_round, **size)
+        check_stream(feed, placement.mesh, members=config.members_per_round, **size)
         evaluation = placement.mesh, config.evaluation_batch, placement.mode
         accuracy = score(logits, prepare, *evaluation, inputs=self.inputs)
 
@@ -171,12 +174,12 @@ class DataStudy(Study):
                 if self.scored(source):
                     examples = [self.examples(member, source, {}) for member in members]
                     population = states, self.evaluated(hypers, source)
-                    values[field] = accuracy(*population, examples, self.feed.fetch)
+                    values[field] = accuracy(*population, examples, feed.fetch)
             return values
 
         step = make_step(loss, optimizer, placement.axis_name)
         program = make_program(
-            self.feed,
+            feed,
             make_averaging_step(step, average) if average else step,
             prepare,
             steps=steps,
@@ -187,6 +190,7 @@ class DataStudy(Study):
             watch=watch,
         )
         self.accuracy[program], self.prepare[program] = accuracy, prepare
+        self.batches[program] = batch
         self.outputs[program] = make_outputs(
             outputs or logits, prepare, *evaluation, inputs=self.inputs
         )
@@ -267,6 +271,15 @@ class DataStudy(Study):
         """The hyper-parameters with which networks are evaluated on a data set; by default those
         that they are trained with."""
         return hypers
+
+    def describe_speed(self, trainer: Trainer) -> str:
+        """How many examples a second networks were trained on, each method's by its first group."""
+        speeds: dict[str, float] = {}
+        for group in (trained.group for trained in self.trained):
+            seen = group.program.steps * self.batches[group.program] * len(group.networks)
+            seconds = trainer.clock.by_population[group.name]
+            speeds = {network.method: seen / seconds for network in group.networks} | speeds
+        return ", ".join(f"{name} {x:,.0f}" for name, x in speeds.items()) + " examples a second"
 
     def predict(
         self,

@@ -12,7 +12,7 @@ from jaxdl.data.batches import normalize
 from jaxdl.data.encoded import Images
 from jaxdl.types import AnyArray, Batch, Hyper
 
-See = Callable[[UInt8[Array, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
+See = Callable[[UInt8[AnyArray, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
 """``see(images, key)``: with a key as in training, without one as in evaluation."""
 SeeDomain = Callable[[Float[AnyArray, "b h w c"], Hyper, int | AnyArray], Float[Array, "b oh ow c"]]
 """``see(images, hyper, domain)``: images 0 … 255 of domain 0 or 1, as a network sees them."""
@@ -26,6 +26,7 @@ def standardized(
     padding: int = 0,
     flip: bool = False,
     change: augment.Augment | None = None,
+    moments: tuple[Float[AnyArray, " c"], Float[AnyArray, " c"]] | None = None,
 ) -> See:
     """Subtract the mean of ``images``, the training images; in training also crop and mirror.
 
@@ -36,6 +37,8 @@ def standardized(
       padding: pixels on every side, before cropping.
       flip: whether every other image is mirrored in training.
       change: of images 0 … 255 in training, before all else.
+      moments: mean and standard deviation of the channels to be used in the place of theirs, as the
+        images' that a network was trained on before.
 
     Raises:
       ValueError: for images that cannot be cropped and mirrored so.
@@ -46,14 +49,14 @@ def standardized(
         raise ValueError(f"crop={crop} does not fit images of {size}")
     if (crop or padding or flip) and shape[0] != shape[1]:
         raise ValueError(f"only square images are cropped, padded or mirrored, these are {size}")
-    mean, deviation = encoded.statistics(images)
-    if subtract == "channels":
+    mean, deviation = moments or encoded.statistics(images)
+    if subtract == "channels" and not moments:
         mean = mean.mean((0, 1))
-    else:
+    elif not moments:
         deviation = np.ones_like(deviation)
     distort = augment.crop_and_flip(crop or shape[0], padding=padding, flip=flip)
 
-    def see(images: Array, key: PRNGKeyArray | None) -> Array:
+    def see(images: AnyArray, key: PRNGKeyArray | None) -> Array:
         if key is not None and change:
             change_key, key = jax.random.split(key)
             images = change(change_key, images.astype(jnp.float32))

@@ -95,7 +95,7 @@ def _drawn(
     }
 
 
-def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
+def digits(seed: int = 0, *, size: int = 8, margin: int = 0, channels: int = 1) -> Source:
     """1,797 real handwritten digits, 8×8 grey, split 60/20/20 within each class.
 
     scikit-learn's `load_digits`: the test part of "Optical Recognition of Handwritten Digits"
@@ -103,9 +103,10 @@ def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
 
     Args:
       size: the side to resize to, bilinearly.
+      margin: black pixels on every side of that: the digits themselves fill their images.
       channels: 1, or 3 equal ones.
     """
-    splits = _digits(seed, size)
+    splits = _digits(seed, size, margin)
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: the digits are grey, 1, or grey in colour, 3")
     coloured = {
@@ -115,16 +116,22 @@ def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
     return make_source("digits", tuple("0123456789"), coloured)
 
 
-def digits_m(seed: int = 0, *, size: int = 16, patches: int = 1) -> Source:
+def digits_m(
+    seed: int = 0, *, size: int = 16, margin: int = 0, patches: int = 1, channels: int = 3
+) -> Source:
     """The same digits, each blended with a patch of one of the two photographs, a temple and a
     flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`), but
     with the digits' grey levels: enlarged from 8×8, "wherever there is ink" makes blots of them.
 
     Args:
+      size, margin: see :func:`digits`.
       patches: how often each training digit comes, each time on another patch.
+      channels: 3, or 1 for grey, their mean.
     """
     if patches < 1:
         raise ValueError(f"patches={patches}: each digit needs at least one")
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}: the photographs are in colour, 3, or grey, 1")
     from sklearn.datasets import load_sample_images
 
     from jaxdl.data.builders.mnist_m import blend  # TFDS, which it imports, is slow to come
@@ -132,20 +139,26 @@ def digits_m(seed: int = 0, *, size: int = 16, patches: int = 1) -> Source:
     # At half their size a patch shows more than one colour.
     photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
     blended = {}
-    for place, (split, (images, labels)) in enumerate(_digits(seed, size).items()):
+    for place, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
         if split == "train":
             images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
         images = blend(images, photos, np.random.default_rng([seed, place]))
+        if channels == 1:
+            images = images.mean(-1, keepdims=True).astype(np.uint8)
         blended[split] = {"image": images, "label": labels}
     return make_source("digits_m", tuple("0123456789"), blended)
 
 
-def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"], np.ndarray]]:
+def _digits(
+    seed: int, size: int, margin: int
+) -> dict[str, tuple[UInt8[np.ndarray, "n s s"], np.ndarray]]:
     """scikit-learn's digits by split."""
     from sklearn.datasets import load_digits  # slow to import, and only these sources need it
 
     if not 1 <= size <= 256:
         raise ValueError(f"size={size}: ask for 1 to 256 pixels")
+    if not 0 <= margin <= 256:
+        raise ValueError(f"margin={margin}: ask for 0 to 256 pixels")
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     if size != 8:
@@ -153,6 +166,7 @@ def _digits(seed: int, size: int) -> dict[str, tuple[UInt8[np.ndarray, "n s s"],
             Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR) for i in images
         ]
         images = np.stack([np.asarray(image) for image in resize])
+    images = np.pad(images, ((0, 0), (margin, margin), (margin, margin)))
     labels = labels.astype(np.int32)
     rng = np.random.default_rng(seed)
     parts = []

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdl.types import AnyArray
+from jaxdl.types import AnyArray, Integer
 
 Padding = str | Sequence[tuple[int, int]]
 
@@ -204,6 +204,95 @@ def _kernel_gradient(x: Array, g: Array, padding: tuple) -> Array:
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def depthwise_convolution(
+    x: Float[AnyArray, "n h w c"],
+    kernel: Float[AnyArray, "k k 1 c"],
+    *,
+    stride: int = 1,
+    padding: Padding = "SAME",
+) -> Float[Array, "n oh ow c"]:
+    """:func:`convolution` of each channel by itself, ``y[p, c] = sum_d x[stride p + d, c]
+    kernel[d, 0, c]``, with as many groups as channels.
+
+    XLA:CPU has no fast one: in the backward pass it is a hundred times slower than the sum over d
+    that is taken here, image by image so that an image stays in the core's cache.
+
+    Differentiable in reverse mode only.
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    x = jnp.pad(x, ((0, 0), *((int(low), int(high)) for low, high in padding), (0, 0)))
+    kernel = kernel + jnp.sum(x.reshape(-1)[:0])  # as in `convolution`
+    x = x + jnp.sum(kernel.reshape(-1)[:0])
+
+    def native(x: Array, kernel: Array) -> Array:
+        groups, strides = x.shape[-1], (stride, stride)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            "VALID",
+            dimension_numbers=_LAYOUT,
+            feature_group_count=groups,
+        )
+
+    by_taps = partial(_depthwise, stride=stride)
+    return lax.platform_dependent(x, kernel, cpu=by_taps, default=native)
+
+
+def _tap(image: Array, t: Integer, width: int, stride: int, shape: Sequence[int]) -> Array:
+    """The pixel at offset t, in row-major order, of every window of an image."""
+    rows, columns = ((size - 1) * stride + 1 for size in shape)
+    corner = (t // width, t % width, 0)
+    window = lax.dynamic_slice(image, corner, (rows, columns, image.shape[-1]))
+    return window[::stride, ::stride]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    width, weights = kernel.shape[0], kernel.reshape(-1, 1, 1, kernel.shape[-1])
+    shape = [(size - width) // stride + 1 for size in x.shape[1:3]]
+
+    def one(image: Array) -> Array:
+        def add(t: Array, y: Array) -> Array:
+            return y + _tap(image, t, width, stride, shape) * weights[t]
+
+        # The first one begins the sum, so that it varies over the devices that images do.
+        return lax.fori_loop(
+            1, width * width, add, _tap(image, 0, width, stride, shape) * weights[0]
+        )
+
+    return lax.map(one, x)
+
+
+def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _depthwise(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    width, shape = kernel.shape[0], g.shape[1:3]
+    # As many pixels between those of g as strides left out, and a border of the kernel's reach.
+    rest = [n - (size - 1) * stride - 1 for n, size in zip(x.shape[1:3], shape, strict=True)]
+    around = [(width - 1, more, stride - 1) for more in rest]
+    spread = lax.pad(g, jnp.zeros((), g.dtype), (_NONE, *around, _NONE))
+    dx = _depthwise(spread, jnp.flip(kernel, (0, 1)), 1)
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        image, gradient = pair
+
+        def tap(t: Array) -> Array:
+            return jnp.sum(_tap(image, t, width, stride, shape) * gradient, (0, 1))
+
+        return lax.map(tap, jnp.arange(width * width))
+
+    return dx, jnp.sum(lax.map(one, (x, g)), 0).reshape(kernel.shape)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def local_response_normalization(

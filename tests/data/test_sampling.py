@@ -10,6 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from jaxdl.data.sampling import (
     bootstrap,
     class_weights,
+    in_turn,
     oversample,
     undersample,
     wrong_labels,
@@ -95,3 +96,14 @@ def test_wrong_labels_are_other_classes_and_those_of_a_smaller_share_are_among_a
     assert (wrong_labels(labels, ids, 1, 5, rng(2)) != noisy).any()
     with pytest.raises(ValueError, match="no other"):
         wrong_labels(labels, ids, 1, 1, rng(0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_classes_take_turns(seed):
+    labels = random_labels(seed) + 1
+    order = in_turn(labels, np.random.default_rng(seed))
+    assert sorted(order) == list(range(len(labels)))
+    whole = np.bincount(labels)
+    for m in range(len(labels) + 1):
+        counts = np.bincount(labels[order[:m]], minlength=len(whole))
+        assert counts.max() <= counts[counts < whole].min(initial=len(labels)) + 1

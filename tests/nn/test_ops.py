@@ -12,7 +12,12 @@ from jax import lax
 
 from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import glyph_net
-from jaxdl.nn.ops import convolution, local_response_normalization, max_pool
+from jaxdl.nn.ops import (
+    convolution,
+    depthwise_convolution,
+    local_response_normalization,
+    max_pool,
+)
 from jaxdl.train.parallel import make_mesh
 
 
@@ -217,9 +222,13 @@ def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
         )
 
 
-def test_convolution_of_a_divided_batch_and_a_replicated_kernel():
+@pytest.mark.parametrize(
+    ("ours", "theirs", "channels"),
+    [(convolution, plain, 2), (depthwise_convolution, partial(plain, groups=4), 1)],
+)
+def test_convolution_of_a_divided_batch_and_a_replicated_kernel(ours, theirs, channels):
     """Under shard_map the kernel's gradient is the sum over devices, as it is for XLA's own."""
-    x, kernel = normal(0, 8, 6, 6, 2), normal(1, 3, 3, 2, 4)
+    x, kernel = normal(0, 8, 6, 6, 2 if channels == 2 else 4), normal(1, 3, 3, channels, 4)
     mesh = make_mesh(member=1, data=2, devices=jax.devices()[:2])
     spec = jax.sharding.PartitionSpec
 
@@ -237,7 +246,19 @@ def test_convolution_of_a_divided_batch_and_a_replicated_kernel():
             )
         )(kernel, x)
 
-    assert_close(gradients(convolution)[1], gradients(plain)[0])
+    assert_close(gradients(ours)[1], gradients(theirs)[0])
+
+
+@pytest.mark.parametrize(
+    ("side", "width", "stride", "padding"),
+    [(7, 3, 1, "SAME"), (8, 5, 2, "SAME"), (6, 3, 2, ((1, 1), (1, 1))), (5, 5, 1, "VALID")],
+)
+def test_depthwise_convolution_is_laxs_in_values_and_gradients(side, width, stride, padding):
+    x, kernel = normal(0, 3, side, side + 1, 4), normal(1, width, width, 1, 4)
+    ours = partial(depthwise_convolution, stride=stride, padding=padding)
+    theirs = partial(plain, stride=stride, padding=padding, groups=4)
+    for a, b in zip(*(value_and_gradients(f, x, kernel) for f in (ours, theirs)), strict=True):
+        assert_close(a, b)
 
 
 def plain_pool(x, window, stride):

@@ -11,7 +11,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxdl.nn import ops
@@ -83,14 +82,7 @@ class Conv(nn.Module):
         padding = symmetric(self.kernel) if self.padding is None else self.padding
         x, stride = jnp.asarray(x, self.dtype), self.stride
         if self.depthwise:
-            x = lax.conv_general_dilated(
-                x,
-                kernel,
-                (stride, stride),
-                padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.features,
-            )
+            x = ops.depthwise_convolution(x, kernel, stride=stride, padding=padding)
         elif self.kernel == 1:  # the pixels between the strides are not read
             x = ops.convolution(x[:, ::stride, ::stride], kernel)
         else:

@@ -1,0 +1,298 @@
+"""What does a trained network save you? Its features frozen, fine-tuned, or none, on few images.
+
+python -m experiments.finetune --config configs/finetune.py[:variant]
+
+Donors are trained on one data set in this run, or one comes with its weights in a file. Methods
+begin with a donor's stages and train what is above those that they freeze, on 10 images, or 100.
+Frozen features of images that do not change are computed once, for all networks and steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain, product
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.finetune import get_config
+from experiments.harness import classification, donors, recipe
+from experiments.harness import settings as declared
+from experiments.harness.run import run
+from experiments.harness.settings import Count, Each, Settings
+from experiments.harness.single_source import SingleSourceStudy
+from experiments.harness.study import Headline, conduct
+from jaxdl import transfer, trees
+from jaxdl.data import sampling
+from jaxdl.data.encoded import in_memory
+from jaxdl.data.source import Split, length
+from jaxdl.report import finetune as reporting
+from jaxdl.report import finetune_figures as figures
+from jaxdl.report import predictions
+from jaxdl.report.finetune import DONOR
+from jaxdl.report.predictions import Prediction
+from jaxdl.train.feed import Feed
+from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
+from jaxdl.train.loop import Trainer
+from jaxdl.train.population import member_key
+from jaxdl.train.state import TrainState, create_state
+from jaxdl.types import Hyper, Variables
+
+KINDS = {
+    **classification.COMMON,
+    "images": Each(Count(0), "(10, 100), numbers of training images", least=1),
+    "stages": Each(Count(0), "(1, 2, 3), numbers of frozen stages"),
+    "stages_at": Count(0),
+}
+SETTINGS = Settings(KINDS, ("options", "methods", "training"), ("data.workers",))
+
+
+class Network(NamedTuple):
+    """What names a row of ``results.csv``."""
+
+    method: str
+    images: int  # that it is trained on; 0 for a donor, which has all of its own
+    frozen: int  # so many of the first stages
+    seed: int
+
+
+class FineTuning(SingleSourceStudy):
+    """Donors, then what begins with their stages, then what begins with one of those."""
+
+    settings, network = SETTINGS, Network
+    headline = Headline(
+        reporting.Result, "accuracy", lambda n: n.method != DONOR, ("images", "frozen")
+    )
+
+    def __init__(self, config: ConfigDict):
+        super().__init__(config)
+        count = length(self.source.splits["train"])
+        if max(config.images) > count:
+            raise ValueError(f"config.images={config.images}: there are {count} training images")
+        self.numbers = sorted({n or count for n in config.images})
+        self.methods, self.donors = (
+            donors.check_methods(config),
+            donors.Donors(config, donors.METHOD),
+        )
+        self.identity = {**self.identity, **self.donors.identity}
+        if self.donors.source:
+            self.sources = {**self.sources, DONOR: self.donors.source}
+
+    def build(self) -> None:
+        """Networks, programs, and the plan of all members."""
+        super().build()
+        config, shape = self.config, self.image_shape()
+        place, classes = f"config.model={config.model}", len(self.source.class_names)
+        self.model = self.donors.make_network(classes, self.placement.axis_name)
+        self.init, self.shapes = self.initializer(self.model, shape, place)
+        self.stages = self.donors.fit(self.model, self.shapes, shape)
+        splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
+        self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
+        self.count = sum(map(length, self.source.splits.values()))
+        """Of training and validation images of the target, the first in the feed."""
+        self.feature_feeds = self.donors.feature_feeds(
+            self.model, self.images, self.placement.mesh, config.evaluation_batch
+        )
+        own = {
+            name: settings["frozen"] % len(self.stages) for name, settings in self.methods.items()
+        }
+        at = config.every_stage, config.stages_at or self.numbers[-1]
+        self.layout = reporting.Layout(own, config.baseline, *at, len(self.stages))
+        self.programs: dict[tuple, Program] = {}
+        self.states: dict[Network, TrainState] = {}
+        self.plan: dict[str, list[Member]] = {"donors": [], "networks": [], "continued": []}
+        if self.donors.source:
+            self.plan["donors"] = [self.donor(seed) for seed in range(config.seeds)]
+        for network in self.list_networks():
+            continues = self.methods[network.method]["start"] in self.methods
+            self.plan["continued" if continues else "networks"].append(self.member(network))
+        # The first is drawn: one that sees images, if any does.
+        self.members = [member for members in self.plan.values() for member in members]
+        self.members.sort(key=lambda m: (m.networks[0].frozen, m.networks[0].method == DONOR))
+
+    def list_networks(self) -> Iterator[Network]:
+        """All but the donors."""
+        config = self.config
+        for method, images, seed in product(self.methods, self.numbers, range(config.seeds)):
+            stages = {self.layout.own[method]}
+            if (method, images) == self.layout[2:4]:
+                stages |= {*config.stages}
+            yield from (Network(method, images, n, seed) for n in sorted(stages))
+
+    def donor(self, seed: int) -> Member:
+        """A network that is trained on data of its own."""
+        settings, ids = self.donors.training, self.ids[DONOR, "train"]
+        classes = len(self.sources[DONOR].class_names)
+        model = self.donors.make_network(classes, self.placement.axis_name)
+        init, _ = self.initializer(model, self.image_shape(), "config.model")
+        key = {"key": member_key(DONOR, seed)}
+        hyper = key | example_streams([ids], len(ids)) | recipe.numbers(settings)
+        start = classification.starting(init, recipe.update_rule(settings))
+        network, program = Network(DONOR, 0, 0, seed), self.make(settings, 0, model)
+        return Member([network], program, partial(start, seed, lambda: hyper), lambda: hyper)
+
+    def member(self, network: Network) -> Member:
+        """A network on some images of the target."""
+        settings = self.methods[network.method]
+
+        def start() -> TrainState:
+            _, above = transfer.cut(self.beginning(network), network.frozen, self.stages)
+            return create_state(above, recipe.update_rule(settings), self.hyper(network))
+
+        program = self.make(settings, network.frozen, self.model)
+        return Member([network], program, start, partial(self.hyper, network))
+
+    def make(self, settings: Mapping[str, Any], n: int, model: Any) -> Program:
+        """The program of networks whose first n stages are frozen."""
+        same = {k: v if k not in recipe.OFF else v != recipe.OFF[k] for k, v in settings.items()}
+        key = n, model is self.model, *(v for k, v in sorted(same.items()) if k != "start")
+        if key in self.programs:
+            return self.programs[key]
+        see = self.donors.make_see(self.images, **{k: settings[k] for k in donors.CHANGES})
+        cached = n > 0 and not donors.changes(settings)
+        updates = settings["statistics"] == "updated"
+        self.programs[key] = self.program(
+            recipe.make_loss(transfer.Above(model, n, updates=updates), settings, "image"),
+            lambda state, hyper, x: model.apply(state.variables, x, start=n),
+            recipe.update_rule(settings),
+            donors.make_prepare(model, see, n, cached),
+            **{name: settings[name] for name in ("steps", "batch")},
+            feed=self.feature_feeds.feed(n, "train", self.source.splits) if cached else None,
+        )
+        return self.programs[key]
+
+    def is_cached(self, network: Network) -> bool:
+        """Whether it is trained on features that are computed once."""
+        return network.frozen > 0 and not donors.changes(self.methods[network.method])
+
+    def offset(self, network: Network, count: int) -> np.int32:
+        """Where a network's examples begin in its feed: each donor has features of ``count``."""
+        return np.int32(self.is_cached(network) and count * self.donors.number(network.seed))
+
+    def draw_examples(self, network: Network) -> np.ndarray:
+        """The images that a network is trained on, in its feed: among the first 100 of a seed are
+        the first 10, and of all classes there are equally many as far as that goes."""
+        if network.method == DONOR:
+            return self.ids[DONOR, "train"]
+        ids = self.ids["images", "train"]
+        order = sampling.in_turn(self.labels[ids], np.random.default_rng(network.seed))
+        return ids[order[: network.images]] + self.offset(network, self.count)
+
+    def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
+        """All that are for validation."""
+        (network,) = member.networks
+        if network.method == DONOR:
+            return self.ids[DONOR, "validation"]
+        return self.ids["images", "validation"] + self.offset(network, self.count)
+
+    def hyper(self, network: Network) -> Hyper:
+        """The numbers of a member, and its examples."""
+        hyper = recipe.numbers(self.methods[network.method])
+        hyper |= {"key": member_key("train", network.seed)}
+        hyper |= example_streams([self.draw_examples(network)], self.numbers[-1])
+        if network.frozen and not self.is_cached(network):
+            hyper["below"] = self.donors.below(network.seed, network.frozen)
+        return hyper
+
+    def beginning(self, network: Network) -> Variables:
+        """All stages as they are before the first step."""
+        start = self.methods[network.method]["start"]
+        if start in self.methods:
+            before = network._replace(method=start, frozen=self.layout.own[start])
+            below = self.donors.below(network.seed, before.frozen)
+            return transfer.join(below, self.states[before].variables)
+        fresh = self.init(member_key("init", network.seed))
+        return fresh if start == "fresh" else self.donors.transplanted(network.seed, fresh)
+
+    def train(self, trainer: Trainer) -> None:
+        """Donors first; then what begins with them; then what begins with one of those."""
+        for kind, members in self.plan.items():
+            for group in make_groups(kind, members, self.config.members_per_round, even=True):
+                trained = train(group, trainer, self.placement)
+                self.trained.append(trained)
+                self.states |= zip(group.networks, trained.states, strict=True)
+            if kind == "donors" and members:
+                states = (self.states[member.networks[0]] for member in members)
+                self.donors.networks = [state.variables for state in states]
+
+    def parts(
+        self, first: Network, tests: Mapping[str, Split]
+    ) -> dict[str, tuple[Feed, Callable[[Member], np.ndarray], np.ndarray]]:
+        """By split, for networks like the first one: the feed, each member's examples there, and
+        labels; example i has label i modulo their number."""
+        name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
+        feed, labels = self.feed, self.labels
+        if n:
+            feed = self.feature_feeds.feed(n, "train", self.source.splits)
+            labels = labels[: self.count]
+        parts = {
+            "train": (feed, lambda member: self.draw_examples(*member.networks), labels),
+            "validation": (feed, lambda member: self.examples(member, name, {}), labels),
+        }
+        if tests:
+            split, count = {"test": tests[name]}, length(tests[name])
+            feed = self.feature_feeds.feed(n, f"test {name}", split)
+            ids, labels = np.arange(count, dtype=np.int32), np.asarray(tests[name]["label"])
+            parts["test"] = feed, lambda m: ids + self.offset(*m.networks, count), labels
+        return parts
+
+    def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
+        """What all networks put out, and their accuracies."""
+        self.tests, faults = tests, trainer.curves.faults(Network)
+        self.predictions: dict[Network, dict[str, Prediction]] = {}
+        for trained in self.trained:
+            parts = self.parts(trained.group.networks[0], tests)
+            for split, (feed, examples, labels) in parts.items():
+                outputs = self.predict(trained, feed, examples)
+                for member, network in zip(trained.group.members, outputs, strict=True):
+                    values = np.where(network in faults, np.nan, outputs[network])
+                    answers = labels[examples(member) % len(labels)]
+                    self.predictions.setdefault(network, {})[split] = Prediction(values, answers)
+        self.results = [
+            reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
+            for network, parts in sorted(self.predictions.items())
+        ]
+        reporting.write_results(trainer.folder / "results.csv", self.results)
+
+    def entry(self, network: Network) -> str | None:
+        """Curves are those of the donors, and of methods on most images."""
+        own = network.method == DONOR or network.frozen == self.layout.own[network.method]
+        return network.method if own and network.images in (0, self.numbers[-1]) else None
+
+    def draw(self, trainer: Trainer) -> None:
+        """Accuracies against images and frozen stages, and what the best method makes of images."""
+        if self.members[0].networks[0].frozen:
+            self.inputs = "features"  # of which there is nothing to be seen
+        super().draw(trainer)
+        figures.draw(self.results, self.layout, trainer.folder)
+        split = self.tests.get("images", self.source.splits["validation"])
+        best = Network(*reporting.best(self.results, self.layout))
+        prediction = self.predictions[best][self.config.report_on]
+        path, names = trainer.folder / "predictions.png", self.source.class_names
+        figures.draw_page(in_memory(split["image"]), prediction, names, path)
+
+    def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
+        """The report in Markdown."""
+        config, base = self.config, self.config.base.to_dict()
+        changed = {name: declared.describe(own, base) for name, own in self.methods.items()}
+        about = {
+            "Data": self.describe_data(f"{length(self.source.splits['train']):,} training images"),
+            "Donors": self.donors.description,
+            "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters in "
+            f"{len(self.stages)} stages",
+            "Base": declared.describe(base, {k: v for k, v in base.items() if v in ((), 0)}),
+            **{f"Settings of {n}": text or "those of the base" for n, text in changed.items()},
+            "Settings come from": config.settings_from,
+            **self.describe_copies(),
+            "Speed of training": self.describe_speed(trainer),
+            "Speed of features": self.feature_feeds.describe(),
+        }
+        return reporting.report(self.results, self.layout, about | facts)
+
+
+study = partial(conduct, FineTuning)
+
+if __name__ == "__main__":
+    run(study, "finetune", get_config(), members=classification.most_members, free=SETTINGS.free)

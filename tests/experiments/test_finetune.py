@@ -1,0 +1,306 @@
+"""The fine-tuning study in tiny, in this process: digits on photographs, and donors of digits."""
+
+import csv
+import shutil
+from itertools import product
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.finetune import VARIANTS, get_config
+from experiments import finetune, predict
+from experiments.finetune import Network
+from experiments.harness import classification, donors
+from experiments.harness.run import UserError, user_input
+from experiments.harness.settings import check
+from experiments.harness.study import COMMON, make_study
+from experiments.networks import from_run
+from jaxdl import transfer
+from jaxdl.data import sources
+from jaxdl.nn.models.mlp import MLP
+from jaxdl.nn.models.pretrained import PRETRAINED, shapes
+from jaxdl.nn.models.resnet import ResNet
+from jaxdl.nn.weights import to_source, write_safetensors
+from jaxdl.report import finetune as reporting
+from jaxdl.report.finetune import DONOR, Layout, Result, findings, read_results
+from jaxdl.train.checkpoint import load_network
+from jaxdl.train.features import FeatureFeeds, make_features
+from jaxdl.train.interruption import StopFlag
+from jaxdl.train.parallel import make_mesh
+
+STAGES = 4
+
+
+def small(classes, **options):
+    """A network that compiles quickly, with statistics."""
+    return MLP((8, 8, 8), classes, batch_norm=True, **options)
+
+
+def tiny():
+    """Methods of every kind, on two numbers of images."""
+    config = get_config()
+    config.seeds, config.images, config.stages, config.stages_at = 2, (10, 20), (2,), 20
+    config.every_stage, config.model = "frozen", f"{__name__}:small"
+    config.seconds_between_saves = 0.0
+    for data, name in ((config.data, "digits_m"), (config.source, "digits")):
+        data.name, data.options = name, type(config)({"seed": 0, "size": 8})
+    config.data.options.channels = 1
+    config.base.steps = config.source.training.steps = 4
+    config.source.training.warmup, config.steps_per_dispatch, config.base.batch = 0, 2, 8
+    section = type(config)
+    config.methods = section()
+    for name, settings in {
+        "scratch": {"start": "fresh"},
+        "frozen": {"frozen": -1},
+        "head_first": {"start": "frozen"},
+        "changed": {"frozen": 2, "changes": ("noise",)},
+    }.items():
+        config.methods[name] = section(settings)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    """Two of the devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    return folder, finetune.study(tiny(), folder, StopFlag())
+
+
+def name_of(method, images=20, frozen=0, seed=0):
+    return Network(method, images, frozen, seed)._asdict()
+
+
+def test_a_run_has_a_row_for_each_network_and_is_reprinted(finished):
+    folder, text = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("config.json", "run.json", "results.csv", "metrics.jsonl", "checkpoints"),
+        *("report.md", "report.html", "samples.png", "curves.png"),
+        *("images.png", "stages.png", "predictions.png"),
+    }
+    rows = read_results(folder / "results.csv")
+    stages = {"scratch": 0, "frozen": 3, "head_first": 0, "changed": 2}
+    expected = {(DONOR, 0, 0, seed) for seed in range(2)} | {("frozen", 20, 2, s) for s in range(2)}
+    expected |= {
+        (method, images, n, seed)
+        for (method, n), images, seed in product(stages.items(), (10, 20), range(2))
+    }
+    assert {row[:4] for row in rows} == expected and len(rows) == len(expected)
+    for part in ("minus scratch", "**frozen** against scratch", "first n of 4 stages", "Speed of"):
+        assert part in text
+    assert finetune.study(tiny(), folder, StopFlag()) == text
+
+
+def test_a_run_that_is_stopped_ends_bit_for_bit_as_one_that_is_not(finished, tmp_path):
+    """With donors and features of their checkpoints, and curves that are ahead of these."""
+    folder, _ = finished
+    run = shutil.copytree(folder, tmp_path / "run")
+    (run / "report.md").unlink()
+    for group in ("networks-1", "continued-0"):
+        shutil.rmtree(run / "checkpoints" / group)
+    finetune.study(tiny(), run, StopFlag())
+    for name in ("results.csv", "metrics.jsonl"):
+        lines = (sorted((at / name).read_text().splitlines()) for at in (run, folder))
+        assert next(lines) == next(lines)
+
+
+def test_frozen_stages_are_the_donors_bit_for_bit(finished):
+    """What is trained has no others, and what predicts has the donor's."""
+    folder, _ = finished
+    donor = load_network(folder, **name_of(DONOR, images=0, seed=1))
+    for method, n in (("frozen", 3), ("frozen", 2), ("changed", 2)):
+        trained = load_network(folder, **name_of(method, frozen=n, seed=1))
+        assert len(trained["params"]) == STAGES - n
+        _, network = from_run(folder, **name_of(method, frozen=n, seed=1))
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            transfer.cut(network.variables, n)[0],
+            transfer.cut(donor, n)[0],
+        )
+    moved = load_network(folder, **name_of("head_first", seed=1))
+    for kind, path in (("params", "kernel"), ("batch_stats", "BatchNorm_0")):
+        a, b = (jax.tree.leaves(v[kind]["layer_0"][path])[0] for v in (moved, donor))
+        assert (a != b).any()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [("frozen", 10, 3, 1), ("changed", 20, 2, 0), ("head_first", 20, 0, 1), (DONOR, 0, 0, 1)],
+)
+def test_a_network_of_the_run_has_the_accuracy_that_the_run_says(finished, network):
+    folder, _ = finished
+    (row,) = (row for row in read_results(folder / "results.csv") if row[:4] == network)
+    _, classifier = from_run(folder, **Network(*network)._asdict())
+    maker, channels = (sources.digits, 1) if network[0] == DONOR else (sources.digits_m, 1)
+    test = maker(0, size=8, channels=channels).test.open()
+    logits = classifier.model.apply(classifier.variables, classifier.see(test["image"]))
+    assert np.mean(np.argmax(logits, -1) == test["label"]) == pytest.approx(row.accuracy, abs=1e-6)
+
+
+def test_a_folder_of_images_by_the_best_network(finished, tmp_path):
+    split = sources.digits_m(0, size=8, channels=1).splits["validation"]
+    for i in range(5):
+        Image.fromarray(split["image"][i, ..., 0]).save(tmp_path / f"{i}.png")
+    options = {"run": finished[0], "images": tmp_path, "out": tmp_path / "o"}
+    text = predict.main(["seed=1", *(f"--{key}={value}" for key, value in options.items())])
+    assert "seed=1" in text and DONOR not in text
+    with (tmp_path / "o" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    words = text.splitlines()[0].split(", ")[1].split()
+    name = {k: int(v) if v.isdigit() else v for k, v in (word.split("=") for word in words)}
+    _, network = from_run(finished[0], **name)
+    logits = network.model.apply(network.variables, network.see(split["image"][:5]))
+    assert [row["predicted"] for row in rows] == [str(i) for i in np.argmax(logits, -1)]
+
+
+def test_features_are_those_of_the_network_that_is_not_cut():
+    """Of several networks, on two devices, in batches that do not divide the images."""
+    model = ResNet((1, 1), 4, 3)
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
+    both = [model.init(jax.random.key(seed), images[:1] / 255.0) for seed in range(2)]
+    mesh = make_mesh(2, 1, jax.devices()[:2])
+    features = make_features(lambda v, x: model.apply(v, x / 255.0, stop=3), mesh, 3)
+    feeds = FeatureFeeds(
+        lambda n: lambda v, x: model.apply(v, x / 255.0, stop=n),
+        lambda n: [transfer.cut(v, n, model.names())[0] for v in both],
+        mesh,
+        4,
+    )
+    labels = np.arange(7, dtype=np.int32)
+    feed = feeds.feed(3, "train", {"train": {"image": images, "label": labels}})
+    assert feeds.feed(3, "train", {}) is feed and not feeds.rates
+    for i, variables in enumerate(both):
+        above = transfer.Above(model, 3)
+        expected = model.apply(variables, images / 255.0)
+        stored = np.asarray(feed.data["features"][7 * i : 7 * i + 7])
+        for h in (features(variables, images), stored):
+            ours = above.apply(transfer.cut(variables, 3, model.names())[1], h)
+            np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(feed.data["label"], [*labels, *labels])
+    assert feeds.rates[3] > 0
+
+
+def test_statistics_stay_as_they_are_where_they_are_not_updated():
+    model = ResNet((1, 1), 4, 3)
+    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
+    _, above = transfer.cut(variables, 2, model.names())
+    h = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype(np.float32)
+    outputs = {}
+    for updates in (True, False):
+        network = transfer.Above(model, 2, updates=updates).clone(dtype=np.float32)
+        outputs[updates], new = network.apply(above, h, train=True, mutable=["batch_stats"])
+        same = jax.tree.map(
+            lambda a, b: bool((a == b).all()), new["batch_stats"], above["batch_stats"]
+        )
+        assert all(jax.tree.leaves(same)) is not updates
+    np.testing.assert_array_equal(outputs[False], model.apply(above, h, start=2))
+
+
+def test_weights_of_a_file_take_the_place_of_donors(tmp_path):
+    """And what they do not fit is named before anything is trained."""
+    row, config = PRETRAINED["resnet20"], tiny()
+    model, rng = row.build(), np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: rng.uniform(0.1, 0.2, x.shape).astype(np.float32), shapes(model, 32)
+    )
+    write_safetensors(tmp_path / "w.safetensors", to_source(variables, row.names(model)))
+    config.model, config.weights, config.stages = "resnet20", str(tmp_path / "w.safetensors"), ()
+    with pytest.raises(
+        UserError, match=r"config\.model=resnet20 with config\.weights on images of 8"
+    ):
+        study = make_study(finetune.FineTuning, config)
+        with user_input():
+            study.build()
+    config.data.options.channels = 3
+    study = make_study(finetune.FineTuning, config)
+    study.build()
+    assert [kind for kind, members in study.plan.items() if members] == ["networks", "continued"]
+    fresh = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), study.shapes)
+    start = study.donors.transplanted(0, fresh)
+    below, above = transfer.cut(start, 10, study.stages)
+    jax.tree.map(np.testing.assert_array_equal, below, transfer.cut(variables, 10, study.stages)[0])
+    assert [*above["params"]] == ["fc11"] and above["params"]["fc11"]["dense"]["kernel"].min() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": (10, 5000)}, r"config\.images=\(10, 5000\): there are 1078 training images"),
+        ({"baseline": "none"}, r"config\.baseline: 'none' is not one of changed, f"),
+        ({"every_stage": "none"}, r"config\.every_stage: 'none' is not one of '', changed, fro"),
+        ({"methods.scratch.frozen": 1}, r"config\.methods\.scratch: frozen=1 stages that nothing"),
+        (
+            {"methods.head_first.start": "nobody"},
+            r"config\.methods\.head_first\.start: 'nobody' is",
+        ),
+        (
+            {"methods.changed.start": "head_first"},
+            r"changed\.start=head_first, which itself starts",
+        ),
+        (
+            {"source.name": ""},
+            r"config\.weights is empty: name the file with weights of config\.mod",
+        ),
+        ({"weights": "w.npz"}, r"config\.model: 'tests.*small' is not one of resnet20"),
+        ({"model": "lite"}, r"config\.model: there is no model 'lite'"),
+        ({"source.training.rate": 0.0}, r"config\.source\.training\.rate must be above 0"),
+        ({"methods.changed.changes": ("mixup",)}, r"'mixup' is not one of similarity, elastic"),
+    ],
+)
+def test_wrong_settings_are_one_line(change, words, tmp_path):
+    config = tiny()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=words):
+        finetune.study(config, tmp_path / "run", StopFlag())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_settings_of_every_variant_can_be_had(variant):
+    config = get_config(variant)
+    check(config, {**finetune.SETTINGS.kinds, **COMMON})
+    assert set(donors.check_methods(config)) == {*config.methods}
+
+
+LAYOUT = Layout({"scratch": 0, "tuned": 0, "frozen": 4}, "scratch", "tuned", 10, 5)
+VALUES = {
+    ("scratch", 10, 0): (0.2, 0.3, 0.25),
+    ("tuned", 10, 0): (0.5, 0.6, 0.56),
+    ("frozen", 10, 4): (0.6, 0.7, 0.64),
+    ("tuned", 10, 2): (0.5, 0.6, 0.55),
+    ("scratch", 90, 0): (0.62, 0.72, 0.66),
+    ("tuned", 90, 0): (0.7, 0.8, 0.75),
+    ("frozen", 90, 4): (0.5, 0.6, 0.52),
+}
+ROWS = [
+    Result(*name, seed, x, x, 1.0, 0.5) for name, xs in VALUES.items() for seed, x in enumerate(xs)
+]
+
+
+def test_findings_are_paired_and_say_what_a_donor_is_worth():
+    sentences = findings(ROWS, LAYOUT)
+    (worth,) = (s for s in sentences if s.startswith("**frozen** has 64.7 % with 10"))
+    assert "scratch, by the means of this run, needs 90 for that" in worth
+    (frozen,) = (s for s in sentences if s.startswith("**frozen** against scratch"))
+    assert "above with 10 (+39.7 ± 0.3); below with 90 (−12.7 ± 0.7)." in frozen
+    (stages,) = (s for s in sentences if "with the first n of 5 stages frozen" in s)
+    assert "not shown to differ n = 2 (−0.3 ± 0.3)" in stages
+    assert sentences[-1].startswith("These are 7 comparisons")
+    assert reporting.best(ROWS, LAYOUT) == ("tuned", 90, 0, 0)
+
+
+def test_diverged_networks_are_in_no_mean_and_named():
+    rows = [*ROWS, Result("tuned", 90, 0, 3, *[float("nan")] * 4)]
+    text = reporting.report(rows, LAYOUT, {})
+    assert "- tuned 90 0 3" in text
+    (line,) = (x for x in text.splitlines() if x.startswith("| 90     | tuned"))
+    assert "75.0 ± 2.9" in line and "3 of 4" in line

@@ -8,10 +8,10 @@ to tell it from the others. The names in the file are paths: ``params/conv1/kern
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
+from experiments.networks import parse_name
 from jaxdl.files import user_path
 from jaxdl.nn.weights import write_safetensors
 from jaxdl.train.checkpoint import load_network
@@ -29,14 +29,8 @@ def main(arguments: Sequence[str]) -> str:
         raise ValueError(
             "usage: python -m experiments.export RUN FILE.safetensors [COLUMN=VALUE ...]"
         )
-    run, path, name = user_path(arguments[0]), user_path(arguments[1]), {}
-    for word in arguments[2:]:
-        column, _, value = word.partition("=")
-        try:
-            name[column] = json.loads(value)  # numbers
-        except ValueError:
-            name[column] = value
-    write_safetensors(path, load_network(run, **name))
+    run, path = user_path(arguments[0]), user_path(arguments[1])
+    write_safetensors(path, load_network(run, **parse_name(arguments[2:])))
     return f"wrote {path}"
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
 QUESTIONS = {
-    *("supervised", "transfer", "adaptation", "validation", "search", "pinn"),
+    *("supervised", "transfer", "adaptation", "validation", "search", "predict", "pinn"),
     *("attribution", "units"),
 }
 ENGINE = {"train"}

@@ -38,14 +38,18 @@ class Preprocessing(NamedTuple):
         mean, deviation = (np.array(rgb, np.float32) for rgb in (self.mean, self.deviation))
         return (np.asarray(images, np.float32) - mean) / deviation
 
-    def prepare(self, image: Image.Image, size: int) -> Float[np.ndarray, "h w 3"]:
-        """The network's input of a picture of any size: its short side resized to ``size`` pixels
-        and the margin, the square in its middle cut out, normalized."""
+    def cut(self, image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+        """A picture of any size as colour pixels: its short side resized to ``size`` pixels and
+        the margin, the square in its middle cut out."""
         scale = (size + self.margin) / min(image.size)
         width, height = (max(size, round(scale * side)) for side in image.size)
         image = image.convert("RGB").resize((width, height), self.resample)
         left, top = (width - size) // 2, (height - size) // 2
-        return self.normalize(np.asarray(image.crop((left, top, left + size, top + size))))
+        return np.asarray(image.crop((left, top, left + size, top + size)))
+
+    def prepare(self, image: Image.Image, size: int) -> Float[np.ndarray, "h w 3"]:
+        """The network's input of a picture: :meth:`cut` and normalized."""
+        return self.normalize(self.cut(image, size))
 
 
 class Pretrained(NamedTuple):

@@ -1,0 +1,101 @@
+"""Which class an image shows: from its file to the probabilities of a trained network."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxdl.data.encoded import Form, cores, decode
+from jaxdl.data.folder import SUFFIXES
+from jaxdl.data.source import printable
+from jaxdl.types import AnyArray, DamagedFile, Variables
+
+
+class Classifier(NamedTuple):
+    """A trained network with all that it takes to classify image files::
+
+    pixels = classifier.decode(path.read_bytes(), path.name)
+    logits = classifier.model.apply(classifier.variables, classifier.see(pixels[None]))
+    """
+
+    model: Any
+    """The Flax module: ``model.apply(variables, x)`` are logits [b, k]."""
+    variables: Variables
+    see: Callable[[UInt8[AnyArray, "b h w c"]], Float[AnyArray, "b oh ow c"]]
+    """From pixels to the network's input; may be traced."""
+    decode: Callable[[bytes, str], UInt8[np.ndarray, "h w c"]]
+    """From a file's content, and its name for messages, to pixels of the one size that the network
+    takes; raises DamagedFile."""
+    class_names: tuple[str, ...]
+
+
+def decoder(
+    shape: Sequence[int], fit: str = "crop"
+) -> Callable[[bytes, str], UInt8[np.ndarray, "h w c"]]:
+    """``decode(content, name)``: a file's image in the shape [h, w, c] of a data set's images.
+
+    Where those are squares it is made one, as ``fit`` of :class:`jaxdl.data.encoded.Form` says;
+    otherwise one of another size raises DamagedFile.
+    """
+    height, width, channels = shape
+    form = Form(height if height == width else 0, fit, channels).check()
+
+    def decode_as(content: bytes, name: str) -> UInt8[np.ndarray, "h w c"]:
+        pixels = decode(content, name, form)
+        if pixels.shape != tuple(shape):
+            raise DamagedFile(
+                f"{name}: the image is {pixels.shape[1]} pixels wide and {pixels.shape[0]} high, "
+                f"the network's are {width} by {height}: cut or resize it"
+            )
+        return pixels
+
+    return decode_as
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files in a folder and those below it, by name.
+
+    Raises:
+      ValueError: if there is no such folder, or no image (:data:`jaxdl.data.folder.SUFFIXES`).
+    """
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name one with images")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise ValueError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+    return paths
+
+
+def classify(
+    classifier: Classifier, paths: Sequence[Path], batch: int = 64
+) -> tuple[Float[np.ndarray, "n k"], UInt8[np.ndarray, "n h w c"]]:
+    """The probabilities of all classes for each image file, and the images' pixels.
+
+    Args:
+      batch: so many images at a time.
+
+    Raises:
+      DamagedFile: naming a file that is no whole image.
+      OSError: if one cannot be read.
+    """
+
+    @jax.jit
+    def probabilities(variables: Variables, pixels: AnyArray) -> AnyArray:
+        return jax.nn.softmax(classifier.model.apply(variables, classifier.see(pixels)))
+
+    def read(path: Path) -> UInt8[np.ndarray, "h w c"]:
+        return classifier.decode(path.read_bytes(), printable(str(path)))
+
+    with ThreadPoolExecutor(cores()) as threads:
+        pixels = np.stack(list(threads.map(read, paths)))
+    batch = min(batch, len(pixels))
+    parts = []
+    for start in range(0, len(pixels), batch):
+        part = pixels[start : start + batch]
+        filled = np.concatenate([part, np.repeat(part[:1], batch - len(part), 0)])
+        parts.append(np.asarray(probabilities(classifier.variables, filled))[: len(part)])
+    return np.concatenate(parts), pixels

@@ -11,7 +11,7 @@ All of these functions may be jitted::
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +160,27 @@ def perturbation_curve(
     pixels = math.prod(order.shape[1:])
     counts = jnp.array([round(i * pixels / steps) for i in range(steps + 1)])
     return lax.map(score, counts).T
+
+
+def perturbation_curves(
+    scores: Scores,
+    images: Float[AnyArray, "b h w c"],
+    labels: Int[AnyArray, " b"],
+    maps: Mapping[str, Float[AnyArray, "b h w"]],
+    baseline: Float[AnyArray, "#b #h #w #c"],
+    key: PRNGKeyArray,
+    *,
+    steps: int = 20,
+) -> dict[str, tuple[Float[Array, "b points"], Float[Array, "b points"]]]:
+    """Deletion and insertion in the order of several attributions, by their names."""
+    curves = {}
+    for (name, values), own_key in zip(maps.items(), jax.random.split(key, len(maps)), strict=True):
+        example = scores, images, labels, ranks(values, own_key), baseline
+        deletion, insertion = (
+            perturbation_curve(*example, steps=steps, insert=insert) for insert in (False, True)
+        )
+        curves[name] = deletion, insertion
+    return curves
 
 
 def area(curves: Float[AnyArray, "b points"]) -> Float[Array, " b"]:

@@ -45,6 +45,13 @@ class Field(NamedTuple):
         )
         return Field(size, stride, offset)
 
+    def corner(self, unit: tuple[int, int] | Int[np.ndarray, "2"]) -> tuple[int, int]:
+        """The first pixel, row and column, of a unit's field."""
+        row, column = (
+            o + s * int(i) for o, s, i in zip(self.offset, self.stride, unit, strict=True)
+        )
+        return row, column
+
     def centres(self, units: int, axis: int) -> Float[np.ndarray, " units"]:
         """The middles, in pixels from the middle of the first, of so many units along an axis."""
         first = self.offset[axis] + (self.size[axis] - 1) / 2
@@ -152,15 +159,17 @@ def peaks(
 
 
 def patch(
-    image: Num[np.ndarray, "h w c"], field: Field, unit: tuple[int, int], fill: float = 0
+    image: Num[np.ndarray, "h w c"],
+    field: Field,
+    unit: tuple[int, int] | Int[np.ndarray, "2"],
+    fill: float = 0,
 ) -> tuple[Num[np.ndarray, "ph pw c"], Bool[np.ndarray, "ph pw"]]:
     """The receptive field of a unit (row, column), cut out of the image, and where it lies inside
     of it; the rest is ``fill``."""
     cut = np.full((*field.size, image.shape[2]), fill, image.dtype)
     inside = np.zeros(field.size, bool)
-    corner = [o + s * i for o, s, i in zip(field.offset, field.stride, unit, strict=True)]
     taken, put = [], []
-    for first, size, side in zip(corner, field.size, image.shape, strict=False):
+    for first, size, side in zip(field.corner(unit), field.size, image.shape, strict=False):
         start, stop = max(first, 0), min(first + size, side)
         taken.append(slice(start, stop))
         put.append(slice(start - first, stop - first))

@@ -15,7 +15,6 @@ from jaxdl.report.tables import (
     Estimate,
     bullets,
     format_mean,
-    format_number,
     markdown_table,
     mean_and_standard_error,
     read_rows,
@@ -93,36 +92,36 @@ def table(areas: Areas) -> str:
     return markdown_table(header, rows)
 
 
-class Stage(NamedTuple):
-    """What is known of a stage's units."""
-
-    name: str
-    shape: tuple[int, ...]
-    """Of what it puts out for an image."""
-    field: Sequence[tuple[int, int]] | None
-    """Size, stride and first pixel of the units' receptive fields, rows and columns; None where
-    units see all of the image."""
-    silent: int
-    """Channels that are 0 in all images."""
+Field = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Size, stride and first pixel of receptive fields, rows and columns."""
 
 
-def stages(rows: Iterable[Stage]) -> str:
-    """Stages with their units' receptive fields, in pixels of the network's input."""
+def stages(
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    fields: Sequence[Field],
+    silent: Sequence[int],
+) -> str:
+    """The stages of a network.
+
+    Args:
+      shapes: of what each puts out for an image.
+      fields: of the units of the first stages, in pixels of the network's input; units of the
+        others see all of the image.
+      silent: how many channels of these first stages are 0 in all images.
+    """
 
     def sides(values: tuple[int, int]) -> str:
         return str(values[0]) if values[0] == values[1] else f"{values[0]} x {values[1]}"
 
-    lines = [
-        (
-            row.name,
-            " x ".join(map(str, row.shape)),
-            *([sides(part) for part in row.field] if row.field else ("all", "", "")),
-            row.silent,
-        )
-        for row in rows
+    local = [(*map(sides, field), count) for field, count in zip(fields, silent, strict=True)]
+    rest = [("all", "", "", "")] * (len(names) - len(local))
+    rows = [
+        (name, " x ".join(map(str, shape)), *cells)
+        for name, shape, cells in zip(names, shapes, [*local, *rest], strict=True)
     ]
     header = ("stage", "output", "a unit sees", "every", "first pixel", "silent channels")
-    return markdown_table(header, lines, 2)
+    return markdown_table(header, rows, 2)
 
 
 def predictions(
@@ -163,20 +162,6 @@ def predictions(
         words = (f"{class_names[i]} for {class_names[j]} ({counts[i, j]})" for i, j in places)
         sentences.append(f"Most often taken: {', '.join(words)}.")
     return bullets(sentences)
-
-
-def completeness(errors: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> str:
-    """How far integrated gradients are from their law.
-
-    Args:
-      errors: sum over an image minus difference of scores.
-      scores: that difference.
-    """
-    share = float(np.abs(errors).mean() / max(np.abs(scores).mean(), 1e-12))
-    return (
-        "Integrated gradients have to sum to the difference of the logits of image and baseline: "
-        f"here to {format_number(share, 100, 2)} % of it (mean absolute error over mean)."
-    )
 
 
 def report(facts: Mapping[str, str], sections: Iterable[tuple[str, str]]) -> str:

@@ -1,13 +1,15 @@
 """Figures of what networks see: tables of pictures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
-from jaxdl.report.figures import own_style, plain, save
+from jaxdl.report.figures import Line, own_style, plain, save
+from jaxdl.report.figures import curves as draw_curves
+from jaxdl.report.predictions import probabilities
 
 RGB = Float[np.ndarray, "h w 3"]
 
@@ -101,17 +103,73 @@ def filters(kernel: Float[np.ndarray, "kh kw c o"], path: Path, columns: int = 1
 
 def feature_maps(
     image: Float[np.ndarray, "h w c"],
-    stages: Iterable[tuple[str, Float[np.ndarray, "oh ow d"]]],
+    stages: Iterable[tuple[str, Float[np.ndarray, "*oh d"]]],
     path: Path,
     columns: int = 12,
 ) -> None:
     """An image, and by stage the channels with the greatest activations in it, each with its own
-    scale."""
+    scale; without stages that put out no maps [oh, ow, d]."""
     rows: list[Row] = [("image", [Picture(shown(image[None])[0])])]
     for name, maps in stages:
+        if maps.ndim != 3:
+            continue
         order = np.argsort(-maps.max((0, 1)), kind="stable")[:columns]
         rows.append((name, [Picture(positive(maps[..., i]), str(i)) for i in np.sort(order)]))
     pictures(rows, path)
+
+
+def attributions(
+    images: Float[np.ndarray, "n h w 3"],
+    maps: Mapping[str, Float[np.ndarray, "n h w"]],
+    labels: Sequence[str],
+    path: Path,
+) -> None:
+    """Images, and for each what a prediction rests on, by attribution; see :func:`signed`."""
+    rows: list[Row] = []
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        row = [Picture(image, "image" * (not i))]
+        row += [Picture(signed(x[i], image), name * (not i)) for name, x in maps.items()]
+        rows.append((label, row))
+    pictures(rows, path)
+
+
+def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], path: Path) -> None:
+    """By attribution and network, the mean probability while pixels go, and while they come."""
+    panels: dict[str, dict[str, list[Line]]] = {}
+    for name, networks in curves.items():
+        for both in networks:
+            for what, curve in zip(("deleted", "inserted"), both, strict=True):
+                panel = panels.setdefault(f"probability, pixels {what}", {})
+                share = np.linspace(0, 100, len(curve))
+                panel.setdefault(name, []).append((share, curve))
+    draw_curves(panels, path, "pixels, %")
+
+
+def captions(
+    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]
+) -> list[str]:
+    """What images show, if that is known (labels of 0 and more), what they are taken for, and how
+    surely, in lines."""
+    lines = []
+    for label, shares in zip(labels, probabilities(logits), strict=True):
+        known = f"is {class_names[label]}\n" if label >= 0 else ""
+        guess = class_names[shares.argmax()]
+        lines.append(f"{known}seen as {guess}\n{100 * shares.max():.0f} %")
+    return lines
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most so many of them, evenly spaced."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items)))
+    return [items[i] for i in places.round().astype(int)]
+
+
+def sheet(
+    images: Float[np.ndarray, "n h w 3"], captions: Sequence[str], path: Path, columns: int = 8
+) -> None:
+    """Images with captions."""
+    shown = [Picture(image, text) for image, text in zip(images, captions, strict=True)]
+    pictures([("", shown[i : i + columns]) for i in range(0, len(shown), columns)], path)
 
 
 def boxed(

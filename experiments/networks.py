@@ -25,6 +25,7 @@ from jaxdl.data.batches import normalize
 from jaxdl.nn.models import ADVERSARIAL_MODELS, MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, Preprocessing, load
 from jaxdl.predict import Classifier, decoder
+from jaxdl.report.finetune import DONOR
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import load_network
 from jaxdl.types import AnyArray, Variables
@@ -100,6 +101,8 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         return matches[0]
     field, best = "validation_accuracy", {}
     for network in matches:
+        if getattr(network, "method", "") == DONOR:  # whose images are others
+            continue
         values = logs.series(curves[network], field)[1]
         if values.size and np.isfinite(values[-1]):
             best[network] = values[-1]
@@ -212,9 +215,32 @@ def _dann(study: DataStudy, network: Any, variables: Load) -> Classifier:
     )
 
 
+def _finetune(study: DataStudy, network: Any, variables: Load) -> Classifier:
+    donors, target = study.donors, study.source
+    seen = donors.source if network.method == DONOR else target
+    model = donors.make_network(len(seen.class_names), None)
+    _, shapes = study.initializer(model, study.image_shape(), "config.model")
+    donors.fit(model, shapes)
+    arrays = variables(network)
+    if network.frozen:
+        if donors.source:
+            donor = network._replace(method=DONOR, images=0, frozen=0)
+            donors.networks = [variables(donor)] * donors.count  # the only one that is asked for
+        arrays = transfer.join(donors.below(network.seed, network.frozen), arrays)
+    see = donors.make_see(target.splits["train"]["image"])
+    return Classifier(
+        model,
+        arrays,
+        partial(see, key=None),
+        _decode(study.config.data.options, study.image_shape()),
+        seen.class_names,
+    )
+
+
 BY_STUDY: Mapping[str, Callable[[Any, Any, Load], Classifier]] = {
     "supervised": _supervised,
     "transferability": _transferability,
     "dann": _dann,
+    "finetune": _finetune,
 }
 """From a study whose data are loaded, a network's name and :data:`Load` to the network."""

@@ -1,6 +1,6 @@
 """Which class an image shows: from its file to the probabilities of a trained network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,11 +72,8 @@ def list_images(folder: Path) -> list[Path]:
 
 def classify(
     classifier: Classifier, paths: Sequence[Path], batch: int = 64
-) -> tuple[Float[np.ndarray, "n k"], UInt8[np.ndarray, "n h w c"]]:
-    """The probabilities of all classes for each image file, and the images' pixels.
-
-    Args:
-      batch: so many images at a time.
+) -> Iterator[tuple[Float[np.ndarray, "b k"], UInt8[np.ndarray, "b h w c"]]]:
+    """The probabilities of all classes for image files, and their pixels, ``batch`` by batch.
 
     Raises:
       DamagedFile: naming a file that is no whole image.
@@ -90,12 +87,10 @@ def classify(
     def read(path: Path) -> UInt8[np.ndarray, "h w c"]:
         return classifier.decode(path.read_bytes(), printable(str(path)))
 
+    batch = min(batch, len(paths))
     with ThreadPoolExecutor(cores()) as threads:
-        pixels = np.stack(list(threads.map(read, paths)))
-    batch = min(batch, len(pixels))
-    parts = []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        filled = np.concatenate([part, np.repeat(part[:1], batch - len(part), 0)])
-        parts.append(np.asarray(probabilities(classifier.variables, filled))[: len(part)])
-    return np.concatenate(parts), pixels
+        for start in range(0, len(paths), batch):
+            pixels = np.stack(list(threads.map(read, paths[start : start + batch])))
+            missing = batch - len(pixels)  # the last one is filled: one shape, one program
+            filled = np.concatenate([pixels, np.repeat(pixels[:1], missing, 0)])
+            yield np.asarray(probabilities(classifier.variables, filled))[: len(pixels)], pixels

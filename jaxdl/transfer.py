@@ -230,6 +230,36 @@ class Frozen:
         return outputs, {kind: {**below.get(kind, {}), **layers} for kind, layers in new.items()}
 
 
+class Above:
+    """The layers above ``n`` of a network, in the place of a Flax module.
+
+    Its inputs are what layer ``n`` puts out, its variables those of the layers above (:func:`cut`).
+
+    Args:
+      updates: False to run them as in evaluation also in training: batch normalization uses its
+        running statistics, which stay as they are, and there is no dropout.
+
+    Raises:
+      ValueError: if the model cannot be applied from one layer to another.
+    """
+
+    def __init__(self, model: Layered, n: int, *, updates: bool = True):
+        check_layered(model)
+        self._model, self._n, self._updates = model, n, updates
+
+    def clone(self, **attributes: Any) -> "Above":
+        """The same of a module with other attributes."""
+        model: Any = self._model
+        return Above(model.clone(**attributes), self._n, updates=self._updates)
+
+    def apply(
+        self, variables: Variables, x: Float[Array, "b ..."], *, train: bool = False, **options: Any
+    ) -> Array | tuple[Array, Collections]:
+        """As of a Flax module."""
+        train = train and self._updates
+        return self._model.apply(variables, x, train=train, start=self._n, **options)
+
+
 def activations(
     model: Layered, base: Variables, x: Float[Array, "b ..."], cuts: Sequence[int]
 ) -> list[Float[Array, "b ..."]]:

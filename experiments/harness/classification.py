@@ -151,6 +151,7 @@ class DataStudy(Study):
         outputs: Outputs | None = None,
         score: Callable[..., Accuracy] = make_accuracy,
         average: float = 0.0,
+        feed: Feed | None = None,
     ) -> Program:
         """Training with a loss; evaluation with logits, on validation examples for the curves.
 
@@ -158,10 +159,11 @@ class DataStudy(Study):
           average: the decay of the parameters' mean that the state keeps; 0 for none.
           outputs: what :meth:`predict` gives; by default the logits.
           score: :func:`jaxdl.train.evaluate.make_accuracy`, or what has its arguments.
+          feed: of the training and validation examples; by default that of all sources.
         """
-        config, placement = self.config, self.placement
+        config, placement, feed = self.config, self.placement, feed or self.feed
         size = {"steps": config.steps_per_dispatch, "batch": batch}
-        check_stream(self.feed, placement.mesh, members=config.members_per_round, **size)
+        check_stream(feed, placement.mesh, members=config.members_per_round, **size)
         evaluation = placement.mesh, config.evaluation_batch, placement.mode
         accuracy = score(logits, prepare, *evaluation, inputs=self.inputs)
 
@@ -171,12 +173,12 @@ class DataStudy(Study):
                 if self.scored(source):
                     examples = [self.examples(member, source, {}) for member in members]
                     population = states, self.evaluated(hypers, source)
-                    values[field] = accuracy(*population, examples, self.feed.fetch)
+                    values[field] = accuracy(*population, examples, feed.fetch)
             return values
 
         step = make_step(loss, optimizer, placement.axis_name)
         program = make_program(
-            self.feed,
+            feed,
             make_averaging_step(step, average) if average else step,
             prepare,
             steps=steps,

@@ -135,8 +135,8 @@ def program_key(settings: Mapping[str, Any]) -> tuple:
 
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are on, as hyper-parameters of a member; ``stop`` in steps."""
-    values = {name: settings[name] for name, off in OFF.items() if settings[name] != off}
+    """Those that are there and on, as hyper-parameters of a member; ``stop`` in steps."""
+    values = {n: settings[n] for n, off in OFF.items() if settings.get(n, off) != off}
     if {"l1", "l2"} & {*values}:
         values |= {name: settings[name] for name in ("l1", "l2")}
     arrays = {name: np.float32(value) for name, value in values.items()}
@@ -233,13 +233,13 @@ def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.Gradient
     """The optimizer, made of a member's numbers."""
 
     def rule(hyper: Hyper) -> optax.GradientTransformation:
-        schedule = {k: settings[k] for k in ("steps", "warmup", "drops")}
+        schedule = {k: settings[k] for k in ("steps", "warmup", "drops") if k in settings}
         schedule |= {k: hyper[k] for k in ("stop",) if k in hyper}
         names = ("weight_decay", "momentum", "b1", "b2", "eps", "max_norm", "max_abs", "clip_norm")
         return make_optimizer(
             settings["optimizer"],
             make_schedule(settings["schedule"], hyper["rate"], **schedule),
-            bias_rate=settings["bias_rate"],
+            bias_rate=settings.get("bias_rate", 1.0),
             **{name: hyper[name] for name in names if name in hyper},
         )
 
@@ -320,7 +320,7 @@ def make_loss(model: Any, settings: Mapping[str, Any], inputs: str) -> LossFn:
         else:
             names = ("smoothing", "soft", "temperature")
             options = {name: hyper[name] for name in names if name in hyper}
-            squared = settings["loss"] == "squared_error"
+            squared = settings.get("loss") == "squared_error"
             options |= {
                 "inputs": inputs,
                 "class_weights": hyper.get("class_weights"),

@@ -26,6 +26,7 @@ def standardized(
     padding: int = 0,
     flip: bool = False,
     change: augment.Augment | None = None,
+    moments: tuple[Float[AnyArray, " c"], Float[AnyArray, " c"]] | None = None,
 ) -> See:
     """Subtract the mean of ``images``, the training images; in training also crop and mirror.
 
@@ -36,6 +37,8 @@ def standardized(
       padding: pixels on every side, before cropping.
       flip: whether every other image is mirrored in training.
       change: of images 0 … 255 in training, before all else.
+      moments: mean and standard deviation of the channels to be used in the place of theirs, as the
+        images' that a network was trained on before.
 
     Raises:
       ValueError: for images that cannot be cropped and mirrored so.
@@ -46,10 +49,10 @@ def standardized(
         raise ValueError(f"crop={crop} does not fit images of {size}")
     if (crop or padding or flip) and shape[0] != shape[1]:
         raise ValueError(f"only square images are cropped, padded or mirrored, these are {size}")
-    mean, deviation = encoded.statistics(images)
-    if subtract == "channels":
+    mean, deviation = moments or encoded.statistics(images)
+    if subtract == "channels" and not moments:
         mean = mean.mean((0, 1))
-    else:
+    elif not moments:
         deviation = np.ones_like(deviation)
     distort = augment.crop_and_flip(crop or shape[0], padding=padding, flip=flip)
 

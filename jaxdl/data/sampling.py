@@ -16,6 +16,17 @@ def bootstrap(ids: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.nd
     return rng.choice(ids, len(ids))
 
 
+def in_turn(labels: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """A random order of examples in which the classes take turns: among the first m, whatever m is,
+    no class has two more than another that has some left."""
+    order = rng.permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)  # of each example within its class
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    return order[np.argsort(rank[order], kind="stable")]
+
+
 def oversample(
     ids: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], rng: np.random.Generator
 ) -> Int[np.ndarray, " m"]:

@@ -35,7 +35,7 @@ def glyphs(train: int, validation: int, test: int, seed: int = 0) -> Source:
     )
 
 
-def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
+def digits(seed: int = 0, *, size: int = 8, margin: int = 0, channels: int = 1) -> Source:
     """1,797 real handwritten digits, 8×8 grey, split 60/20/20 within each class.
 
     scikit-learn's `load_digits`: the test part of "Optical Recognition of Handwritten Digits"
@@ -43,13 +43,20 @@ def digits(seed: int = 0, *, size: int = 8, channels: int = 1) -> Source:
 
     Args:
       size: the side to resize to, bilinearly.
+      margin: black pixels on every side of that: the digits themselves fill their images.
       channels: 1, or 3 equal ones.
     """
     splits = _digits(seed, size)
+    if not 0 <= margin <= 256:
+        raise ValueError(f"margin={margin}: ask for 0 to 256 pixels")
+    around = ((0, 0), (margin, margin), (margin, margin))
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: the digits are grey, 1, or grey in colour, 3")
     coloured = {
-        split: {"image": np.repeat(images[..., None], channels, -1), "label": labels}
+        split: {
+            "image": np.repeat(np.pad(images, around)[..., None], channels, -1),
+            "label": labels,
+        }
         for split, (images, labels) in splits.items()
     }
     return make_source("digits", tuple("0123456789"), coloured)

@@ -76,24 +76,40 @@ def plain(text: str) -> str:
 
 @own_style()
 def samples(
-    images: Float[np.ndarray, "n h w c"], titles: Sequence[str], path: Path, columns: int = 12
+    images: Float[np.ndarray, "n h w c"],
+    titles: Sequence[str],
+    path: Path,
+    columns: int = 12,
+    *,
+    side: float = 0.75,
+    colours: Sequence[str] = (),
 ) -> None:
-    """A sheet of images, each with its title; grey levels or colours span what occurs in them."""
+    """A sheet of images, each with its title; grey levels or colours span what occurs in them.
+
+    Args:
+      side: of an image with its margin, in inches.
+      colours: of the titles; black by default.
+    """
     from matplotlib.figure import Figure
 
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(0.75 * columns, 0.95 * rows))
+    rows, lines = math.ceil(len(images) / columns), max(title.count("\n") + 1 for title in titles)
+    step = side + 0.05 + 0.15 * lines  # from row to row
+    figure = Figure(figsize=(side * columns, step * rows))
     axes = figure.add_axes((0, 0, 1, 1))  # one for all: as many would take seconds to draw
     low, high = float(images.min()), float(images.max())
     shown = (images - low) / max(high - low, 1e-12)
     shown = shown if shown.shape[-1] == 3 else shown[..., 0]
-    height, width = (0.68 * side / max(images.shape[1:3]) for side in images.shape[1:3])  # inches
+    longer = (side - 0.07) / max(images.shape[1:3])
+    height, width = (longer * pixels for pixels in images.shape[1:3])  # inches
     for place, (image, title) in enumerate(zip(shown, titles, strict=True)):
-        middle, bottom = 0.75 * (place % columns + 0.5), 0.95 * (rows - 1 - place // columns) + 0.03
+        middle = side * (place % columns + 0.5)
+        bottom = step * (rows - 1 - place // columns) + 0.03
         at = (middle - width / 2, middle + width / 2, bottom, bottom + height)
         axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=at)
-        axes.text(middle, bottom + height + 0.04, plain(title), fontsize=8, ha="center")
-    axes.set(xlim=(0, 0.75 * columns), ylim=(0, 0.95 * rows))
+        colour = colours[place] if colours else "black"
+        top = bottom + height + 0.04
+        axes.text(middle, top, plain(title), fontsize=8, ha="center", va="bottom", color=colour)
+    axes.set(xlim=(0, side * columns), ylim=(0, step * rows))
     axes.set_axis_off()
     save(figure, path, dpi=150)
 

@@ -4,10 +4,10 @@ Either way a network sees the same examples in the same order.
 """
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,19 +45,32 @@ class Feed(Protocol):
 
 
 class Resident:
-    """All examples on every device, images as bytes; a step gathers its batch there."""
+    """All examples on every device, images as bytes; a step gathers its batch there.
 
-    def __init__(self, splits: Mapping[Any, Split], mesh: Mesh):
-        def whole(name: str) -> np.ndarray:
-            parts = [in_memory(split[name]) for split in splits.values()]
-            return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    Args:
+      splits: or what makes them when they are first needed, as features of a network that is to be
+        trained before.
+    """
 
-        self._mesh = mesh
-        self.data = replicate({name: whole(name) for name in next(iter(splits.values()))}, mesh)
+    def __init__(self, splits: Mapping[Any, Split] | Callable[[], Mapping[Any, Split]], mesh: Mesh):
+        self._splits, self._mesh = splits, mesh
         members = NamedSharding(mesh, P("member"))
         self._gather = jax.jit(
             lambda data, ids: jax.tree.map(lambda leaf: leaf[ids], data), out_shardings=members
         )
+        if not callable(splits):
+            self.data  # noqa: B018  # there is nothing to wait for
+
+    @cached_property
+    def data(self) -> Batch:
+        """The examples of all splits end to end."""
+        splits = self._splits() if callable(self._splits) else self._splits
+
+        def whole(name: str) -> np.ndarray:
+            parts = [in_memory(split[name]) for split in splits.values()]
+            return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+        return replicate({name: whole(name) for name in next(iter(splits.values()))}, self._mesh)
 
     def program(
         self, step: Step, prepare: Prepare, *, steps: int, batch: int, mode: str = "shard_map"

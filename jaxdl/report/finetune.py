@@ -1,0 +1,249 @@
+"""The report of a fine-tuning study: accuracies against numbers of images and of frozen stages.
+
+The networks of one seed share images, new layers and donor, so that a difference between methods,
+or between numbers of frozen stages, is a value a seed.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxdl.report.comparisons import (
+    assemble,
+    judged,
+    minus,
+    over_seeds,
+    shows,
+    warn_of_several,
+)
+from jaxdl.report.tables import (
+    Estimate,
+    bullets,
+    format_mean,
+    format_number,
+    markdown_table,
+    read_rows,
+    write_rows,
+)
+
+DONOR = "donor"
+"""The method of networks that give others their first stages."""
+
+
+class Result(NamedTuple):
+    """One trained network, a row of `results.csv`; NaN where training diverged."""
+
+    method: str
+    images: int  # that it was trained on; 0 for a donor
+    frozen: int  # so many of the first stages
+    seed: int
+    accuracy: float  # a fraction, on the split that the run reports on; a donor's: on its own data
+    validation: float
+    train: float  # of the images that it was trained on
+    loss: float  # cross-entropy in nats, where the accuracy is from
+
+
+def read_results(path: str | os.PathLike) -> list[Result]:
+    """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
+    return read_rows(path, Result, key=4, limits={"accuracy": 1, "validation": 1, "train": 1})
+
+
+def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
+    """Write `results.csv` in one piece, in an order independent of the order of training."""
+    write_rows(path, Result, sorted(results))
+
+
+Condition = tuple[str, int, int]
+"""Method, images, frozen stages."""
+
+
+def by_condition(
+    results: Iterable[Result], field: str = "accuracy"
+) -> dict[Condition, dict[int, float]]:
+    """Values by condition and seed, without diverged networks and donors."""
+    values: dict[Condition, dict[int, float]] = {}
+    for row in results:
+        if row.method != DONOR:
+            seeds = values.setdefault(row[:3], {})
+            if row.accuracy == row.accuracy:
+                seeds[row.seed] = getattr(row, field)
+    return values
+
+
+class Layout(NamedTuple):
+    """What a study's rows are compared by."""
+
+    own: Mapping[str, int]
+    """How many stages each method freezes, in the order of the methods."""
+    baseline: str
+    """The method of fresh networks."""
+    every_stage: str
+    """The method of which other numbers of stages are frozen, too; empty for none."""
+    stages_at: int
+    """The images that those are trained on."""
+    depth: int
+    """The stages of a network."""
+
+    def counts(self, results: Iterable[Result]) -> list[int]:
+        """The numbers of images."""
+        return sorted({row.images for row in results if row.method != DONOR})
+
+    def stages(self, results: Iterable[Result]) -> list[int]:
+        """The numbers of stages that are frozen of the one method; none if there is one only."""
+        at = self.every_stage, self.stages_at
+        stages = sorted({row.frozen for row in results if (row.method, row.images) == at})
+        return stages if len(stages) > 1 else []
+
+
+def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]:
+    """The first network of the method with the best mean validation accuracy on most images."""
+    most = layout.counts(results)[-1]
+    validation = by_condition(results, "validation")
+    conditions = [(method, most, n) for method, n in layout.own.items()]
+    chosen = max((c for c in conditions if validation[c]), key=lambda c: over_seeds(validation[c]))
+    return *chosen, min(validation[chosen])
+
+
+def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
+    """Where a difference shows: "above with 10 images (+3.1 ± 0.2 points); not shown with 30"."""
+    groups: dict[str, list[str]] = {}
+    for where, x in differences.items():
+        word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"
+        text = f"{format_mean(x.mean, x.se, signed=True)}"
+        groups.setdefault(word, []).append(f"{where} ({text})")
+    parts = "; ".join(f"{word} {', '.join(items)}" for word, items in groups.items())
+    return f"{subject} against {reference}, in points: {parts}."
+
+
+def findings(results: Sequence[Result], layout: Layout) -> list[str]:
+    """Methods against fresh networks and against the method of all stages, frozen stages against
+    none, and how many images a donor is worth."""
+    accuracy, sentences, count = by_condition(results), [], 0
+    counts, stages = layout.counts(results), layout.stages(results)
+    references = dict.fromkeys(name for name in (layout.baseline, layout.every_stage) if name)
+    for reference in references:
+        for method, n in layout.own.items():
+            if method in references and (method, reference) != (
+                layout.every_stage,
+                layout.baseline,
+            ):
+                continue
+            differences = {
+                f"with {images}": over_seeds(
+                    minus(
+                        accuracy[method, images, n],
+                        accuracy[reference, images, layout.own[reference]],
+                    )
+                )
+                for images in counts
+            }
+            count += sum(map(judged, differences.values()))
+            sentences.append(verdict(f"**{method}**", differences, reference))
+    if stages:
+        whole = accuracy[layout.every_stage, layout.stages_at, layout.own[layout.every_stage]]
+        differences = {
+            f"n = {n}": over_seeds(minus(accuracy[layout.every_stage, layout.stages_at, n], whole))
+            for n in stages
+            if n != layout.own[layout.every_stage]
+        }
+        count += sum(map(judged, differences.values()))
+        subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
+        reference = f"its own with {layout.own[layout.every_stage]}"
+        sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
+    return [*worth(accuracy, layout, counts), *sentences, *warn_of_several(count)]
+
+
+def worth(
+    accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
+) -> list[str]:
+    """With how many images fresh networks come as far as others with the fewest, on average."""
+    means = {condition: over_seeds(seeds).mean for condition, seeds in accuracy.items()}
+    fewest, sentences = counts[0], []
+    for method, n in layout.own.items():
+        value = means[method, fewest, n]
+        if method == layout.baseline or not value > means[layout.baseline, fewest, 0]:
+            continue
+        enough = [c for c in counts if means[layout.baseline, c, 0] >= value]
+        text = f"need {enough[0]} for that" if enough else f"do not with {counts[-1]}"
+        sentences.append(
+            f"**{method}** has {format_number(value, 100)} % with {fewest} images; of fresh "
+            f"networks ({layout.baseline}), by the means of this run, {text}."
+        )
+    return sentences
+
+
+def table(results: Sequence[Result], layout: Layout) -> str:
+    """Markdown: a row a number of images and method; differences are paired by seed."""
+    accuracy, train = by_condition(results), by_condition(results, "train")
+    validation, rows = by_condition(results, "validation"), []
+    for images in layout.counts(results):
+        for method, n in layout.own.items():
+            condition = method, images, n
+            gain = minus(accuracy[condition], accuracy[layout.baseline, images, 0])
+            values = (over_seeds(x[condition]) for x in (accuracy, validation, train))
+            cells = [_mean(x) for x in values]
+            networks = sum(row[:3] == condition for row in results)
+            difference = "" if method == layout.baseline else _mean(over_seeds(gain), signed=True)
+            used = f"{len(accuracy[condition])} of {networks}"
+            rows.append((images, method, n, cells[0], difference, *cells[1:], used))
+    header = (
+        *("images", "method", "frozen stages", "accuracy, %", f"minus {layout.baseline}, points"),
+        *("on validation, %", "in training, %", "networks"),
+    )
+    return markdown_table(header, rows, left=2)
+
+
+def stage_table(results: Sequence[Result], layout: Layout) -> str:
+    """Markdown: a row a number of frozen stages of the one method."""
+    accuracy, train, rows = by_condition(results), by_condition(results, "train"), []
+    method, images = layout.every_stage, layout.stages_at
+    for n in layout.stages(results):
+        condition = method, images, n
+        own = accuracy[method, images, layout.own[method]]
+        differences = (
+            minus(accuracy[condition], own),
+            minus(accuracy[condition], accuracy[layout.baseline, images, 0]),
+        )
+        cells = (_mean(over_seeds(x), signed=True) for x in differences)
+        rows.append(
+            (n, _mean(over_seeds(accuracy[condition])), *cells, _mean(over_seeds(train[condition])))
+        )
+    header = ("n", "accuracy, %", "minus own", f"minus {layout.baseline}", "in training, %")
+    return markdown_table(header, rows) if rows else ""
+
+
+def _mean(x: Estimate, signed: bool = False) -> str:
+    return format_mean(x.mean, x.se, signed=signed)
+
+
+METHOD = """\
+- Means ± standard errors are over seeds (standard deviation with m − 1, over √m). A seed draws
+  images, new layers and their order{donor}; all seeds share the test images.
+- Differences are taken within a seed. One is called above or below where its two-sided 95% t
+  interval over seeds excludes zero: 4.3 standard errors with 3 seeds, 2.8 with 5.
+- Every network is judged after its last step. Validation images choose nothing but the network of
+  the page of predictions; for networks on few images there are more of them than training images,
+  and whoever has no more than those has none to choose by.
+- "In training" is on the images that a network was given, unchanged.
+- Networks that diverged are left out of every mean."""
+
+
+def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) -> str:
+    """The whole report in Markdown."""
+    donors = {row.seed: row.accuracy for row in results if row.method == DONOR}
+    about = dict(facts)
+    if donors:
+        about["Donors"] += f"; they have {_mean(over_seeds(donors))} % there, on test images"
+    lost = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
+    of_donor = " and its own donor" if donors else "; the donor is the same for all"
+    parts = [
+        ("Findings", bullets(findings(results, layout))),
+        ("Accuracy against images", table(results, layout)),
+        (
+            f"The first n stages frozen, {layout.stages_at} images",
+            stage_table(results, layout),
+        ),
+        ("Diverged networks (method, images, frozen stages, seed)", bullets(lost)),
+        ("How the numbers are computed", METHOD.format(donor=of_donor)),
+    ]
+    return assemble("Fine-tuning", {"Networks": str(len(results)), **about}, parts)

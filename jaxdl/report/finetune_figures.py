@@ -1,0 +1,105 @@
+"""Figures of a fine-tuning study: accuracies, and test images with what a network makes of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxdl.report.comparisons import over_seeds
+from jaxdl.report.figures import own_style, plain, samples, save
+from jaxdl.report.finetune import Layout, Result, by_condition
+from jaxdl.report.predictions import Prediction, probabilities
+
+Line = tuple[Sequence[float], Sequence[Mapping[int, float]]]
+"""Where points are, and their values by seed."""
+
+
+def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
+    """``images.png``, accuracies against training images; and ``stages.png``, against frozen
+    stages, beside fresh networks and the methods that freeze all but the last."""
+    accuracy, counts, stages = (
+        by_condition(results),
+        layout.counts(results),
+        layout.stages(results),
+    )
+    lines = {
+        method: (counts, [accuracy[method, count, n] for count in counts])
+        for method, n in layout.own.items()
+    }
+    _errorbars(lines, "training images", folder / "images.png", logarithmic=True)
+    if not stages:
+        return
+    method, at = layout.every_stage, layout.stages_at
+    lines = {method: (stages, [accuracy[method, at, n] for n in stages])}
+    lines[layout.baseline] = stages, [accuracy[layout.baseline, at, 0]] * len(stages)
+    label = f"first stages frozen, of {layout.depth}; {at} training images"
+    _errorbars(lines, label, folder / "stages.png")
+
+
+@own_style()
+def _errorbars(
+    lines: Mapping[str, Line], xlabel: str, path: Path, *, logarithmic: bool = False
+) -> None:
+    """Means ± standard errors over seeds, and each seed's value as a dot."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes, middle = figure.subplots(), (len(lines) - 1) / 2
+    for i, (name, (places, values)) in enumerate(lines.items()):
+        shift = 0.05 * (i - middle)  # side by side
+        at = [x * 10 ** (0.4 * shift) if logarithmic else x + shift for x in places]
+        estimates = [over_seeds(seeds) for seeds in values]
+        axes.errorbar(
+            at,
+            [100 * x.mean for x in estimates],
+            [0 if math.isnan(x.se) else 100 * x.se for x in estimates],
+            marker="o",
+            markersize=4,
+            linewidth=1.4,
+            color=f"C{i % 10}",
+            label=plain(name),
+        )
+        for x, seeds in zip(at, values, strict=True):
+            dots = [100 * value for value in seeds.values()]
+            axes.plot([x] * len(dots), dots, ".", color=f"C{i % 10}", alpha=0.3, markersize=4)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    ticks = list(dict.fromkeys(x for places, _ in lines.values() for x in places))
+    axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
+    axes.set(xlabel=xlabel, ylabel="accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    save(figure, path, dpi=150)
+
+
+ROWS, COLUMNS = 5, 8
+
+
+def draw_page(
+    images: UInt8[np.ndarray, "n h w c"],
+    prediction: Prediction,
+    class_names: Sequence[str],
+    path: Path,
+) -> None:
+    """The worst mistakes first, by the probability of the wrong class, then images at random;
+    titles say the class that the network sees and its probability, of mistakes also the right one,
+    in red."""
+    outputs, labels = prediction
+    chances = probabilities(outputs)
+    predicted, certain = chances.argmax(-1), chances.max(-1)
+    wrong = predicted != labels
+    mistakes = np.argsort(np.where(wrong, -certain, 1), kind="stable")[: wrong.sum()]
+    mistakes = mistakes[: ROWS * COLUMNS // 2]
+    others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(labels)), mistakes))
+    shown = [*mistakes, *others[: ROWS * COLUMNS - len(mistakes)]]
+    titles = []
+    for i in shown:
+        title = f"{class_names[predicted[i]]} {100 * certain[i]:.0f} %"
+        titles.append(f"{title}\nnot {class_names[labels[i]]}" if wrong[i] else title)
+    colours = ["firebrick" if wrong[i] else "black" for i in shown]
+    samples(images[shown] / 255, titles, path, COLUMNS, side=1.2, colours=colours)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdl.types import AnyArray
 
@@ -139,7 +139,7 @@ def perturbation_curve(
     baseline: Float[AnyArray, "#b #h #w #c"],
     *,
     steps: int = 20,
-    insert: bool = False,
+    insert: bool | Bool[AnyArray, ""] = False,
 ) -> Float[Array, "b points"]:
     """Scores while pixels are taken from the baseline, the first of an order first: deletion; or,
     in a baseline, from the image: insertion (Petsiuk, Das & Saenko 2018).
@@ -173,14 +173,16 @@ def perturbation_curves(
     steps: int = 20,
 ) -> dict[str, tuple[Float[Array, "b points"], Float[Array, "b points"]]]:
     """Deletion and insertion in the order of several attributions, by their names."""
-    curves = {}
-    for (name, values), own_key in zip(maps.items(), jax.random.split(key, len(maps)), strict=True):
-        example = scores, images, labels, ranks(values, own_key), baseline
-        deletion, insertion = (
-            perturbation_curve(*example, steps=steps, insert=insert) for insert in (False, True)
-        )
-        curves[name] = deletion, insertion
-    return curves
+    keys = jax.random.split(key, len(maps))
+    orders = jnp.stack([ranks(m, own_key) for m, own_key in zip(maps.values(), keys, strict=True)])
+
+    def both(order: Array) -> Float[Array, "2 b points"]:
+        example = scores, images, labels, order, baseline
+        ways = jnp.array([False, True])
+        return lax.map(lambda way: perturbation_curve(*example, steps=steps, insert=way), ways)
+
+    curves = lax.map(both, orders)
+    return {name: (curves[i, 0], curves[i, 1]) for i, name in enumerate(maps)}
 
 
 def area(curves: Float[AnyArray, "b points"]) -> Float[Array, " b"]:

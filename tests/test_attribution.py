@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from jaxdl import attribution
-from jaxdl.nn.models.convnet import Conv, ConvNet
-from jaxdl.nn.models.resnet import ResNet
 
 RNG = np.random.default_rng(0)
 IMAGES, BASELINE = (RNG.normal(size=(n, 5, 6, 2)).astype(np.float32) for n in (3, 1))
@@ -62,27 +60,24 @@ def test_integrated_gradients_sum_to_the_difference_of_scores():
     exact = (IMAGES - BASELINE) * OWN * np.asarray(here + there)[:, None, None, None]
     close(explain(steps=1), exact, rtol=1e-3)
     close(explain(steps=7).sum((1, 2, 3)), here**2 - there**2, rtol=1e-3)
-    # Of a network with ReLUs only the integral is: the more steps, the nearer.
-    model = ConvNet((Conv(4),), (8,), 4)
-    variables = model.init(jax.random.key(0), IMAGES)
-    scores = jax.jit(partial(model.apply, variables))
-    fall = scores(IMAGES)[np.arange(3), LABELS] - scores(BASELINE)[0, LABELS]
+
+    # Of ReLUs only the integral is exact: the more steps, the nearer.
+    def rectified(x):
+        return jax.nn.relu(linear(x) - 7) @ WEIGHTS[0, 0, :1].repeat(4, 0)
+
     errors = []
-    for steps in (1, 256):
-        maps = attribution.integrated_gradients(scores, IMAGES, LABELS, BASELINE, steps=steps)
+    for steps in (1, 512):
+        maps = attribution.integrated_gradients(rectified, IMAGES, LABELS, BASELINE, steps=steps)
+        fall = (rectified(IMAGES) - rectified(BASELINE))[np.arange(3), LABELS]
         errors.append(np.abs(maps.sum((1, 2, 3)) - fall).max())
-    assert errors[1] < 0.01 * np.abs(fall).min() and errors[1] < errors[0] / 5
+    assert errors[1] < 0.02 * np.abs(fall).max() and errors[1] < errors[0] / 5
 
 
 def test_grad_cam_of_averaged_activations_is_the_class_activation_map():
     """``sum_d W_dk a_d / pixels`` (Zhou et al. 2016), without what is negative."""
-    model = ResNet((1,), 4, 3)
-    variables = model.init(jax.random.key(1), IMAGES[:, :, :5])
-    activations = model.apply(variables, IMAGES, stop=2)
-    labels = np.array([0, 2, 1])
-    maps = attribution.grad_cam(partial(model.apply, variables, start=2), activations, labels)
-    weights = variables["params"]["fc3"]["dense"]["kernel"][:, labels]
-    by_hand = np.einsum("bijd,db->bij", activations, weights) / activations[0, ..., 0].size
+    activations, weights = IMAGES, WEIGHTS[0, 0]
+    maps = attribution.grad_cam(lambda a: a.mean((1, 2)) @ weights, activations, LABELS)
+    by_hand = np.einsum("bijd,db->bij", activations, weights[:, LABELS]) / 30
     assert (by_hand < 0).any() and (by_hand > 0).any()
     close(maps, np.maximum(by_hand, 0))
 
@@ -101,6 +96,11 @@ def test_deletion_and_insertion_of_a_linear_network_are_sums_in_order():
     other = attribution.ranks(RNG.uniform(size=parts.shape), jax.random.key(1))
     assert (attribution.area(down) < attribution.area(run(other, BASELINE))).all()
     close(attribution.area(np.array([[1.0, 0.0, 4.0]])), [(0.5 + 2) / 2])
+    example, key = (linear, IMAGES, LABELS), jax.random.key(2)
+    maps = {"parts": parts, "other": -parts}
+    curves = attribution.perturbation_curves(*example, maps, BASELINE, key, steps=30)
+    close(curves["parts"], (down, up))
+    close(curves["other"][0], np.asarray(up)[:, ::-1])
 
 
 def test_ranks_are_by_size_and_ties_at_random():

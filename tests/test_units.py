@@ -1,5 +1,6 @@
 """Receptive fields against finite differences and known ones; peaks, patches, enlarged maps."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -7,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl.nn.models.alexnet import AlexNet
 from jaxdl.nn.models.convnet import Conv, ConvNet
-from jaxdl.nn.models.efficientnet_lite import EfficientNetLite, Group
 from jaxdl.nn.models.resnet import ResNet
-from jaxdl.nn.models.vgg import VGG
 from jaxdl.nn.models.vit import ViT
 from jaxdl.units import Field, enlarge, patch, peaks, receptive_fields, stage_activations
 
@@ -23,16 +21,15 @@ NETWORKS = {
         ConvNet(
             (
                 Conv(4, 6, stride=2, padding="VALID", response=True),
-                Conv(3, 3, pool=3, pool_stride=2),
-                Conv(4, 4),
+                Conv(3, 4, pool=3, pool_stride=2),
+                Conv(4, 3, stride=2),  # its padding is below and to the right alone
             ),
             (),
             2,
         ),
         24,
     ),
-    "residual": (ResNet((1, 1), 3, 2), 17),
-    "lite": (EfficientNetLite((Group(2, 5, 2, 2, 5),), 2, stem=4, head=4), 26),
+    "residual": (ResNet((0, 1), 3, 2), 17),
 }
 
 
@@ -55,7 +52,7 @@ def test_fields_are_the_rows_and_columns_that_change_a_unit(name):
     fields = receptive_fields(model, (side, side, 2))
     assert list(fields) == model.names()[: len(fields)] and len(fields) >= 2
     variables, rng = drawn(model, side), np.random.default_rng(4)
-    stages = jax.jit(lambda x: [model.apply(variables, x, stop=i + 1) for i in range(len(fields))])
+    stages = jax.jit(lambda x: stage_activations(model, variables, x)[: len(fields)])
     changed = [np.zeros((2, side, 64), bool) for _ in fields]
     for _ in range(4):
         image = rng.normal(size=(side, side, 2)).astype(np.float32)
@@ -76,13 +73,17 @@ def test_fields_are_the_rows_and_columns_that_change_a_unit(name):
 
 
 def test_fields_of_published_networks():
-    """AlexNet's, and VGG16's up to its third pooling: 19 … 195 and 3 … 44 pixels."""
-    alex = receptive_fields(AlexNet((2,) * 5, (2, 2), 2), (224, 224, 3))
-    assert [field.size[0] for field in alex.values()] == [19, 67, 99, 131, 195]
-    assert alex["conv5"].stride == (32, 32)
-    vgg = receptive_fields(VGG(((2,) * 2, (2,) * 2, (2,) * 3), (), 0), (224, 224, 3))
-    assert [field.size[1] for field in vgg.values()] == [3, 6, 10, 16, 24, 32, 44]
-    assert vgg["conv7"] == Field((44, 44), (8, 8), (-18, -18))
+    """AlexNet's are 11 + 2 x 4 = 19 pixels after its first pooling, VGG16's 3 … 212."""
+    wide = Conv(2, 11, stride=4, padding="VALID", pool=3, pool_stride=2)
+    (field,) = receptive_fields(ConvNet((wide,), (), 2), (224, 224, 3)).values()
+    assert field == Field((19, 19), (8, 8), (0, 0))
+    conv, pooled = Field((3, 3), (1, 1), (-1, -1)), Field((4, 4), (2, 2), (-1, -1))
+    field, sizes = conv, [3]
+    for stage in [pooled, *[conv, pooled] * 1, *[conv, conv, pooled] * 3]:
+        field = field.under(stage)
+        sizes.append(field.size[1])
+    assert sizes == [3, 6, 10, 16, 24, 32, 44, 60, 76, 100, 132, 164, 212]
+    assert field == Field((212, 212), (32, 32), (-90, -90))
 
 
 def test_stages_that_see_all_of_an_image_have_no_field():
@@ -90,12 +91,13 @@ def test_stages_that_see_all_of_an_image_have_no_field():
 
 
 def test_activations_are_those_of_the_whole_network():
-    model, side = NETWORKS["residual"]
+    model, side = NETWORKS["mixed"]
     variables = drawn(model, side)
     images = RNG.normal(size=(2, side, side, 2)).astype(np.float32)
-    outputs = jax.jit(partial(stage_activations, model))(variables, images)
-    assert [y.shape[1:3] for y in outputs] == [(17, 17), (17, 17), (9, 9), (2,)]
-    close(outputs[3], jax.jit(model.apply)(variables, images), rtol=1e-3)
+    run = partial(stage_activations, model)
+    outputs, whole = jax.jit(lambda *x: (run(*x), model.apply(*x)))(variables, images)
+    assert [y.shape[1:3] for y in outputs] == [(10, 10), (4, 4), (2, 2), (2,)]
+    close(outputs[3], whole, rtol=1e-3)
 
 
 def test_maps_are_enlarged_by_the_middles_of_fields():
@@ -118,17 +120,15 @@ def test_peaks_are_the_units_with_the_greatest_activation():
 
 def test_a_patch_has_what_a_unit_sees():
     """Its unit puts out the same for the patch alone, padded as the image was."""
-    model = ConvNet((Conv(3, 3), Conv(2, 3, padding="VALID")), (), 2)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 9, 8, 2)))
-    field = receptive_fields(model, (9, 8, 2))["conv2"]
-    assert field == Field((5, 5), (1, 1), (-1, -1))
-    image = RNG.normal(size=(9, 8, 2)).astype(np.float32)
-    outputs = model.apply(variables, image[None], stop=2)[0]
-    alone = ConvNet((Conv(3, 3, padding="VALID"), Conv(2, 3, padding="VALID")), (), 2)
+    first, second = Conv(3, 3), Conv(2, 3, padding="VALID")
+    model, field = ConvNet((first, second), (), 2), Field((5, 5), (1, 1), (-1, -1))
+    alone = ConvNet((dataclasses.replace(first, padding="VALID"), second), (), 2)
+    variables, image = drawn(model, 9), RNG.normal(size=(9, 9, 2)).astype(np.float32)
+    outputs = jax.jit(partial(model.apply, stop=2))(variables, image[None])[0]
     cut, inside = patch(image, field, (3, 2))
     assert inside.all()
-    close(alone.apply(variables, cut[None], stop=2)[0, 0, 0], outputs[3, 2])
-    cut, inside = patch(image, field, (0, 5), fill=9)
-    np.testing.assert_array_equal(np.where(inside)[0].min(), 1)
-    assert (cut[~inside] == 9).all()
-    np.testing.assert_array_equal(cut[1:, :4], image[:4, 4:8])
+    output = jax.jit(partial(alone.apply, stop=2))(variables, cut[None])[0, 0, 0]
+    close(output, outputs[3, 2])
+    cut, inside = patch(image, field, (0, 6), fill=9)
+    np.testing.assert_array_equal(cut[1:, :4], image[:4, 5:9])
+    assert inside.sum() == 16 and inside[1:, :4].all() and (cut[~inside] == 9).all()

@@ -56,10 +56,11 @@ def by_image(areas: Areas, attribution: str, part: int) -> Float[np.ndarray, " n
 
 
 def gains(areas: Areas, part: int) -> dict[str, Estimate]:
-    """By attribution, its area minus that of a random order, over images."""
-    chance = by_image(areas, RANDOM, part)
+    """By attribution, by how much its area is better than that of a random order, over images:
+    smaller for deletion, larger for insertion."""
+    chance, sign = by_image(areas, RANDOM, part), (-1, 1)[part]
     return {
-        name: mean_and_standard_error(by_image(areas, name, part) - chance)
+        name: mean_and_standard_error(sign * (by_image(areas, name, part) - chance))
         for name in dict.fromkeys(name for name, _ in areas)
         if name != RANDOM
     }
@@ -68,16 +69,22 @@ def gains(areas: Areas, part: int) -> dict[str, Estimate]:
 def findings(areas: Areas) -> str:
     """Which attributions are better than a random order of the pixels."""
     sentences = [
-        compare(f"**{name}**", gain, f"a random order, by the area of {words}")
-        for part, words in ((1, "insertion (large is good)"), (0, "deletion (small is good)"))
+        compare(f"**{name}**", gain, f"a random order, by {PARTS[part]}")
+        for part in (1, 0)
         for name, gain in gains(areas, part).items()
     ]
-    sentences = [sentence.replace(" seeds", " images") for sentence in sentences]
+    words = {" above ": " better than ", " below ": " worse than ", " seeds": " images"}
+    for word, other in words.items():
+        sentences = [sentence.replace(word, other) for sentence in sentences]
     return bullets([*sentences, *warn_of_several(len(sentences))])
 
 
+PARTS = ("deletion", "insertion")
+
+
 def table(areas: Areas) -> str:
-    """Mean areas over images, and their differences to a random order's, in percent and points."""
+    """Mean areas over images in percent, and by how many points they are better than a random
+    order's."""
     differences = [gains(areas, part) for part in (0, 1)]
     rows = []
     for name in dict.fromkeys(name for name, _ in areas):
@@ -88,7 +95,8 @@ def table(areas: Areas) -> str:
             own = gain.get(name)
             cells.append(format_mean(own.mean, own.se, signed=True) if own else "")
         rows.append((name, *cells))
-    header = ("order of the pixels", "deletion, %", "minus random", "insertion, %", "minus random")
+    better = "better than random"
+    header = ("order of the pixels", *(x for part in PARTS for x in (f"{part}, %", better)))
     return markdown_table(header, rows)
 
 

@@ -103,7 +103,7 @@ def filters(kernel: Float[np.ndarray, "kh kw c o"], path: Path, columns: int = 1
 
 def feature_maps(
     image: Float[np.ndarray, "h w c"],
-    stages: Iterable[tuple[str, Float[np.ndarray, "*oh d"]]],
+    stages: Iterable[tuple[str, Float[np.ndarray, "..."]]],
     path: Path,
     columns: int = 12,
 ) -> None:
@@ -158,7 +158,7 @@ def captions(
     return lines
 
 
-def spread(items: Sequence, count: int) -> list:
+def spread(items: Sequence | Int[np.ndarray, " n"], count: int) -> list:
     """At most so many of them, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(count, len(items)))
     return [items[i] for i in places.round().astype(int)]
@@ -175,13 +175,18 @@ def sheet(
 def boxed(
     image: RGB, corner: tuple[int, int], size: tuple[int, int]
 ) -> Float[np.ndarray, "oh ow 3"]:
-    """An image, enlarged to 120 pixels at least, with a red frame around a part of it."""
-    scale = -(-120 // min(image.shape[:2]))
+    """An image, enlarged to 120 pixels at least, with a red frame around a part of it, or around a
+    twelfth of its side where that is more."""
+    scale, margin = -(-120 // min(image.shape[:2])), max(image.shape[:2]) / 12
     large = image.repeat(scale, 0).repeat(scale, 1)
-    frame = np.zeros(large.shape[:2], bool)
-    edges = [(scale * first, scale * (first + n)) for first, n in zip(corner, size, strict=True)]
-    (top, bottom), (left, right) = ((max(a, 0), max(b, 0)) for a, b in edges)
-    width = max(2, len(large) // 50)
+    (top, bottom), (left, right) = (
+        (
+            max(0, round(scale * (first + n / 2 - max(n, margin) / 2))),
+            max(0, round(scale * (first + n / 2 + max(n, margin) / 2))),
+        )
+        for first, n in zip(corner, size, strict=True)
+    )
+    frame, width = np.zeros(large.shape[:2], bool), max(2, len(large) // 50)
     frame[top:bottom, left:right] = True
     frame[top + width : bottom - width, left + width : right - width] = False
     large[frame] = (0.9, 0.1, 0.1)

@@ -52,7 +52,7 @@ def integrated_gradients(
     Args:
       baseline: x', an image that has nothing to be seen in it.
     """
-    change = images - jnp.broadcast_to(baseline, images.shape)
+    change = jnp.asarray(images - jnp.broadcast_to(baseline, images.shape))
 
     def add(total: Array, t: Array) -> tuple[Array, None]:
         return total + gradients(scores, images - (1 - t) * change, labels), None

@@ -22,10 +22,10 @@ def stage_activations(
     model: Staged, variables: Variables, images: Float[AnyArray, "b h w c"]
 ) -> list[Float[Array, "b ..."]]:
     """What each stage puts out in evaluation, from the first to the last."""
-    outputs, x = [], images
+    outputs: list[Array] = []
     for i in range(model.depth):
-        x = model.apply(variables, x, start=i, stop=i + 1)
-        outputs.append(x)
+        x = outputs[-1] if outputs else images
+        outputs.append(jnp.asarray(model.apply(variables, x, start=i, stop=i + 1)))
     return outputs
 
 
@@ -103,15 +103,15 @@ def _stage_field(model: Staged, i: int, shape: tuple[int, ...]) -> Field | None:
 
     for side in (CYCLE, 2 * CYCLE, 4 * CYCLE, 8 * CYCLE):
         sides = np.array([side + size % CYCLE for size in shape[:2]])
-        slope = sum(np.ix_(*(np.linspace(0, 0.5, n) for n in sides)))
-        ramps = np.float32(np.stack([1 + slope, 2 - slope]))[..., None].repeat(shape[2], -1)
+        down, across = np.ix_(*(np.linspace(0, 0.5, n, dtype=np.float32) for n in sides))
+        ramps = np.stack([1 + down + across, 2 - down - across])[..., None].repeat(shape[2], -1)
         if len(outputs := jax.eval_shape(apply, ramps).shape) != 4:
             return None
         unit = np.array(outputs[1:3]) // 2 - 1  # that and the next are in the middle
         if unit.min() < 0:
             continue
-        seen = np.asarray(derivatives(ramps, unit)).any(-1)
-        rows_and_columns = seen.any(3), seen.any(2)
+        slopes = np.abs(derivatives(ramps, unit))
+        rows_and_columns = [np.asarray(slopes.max((axis, 4)) > 0) for axis in (3, 2)]
         start = np.stack([n[:, 1].argmax(-1) for n in rows_and_columns], -1)
         end = sides - np.stack([n[:, 0, ::-1].argmax(-1) for n in rows_and_columns], -1)
         size, stride = end[0] - start[0], start[1] - start[0]
@@ -129,9 +129,9 @@ def _apply_positive(model: Staged, i: int, x: Float[Array, "b ..."]) -> Float[Ar
         value = 1 / math.prod(like.shape[:-1]) if kind == "kernel" else kind in ("scale", "var")
         return jnp.full(like.shape, value, like.dtype)
 
-    stretch = {"start": i, "stop": i + 1}
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), x, **stretch))
-    return model.apply(jax.tree_util.tree_map_with_path(leaf, like), x, **stretch)
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), x, start=i, stop=i + 1))
+    variables = jax.tree_util.tree_map_with_path(leaf, like)
+    return jnp.asarray(model.apply(variables, x, start=i, stop=i + 1))
 
 
 def enlarge(

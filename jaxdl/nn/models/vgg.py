@@ -76,7 +76,8 @@ def torchvision_names(model: VGG) -> dict[str, Entry]:
 def hed_names(model: VGG) -> dict[str, Entry]:
     """Names of the convolutions in the Keras file of HED, an edge detector on VGG's convolutions
     (Xie & Tu 2015), whose images have blue before red."""
-    entries, names = {}, iter(model.names())
+    entries: dict[str, Entry] = {}
+    names = iter(model.names())
     for i, group in enumerate(model.groups, 1):
         for j in range(len(group)):
             source = f"block{i}/layers/conv2d{f'_{j}' if j else ''}/vars"

@@ -25,6 +25,7 @@ from experiments.harness import settings as kinds
 from experiments.harness.classification import load_source, most_members
 from experiments.harness.run import run
 from experiments.harness.study import Headline, Study, conduct, describe_source, make_study
+from experiments.harness.user_functions import blame
 from jaxdl import attribution
 from jaxdl.data.batches import map_batches
 from jaxdl.data.encoded import in_memory, take
@@ -66,9 +67,7 @@ class Visualize(Study):
     """One network, or several that differ in their seeds."""
 
     settings, network, members = SETTINGS, Network, ()
-    headline = Headline(
-        reporting.Result, "insertion", lambda network: network.attribution != reporting.RANDOM
-    )
+    headline = Headline(reporting.Result, "insertion", lambda n: n.attribution != reporting.RANDOM)
 
     def __init__(self, config: ConfigDict):
         self.config, self.batches = config, partial(map_batches, config.evaluation_batch)
@@ -108,8 +107,10 @@ class Visualize(Study):
         study = make_study(supervised.Supervised, config.training)
         network = supervised.Network(config.training.baseline, "", 0)
         classifier = networks.BY_STUDY["supervised"](study, network, lambda _: {})
-        model, seeds = config.training.base.model, config.training.seeds
-        title = f"{model} trained on {study.source.name}, {seeds} seeds (sub-folder network)"
+        image = jax.ShapeDtypeStruct((1, *study.image_shape()), jnp.uint8)
+        key, init, see = jax.random.key(0), classifier.model.init, classifier.see
+        self.like = jax.eval_shape(lambda x: init(key, see(x)), image)
+        title = f"{config.training.base.model} trained on {study.source.name} (folder network)"
         return classifier, title, study.source
 
     def build(self) -> None:
@@ -117,14 +118,15 @@ class Visualize(Study):
         see, model = self.classifier.see, self.model
         splits = [source.splits["train"]["image"] for source in self.sources.values()]
         shape = self.read(0).shape if self.files else splits[0].shape[1:]
-        x = jax.eval_shape(see, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
+        like, number = self.variables.get(0) or self.like, jnp.zeros(1, jnp.int32)
+        with blame(f"images of {shape} for {self.title}", type(model), shipped=False):
+            x = jax.eval_shape(see, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
+            outputs = jax.eval_shape(model.apply, like, x)
         self.staged = isinstance(model, Staged)
         self.fields = receptive_fields(model, x.shape[1:]) if self.staged else {}
         kinds.SomeOf(tuple(self.fields)).check("config.stages", self.config.stages, self.config)
         kinds.OneOf(("", *self.fields)).check("config.stage", self.config.stage, self.config)
         self.cam_stage = self.config.stage or next(reversed(self.fields), "")
-        like = self.variables.get(0) or jax.eval_shape(model.init, jax.random.key(0), x)
-        outputs, number = jax.eval_shape(model.apply, like, x), jnp.zeros(1, jnp.int32)
         self.classifies = len(outputs.shape) == 2 and outputs.shape[1] > 1
         if self.classifies:
             jax.eval_shape(self.explain, like, x, number, number)
@@ -162,9 +164,8 @@ class Visualize(Study):
         pixels, self.labels = self.choose_images(tests)
         self.inputs = self.batches(jax.jit(self.classifier.see), pixels)
         look, explain = jax.jit(self.look), jax.jit(self.explain)
-        self.logits: dict[int, np.ndarray] = {}
-        self.areas: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
-        self.curves: dict[str, list[np.ndarray]] = {}
+        self.logits: dict[int, np.ndarray] = {}  # by seed
+        self.areas, self.curves = {}, {}  # by attribution and seed; by attribution, in their order
         for seed, variables in self.variables.items():
             outputs, units = self.batches(partial(look, variables), self.inputs)
             self.units = self.units if seed else units

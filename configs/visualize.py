@@ -64,6 +64,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     match variant:
         case "default":
             config.stage = "conv3"  # 6 x 6 units, where the last convolution's pooling leaves 3 x 3
+        case "run":
+            config.run = "runs/supervised-default"
         case "resnet20":
             config.pretrained = "resnet20"
             config.data.name = "tfds"

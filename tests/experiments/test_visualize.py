@@ -125,7 +125,7 @@ def test_convolutions_without_classes_have_filters_maps_and_units(tmp_path, monk
             {"data.name": "digits", "data.options": {"size": 9, "channels": 3}},
             r"images of \(9, 9, 3\) for test",
         ),
-        ({"run": "nowhere"}, r"there is no folder nowhere"),
+        ({"run": get_config("run").run}, r"there is no folder runs/supervised-default: name the"),
         ({"run": "x", "pretrained": "resnet20"}, r"config\.run and config\.pretrained name two ne"),
         ({"pretrained": "resnet20"}, r"\. is no file: name the file with the weights"),
         ({"images": "nowhere"}, r"there is no folder nowhere: name one with images"),

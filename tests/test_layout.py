@@ -8,7 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
-QUESTIONS = {"supervised", "transfer", "adaptation", "validation", "search", "predict", "pinn"}
+QUESTIONS = {
+    *("supervised", "transfer", "adaptation", "validation", "search", "predict", "pinn"),
+    *("attribution", "units"),
+}
 ENGINE = {"train"}
 REPORT = {"report"}
 ROOMS = GROUND | BLOCKS | QUESTIONS | ENGINE | REPORT

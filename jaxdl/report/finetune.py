@@ -109,12 +109,11 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
-    """Where a difference shows: "above with 10 images (+3.1 ± 0.2 points); not shown with 30"."""
+    """Where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with 30"."""
     groups: dict[str, list[str]] = {}
     for where, x in differences.items():
         word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"
-        text = f"{format_mean(x.mean, x.se, signed=True)}"
-        groups.setdefault(word, []).append(f"{where} ({text})")
+        groups.setdefault(word, []).append(f"{where} ({_mean(x, signed=True)})")
     parts = "; ".join(f"{word} {', '.join(items)}" for word, items in groups.items())
     return f"{subject} against {reference}, in points: {parts}."
 
@@ -243,10 +242,7 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),
-        (
-            f"The first n stages frozen, {layout.stages_at} images",
-            stage_table(results, layout),
-        ),
+        (f"The first n stages frozen, {layout.stages_at} images", stage_table(results, layout)),
         ("Diverged networks (method, images, frozen stages, seed)", bullets(lost)),
         ("How the numbers are computed", METHOD.format(donor=of_donor)),
     ]

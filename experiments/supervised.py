@@ -250,12 +250,8 @@ class Supervised(single_source.SingleSourceStudy):
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        config, base = self.config, self.config.base.to_dict()
-        off = {k: v for k, v in get_config().base.items() if v in ("", (), False, -1, 0, 1)}
-        settings = {"Base": declared.describe(base, off)}
-        for name, method in declared.methods(config, recipe.KINDS).items():
-            changes = declared.describe(method.settings, base)
-            settings[f"Settings of {name}"] = changes or "those of the base"
+        config = self.config
+        settings = declared.describe_methods(config, recipe.KINDS, get_config().base)
         data = self.describe_data(f"{len(self.data.train):,} training examples")
         copies = self.describe_copies() if self.inputs == "image" else {}
         facts = {"Data": data} | settings | copies | facts

@@ -10,7 +10,7 @@ GROUND = {"types", "trees", "files"}
 BLOCKS = {"nn", "data", "optim"}
 QUESTIONS = {
     *("supervised", "transfer", "adaptation", "validation", "search", "predict", "pinn"),
-    *("attribution", "units"),
+    *("attribution", "units", "dense"),
 }
 ENGINE = {"train"}
 REPORT = {"report"}

@@ -122,13 +122,14 @@ class DataStudy(Study):
     """By data set, a key of ``sources``, the field of ``metrics.jsonl`` that holds the accuracy on
     its validation images."""
 
-    def lay_out(self, feed: str, workers: int) -> None:
-        """Bring the training and validation images of all sources to the devices, end to end."""
+    def lay_out(self, feed: str, workers: int, trained: Mapping[str, Source] | None = None) -> None:
+        """Bring the training and validation images of all sources, or of those that networks are
+        trained on, to the devices, end to end."""
         config = self.config
         mesh = make_mesh(config.parallel.member, config.parallel.data)
         self.placement = MeshPlacement(mesh, config.parallel.mode)
         self.trained: list[Trained] = []
-        splits, self.ids = end_to_end(self.sources)
+        splits, self.ids = end_to_end(trained or self.sources)
         """By source and split, the places of the examples: their numbers."""
         if self.numbered:
             splits = {part: {**arrays, "number": self.ids[part]} for part, arrays in splits.items()}

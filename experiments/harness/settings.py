@@ -287,3 +287,18 @@ def describe(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
         for key, value in settings.items()
         if value != usual.get(key)
     )
+
+
+def describe_methods(config: ConfigDict, kinds: Kinds, defaults: ConfigDict) -> dict[str, str]:
+    """For a report: the base where it differs from what is off or from 1, and each method from
+    that.
+
+    Args:
+      defaults: a base.
+    """
+    base = config.base.to_dict()
+    off = {k: v for k, v in defaults.items() if v in ("", (), False, -1, 0, 1)}
+    lines = {"Base": describe(base, off)}
+    for name, chosen in methods(config, kinds).items():
+        lines[f"Settings of {name}"] = describe(chosen.settings, base) or "those of the base"
+    return lines

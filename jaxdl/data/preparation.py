@@ -68,6 +68,40 @@ def standardized(
     return see
 
 
+def with_masks(
+    images: Images,
+    *,
+    patch: int = 0,
+    flip: bool = False,
+    change: augment.Augment | None = None,
+) -> Callable[[Array, Array, PRNGKeyArray | None], tuple[Array, Array]]:
+    """``see(images, masks, key)``: :func:`standardized` images, with a key random square pieces of
+    them, and masks that are moved with them.
+
+    Args:
+      patch: the pieces' side; 0 for the images', or for no pieces.
+      flip: whether every other image is mirrored.
+      change: of images 0 … 255 and masks, after that.
+
+    Raises:
+      ValueError: for images that have no such pieces.
+    """
+    shape, see = images.shape[1:3], standardized(images)
+    side = patch or max(shape)
+    if (patch or flip) and side > min(shape):
+        size = " x ".join(map(str, shape))
+        raise ValueError(f"patch={patch}: images of {size} have pieces of 1 to {min(shape)}")
+    steps = [augment.crop_and_flip(side, flip=flip)] if patch or flip else []
+    move = augment.compose(*steps, *([change] if change else []))
+
+    def see_with_masks(images: Array, masks: Array, key: PRNGKeyArray | None) -> tuple:
+        if key is not None and (steps or change):
+            images, masks = move(key, images.astype(jnp.float32), masks)
+        return see(images, None), masks
+
+    return see_with_masks
+
+
 def centred(subtract: str = "common", side: int = 0) -> SeeDomain:
     """``(image - mean) / 255 * hyper["range"]``, with the mean colours ``hyper["means"]`` [2, c] of
     two domains.

@@ -21,7 +21,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,16 @@ class Sealed:
         """
         for array in (self._split or {}).values():
             encoded.verify(array)
+
+    def changed(self, change: Callable[[Split], Split]) -> "Sealed":
+        """The same examples with arrays that are made of theirs, sealed in the place of these.
+
+        Raises:
+          ValueError: as ``change`` does, before anything is trained.
+        """
+        split, self._split = self._split, None
+        assert split is not None, "it was opened, or changed, before"
+        return Sealed(change(split), len(self.counts))
 
     def open(self) -> Split:
         """The test examples.

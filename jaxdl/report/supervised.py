@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdl.report.comparisons import (
     assemble,
@@ -50,8 +50,10 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, sorted(results))
 
 
-def by_point(results: Iterable[Result], field: str = "score") -> dict[Point, dict[int, float]]:
-    """Scores by method and value, and by seed, without diverged networks; in the table's order."""
+def by_point(results: Iterable[Any], field: str = "score") -> dict[Point, dict[int, float]]:
+    """Scores by method and value, and by seed, without diverged networks; in the table's order.
+
+    Rows are :class:`Result`, or others of a method, a value, a seed and a score."""
     scores: dict[Point, dict[int, float]] = {}
     for row in results:
         seeds = scores.setdefault((row.method, row.value), {})
@@ -86,7 +88,7 @@ def number(value: str) -> float:
         return math.nan
 
 
-def values_of(results: Iterable[Result], method: str) -> list[str]:
+def values_of(results: Iterable[Any], method: str) -> list[str]:
     """The values that a method was trained at: numbers in their order, then words."""
     values = dict.fromkeys(row.value for row in results if row.method == method)
     return sorted(values, key=lambda value: (math.isnan(number(value)), number(value)))

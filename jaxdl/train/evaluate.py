@@ -145,6 +145,33 @@ def make_r2(
     return r2
 
 
+def make_mean(
+    numbers: Callable[[PyTree, Batch], Float[Array, " b"]],
+    outputs: Outputs,
+    prepare: Prepare,
+    mesh: Mesh,
+    batch: int,
+    mode: str = "shard_map",
+    *,
+    inputs: str = "image",
+) -> Accuracy:
+    """Compile ``mean(states, hypers, examples, fetch)``: the mean over examples of
+    ``numbers(outputs, batch)``, such as the losses of a network; other arguments as those of
+    :func:`make_accuracy`."""
+
+    def measure(state: TrainState, hyper: Hyper, prepared: Batch, counts: Array) -> PyTree:
+        values = numbers(outputs(state, hyper, prepared[inputs]), prepared)
+        return jnp.sum(jnp.where(counts, values, 0)), jnp.sum(counts)
+
+    sums = make_sums(measure, prepare, mesh, batch, mode)
+
+    def mean(states, hypers, examples, fetch):
+        total, count = sums(states, hypers, examples, fetch)
+        return total / count
+
+    return mean
+
+
 def make_outputs(
     outputs: Outputs,
     prepare: Prepare,

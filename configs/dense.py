@@ -1,0 +1,152 @@
+"""Which representation of an answer is the right one? `--config configs/dense.py[:VARIANT]`.
+
+One question, answered by classes, coordinates, masks, heat maps, numbers, densities or instances;
+`experiments/dense.md` shows all variants.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("macula", "cells", "vessels", "rough_labels", "drive")
+
+
+def get_config(variant: str = "macula") -> ConfigDict:
+    """The configuration of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    config = ConfigDict()
+    config.variant = variant
+    config.seeds = 3
+
+    config.data = ConfigDict()
+    config.data.name = "fundus"  # see `jaxdl.data.sources`; "npz": named arrays of your own
+    config.data.options = ConfigDict({"train": 144, "validation": 64, "test": 256, "size": 40})
+    config.data.mask = "mask"  # the array with the class of each pixel
+    config.data.field = ""  # that with the pixels in which it is known, 1; empty for all
+    # Of a second data set of that name, what differs: networks are tested on it, too.
+    config.data.shifted = ConfigDict()
+    config.data.feed = "auto"  # resident: all examples on the devices; streamed: read as needed
+    config.data.workers = 0  # processes that read a stream; 0 for threads
+    config.tolerance = 4.0  # pixels by which a place may be wrong
+    config.report_on = "test"  # "validation" while choosing anything below
+
+    # How a network is trained, unless its method says otherwise.
+    config.base = ConfigDict()
+    config.base.answer = "class"  # or another of `jaxdl.dense.REPRESENTATIONS`
+    config.base.images = 0  # training images, drawn anew for each seed; 0 for all
+    # What labels have lost: "shifted" and "dilated" by so many pixels, "polygons" of cells of so
+    # many pixels, "missing": so great a share of the foreground's blocks.
+    config.base.damage = ""
+    config.base.amount = 0.0
+    # The network.
+    config.base.encoder = ""  # U-Net's own; or one of `jaxdl.nn.models.pretrained.PRETRAINED`
+    config.base.weights = ""  # and the file of its weights; empty for fresh ones
+    config.base.widths = (8, 16, 32, 64)  # channels of each level of U-Net's own
+    config.base.normalization = "batch"  # "group"
+    # The loss.
+    config.base.losses = ("cross_entropy",)  # of masks, added up: focal, dice, tversky
+    config.base.foreground = 1.0  # weight of a pixel that is not background
+    config.base.deviation = 3.0  # of Gaussians at points, in pixels
+    # What it sees in training.
+    config.base.patch = 0  # side of random patches; 0 for whole images
+    config.base.flip = False  # mirror every other image
+    config.base.changes = ()  # similarity, elastic, which move masks; noise, colour
+    config.base.strength = 1.0  # of these
+    # The optimizer.
+    config.base.steps = 150
+    config.base.batch = 8
+    config.base.optimizer = "adamw"  # see `jaxdl.optim.OPTIMIZERS`
+    config.base.rate = 3e-3
+    config.base.weight_decay = 0.01
+    config.base.schedule = "cosine"  # see `jaxdl.optim.SCHEDULES`
+    config.base.warmup = 0  # steps
+    config.base.average = 0.0  # decay of the moving average of parameters that is evaluated
+    # One setting at several values, at each of which methods are compared.
+    config.base.sweep = ""  # its name
+    config.base.values = ()
+
+    # What is trained, for every seed: by name, what differs from the above; and the method that the
+    # others are compared with.
+    config.methods = ConfigDict()
+    config.baseline = "class"
+
+    # How it is computed. Nothing here changes a result beyond rounding, except that devices which
+    # share a batch (parallel.data) draw their own patches and changes.
+    config.parallel = ConfigDict()
+    config.parallel.member = -1  # devices that share the networks; -1 for all that are left
+    config.parallel.data = 1  # devices that share each batch
+    config.parallel.mode = "shard_map"  # who divides the work: "jit", "fsdp", "pmap"
+    config.members_per_round = 16  # networks trained at a time
+    config.steps_per_dispatch = 50  # between two looks at the curves; divides steps
+    config.dispatches_per_evaluation = 1  # on the validation images, for the curves
+    config.evaluation_batch = 64
+    config.seconds_between_saves = 30.0
+    config.checkpoints = 2  # kept of each population, the latest
+
+    match variant:
+        case "macula":
+            answers = ("class", "coordinates", "mask", "heat_map")
+            add(config, {name: {"answer": name} for name in answers})
+            config.methods.mask.foreground = 4.0
+            config.methods.heat_map.foreground = 20.0
+            config.base.sweep, config.base.values = "images", (16, 48, 144)
+        case "cells":
+            cells(config)
+            config.data.shifted = ConfigDict({"crowding": 0.7, "seed": 1})
+            add(config, {name: {"answer": name} for name in ("number", "density", "instances")})
+            config.baseline = "number"
+        case "vessels":
+            config.data.options.size = 64
+            config.data.mask, config.data.field = "vessels", "field"
+            config.base.answer, config.base.widths = "pixels", (8, 16, 32)
+            add(
+                config,
+                {
+                    name: {"losses": (name,)}
+                    for name in ("cross_entropy", "focal", "dice", "tversky")
+                },
+            )
+            add(config, {"sum": {"losses": ("cross_entropy", "dice")}})
+            config.baseline = "cross_entropy"
+        case "rough_labels":
+            cells(config)
+            config.data.mask = "instances"
+            config.base.answer = "pixels"
+            damages = {
+                "shifted": (1.0, 2.0, 3.0),
+                "dilated": (1.0, 2.0, 3.0),
+                "polygons": (12.0, 6.0, 3.0),
+                "missing": (0.25, 0.5, 0.75),
+            }
+            add(config, {"clean": {}})
+            for name, amounts in damages.items():
+                add(config, {name: {"damage": name, "sweep": "amount", "values": amounts}})
+            config.baseline = "clean"
+        case "drive":
+            config.data.name, config.data.options = "drive", ConfigDict({"path": "data/drive"})
+            config.data.options.validation = 2
+            config.data.mask, config.data.field = "vessels", "field"
+            config.base.answer, config.base.widths = "pixels", (16, 32, 64)
+            config.base.patch, config.base.flip, config.base.steps = 64, True, 3000
+            config.base.changes, config.base.strength = ("similarity",), 1.0
+            config.base.losses, config.base.average = ("cross_entropy", "dice"), 0.99
+            config.evaluation_batch, config.members_per_round = 1, 2
+            add(config, {"unet": {}})
+            config.baseline = "unet"
+    return config
+
+
+def cells(config: ConfigDict) -> None:
+    """Drawn blood smears, a third of which is covered by cells."""
+    config.data.name = "cells"
+    sizes = {"train": 128, "validation": 32, "test": 128, "size": 64}
+    config.data.options = ConfigDict({**sizes, "crowding": 0.3})
+    config.base.widths, config.base.deviation = (8, 16, 32), 2.0
+
+
+def add(config: ConfigDict, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    """Methods, and what of the base they differ in."""
+    for name, settings in methods.items():
+        config.methods[name] = ConfigDict(dict(settings))

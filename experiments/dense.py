@@ -1,0 +1,300 @@
+"""Which representation of an answer is right: a class, coordinates, a mask, a density, a number?
+
+python -m experiments.dense --config configs/dense.py[:variant]
+
+All methods are trained on the same images, drawn anew for each seed, with the same encoder, and
+answer the same question: is it there, and where; how many are there; which pixels are it?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs.dense import get_config
+from experiments.harness import classification, recipe, single_source
+from experiments.harness import settings as declared
+from experiments.harness.run import run
+from experiments.harness.settings import Between, Count, Each, OneOf, SomeOf
+from experiments.harness.study import Headline, conduct, curve_panels, describe_source
+from jaxdl import dense
+from jaxdl.data import masks, preparation, sources
+from jaxdl.data.source import Split, length
+from jaxdl.dense import REPRESENTATIONS
+from jaxdl.nn.models.pretrained import PRETRAINED, load
+from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
+from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.report import dense as reporting
+from jaxdl.report import dense_figures, figures
+from jaxdl.supervised import make_loss
+from jaxdl.train.evaluate import make_mean
+from jaxdl.train.feed import make_feed
+from jaxdl.train.groups import Program, example_streams, first_examples
+from jaxdl.train.loop import Trainer
+from jaxdl.train.population import member_key
+from jaxdl.train.state import TrainState
+from jaxdl.types import Batch, Hyper
+
+RECIPE = (
+    *("flip", "strength", "steps", "batch", "optimizer", "schedule", "rate", "weight_decay"),
+    *("warmup", "average"),
+)
+"""Settings as other studies have them."""
+KINDS: declared.Kinds = {
+    "answer": OneOf(tuple(REPRESENTATIONS)),
+    "damage": OneOf(("", *masks.DAMAGES)),
+    "encoder": OneOf(("", *PRETRAINED)),
+    "widths": Each(Count(), "(8, 16, 32), channels", least=1),
+    "normalization": OneOf(NORMALIZATIONS),
+    "losses": SomeOf(tuple(dense.MASK_LOSSES), least=1),
+    **dict.fromkeys(("images", "patch"), Count(0)),
+    "changes": SomeOf(("similarity", "elastic", "noise", "colour")),
+    **dict.fromkeys(("foreground", "deviation"), Between(0, above=True)),
+    "amount": Between(0),
+    **{name: recipe.KINDS[name] for name in RECIPE},
+}
+SHIFTED = {"score": "shifted", "error": "shifted_error"}
+"""Fields of a row, and those of the same on shifted images."""
+OWN = ("images", "damage", "amount", "rate", "weight_decay")
+"""Settings of a member, which its program does not depend on."""
+SETTINGS = declared.Settings(
+    {**classification.COMMON, "tolerance": Between(0, above=True)},
+    ("options", "methods", "shifted"),
+    ("data.workers",),
+)
+
+
+class Network(NamedTuple):
+    """What names a row of ``results.csv``."""
+
+    method: str
+    value: str  # of the setting that the method is swept over; empty without one
+    seed: int
+
+
+class Dense(single_source.SingleSourceStudy):
+    """All methods, values and seeds on one data set, and tested on shifted images, too."""
+
+    settings, network, numbered = SETTINGS, Network, False
+    headline = Headline(reporting.Result, "score", signed=True)
+
+    def __init__(self, config: ConfigDict):
+        self.config, data, self.fields = config, config.data, {"images": "validation_loss"}
+        self.trials = declared.sweeps(config, KINDS)
+        OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
+        chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
+        questions = {REPRESENTATIONS[name].question: place for name, place in chosen.items()}
+        if len(questions) > 1:
+            asked = ", ".join(f"{place}: {question}" for question, place in questions.items())
+            raise ValueError(f"methods answer different questions ({asked}): choose one of them")
+        (self.question,) = questions
+        needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
+        damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
+        self.damages = list(dict.fromkeys([("", 0.0), *damages]))
+        arrays = sorted(needed | {*dense.TRUTHS[self.question]})
+        filled = self.question == "segment" and data.mask != "instances"
+        self.answers = masks.Answers(arrays, data.mask, data.field, self.damages, filled)
+        versions = {"images": {}} | ({"shifted": data.shifted} if data.shifted else {})
+        self.sources = {
+            name: self.answers.of_source(sources.load(data.name, **{**data.options, **changes}))
+            for name, changes in versions.items()
+        }
+        self.source = self.sources["images"]
+        self.identity = describe_source(self.source)
+        self.score = reporting.SCORES[self.question]
+        self.opens_test = config.report_on == "test"
+        counts = self.source.splits["train"].get("count", np.ones(1))
+        self.scale = float(np.mean(counts)) or 1.0
+        for trial in self.trials.values():
+            self.check(trial)
+
+    def check(self, trial: declared.Method) -> None:
+        """Raise ValueError for settings that would not be read, or do not go together."""
+        settings = trial.settings
+        moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
+        moving = "only masks move with their images, and are damaged"
+        for name, read, reason in (
+            *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
+            ("weights", settings["encoder"], "U-Net's own encoder has none"),
+        ):
+            if settings[name] and not read:
+                raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
+        train = length(self.source.splits["train"])
+        if settings["images"] > train:
+            raise ValueError(
+                f"{trial.place('images')}={settings['images']}: there are {train} training images"
+            )
+
+    def build(self) -> None:
+        """Programs and members."""
+        data = self.config.data
+        self.lay_out(data.feed, data.workers, {"images": self.source})
+        self.longest = max(len(self.draw_images(trial, 0)) for trial in self.trials)
+        self.members = self.make_members(
+            list(self.trials),
+            lambda t: tuple(
+                (k, self.trials[t].settings[k]) for k in (*KINDS, "weights") if k not in OWN
+            ),
+            self.make,
+            lambda trial, seed: Network(*trial, seed),
+        )
+
+    def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
+        """The program of a method, and how its networks start."""
+        settings, place = self.trials[trial].settings, self.trials[trial].place
+        images, path = self.source.splits["train"]["image"], Path(settings["weights"])
+        shared = {"normalization": settings["normalization"], "axis_name": self.placement.axis_name}
+        answer, pretrained = REPRESENTATIONS[settings["answer"]], None
+        encoder = Encoder(tuple(settings["widths"]), **shared)
+        if settings["weights"]:
+            encoder, pretrained = load(settings["encoder"], path)
+        elif settings["encoder"]:
+            encoder = PRETRAINED[settings["encoder"]].build()
+        model = UNet(encoder, answer.head(width=settings["widths"][0], **shared))
+        shape = (*[settings["patch"] or side for side in images.shape[1:3]], images.shape[-1])
+        init, _ = self.initializer(model, shape, place("widths"))
+        if pretrained:
+            fresh = init
+            init = lambda key: with_encoder(fresh(key), pretrained)  # noqa: E731
+        per_example = answer.per_example(self.options(settings))
+
+        def rule(hyper: Hyper):
+            schedule = {name: settings[name] for name in ("steps", "warmup")}
+            rate = make_schedule(settings["schedule"], hyper["rate"], **schedule)
+            return make_optimizer(settings["optimizer"], rate, weight_decay=hyper["weight_decay"])
+
+        def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
+            return model.apply(state.evaluated_variables, x)
+
+        program = self.program(
+            make_loss(model, per_example),
+            outputs,
+            rule,
+            self.make_prepare(settings),
+            **{name: settings[name] for name in ("steps", "batch", "average")},
+            score=partial(make_mean, lambda *batch: per_example(*batch)[0]),
+        )
+        return program, classification.starting(init, rule, average=settings["average"] > 0)
+
+    def options(self, settings: Mapping[str, Any]) -> dense.Options:
+        """What the loss of a method depends on."""
+        names = ("losses", "foreground", "deviation")
+        return dense.Options(*(settings[name] for name in names), self.scale)
+
+    def make_prepare(self, settings: Mapping[str, Any]) -> Callable:
+        """From stored images and answers to what a network sees and learns from."""
+        images = self.source.splits["train"]["image"]
+        side = settings["patch"] or images.shape[1]
+        change = preparation.augmentations(settings["changes"], settings["strength"], side)
+        moves = {name: settings[name] for name in ("patch", "flip")}
+        see = preparation.standardized(images)
+        see_both = preparation.with_masks(images, **moves, change=change)
+
+        def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
+            if "mask" not in stored:
+                return {**stored, "image": see(stored["image"], None)}
+            mask = stored["mask"][:, 0 if key is None else hyper["mask"]]  # whole, or damaged
+            image, mask = see_both(stored["image"], mask, key)
+            return {**stored, "image": image, "mask": mask}
+
+        return prepare
+
+    def draw_images(self, trial: tuple[str, str], seed: int) -> np.ndarray:
+        """The training images of a network: more images are the same and others."""
+        ids = np.random.default_rng(seed).permutation(self.ids["images", "train"])
+        return ids[: self.trials[trial].settings["images"] or len(ids)]
+
+    def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
+        """The numbers of a member, its images, and which of the masks it is given."""
+        settings = self.trials[trial].settings
+        hyper = {name: np.float32(settings[name]) for name in ("rate", "weight_decay")}
+        hyper["mask"] = np.int32(self.damages.index((settings["damage"], settings["amount"])))
+        streams = example_streams([self.draw_images(trial, seed)], self.longest)
+        return hyper | {"key": member_key("train", seed), **streams}
+
+    def scored(self, source: str) -> bool:
+        """All images have answers."""
+        return True
+
+    def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
+        """What all networks answer, and how good that is."""
+        faults, outputs = trainer.curves.faults(Network), {}
+        self.tests = {name: s.splits["validation"] for name, s in self.sources.items()} | tests
+        splits = {"validation": self.source.splits["validation"], **self.tests}
+        for (name, split), trained in product(splits.items(), self.trained):
+            ids = np.arange(length(split), dtype=np.int32)
+            feed = make_feed(self.feed_kind, {name: split}, self.placement.mesh)
+            predicted = self.predict(trained, feed, lambda member, ids=ids: ids)
+            for network, values in predicted.items():
+                outputs.setdefault(network, {})[name] = values
+        self.predictions, self.results = {}, []
+        for network, values in sorted(outputs.items()):
+            if network in faults:
+                self.results.append(reporting.Result(*network, float("nan")))
+                continue
+            answers = self.read(network, values, splits)
+            judged = {
+                name: dense.judge(self.question, answers[name], truth, self.config.tolerance)
+                for name, truth in self.tests.items()
+            }
+            shifted = {SHIFTED[k]: x for k, x in judged.pop("shifted", {}).items() if k in SHIFTED}
+            self.results.append(reporting.Result(*network, **judged["images"], **shifted))
+            self.predictions[network] = answers["images"]
+        reporting.write_results(trainer.folder / "results.csv", self.results)
+
+    def read(self, network: Network, outputs: Mapping, splits: Mapping[str, Split]) -> dict:
+        """A network's answers for splits; its threshold is that which suits validation best."""
+        settings = self.trials[network[:2]].settings
+        representation, options = REPRESENTATIONS[settings["answer"]], self.options(settings)
+        answers = {
+            name: representation.read(values, splits[name]["image"].shape[1:3], options)
+            for name, values in outputs.items()
+        }
+        if self.question == "count":
+            return answers
+        limit = dense.decide(self.question, answers["validation"], splits["validation"])
+        return {name: own._replace(limit=limit) for name, own in answers.items()}
+
+    def draw(self, trainer: Trainer) -> None:
+        """Curves, images, scores by value, and answers of the first seed over their images."""
+        folder, member = trainer.folder, self.members[0]
+        fields = {"loss": "training loss", "validation_loss": "validation loss"}
+        panels = curve_panels(trainer, Network, fields, lambda n: reporting.label(n[:2]))
+        figures.curves(panels, folder / "curves.png", logarithmic=True)
+        first = self.prepare[member.program], member.hyper(), 24, self.placement
+        stored, batch = first_examples(self.feed, *first)
+        titles = [f"{float(x):g}" for x in stored.get("count", stored.get("label", range(1, 25)))]
+        figures.samples(np.asarray(batch["image"]), titles, folder / "samples.png")
+        if swept := ", ".join({t.settings["sweep"]: 0 for t in self.trials.values()}).strip(", "):
+            dense_figures.sweep(self.results, self.question, swept, folder / "sweep.png")
+        last = {}  # of each method where it has the most of what it is swept over
+        for network in sorted(self.predictions, key=lambda n: reporting.order(n.value)):
+            last |= {network.method: network} if network.seed == 0 else {}
+        answers = {reporting.label(n[:2]): self.predictions[n] for n in sorted(last.values())}
+        shown = self.question, self.tests["images"], answers
+        dense_figures.overlays(*shown, folder / "answers.png")
+
+    def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
+        """The report in Markdown."""
+        config = self.config
+        settings = declared.describe_methods(config, KINDS, get_config().base)
+        data = self.describe_data(f"{length(self.source.splits['train']):,} training images")
+        if self.question == "locate":
+            data += f"; a place is right within {config.tolerance:g} pixels"
+        if config.data.shifted:
+            data += f"; shifted: {declared.describe(config.data.shifted, {})}"
+        facts = {"Question": self.question, "Data": data} | settings | facts
+        return reporting.report(self.results, self.question, config.baseline, facts)
+
+
+study = partial(conduct, Dense)
+
+if __name__ == "__main__":
+    run(study, "dense", get_config(), members=classification.most_members, free=SETTINGS.free)

@@ -1,0 +1,195 @@
+"""The report of a study of dense answers: representations beside a baseline, over seeds.
+
+Methods may have been trained at several values of one setting, the number of images above all; at
+each value they are compared with the baseline, paired by seed.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxdl.report.comparisons import (
+    assemble,
+    compare,
+    judged,
+    list_seeds,
+    minus,
+    over_seeds,
+    warn_of_several,
+)
+from jaxdl.report.supervised import Point, by_point, label, number
+from jaxdl.report.tables import (
+    bullets,
+    format_mean,
+    markdown_table,
+    read_rows,
+    write_rows,
+)
+
+SCORES = {"locate": "right answers", "count": "1 − MAE / mean", "segment": "F1"}
+"""What is compared, by question; see :class:`Result`."""
+
+
+class Result(NamedTuple):
+    """One trained network, a row of `results.csv`; NaN where it diverged, or has no such number.
+
+    All are of the test split, or of that which the run reports on.
+    """
+
+    method: str
+    value: str
+    seed: int
+    score: float
+    """Of ``locate`` the share of right answers: whether it is there, and where, within the
+    tolerance; of ``count`` 1 − mean absolute error / mean count; of ``segment`` F1."""
+    auc: float = math.nan
+    """Area under the ROC curve of images (is it there?) or of pixels."""
+    overlap: float = math.nan
+    """Dice of all masks; average precision of instances at an IoU of .5; or the area under the
+    precision-recall curve of pixels."""
+    error: float = math.nan
+    """Mean distance in pixels, where it is there; or mean absolute error of counts."""
+    rmse: float = math.nan
+    """Root mean square error of counts."""
+    shifted: float = math.nan
+    """The score on shifted images."""
+    shifted_error: float = math.nan
+    """And the error."""
+
+
+Column = tuple[str, str, float, int]
+"""A field of :class:`Result`, its title, the factor and the decimals it is written with."""
+COLUMNS: Mapping[str, Sequence[Column]] = {
+    "locate": (
+        ("score", "right, %", 100, 1),
+        ("auc", "is it there? AUC, %", 100, 1),
+        ("error", "where? mean distance, pixels", 1, 1),
+        ("overlap", "Dice of masks, %", 100, 1),
+    ),
+    "count": (
+        ("score", "1 − MAE / mean, %", 100, 1),
+        ("error", "MAE", 1, 2),
+        ("rmse", "RMSE", 1, 2),
+        ("overlap", "instances, AP at IoU .5, %", 100, 1),
+        ("shifted", "shifted: 1 − MAE / mean, %", 100, 1),
+        ("shifted_error", "shifted: MAE", 1, 2),
+    ),
+    "segment": (
+        ("score", "F1, %", 100, 2),
+        ("auc", "AUC, %", 100, 2),
+        ("overlap", "precision-recall area, %", 100, 1),
+        ("shifted", "shifted: F1, %", 100, 1),
+    ),
+}
+
+
+def read_results(path: str | os.PathLike) -> list[Result]:
+    """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
+    return read_rows(path, Result, key=3)
+
+
+def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
+    """Write `results.csv` in one piece, in an order independent of the order of training."""
+    write_rows(path, Result, sorted(results))
+
+
+def points(results: Sequence[Result]) -> list[Point]:
+    """Methods at their values, in the table's order: by value, then by score."""
+    means = {point: over_seeds(seeds) for point, seeds in by_point(results).items()}
+    return sorted(means, key=lambda p: (order(p[1]), -means[p].mean if means[p].used else 9.0))
+
+
+def order(value: str) -> tuple[float, str]:
+    """Numbers in their order, then words."""
+    return (number(value), "") if not math.isnan(number(value)) else (math.inf, value)
+
+
+def differences(
+    results: Sequence[Result], baseline: str, field: str = "score"
+) -> dict[Point, dict[int, float]]:
+    """By method and value the scores, or another field, less those of the baseline at the same
+    value, or at its only one, by seed."""
+    scores = by_point(results, field)
+    own = [point for point in scores if point[0] == baseline]
+    pairs = {p: (baseline, p[1]) if (baseline, p[1]) in own else own[0] for p in scores}
+    return {p: minus(scores[p], scores[pairs[p]]) for p in points(results) if p != pairs[p]}
+
+
+def table(results: Sequence[Result], question: str, baseline: str) -> str:
+    """Markdown: a row a method and value; differences to the baseline are paired by seed."""
+    columns = [
+        c for c in COLUMNS[question] if any(not math.isnan(getattr(r, c[0])) for r in results)
+    ]
+    values = {field: by_point(results, field) for field, *_ in columns}
+    gains, swept = differences(results, baseline), any(r.value for r in results)
+    rows = []
+    for point in points(results):
+        gain = over_seeds(gains.get(point, {}))
+        text = format_mean(gain.mean, gain.se, signed=True) if point in gains else ""
+        count = sum((r.method, r.value) == point for r in results)
+        row = [point[0], *([point[1]] if swept else [])]
+        for field, _, scale, digits in columns:
+            estimate = over_seeds(values[field][point])
+            row.append(format_mean(estimate.mean, estimate.se, scale, digits))
+        rows.append([*row, text, f"{len(values['score'][point])} of {count}"])
+    titles = ["method", *(["value"] if swept else []), *(title for _, title, *_ in columns)]
+    titles += [f"minus {baseline}, points", "networks"]
+    return markdown_table(titles, rows, left=1 + swept)
+
+
+def findings(results: Sequence[Result], question: str, baseline: str) -> list[str]:
+    """Each method against the baseline at the same value, in words: by the score, by the score on
+    shifted images, and by whether it is there."""
+    measures = {"score": SCORES[question], "shifted": f"{SCORES[question]} on shifted images"}
+    measures |= {"auc": "the area under the ROC curve of whether it is there"}
+    sentences, count = [], 0
+    for field, name in measures.items():
+        if field == "auc" and question != "locate":
+            continue
+        for (method, value), gain in differences(results, baseline, field).items():
+            estimate = over_seeds(gain)
+            if not math.isnan(estimate.mean):
+                subject = f"**{method}**" + (f" at {value}" if value else "")
+                sentences.append(compare(subject, estimate, f"{baseline}, by {name}"))
+                count += judged(estimate)
+    return sentences + warn_of_several(count)
+
+
+METHOD = """\
+- Means ± standard errors are over seeds (standard deviation with m − 1, over √m). A seed draws the
+  initialization, the order, and which images a network is trained on: the same for all methods.
+- Differences are taken within a seed. A finding "shows" when the two-sided 95% t interval over
+  seeds excludes zero.
+- Thresholds are chosen on the validation images, by each network for itself; test images choose
+  nothing.
+- Networks that diverged are left out of every mean."""
+
+
+def report(
+    results: Sequence[Result],
+    question: str,
+    baseline: str,
+    facts: Mapping[str, str],
+    sections: Iterable[tuple[str, str]] = (),
+) -> str:
+    """The whole report in Markdown.
+
+    Args:
+      sections: further headings and texts, after the results.
+    """
+    lost = {
+        point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
+        for point, seeds in by_point(results).items()
+    }
+    parts = [
+        ("Findings", bullets(findings(results, question, baseline))),
+        ("Results", table(results, question, baseline)),
+        *sections,
+        (
+            "Diverged networks",
+            bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),
+        ),
+        ("How the numbers are computed", METHOD),
+    ]
+    return assemble("Answers that are pictures", {"Networks": str(len(results)), **facts}, parts)

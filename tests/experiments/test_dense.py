@@ -1,0 +1,171 @@
+"""The study of representations on drawn pictures, in tiny and in this process."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.dense import VARIANTS, get_config
+from experiments import dense
+from experiments.harness import classification
+from experiments.harness.run import UserError
+from experiments.harness.settings import check
+from experiments.harness.study import COMMON, make_study
+from jaxdl.data import sources
+from jaxdl.data.source import make_source
+from jaxdl.train.groups import make_groups
+from jaxdl.train.interruption import Interrupted, StopFlag
+from jaxdl.train.parallel import make_mesh
+
+
+def tiny(variant="macula", methods=("class", "mask")):
+    """Two representations, of two numbers of images."""
+    config = get_config(variant)
+    config.seeds, config.base.steps, config.base.batch, config.base.widths = 1, 4, 4, (2,)
+    config.steps_per_dispatch, config.seconds_between_saves = 2, 1e9
+    config.data.options.update({"train": 8, "validation": 6, "test": 8, "size": 18})
+    if variant == "vessels":
+        config.data.options.size = 48  # each has some
+    for name in set(config.methods) - {*methods}:
+        del config.methods[name]
+    if variant == "macula":
+        config.base.values = (4, 8)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:1]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense")
+    return folder, dense.study(tiny(), folder, StopFlag())
+
+
+def rows(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_has_a_row_for_each_network(finished):
+    folder, text = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"answers.png", "curves.png", "samples.png", "sweep.png", "report.html"}
+    names = [(r["method"], r["value"], r["seed"]) for r in rows(folder)]
+    assert names == [(m, v, "0") for m in ("class", "mask") for v in ("4", "8")]
+    for row in rows(folder):
+        assert float(row["score"]) * 8 == pytest.approx(round(float(row["score"]) * 8))
+        assert (row["overlap"] == "nan") == (row["method"] == "class")
+    for part in ("**mask** at 4", "minus class", "Question: locate", "within 4 pixels"):
+        assert part in text
+
+
+def test_what_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
+    class Stops(StopFlag):
+        """Asked to stop within training."""
+
+        def __enter__(self):
+            self.received = 2
+            return self
+
+    with pytest.raises(Interrupted):
+        dense.study(tiny(), tmp_path, Stops())
+    dense.study(tiny(), tmp_path, StopFlag())
+    for name in ("results.csv", "metrics.jsonl", "sweep.png", "answers.png"):
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def built():
+    study = make_study(dense.Dense, tiny())
+    study.build()
+    return study
+
+
+def test_all_methods_of_a_seed_see_the_same_images(built):
+    groups = make_groups("networks", built.members, 24, even=True)
+    assert [{n.method for n in group.networks} for group in groups] == [{"class"}, {"mask"}]
+    few, many = (built.draw_images(("class", value), 0) for value in ("4", "8"))
+    np.testing.assert_array_equal(few, many[:4])
+    np.testing.assert_array_equal(few, built.draw_images(("mask", "4"), 0))
+    first = [built.members[i].start().params["encoder"] for i in (0, 2)]  # of both methods
+    jax.tree.map(np.testing.assert_array_equal, *first)
+
+
+def test_a_patch_moves_its_mask():
+    config = tiny("vessels", ("cross_entropy",))
+    config.base.patch, config.base.flip = 10, True
+    study = make_study(dense.Dense, config)
+    settings = study.trials["cross_entropy", ""].settings
+    prepare, images = study.make_prepare(settings), np.zeros((5, 18, 18, 3), np.uint8)
+    images[:, 4:9, 7:12] = 255
+    mask = np.stack([images[..., 0] > 0, images[..., 0] < 0], 1).astype(np.uint8)
+    stored = {"image": jnp.asarray(images), "mask": jnp.asarray(mask)}
+    hyper = {"mask": np.int32(0)}
+    batch = prepare(stored, hyper, jax.random.key(0))
+    assert batch["image"].shape == (5, 10, 10, 3) and batch["mask"].any()
+    bright = batch["image"][..., 0] > batch["image"].min()
+    np.testing.assert_array_equal(bright, batch["mask"])
+    assert not prepare(stored, {"mask": np.int32(1)}, jax.random.key(0))["mask"].any()
+    np.testing.assert_array_equal(prepare(stored, hyper, None)["mask"], mask[:, 0])
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("drive", "bccd")])
+def test_all_variants_can_be_built(variant):
+    config = tiny(variant, get_config(variant).methods)
+    if "crowding" in config.data.options:
+        config.data.options.size = 20
+    study = make_study(dense.Dense, config)
+    assert study.question == {"macula": "locate", "cells": "count"}.get(variant, "segment")
+    check(config, {**dense.SETTINGS.kinds, **COMMON})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"baseline": "none"}, r"config\.baseline: 'none' is not one of class"),
+        ({"base.answer": "box"}, r"config\.base\.answer: 'box' is not one of class, coordinates"),
+        ({"methods.mask.answer": "number"}, r"methods answer different questions \(config\.m"),
+        ({"base.values": (8, 9)}, r"config\.base\.images=9: there are 8 training images"),
+        ({"base.patch": 20}, r"config\.base\.patch=20 is not used: only masks move with their"),
+        ({"base.weights": "x"}, r"config\.base\.weights=x is not used: U-Net's own encoder has"),
+        ({"base.damage": "torn"}, r"config\.base\.damage: 'torn' is not one of '', shifted"),
+        ({"base.widths": (2,) * 7}, r"config\.base\.widths on images of 18 x 18 x 3: a pooling"),
+        (
+            {"data.name": "digits", "data.options": {}},
+            r"split 'train' has image, label: this study n",
+        ),
+        ({"base.losses": ()}, r"config\.base\.losses is empty"),
+    ],
+)
+def test_wrong_settings_are_one_line(change, words, tmp_path):
+    config = tiny()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=words):
+        dense.study(config, tmp_path / "run", StopFlag())
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.ones((3, 9, 10), np.uint8), r"split 'train': masks are \[3, 9, 10\]"),
+        (np.full((3, 9, 11), 7, np.uint8), r"split 'train': .* of class 7"),
+        (np.zeros((3, 9, 11), np.uint8), r"split 'train': .* 0 is empty"),
+        (None, r"split 'train' has image: this study needs mask"),
+    ],
+)
+def test_masks_that_do_not_fit_are_one_line(mask, words, monkeypatch, tmp_path):
+    split = {"image": np.zeros((3, 9, 11, 3), np.uint8)} | ({} if mask is None else {"mask": mask})
+    own = make_source("own", (), dict.fromkeys(("train", "validation", "test"), split))
+    monkeypatch.setitem(sources.SOURCES, "own", lambda: own)
+    config = tiny("vessels", ("cross_entropy",))
+    config.data.name, config.data.mask, config.data.field = "own", "mask", ""
+    config.data.options = type(config)()
+    with pytest.raises(UserError, match=words):
+        dense.study(config, tmp_path / "run", StopFlag())

@@ -1,0 +1,90 @@
+"""The report of representations: pairs, order, findings, figures."""
+
+import math
+
+import numpy as np
+import pytest
+
+from jaxdl.report import dense as reporting
+from jaxdl.report import dense_figures
+from jaxdl.report.dense import Result, differences, findings, points, read_results, report, table
+
+
+def rows(method, value, *scores, **fields):
+    return [Result(method, value, seed, score, **fields) for seed, score in enumerate(scores)]
+
+
+RESULTS = [
+    *rows("class", "16", 0.5, 0.52, 0.54, auc=0.7, error=9.0),
+    *rows("class", "144", 0.6, 0.7, 0.8, auc=0.8, error=8.0),
+    *rows("mask", "16", 0.7, 0.73, 0.74, auc=0.75, error=3.0, overlap=0.6),
+    *rows("mask", "144", 0.7, 0.6, math.nan, auc=0.9, error=2.0, overlap=0.8),
+]
+
+
+def test_differences_are_paired_by_seed_and_value():
+    pairs = differences(RESULTS, "class")
+    assert list(pairs) == [("mask", "16"), ("mask", "144")]
+    assert pairs["mask", "16"] == pytest.approx({0: 0.2, 1: 0.21, 2: 0.2})
+    assert pairs["mask", "144"] == pytest.approx({0: 0.1, 1: -0.1})
+    alone = [*rows("clean", "", 0.9, 0.9), *rows("dilated", "1", 0.8, 0.7)]
+    assert differences(alone, "clean")["dilated", "1"] == pytest.approx({0: -0.1, 1: -0.2})
+
+
+def test_rows_are_in_the_order_of_numbers_then_of_scores():
+    assert points(RESULTS) == [("mask", "16"), ("class", "16"), ("class", "144"), ("mask", "144")]
+    text = table(RESULTS, "locate", "class")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert lines[0][:3] == ["method", "value", "right, %"] and lines[0][-1] == "networks"
+    assert lines[2][:3] == ["mask", "16", "72.3 ± 1.2"] and lines[2][-2] == "+20.3 ± 0.3"
+    assert lines[-1][-1] == "2 of 3" and lines[3][5] == "–"
+    assert "RMSE" not in text
+
+
+def test_findings_say_what_shows():
+    sentences = findings(RESULTS, "locate", "class")
+    assert sentences[0].startswith("This run shows that **mask** at 16 is above class, by right")
+    assert sentences[1].startswith("This run does not show that **mask** at 144 is")
+    assert "class, by the area under the ROC curve" in sentences[3]
+    assert sentences[4].startswith("These are 2 comparisons")  # others are alike for all seeds
+    shifted = [row._replace(shifted=row.score / 2) for row in RESULTS]
+    assert "on shifted images" in findings(shifted, "locate", "class")[2]
+
+
+def test_a_report_names_what_diverged(tmp_path):
+    text = report(RESULTS, "locate", "class", {"Question": "locate"})
+    assert "## Diverged networks" in text and "mask 144, seed 2" in text
+    reporting.write_results(tmp_path / "results.csv", RESULTS)
+    again = read_results(tmp_path / "results.csv")
+    assert [row[:3] for row in again] == sorted(row[:3] for row in RESULTS)
+
+
+class Answers:
+    """What a network says of two images, of all questions."""
+
+    scores = np.array([0.9, 0.1])
+    points = np.array([[3.0, 4.0], [1.0, 1.0]])
+    masks, limit, maps = np.eye(6, 8)[None].repeat(2, 0) > 0, 0.5, None
+    counts, labels = np.array([2.5, 0.0]), [np.eye(6, 8, dtype=int), np.zeros((6, 8), int)]
+
+
+class Pixels:
+    scores, limit = np.full((2, 6, 8), 0.7), 0.5
+
+
+@pytest.mark.parametrize(
+    ("question", "answers"), [("locate", Answers), ("count", Answers), ("segment", Pixels)]
+)
+def test_figures_are_drawn(question, answers, tmp_path):
+    split = {
+        "image": np.zeros((2, 6, 8, 3), np.uint8),
+        "label": np.array([1, 0]),
+        "point": np.array([[2.0, 2.0], [np.nan, np.nan]]),
+        "mask": np.eye(6, 8, dtype=np.uint8)[None, None].repeat(2, 0),
+        "count": np.array([2.0, 0.0]),
+        "instances": np.eye(6, 8, dtype=np.int32)[None].repeat(2, 0),
+    }
+    dense_figures.overlays(question, split, {"ours": answers}, tmp_path / "answers.png")
+    dense_figures.sweep(RESULTS, "locate", "images", tmp_path / "sweep.png")
+    for name in ("answers.png", "sweep.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -32,7 +32,7 @@ Outputs = Float[np.ndarray, "n ..."]
 Shape = tuple[int, int]
 """Height and width of the images."""
 
-MASK_LOSSES = {
+MASK_LOSSES: Mapping[str, Callable[..., Array]] = {
     "cross_entropy": losses.cross_entropy,
     "focal": losses.focal,
     "dice": losses.dice,
@@ -120,8 +120,8 @@ def _coordinate_loss(outputs: Float[Array, "b 3"], batch: Batch, options: Option
 
 
 def _heat_loss(outputs: Float[Array, "b h w 1"], batch: Batch, options: Options) -> Array:
-    points = batch["point"][:, None]
-    target = losses.heat_map(points, outputs.shape[1:3], options.deviation)
+    points, (_, h, w, _) = batch["point"][:, None], outputs.shape
+    target = losses.heat_map(points, (h, w), options.deviation)
     return losses.map_error(outputs[..., 0], target, 1 + (options.foreground - 1) * target)
 
 
@@ -130,7 +130,8 @@ def _number_loss(outputs: Float[Array, "b 1"], batch: Batch, options: Options) -
 
 
 def _density_loss(outputs: Float[Array, "b h w 1"], batch: Batch, options: Options) -> Array:
-    target = losses.density_map(batch["points"], outputs.shape[1:3], options.deviation)
+    _, h, w, _ = outputs.shape
+    target = losses.density_map(batch["points"], (h, w), options.deviation)
     return losses.map_error(outputs[..., 0], DENSITY * target)
 
 

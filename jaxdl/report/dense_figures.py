@@ -102,9 +102,9 @@ def drawing(question: str, split: Mapping[str, Any], answers: Any = None) -> Dra
     """How an answer is drawn, or, without one, the truth."""
     if question == "count":
         return draw_counts(split["count"], split.get("instances"), answers)
-    masks = split["mask"][:, 0] if "mask" in split else None
     if question == "segment":
-        return draw_pixels(masks, answers)
+        return draw_pixels(split["mask"][:, 0], answers)
+    masks = split["mask"][:, 0] if "mask" in split else None
     return draw_sightings(split["point"], masks, answers)
 
 

@@ -130,7 +130,7 @@ def curves(
     """Curves of single networks (thin) and their mean (thick), on a logarithmic scale their median.
 
     Entries of a panel with the same curves are drawn as one, since they would hide each other. More
-    than six entries have one legend for all panels, and more than ten other lines, too.
+    than four entries have one legend for all panels, and more than ten other lines, too.
 
     Args:
       panels: the y axis's label -> legend entry -> one ``(steps, values)`` a network; the
@@ -149,7 +149,7 @@ def curves(
         entry: by_name[first] for groups in drawn.values() for entry, (first, _) in groups.items()
     }
     order = list(styles)
-    shared = len(order) > 6
+    shared = len(order) > 4
     columns = min(3, len(drawn))
     rows = math.ceil(len(drawn) / columns)
     figure = Figure(figsize=(4.2 * columns + 2 * shared, 3.2 * rows), layout="constrained")

@@ -34,7 +34,16 @@ from jaxdl.report.tables import markdown_table, write_rows
 from jaxdl.train.interruption import StopFlag
 
 ROOT = Path(configs.__file__).parents[1]
-STUDIES = ("dann", "dense", "finetune", "pinn", "search", "supervised", "transferability", "visualize")
+STUDIES = (
+    "dann",
+    "dense",
+    "finetune",
+    "pinn",
+    "search",
+    "supervised",
+    "transferability",
+    "visualize",
+)
 START = records.Start(
     "python", "2026-01-01T00:00:00+00:00", "3.11.7", {"jax": "0.10"}, "0123456789abcdef", True, 65.0
 )

@@ -47,8 +47,10 @@ class ConvBlock(nn.Module):
         for i in (1, 2):
             x = Conv(self.features, padding=self.padding, name=f"conv{i}")(x)
             if self.normalization == "batch":
-                running = {"use_running_average": not train, "momentum": 0.9}
-                x = nn.BatchNorm(**running, axis_name=self.axis_name, name=f"norm{i}")(x)
+                norm = nn.BatchNorm(
+                    not train, momentum=0.9, axis_name=self.axis_name, name=f"norm{i}"
+                )
+                x = norm(x)
             else:
                 x = nn.GroupNorm(math.gcd(8, self.features), name=f"norm{i}")(x)
             x = nn.relu(x)
@@ -147,7 +149,7 @@ class UNet(nn.Module):
         # Without padding each stage is a level, else the last one of each resolution, the image's
         # included, where the first stage leaves pixels out.
         valid = getattr(self.encoder, "padding", None) == "VALID"
-        levels: list[Array] = [] if valid else [jnp.asarray(x)]
+        levels: list[AnyArray] = [] if valid else [jnp.asarray(x)]
         for i in range(len(names)):
             x = self.encoder(x, train=train, start=i, stop=i + 1)
             if levels and not valid and round(levels[-1].shape[1] / x.shape[1]) == 1:

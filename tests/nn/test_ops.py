@@ -10,14 +10,14 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from jaxdl.nn import ops
+from jaxdl.nn import ops, pooling
 from jaxdl.nn.models.convnet import glyph_net
 from jaxdl.nn.ops import (
     convolution,
     depthwise_convolution,
     local_response_normalization,
-    max_pool,
 )
+from jaxdl.nn.pooling import max_pool
 from jaxdl.train.parallel import make_mesh
 
 
@@ -390,7 +390,9 @@ def test_gradients_of_a_whole_network_are_autodiffs(monkeypatch):
 
     ours = gradients()
     monkeypatch.setattr(ops, "convolution", plain)
-    monkeypatch.setattr(ops, "max_pool", lambda x, window, stride: plain_pool(x, window, stride))
+    monkeypatch.setattr(
+        pooling, "max_pool", lambda x, window, stride: plain_pool(x, window, stride)
+    )
     theirs = gradients()
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         # Biases before batch normalization have no gradient but rounding.

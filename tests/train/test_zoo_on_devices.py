@@ -19,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.adaptation import adaptation_loss
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.nn.models import ADVERSARIAL_MODELS, MODELS
-from jaxdl.nn.ops import convolution, max_pool
+from jaxdl.nn.ops import convolution
+from jaxdl.nn.pooling import max_pool
 from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
 from jaxdl.train.parallel import make_mesh, replicate

@@ -11,7 +11,7 @@ import flax.linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from jaxdl.nn import ops
+from jaxdl.nn import ops, pooling
 from jaxdl.nn.layers import Dropout
 from jaxdl.nn.models.staged import Stage, Staged
 from jaxdl.types import AnyArray, Scalar
@@ -80,7 +80,7 @@ class ConvLayer(nn.Module):
             norm = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)
             x = nn.relu(norm(x))
         if s.pool > 1:
-            x = ops.max_pool(x, window=s.pool, stride=s.pool_stride or s.pool)
+            x = pooling.max_pool(x, window=s.pool, stride=s.pool_stride or s.pool)
         if not self.batch_norm:  # bias and ReLU keep the order of numbers: there are fewer now
             bias = self.param("bias", self.start.bias, (s.features,))
             x = nn.relu(x + bias[None, None, None])

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdl.nn import ops
+from jaxdl.nn import ops, pooling
 from jaxdl.nn.models.stack import Stack
 from jaxdl.types import AnyArray, Scalar
 
@@ -54,7 +54,7 @@ class Local(nn.Module):
     @nn.compact
     def __call__(self, x: Float[AnyArray, "b h w c"]) -> Float[Array, "b oh ow maps"]:
         surrounded = surround(x, self.side, self.stride)
-        fields = ops.patches(surrounded, window=self.side, stride=self.stride)
+        fields = pooling.patches(surrounded, window=self.side, stride=self.stride)
         b, h, w, *field = fields.shape
         inputs, units = math.prod(field), (h, w, self.maps)
         kernel = self.param("kernel", start, (inputs, math.prod(units)))
@@ -114,7 +114,7 @@ class Subsampling(nn.Module):
     def __call__(self, x: Float[AnyArray, "b h w c"]) -> Float[Array, "b oh ow c"]:
         scale = self.param("scale", start, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        mean = jnp.mean(ops.patches(x, window=2, stride=2), 3)
+        mean = jnp.mean(pooling.patches(x, window=2, stride=2), 3)
         return mean * scale[None, None, None] + bias[None, None, None]
 
 

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdl.nn import ops
+from jaxdl.nn import ops, pooling
 from jaxdl.nn.models.staged import Conv, DenseStage, Stage, Staged
 from jaxdl.nn.weights.names import Entry, conv, dense, norm
 from jaxdl.types import AnyArray
@@ -49,7 +49,7 @@ class Stem(nn.Module):
         x = Conv(self.features, kernel, stride, dtype=self.dtype, name="conv")(x)
         x = nn.relu(_norm(train, self.axis_name, self.dtype, "norm")(x))
         if self.imagenet:  # after a ReLU a border of zeros never wins
-            x = ops.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), window=3, stride=2)
+            x = pooling.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), window=3, stride=2)
         return x
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdl.nn import ops
+from jaxdl.nn import ops, pooling
 from jaxdl.types import AnyArray
 
 Stage = tuple[str, Callable[..., nn.Module]]
@@ -115,7 +115,7 @@ class ConvStage(nn.Module):
             name="conv",
         )
         x = nn.relu(conv(x))
-        return ops.max_pool(x, window=self.pool, stride=2) if self.pool > 1 else x
+        return pooling.max_pool(x, window=self.pool, stride=2) if self.pool > 1 else x
 
 
 class DenseStage(nn.Module):

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from jaxdl.nn import ops
+from jaxdl.nn import pooling
 from jaxdl.nn.models.staged import Conv, DenseStage, Stage, Staged
 from jaxdl.types import AnyArray, Variables
 
@@ -43,7 +43,7 @@ class ConvBlock(nn.Module):
     def __call__(self, x: Float[AnyArray, "b h w c"], train: bool) -> Float[Array, "b oh ow o"]:
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"no normalization {self.normalization!r}: choose batch or group")
-        x = ops.max_pool(x, window=self.pool) if self.pool > 1 else jnp.asarray(x)
+        x = pooling.max_pool(x, window=self.pool) if self.pool > 1 else jnp.asarray(x)
         for i in (1, 2):
             x = Conv(self.features, padding=self.padding, name=f"conv{i}")(x)
             if self.normalization == "batch":

@@ -34,10 +34,10 @@ def log_softmax(logits):
 
 def test_cross_entropy_is_scikit_learns():
     p = np.exp(log_softmax(LOGITS))
-    ours = cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    ours = jax.jit(cross_entropy)(LOGITS, LABELS)
     assert np.mean(ours) == pytest.approx(log_loss(LABELS, p, labels=range(4)), rel=1e-5)
-    soft = jnp.asarray(np.eye(4, dtype=np.float32)[LABELS])
-    np.testing.assert_allclose(cross_entropy(jnp.asarray(LOGITS), soft), ours, rtol=1e-6)
+    soft = np.eye(4, dtype=np.float32)[LABELS]
+    np.testing.assert_allclose(jax.jit(cross_entropy)(LOGITS, soft), ours, rtol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -49,17 +49,20 @@ def test_smoothing_and_class_weights_follow_their_formula(smoothing, weights, ki
         q = 0.3 * q + 0.7 * np.roll(q, 1, axis=0)
     expected = (1 - smoothing) * q + smoothing / 4
     expected = -(expected * log_softmax(LOGITS) * (1 if weights is None else weights)).sum(-1)
-    targets = jnp.asarray(LABELS if kind == "labels" else q.astype(np.float32))
+    targets = LABELS if kind == "labels" else q.astype(np.float32)
 
-    def loss(smoothing):
-        w = None if weights is None else jnp.asarray(weights)
-        return cross_entropy(jnp.asarray(LOGITS), targets, smoothing=smoothing, class_weights=w)
+    @jax.jit
+    def losses(logits, targets, traced):
+        ours = [
+            cross_entropy(logits, targets, smoothing=value, class_weights=weights)
+            for value in (smoothing, traced)
+        ]
+        if kind == "mixed" and weights is None:
+            ours.append(optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, traced)))
+        return ours
 
-    np.testing.assert_allclose(loss(smoothing), expected, rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(loss)(smoothing), expected, rtol=1e-5)  # traced
-    if kind == "mixed" and weights is None:
-        smoothed = optax.softmax_cross_entropy(LOGITS, optax.smooth_labels(q, smoothing))
-        np.testing.assert_allclose(loss(smoothing), smoothed, rtol=1e-5)
+    for values in losses(LOGITS, targets, smoothing):
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -74,15 +77,16 @@ def test_a_label_out_of_range_is_an_error_or_nan(label, smoothing):
 
 @pytest.mark.usefixtures("types_unchecked")
 def test_binary_cross_entropy_and_squared_error_are_those_of_numpy():
-    logits, labels = jnp.asarray(LOGITS[:, 0]), jnp.asarray(LABELS % 2)
+    logits, labels = LOGITS[:, 0], LABELS % 2
     p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     expected = log_loss(labels, p, labels=(0, 1))
-    assert np.mean(binary_cross_entropy(logits, labels)) == pytest.approx(expected, rel=1e-5)
+    losses = jax.jit(binary_cross_entropy)(logits, labels)
+    assert np.mean(losses) == pytest.approx(expected, rel=1e-5)
     targets = RNG.normal(size=(7, 4)).astype(np.float32)
-    errors = squared_error(jnp.asarray(LOGITS), jnp.asarray(targets))
+    errors = jax.jit(squared_error)(LOGITS, targets)
     np.testing.assert_allclose(errors, ((LOGITS - targets) ** 2).sum(-1), rtol=1e-5)
     with pytest.raises(ValueError, match=r"predictions are \[7, 1\], targets \[7\]"):
-        squared_error(jnp.zeros((7, 1)), jnp.zeros(7))
+        squared_error(np.zeros((7, 1), np.float32), np.zeros(7, np.float32))
 
 
 class Table(nn.Module):
@@ -100,12 +104,17 @@ class Table(nn.Module):
         return nn.Dense(self.outputs)(x)
 
 
+def initial(model, x):
+    """Initial variables, compiled as one function."""
+    return jax.jit(model.init)(KEY, x)
+
+
 def test_every_collection_of_any_module_is_carried_and_the_loss_is_a_metric():
     x, model = jnp.asarray(LOGITS), Table(3)
-    state = create_state(model.init(KEY, x), optax.sgd(0.1))
+    state = create_state(initial(model, x), optax.sgd(0.1))
     batch = {"features": x, "label": jnp.asarray(LABELS % 3)}
     loss_fn = classification_loss(model, inputs="features")
-    before = loss_fn(state.params, state.collections, batch, HYPER, KEY)[0]
+    before = jax.jit(loss_fn)(state.params, state.collections, batch, HYPER, KEY)[0]
     step = jax.jit(make_step(loss_fn, optax.sgd(0.1)))
     for steps in (1, 2):
         state, metrics = step(state, batch, HYPER)
@@ -118,8 +127,9 @@ def test_every_collection_of_any_module_is_carried_and_the_loss_is_a_metric():
 
 def test_an_optimizer_may_be_made_of_a_members_numbers():
     x, model = jnp.asarray(LOGITS), Table(3)
-    variables, batch = model.init(KEY, x), {"features": x, "target": jnp.zeros((7, 3))}
+    variables, batch = initial(model, x), {"features": x, "target": np.zeros((7, 3), np.float32)}
     loss_fn, after = regression_loss(model), []
+    expected = np.sum(np.asarray(jax.jit(model.apply)(variables, x)) ** 2, -1).mean()
     for optimizer, hyper in (
         (optax.adam(0.1), HYPER),
         (lambda hyper: optax.adam(hyper["rate"]), {**HYPER, "rate": jnp.float32(0.1)}),
@@ -127,7 +137,6 @@ def test_an_optimizer_may_be_made_of_a_members_numbers():
         state = create_state(variables, optimizer, hyper)
         state, metrics = jax.jit(make_step(loss_fn, optimizer))(state, batch, hyper)
         after.append(state.params)
-        expected = np.sum(np.asarray(model.apply(variables, x)) ** 2, -1).mean()
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, after), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -135,8 +144,8 @@ def test_an_optimizer_may_be_made_of_a_members_numbers():
 
 @pytest.mark.parametrize("jitted", [False, True])
 def test_examples_of_weight_0_do_not_count_whatever_their_label(jitted):
-    x, model = jnp.asarray(LOGITS), Table(4)
-    variables, labels = model.init(KEY, x), jnp.asarray(np.where(np.arange(7) < 4, LABELS, -1))
+    x, model = LOGITS, Table(4)
+    variables, labels = initial(model, x), jnp.asarray(np.where(np.arange(7) < 4, LABELS, -1))
     arguments = variables["params"], {"memory": variables["memory"]}
     loss_fn = classification_loss(model, inputs="features")
     loss_fn = jax.jit(loss_fn) if jitted else loss_fn
@@ -150,13 +159,15 @@ def test_examples_of_weight_0_do_not_count_whatever_their_label(jitted):
 
 @pytest.mark.parametrize("make", [regression_loss, binary_loss])
 def test_missing_targets_may_be_nan(make):
-    x, model = jnp.asarray(LOGITS), Table(1)
-    variables = model.init(KEY, x)
+    x, model = LOGITS.copy(), Table(1)
+    variables = initial(model, x)
     collections = {"memory": variables["memory"]}
-    target = jnp.linspace(0, 1, 7).at[4:].set(jnp.nan)
-    gradient = jax.grad(make(model, inputs="features", targets="target"), has_aux=True)
+    target = np.linspace(0, 1, 7, dtype=np.float32)
+    target[4:] = x[5] = np.nan
+    loss_fn = make(model, inputs="features", targets="target")
+    gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
     kept = {"features": x[:4], "target": target[:4]}
-    whole = {"features": x.at[5].set(jnp.nan), "target": target, "weight": target >= 0}
+    whole = {"features": x, "target": target, "weight": target >= 0}
     for ours, theirs in zip(
         jax.tree.leaves(gradient(variables["params"], collections, whole, {}, KEY)[0]),
         jax.tree.leaves(gradient(variables["params"], collections, kept, {}, KEY)[0]),
@@ -168,25 +179,26 @@ def test_missing_targets_may_be_nan(make):
 def test_an_optimizer_may_look_at_the_loss():
     """Optax's Polyak step is ``(loss - f_min) / |gradient|²`` at most."""
     x, model = jnp.asarray(LOGITS), Table(1)
-    variables, batch = model.init(KEY, x), {"features": x, "target": jnp.arange(7.0)}
+    variables, batch = initial(model, x), {"features": x, "target": jnp.arange(7.0)}
     loss_fn, optimizer = regression_loss(model), optax.polyak_sgd(max_learning_rate=1e6)
     state = create_state(variables, optimizer)
-    after, metrics = make_step(loss_fn, optimizer)(state, batch, HYPER)
-    gradient = jax.grad(loss_fn, has_aux=True)(state.params, state.collections, batch, {}, KEY)[0]
-    rate = metrics["loss"] / optax.tree.norm(gradient, squared=True)
-    expected = jax.tree.map(lambda p, g: p - rate * g, state.params, gradient)
+    after, metrics = jax.jit(make_step(loss_fn, optimizer))(state, batch, HYPER)
+    gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
+    gradient = gradient(state.params, state.collections, batch, {}, KEY)[0]
+    rate = metrics["loss"] / sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient))
+    expected = jax.tree.map(lambda p, g: np.asarray(p) - rate * g, state.params, gradient)
     for a, b in zip(*map(jax.tree.leaves, (after.params, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
 def test_binary_targets_may_be_masks_of_images():
     model = nn.Conv(1, (3, 3))
-    x, masks = jnp.asarray(IMAGES), jnp.asarray(IMAGES[..., 0] > 0.3, jnp.uint8)
-    variables = model.init(KEY, x)
-    loss_fn = binary_loss(model, targets="mask")
+    x, masks = IMAGES, (IMAGES[..., 0] > 0.3).astype(np.uint8)
+    variables = initial(model, x)
+    loss_fn = jax.jit(binary_loss(model, targets="mask"))
     loss, (_, metrics) = loss_fn(variables["params"], {}, {"image": x, "mask": masks}, {}, KEY)
-    logits = np.asarray(model.apply(variables, x))[..., 0].astype(np.float64)
-    expected = log_loss(np.asarray(masks).ravel(), (1 / (1 + np.exp(-logits))).ravel())
+    logits = np.asarray(jax.jit(model.apply)(variables, x))[..., 0].astype(np.float64)
+    expected = log_loss(masks.ravel(), (1 / (1 + np.exp(-logits))).ravel())
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], np.mean((logits > 0) == masks), rtol=1e-6)
 
@@ -195,12 +207,12 @@ def conv_net(axis_name=None, **options):
     return ConvNet((Conv(4),), (), 3, axis_name=axis_name, **options)
 
 
-BATCH = {"image": jnp.asarray(IMAGES), "label": jnp.asarray(RNG.integers(0, 3, 8))}
+BATCH = {"image": IMAGES, "label": RNG.integers(0, 3, 8)}
 
 
 def stepped(model, accumulate, devices=0, key=KEY, **options):
     """State and metrics after one step; with devices, under shard_map of a divided batch."""
-    variables = conv_net(batch_norm=model.batch_norm).init(KEY, BATCH["image"])
+    variables = initial(conv_net(batch_norm=model.batch_norm), BATCH["image"])
     state = create_state(variables, optax.sgd(0.1))
     axis = "data" if devices else None
     loss_fn = classification_loss(model, **options)
@@ -225,9 +237,10 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient(parts, devices):
 def test_statistics_pass_from_part_to_part():
     model = conv_net(batch_norm=True)
     state, _ = stepped(model, 2)
-    variables = model.init(KEY, BATCH["image"])
+    variables = initial(model, BATCH["image"])
+    forward = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
     for half in (slice(0, 4), slice(4, 8)):
-        _, new = model.apply(variables, BATCH["image"][half], train=True, mutable=["batch_stats"])
+        _, new = forward(variables, BATCH["image"][half])
         variables = {**variables, **new}
     for a, b in zip(
         jax.tree.leaves(state.collections["batch_stats"]),
@@ -265,8 +278,9 @@ def test_computing_in_bfloat16_leaves_everything_kept_in_float32():
             seen.append(x.dtype)
             return x
 
-    variables = Watching().init(KEY, BATCH["image"])
+    variables = initial(Watching(), BATCH["image"])
     loss_fn = make_loss(Watching(), per_example, dtype=jnp.bfloat16)
-    grads = jax.grad(loss_fn, has_aux=True)(variables["params"], {}, BATCH, {}, KEY)[0]
+    gradient = jax.jit(jax.grad(loss_fn, has_aux=True))
+    grads = gradient(variables["params"], {}, BATCH, {}, KEY)[0]
     assert seen[-1] == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.float32)}

@@ -1,5 +1,7 @@
 """Networks in stretches against the whole, batch statistics and dropout against NumPy."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -239,19 +241,22 @@ def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():
         assert abs(kernel.mean()) < 4 * deviation / np.sqrt(kernel.size), name
 
     # The first two layers by XLA's own operations, and by NumPy's.
-    h = x
-    for spec, name, ours in zip(convolutions, ("conv1", "conv2"), hidden, strict=True):
+    def before_normalization(spec, h, layer):
         h = lax.conv_general_dilated(
             h,
-            params[name]["kernel"],
+            layer["kernel"],
             (spec.stride,) * 2,
             spec.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=spec.groups,
         )
-        h = jnp.maximum(h + params[name]["bias"][None, None, None], 0)
-        h = lax.reduce_window(h, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
-        squares = np.pad(np.asarray(h) ** 2, ((0, 0), (0, 0), (0, 0), (2, 2)))
+        h = jnp.maximum(h + layer["bias"][None, None, None], 0)
+        return lax.reduce_window(h, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+
+    h = x
+    for spec, name, ours in zip(convolutions, ("conv1", "conv2"), hidden, strict=True):
+        h = np.asarray(jax.jit(before_normalization, static_argnums=0)(spec, h, params[name]))
+        squares = np.pad(h**2, ((0, 0), (0, 0), (0, 0), (2, 2)))
         total = np.stack([squares[..., c : c + 5].sum(-1) for c in range(h.shape[-1])], -1)
         h = h / (1 + 1e-4 / 5 * total) ** 0.75
         np.testing.assert_allclose(ours, h, atol=1e-4)
@@ -301,10 +306,9 @@ def test_first_layer_in_training_is_normalized_by_the_batch(images, variables):
     layer = variables["params"]["conv1"]
     norm = next(value for key, value in layer.items() if "Norm" in key)
     before = next(iter(variables["batch_stats"]["conv1"].values()))
-    z = lax.conv_general_dilated(
-        images, layer["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    z = np.asarray(z, np.float64)
+    dims = ("NHWC", "HWIO", "NHWC")
+    conv = jax.jit(lambda *a: lax.conv_general_dilated(*a, (2, 2), "SAME", dimension_numbers=dims))
+    z = np.asarray(conv(images, layer["kernel"]), np.float64)
     mean, variance = z.mean((0, 1, 2)), z.var((0, 1, 2))
     scale, bias = np.asarray(norm["scale"]), np.asarray(norm["bias"])
 
@@ -312,16 +316,16 @@ def test_first_layer_in_training_is_normalized_by_the_batch(images, variables):
         return np.maximum((z - mean) / np.sqrt(variance + 1e-5) * scale + bias, 0)
 
     first, _ = cut(variables, 1)
-    y, new = model.apply(first, images, train=True, stop=1, mutable=["batch_stats"])
+    apply = partial(model.apply, stop=1)
+    y, new = jax.jit(partial(apply, train=True, mutable=["batch_stats"]))(first, images)
+    before, new = jax.device_get((before, new))
     np.testing.assert_allclose(y, normalized(mean, variance), atol=1e-5)
     after = next(iter(new["batch_stats"]["conv1"].values()))
     np.testing.assert_allclose(after["mean"], 0.99 * before["mean"] + 0.01 * mean, atol=1e-6)
     np.testing.assert_allclose(after["var"], 0.99 * before["var"] + 0.01 * variance, atol=1e-6)
 
-    y = model.apply(first, images, stop=1)
-    np.testing.assert_allclose(
-        y, normalized(np.asarray(before["mean"]), np.asarray(before["var"])), atol=1e-5
-    )
+    y = jax.jit(apply)(first, images)
+    np.testing.assert_allclose(y, normalized(before["mean"], before["var"]), atol=1e-5)
 
 
 def test_dropout_drops_in_training_only_and_keeps_the_mean():
@@ -329,15 +333,18 @@ def test_dropout_drops_in_training_only_and_keeps_the_mean():
     model = ConvNet((), (width,), width, dropout=0.25)
     x = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, (3, width)), jnp.float32)
     # With unit matrices for weights the logits are what dropout lets through.
-    unit = {"dense": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}}
+    unit = {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}
+    unit = {"dense": unit}
     variables = {"params": {"fc1": unit, "fc2": unit}}
 
-    def logits(seed):
-        return np.asarray(
-            model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
-        )
+    @jax.jit
+    def training(seed):
+        return model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
 
-    np.testing.assert_allclose(model.apply(variables, x), x, rtol=1e-6)
+    def logits(seed):
+        return np.asarray(training(seed))
+
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, x), x, rtol=1e-6)
     y = logits(0)
     dropped = y == 0
     np.testing.assert_allclose(y[~dropped], np.asarray(x)[~dropped] / 0.75, rtol=1e-6)
@@ -346,7 +353,8 @@ def test_dropout_drops_in_training_only_and_keeps_the_mean():
     assert (dropped != (logits(1) == 0)).any()
     # The first dense layer sees the whole of the images' features.
     first, _ = cut(variables, 1)
-    np.testing.assert_allclose(model.apply(first, x, train=True, stop=1), x, rtol=1e-6)
+    hidden = jax.jit(partial(model.apply, train=True, stop=1))(first, x)
+    np.testing.assert_allclose(hidden, x, rtol=1e-6)
 
 
 def test_members_may_differ_in_their_dropout():
@@ -354,7 +362,7 @@ def test_members_may_differ_in_their_dropout():
     rates = (0.0, 0.25, 0.5, 1.0)
     model = ConvNet((), (8, 8), 3)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
-    variables, key = model.init(jax.random.key(0), x), jax.random.key(7)
+    variables, key = jax.jit(model.init)(jax.random.key(0), x), jax.random.key(7)
 
     def value(rate, params):
         network = model.clone(dropout=rate)
@@ -362,11 +370,14 @@ def test_members_may_differ_in_their_dropout():
         return jnp.sum(logits**2)
 
     gradients = jax.value_and_grad(value, argnums=1)
-    together = jax.jit(jax.vmap(gradients, in_axes=(0, None)))(
-        jnp.asarray(rates), variables["params"]
-    )
-    for i, rate in enumerate(rates):
-        alone = gradients(rate, variables["params"])
+
+    @jax.jit
+    def everything(traced, params):
+        together = jax.vmap(gradients, in_axes=(0, None))(traced, params)
+        return together, [gradients(rate, params) for rate in rates]
+
+    together, constant = jax.device_get(everything(jnp.asarray(rates), variables["params"]))
+    for i, alone in enumerate(constant):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             assert np.isfinite(a[i]).all()
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
@@ -374,8 +385,10 @@ def test_members_may_differ_in_their_dropout():
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_dropout_is_flaxs(rate):
-    x, rngs = jnp.ones((50, 8)), {"dropout": jax.random.key(3)}
-    ours = Dropout(rate, deterministic=False).apply({}, x, rngs=rngs)
-    theirs = nn.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs)
+    x, rngs = np.ones((50, 8), np.float32), {"dropout": jax.random.key(3)}
+    ours, theirs = (
+        jax.jit(kind(rate, deterministic=False).apply)({}, x, rngs=rngs)
+        for kind in (Dropout, nn.Dropout)
+    )
     np.testing.assert_array_equal(ours, theirs)
     assert Dropout(rate, deterministic=True).apply({}, x) is x

@@ -1,7 +1,6 @@
 """Optimizers, schedules and max-abs against their formulas in NumPy, max-norm against Optax's."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +34,18 @@ GRADS = [random_tree(seed, 3.0) for seed in range(1, STEPS + 1)]
 def trained(rule, params=PARAMS, grads=GRADS):
     """Parameters after each of the steps."""
     params = jax.tree.map(jnp.asarray, params)
-    state, seen = rule.init(params), []
+
+    def step(carry, g):
+        updates, state = rule.update(g, carry[1], carry[0])
+        params = optax.apply_updates(carry[0], updates)
+        return (params, state), params
 
     @jax.jit
-    def step(params, state, g):
-        updates, state = rule.update(g, state, params)
-        return optax.apply_updates(params, updates), state
+    def run(params, grads):
+        return jax.lax.scan(step, (params, rule.init(params)), grads)[1]
 
-    for g in grads:
-        params, state = step(params, state, g)
-        seen.append(params)
-    return seen
+    seen = jax.device_get(run(params, jax.tree.map(lambda *g: np.stack(g), *grads)))
+    return [jax.tree.map(lambda leaf, t=t: leaf[t], seen) for t in range(len(grads))]
 
 
 def direction(name, g, s, t, m):
@@ -205,7 +205,7 @@ def test_what_is_no_weight_by_its_name_neither_decays_nor_is_projected():
     params = jax.tree.map(lambda shape: np.ones(shape, np.float32), shapes, **is_shape)
     zeros = jax.tree.map(np.zeros_like, params)
     (decayed,) = trained(make_optimizer("sgd", RATE, weight_decay=0.5), params, [zeros])
-    projected = project_max_norm(jax.tree.map(jnp.asarray, params), 0.1)
+    projected = jax.jit(project_max_norm)(params, 0.1)
     for after in (decayed, projected):
         assert (np.asarray(after["embedding"]) < 1).all()
         assert (np.asarray(after["attention"]["kernel"]) < 1).all()
@@ -222,15 +222,26 @@ def project_by_optax(params, radius):
         units = [projection_l2_ball(jnp.asarray(w[..., i]), radius) for i in range(w.shape[-1])]
         return jnp.stack(units, -1)
 
-    return jax.jit(lambda params: jax.tree.map(project, params))(params)
+    return jax.tree.map(project, params)
+
+
+@jax.jit
+def projections(params, inside, radius):
+    ours, kept = (project_max_norm(tree, radius) for tree in (params, inside))
+    return ours, project_by_optax(params, radius), kept
 
 
 @pytest.mark.parametrize("radius", [0.7, 2.0, 4.0, 100.0])
 def test_max_norm_projects_each_unit(radius):
-    expected = project_by_optax(PARAMS, radius)
-    assert_close(project_max_norm(jax.tree.map(jnp.asarray, PARAMS), radius), expected, 1e-6)
-    inside = {"kernel": jnp.zeros((3, 2)), "bias": 50 * jnp.ones(2)}
-    assert_close(project_max_norm(inside, radius), inside, 0)
+    inside = {"kernel": np.zeros((3, 2)), "bias": np.full(2, 50.0)}
+    ours, theirs, kept = projections(PARAMS, inside, radius)
+    assert_close(ours, theirs, 1e-6)
+    assert_close(kept, inside, 0)
+
+
+@jax.jit
+def max_abs_projections(params, zero, bound):
+    return project_max_abs(params, bound), project_max_abs(zero, bound)
 
 
 @pytest.mark.parametrize("bound", [0.7, 2.0, 100.0])
@@ -239,9 +250,10 @@ def test_max_abs_divides_whole_arrays(bound):
         lambda w: w * bound / np.abs(w).max() if w.ndim > 1 and np.abs(w).max() > bound else w,
         PARAMS,
     )
-    assert_close(project_max_abs(jax.tree.map(jnp.asarray, PARAMS), bound), expected, 1e-6)
-    zero = {"kernel": jnp.zeros((3, 2))}
-    assert_close(project_max_abs(zero, bound), zero, 0)
+    zero = {"kernel": np.zeros((3, 2))}
+    ours, kept = max_abs_projections(PARAMS, zero, bound)
+    assert_close(ours, expected, 1e-6)
+    assert_close(kept, zero, 0)
 
 
 def test_max_abs_comes_last():
@@ -356,7 +368,7 @@ def test_members_may_differ_in_rate_and_decay(name):
     for i, (rate, decay) in enumerate(zip(rates.tolist(), decays.tolist(), strict=True)):
         # 0 in the warm-up, then down to nothing over five steps
         alone = by_hand(name, lambda t, r=rate: r * (6 - t) / 5 * (t > 0), decay=decay)[2]
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
+        assert_close(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], together), alone)
 
 
 @pytest.mark.parametrize(
@@ -390,9 +402,9 @@ def test_members_may_differ_in_every_number(name, numbers):
 
     stacked = {key: jnp.asarray(values) for key, values in numbers.items()}
     together = jax.jit(jax.vmap(final))(stacked)
-    for i in range(2):
-        alone = jax.jit(partial(final, {key: values[i] for key, values in numbers.items()}))()
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
+    members = [{key: values[i] for key, values in numbers.items()} for i in range(2)]
+    for i, alone in enumerate(jax.jit(lambda: [final(member) for member in members])()):
+        assert_close(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], together), alone)
 
 
 def half_cosine(a, b, p):
@@ -419,19 +431,19 @@ def test_schedules_at_every_step(name, warmup):
     steps = 8 + warmup
     schedule = make_schedule(name, 0.4, steps=steps, warmup=warmup, drops=(0.25, 0.75))
     stopped = make_schedule(name, 0.4, steps=steps, warmup=warmup, drops=(0.25, 0.75), stop=5)
+    compiled = jax.jit(jax.vmap(lambda t: (schedule(t), stopped(t))))
+    rates, until_stop = map(np.asarray, compiled(np.arange(steps)))
     for t in range(steps):
         p = (t - warmup) / (steps - warmup)
         factor = t / warmup * FORMULAS[name](0) if t < warmup else FORMULAS[name](p)
-        rate = schedule(jnp.asarray(t))
-        np.testing.assert_allclose(rate, 0.4 * factor, rtol=1e-5, err_msg=str(t))
-        assert stopped(jnp.asarray(t)) == (rate if t < 5 else 0), t
+        np.testing.assert_allclose(rates[t], 0.4 * factor, rtol=1e-5, err_msg=str(t))
+        assert until_stop[t] == (rates[t] if t < 5 else 0), t
 
 
 def test_one_cycle_is_optax_s():
-    ours = make_schedule("one_cycle", 0.4, steps=20)
-    theirs = optax.cosine_onecycle_schedule(20, 0.4)
-    steps = jnp.arange(21)
-    np.testing.assert_allclose(ours(steps), jax.vmap(theirs)(steps), rtol=1e-4, atol=1e-8)
+    schedules = make_schedule("one_cycle", 0.4, steps=20), optax.cosine_onecycle_schedule(20, 0.4)
+    ours, theirs = jax.jit(lambda steps: [jax.vmap(f)(steps) for f in schedules])(jnp.arange(21))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-8)
 
 
 def test_schedules_of_traced_numbers():
@@ -440,14 +452,17 @@ def test_schedules_of_traced_numbers():
         "factor": jnp.asarray([0.1, 0.01, 0.01]),
         "stop": jnp.asarray([9, 8, 7]),
     }
+
+    def rates(numbers):
+        schedules = {name: make_schedule(name, steps=10, warmup=2, **numbers) for name in SCHEDULES}
+        return {name: schedule(jnp.asarray(7)) for name, schedule in schedules.items()}
+
+    together = jax.jit(jax.vmap(rates))(numbers)
+    alone = [{"peak": 0.1}, {"peak": 0.5, "factor": 0.01}]
+    first, second = jax.jit(lambda: [rates(numbers) for numbers in alone])()
     for name in SCHEDULES:
-
-        def rate(numbers, name=name):
-            return make_schedule(name, steps=10, warmup=2, **numbers)(jnp.asarray(7))
-
-        together = jax.jit(jax.vmap(rate))(numbers)
-        alone = [rate({"peak": 0.1}), rate({"peak": 0.5, "factor": 0.01}), 0]
-        np.testing.assert_allclose(together, alone, rtol=1e-6)
+        expected = [first[name], second[name], 0]
+        np.testing.assert_allclose(together[name], expected, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["momentum", "adamw"])
@@ -471,7 +486,7 @@ def test_members_may_stop_at_different_steps(name):
         make_optimizer(name, make_schedule("cosine", RATE, steps=STEPS), weight_decay=0.1)
     )
     for i, expected in enumerate((PARAMS, whole[1], whole[3], whole[5])):
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), expected)
+        assert_close(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], together), expected)
 
 
 def test_two_drops_at_one_step_both_count():

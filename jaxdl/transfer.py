@@ -9,8 +9,7 @@ layers did not know of B (AnB), or what was lost by cutting a network in two (Bn
 All functions are pure and know nothing of how a network is trained. ``Variables`` are Flax's:
 ``{"params": {layer: ...}, "batch_stats": {layer: ...}}``, in dicts or FrozenDicts; what comes back
 are dicts. A layer is a top-level entry of ``params``; its depth is the number at the end of its
-name (``conv1, conv2, fc3``, as in Caffe), or its place in ``order`` where a model's names do not
-tell.
+name (``conv1, conv2, fc3``, as in Caffe), or its place in ``order``.
 """
 
 import inspect
@@ -233,7 +232,7 @@ class Frozen:
 class Above:
     """The layers above ``n`` of a network, in the place of a Flax module.
 
-    Its inputs are what layer ``n`` puts out, its variables those of the layers above (:func:`cut`).
+    Inputs are what layer ``n`` puts out, variables those of the layers above (:func:`cut`).
 
     Args:
       updates: False to run them as in evaluation also in training: batch normalization uses its
@@ -249,20 +248,15 @@ class Above:
 
     def clone(self, **attributes: Any) -> "Above":
         """The same of a module with other attributes."""
-        model: Any = self._model
-        return Above(model.clone(**attributes), self._n, updates=self._updates)
+        network: Any = self._model
+        return Above(network.clone(**attributes), self._n, updates=self._updates)
 
     def apply(
-        self,
-        variables: Variables,
-        x: Float[AnyArray, "b ..."],
-        *,
-        train: bool = False,
-        **options: Any,
+        self, variables: Variables, x: Float[AnyArray, "b ..."], *, train: bool = False, **options
     ) -> Array | tuple[Array, Collections]:
         """As of a Flax module."""
-        train = train and self._updates
-        return self._model.apply(variables, x, train=train, start=self._n, **options)
+        options |= {"train": train and self._updates, "start": self._n}
+        return self._model.apply(variables, x, **options)
 
 
 def activations(

@@ -224,15 +224,15 @@ def test_finished_run_is_reprinted_at_once(finished, start):
 @pytest.mark.slow
 def test_stopped_twice_it_ends_as_if_it_had_not(finished, start, tmp_path):
     """A kill in the first population, SIGINT in the last."""
-    last = 2 * SEEDS * STEPS // DISPATCH
+    last, often = 2 * SEEDS * STEPS // DISPATCH, "--config.seconds_between_saves=0.0"
     for number, lines in ((signal.SIGKILL, 2 * SEEDS), (signal.SIGINT, last + 2)):
-        study = start(tmp_path)
+        study = start(tmp_path, often)
         assert study.wait_until(logged(tmp_path, lines))
         study.kill(number)
         ended = study.wait()
         assert ended.code == (-number if number == signal.SIGKILL else 128 + number), ended.err
         assert not (tmp_path / "results.csv").exists()
-    assert_done(start(tmp_path).wait())
+    assert_done(start(tmp_path, often).wait())
     assert_same_run(tmp_path, finished[0])
 
 

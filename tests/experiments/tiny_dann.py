@@ -46,7 +46,7 @@ def tiny(folder):
     config = get_config()
     config.pair, config.seeds = PAIR, SEEDS
     config.base.update({"steps": STEPS, "batch": BATCH, "rate": 0.02})
-    config.steps_per_dispatch, config.seconds_between_saves = DISPATCH, 0.0
+    config.steps_per_dispatch, config.seconds_between_saves = DISPATCH, 1e9
     config.evaluation_batch = 8
     own = {"conditional": 1.0, "consistency": 0.5, "changes": 0.5, "colours": 0.5}
     own |= {"dropout": 0.3, "threshold": 0.3}

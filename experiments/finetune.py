@@ -95,9 +95,7 @@ class FineTuning(SingleSourceStudy):
         self.feature_feeds = self.donors.feature_feeds(
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
-        own = {
-            name: settings["frozen"] % len(self.stages) for name, settings in self.methods.items()
-        }
+        own = {name: self.count_frozen(name) for name in self.methods}
         at = config.every_stage, config.stages_at or self.numbers[-1]
         self.layout = reporting.Layout(own, config.baseline, *at, len(self.stages))
         self.programs: dict[tuple, Program] = {}
@@ -106,18 +104,31 @@ class FineTuning(SingleSourceStudy):
         if self.donors.source:
             self.plan["donors"] = [self.donor(seed) for seed in range(config.seeds)]
         for network in self.list_networks():
-            continues = self.methods[network.method]["start"] in self.methods
-            self.plan["continued" if continues else "networks"].append(self.member(network))
+            (method, _, n, _), start = network, self.methods[network.method]["start"]
+            if own.get(start, n) < n:  # the start has trained stages that this one would freeze
+                raise ValueError(
+                    f"config.methods.{method}: frozen={n}, but only {own[start]} stages of {start} "
+                    "are still the donor's"
+                )
+            self.plan["continued" if start in own else "networks"].append(self.member(network))
         # The first is drawn: one that sees images, if any does.
         self.members = [member for members in self.plan.values() for member in members]
         self.members.sort(key=lambda m: (m.networks[0].frozen, m.networks[0].method == DONOR))
+
+    def count_frozen(self, method: str) -> int:
+        """How many of the first stages a method freezes; ValueError where none is left to train."""
+        n, depth = self.methods[method]["frozen"], len(self.stages)
+        if n >= depth:
+            problem = f"config.methods.{method}: frozen={n}, but config.model={self.config.model}"
+            raise ValueError(f"{problem} has {depth} stages, of which one must be trained")
+        return n if n >= 0 else depth - 1
 
     def list_networks(self) -> Iterator[Network]:
         """All but the donors."""
         config = self.config
         for method, images, seed in product(self.methods, self.numbers, range(config.seeds)):
             stages = {self.layout.own[method]}
-            if (method, images) == self.layout[2:4]:
+            if (method, images) == (self.layout.every_stage, self.layout.stages_at):
                 stages |= {*config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
@@ -268,8 +279,10 @@ class FineTuning(SingleSourceStudy):
         super().draw(trainer)
         figures.draw(self.results, self.layout, trainer.folder)
         split = self.tests.get("images", self.source.splits["validation"])
-        best = Network(*reporting.best(self.results, self.layout))
-        prediction = self.predictions[best][self.config.report_on]
+        best = reporting.best(self.results, self.layout)
+        if not best:
+            return
+        prediction = self.predictions[Network(*best)][self.config.report_on]
         path, names = trainer.folder / "predictions.png", self.source.class_names
         figures.draw_page(in_memory(split["image"]), prediction, names, path)
 

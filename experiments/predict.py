@@ -27,7 +27,7 @@ from jaxdl.report.figures import samples
 from jaxdl.report.tables import write_rows
 
 SHOWN = 96
-"""Images on the sheet, at most; of more every so manieth."""
+"""Images on the sheet, at most; of more images, as many at equal distances in their list."""
 
 
 class Row(NamedTuple):

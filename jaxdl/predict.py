@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxdl.data.batches import map_batches
 from jaxdl.data.encoded import Form, cores, decode
 from jaxdl.data.folder import SUFFIXES
 from jaxdl.data.source import printable
@@ -91,6 +93,4 @@ def classify(
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(paths), batch):
             pixels = np.stack(list(threads.map(read, paths[start : start + batch])))
-            missing = batch - len(pixels)  # the last one is filled: one shape, one program
-            filled = np.concatenate([pixels, np.repeat(pixels[:1], missing, 0)])
-            yield np.asarray(probabilities(classifier.variables, filled))[: len(pixels)], pixels
+            yield map_batches(batch, partial(probabilities, classifier.variables), pixels), pixels

@@ -46,14 +46,14 @@ def shows(sign: int, *estimates: Estimate) -> bool | None:
     return all(min(sign * bound for bound in confidence_interval(x)) > 0 for x in estimates)
 
 
-def quote(x: Estimate) -> str:
+def quote(x: Estimate, unit: str = "seed") -> str:
     """A difference of fractions: ``"+1.2 ± 0.3 points (95% interval +0.2 to +2.2, 4 seeds)"``."""
     if not x.used:
         return "not measured"
     text = f"{format_mean(x.mean, x.se, signed=True)} points"
     if x.used == 1:
-        return f"{text} (1 seed, no standard error)"
-    return f"{text} (95% interval {interval(x)}, {x.used} seeds)"
+        return f"{text} (1 {unit}, no standard error)"
+    return f"{text} (95% interval {interval(x)}, {x.used} {unit}s)"
 
 
 def interval(x: Estimate) -> str:
@@ -63,17 +63,29 @@ def interval(x: Estimate) -> str:
     return " to ".join(format_number(end, 100, digits, signed=True) for end in ends)
 
 
-def compare(subject: str, x: Estimate, reference: str) -> str:
-    """Which of two is above, as far as the interval of their difference tells."""
+def compare(
+    subject: str,
+    x: Estimate,
+    reference: str,
+    words: tuple[str, str] = ("above", "below"),
+    unit: str = "seed",
+) -> str:
+    """Which of two is above, as far as the interval of their difference tells.
+
+    Args:
+      words: for a positive and for a negative difference.
+      unit: what the values are of.
+    """
     if not judged(x):
         value = f"{format_number(x.mean, 100, signed=True)} points in "
-        value += "one seed" if x.used == 1 else f"each of {x.used} seeds, which gives no interval"
-        value = value if x.used else "too few seeds"
+        several = f"each of {x.used} {unit}s, which gives no interval"
+        value += f"one {unit}" if x.used == 1 else several
+        value = value if x.used else f"too few {unit}s"
         return f"It cannot be judged how {subject} compares with {reference}: {value}."
-    side = "above" if x.mean > 0 else "below"
+    side = words[0] if x.mean > 0 else words[1]
     shown = shows(+1, x) or shows(-1, x)
     opening = "This run shows that" if shown else "This run does not show that"
-    return f"{opening} {subject} is {side} {reference}: {quote(x)}."
+    return f"{opening} {subject} is {side} {reference}: {quote(x, unit)}."
 
 
 def warn_of_several(count: int) -> list[str]:

@@ -22,7 +22,6 @@ from jaxdl.report.tables import (
     format_mean,
     format_number,
     markdown_table,
-    read_rows,
     write_rows,
 )
 
@@ -41,11 +40,6 @@ class Result(NamedTuple):
     validation: float
     train: float  # of the images that it was trained on
     loss: float  # cross-entropy in nats, where the accuracy is from
-
-
-def read_results(path: str | os.PathLike) -> list[Result]:
-    """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
-    return read_rows(path, Result, key=4, limits={"accuracy": 1, "validation": 1, "train": 1})
 
 
 def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
@@ -99,13 +93,15 @@ class Layout(NamedTuple):
         return stages if len(stages) > 1 else []
 
 
-def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]:
-    """The first network of the method with the best mean validation accuracy on most images."""
+def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int] | None:
+    """The first network of the method with the best mean validation accuracy on most images; None
+    if all of those diverged."""
     most = layout.counts(results)[-1]
     validation = by_condition(results, "validation")
     conditions = [(method, most, n) for method, n in layout.own.items()]
-    chosen = max((c for c in conditions if validation[c]), key=lambda c: over_seeds(validation[c]))
-    return *chosen, min(validation[chosen])
+    trained = [c for c in conditions if validation[c]]
+    chosen = max(trained, key=lambda c: over_seeds(validation[c]), default=None)
+    return (*chosen, min(validation[chosen])) if chosen else None
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
@@ -225,8 +221,9 @@ METHOD = """\
 - Differences are taken within a seed. One is called above or below where its two-sided 95% t
   interval over seeds excludes zero: 4.3 standard errors with 3 seeds, 2.8 with 5.
 - Every network is judged after its last step. Validation images choose nothing but the network of
-  the page of predictions; for networks on few images there are more of them than training images,
-  and whoever has no more than those has none to choose by.
+  the page of predictions. For networks on few images there are more validation images than
+  training images; with so few images in all, one could not choose by validation.
+- Every network, those from scratch too, sees images normalized by the donor's mean and deviation.
 - "In training" is on the images that a network was given, unchanged.
 - Networks that diverged are left out of every mean."""
 

@@ -17,7 +17,6 @@ from jaxdl.report.tables import (
     format_mean,
     markdown_table,
     mean_and_standard_error,
-    read_rows,
     write_rows,
 )
 
@@ -37,11 +36,6 @@ class Result(NamedTuple):
 
 Areas = Mapping[tuple[str, int], tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]
 """By attribution and seed, each image's areas of deletion and of insertion."""
-
-
-def read_results(path: str | os.PathLike) -> list[Result]:
-    """Read `results.csv`; DamagedFile names the row where it is damaged, OSError if unreadable."""
-    return read_rows(path, Result, key=2, limits={"deletion": 1, "insertion": 1})
 
 
 def write_results(path: str | os.PathLike, areas: Areas) -> None:
@@ -69,13 +63,16 @@ def gains(areas: Areas, part: int) -> dict[str, Estimate]:
 def findings(areas: Areas) -> str:
     """Which attributions are better than a random order of the pixels."""
     sentences = [
-        compare(f"**{name}**", gain, f"a random order, by {PARTS[part]}")
+        compare(
+            f"**{name}**",
+            gain,
+            f"a random order, by {PARTS[part]}",
+            ("better than", "worse than"),
+            "image",
+        )
         for part in (1, 0)
         for name, gain in gains(areas, part).items()
     ]
-    words = {" above ": " better than ", " below ": " worse than ", " seeds": " images"}
-    for word, other in words.items():
-        sentences = [sentence.replace(word, other) for sentence in sentences]
     return bullets([*sentences, *warn_of_several(len(sentences))])
 
 

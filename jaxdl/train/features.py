@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from jaxdl.data.batches import map_batches
 from jaxdl.data.encoded import Images
 from jaxdl.data.source import Split, length
 from jaxdl.train.feed import Feed, Resident, make_feed
@@ -34,12 +35,10 @@ def make_features(
     run = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=(P(), every), out_specs=every))
 
     def features(variables: Variables, images: Images) -> Float[np.ndarray, "n ..."]:
-        count, parts = images.shape[0], []
-        for start in range(0, count, size):
-            places = np.minimum(np.arange(start, start + size), count - 1)
-            pixels = np.stack([images[int(i)] for i in places])
-            parts.append(np.asarray(run(variables, pixels)))
-        return np.concatenate(parts)[:count]
+        def apply_to(places: Int[np.ndarray, " size"]) -> AnyArray:
+            return run(variables, np.stack([images[int(i)] for i in places]))
+
+        return map_batches(size, apply_to, np.arange(images.shape[0]))
 
     return features
 

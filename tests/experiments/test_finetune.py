@@ -24,7 +24,7 @@ from jaxdl.nn.models.pretrained import PRETRAINED, shapes
 from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.weights import to_source, write_safetensors
 from jaxdl.report import finetune as reporting
-from jaxdl.report.finetune import DONOR, Layout, Result, findings, read_results
+from jaxdl.report.finetune import DONOR, Layout, Result, findings
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.features import FeatureFeeds, make_features
 from jaxdl.train.interruption import StopFlag
@@ -75,6 +75,15 @@ def finished(tmp_path_factory):
     return folder, finetune.study(tiny(), folder, StopFlag())
 
 
+def read_names_and_accuracies(path):
+    """Of a run's `results.csv`: method, images, frozen stages and seed, and the accuracy."""
+    with path.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    names = [(row["method"], *(int(row[k]) for k in ("images", "frozen", "seed"))) for row in rows]
+    assert [*rows[0]] == [*Result._fields] and len({*names}) == len(rows)
+    return {name: float(row["accuracy"]) for name, row in zip(names, rows, strict=True)}
+
+
 def name_of(method, images=20, frozen=0, seed=0):
     return Network(method, images, frozen, seed)._asdict()
 
@@ -87,14 +96,14 @@ def test_a_run_has_a_row_for_each_network_and_is_reprinted(finished):
         *("report.md", "report.html", "samples.png", "curves.png"),
         *("images.png", "stages.png", "predictions.png"),
     }
-    rows = read_results(folder / "results.csv")
+    rows = read_names_and_accuracies(folder / "results.csv")
     stages = {"scratch": 0, "frozen": 3, "head_first": 0, "changed": 2}
     expected = {(DONOR, 0, 0, seed) for seed in range(2)} | {("frozen", 20, 2, s) for s in range(2)}
     expected |= {
         (method, images, n, seed)
         for (method, n), images, seed in product(stages.items(), (10, 20), range(2))
     }
-    assert {row[:4] for row in rows} == expected and len(rows) == len(expected)
+    assert {*rows} == expected
     for part in ("minus scratch", "**frozen** against scratch", "first n of 4 stages", "Speed of"):
         assert part in text
     assert finetune.study(tiny(), folder, StopFlag()) == text
@@ -113,8 +122,8 @@ def test_a_run_that_is_stopped_ends_bit_for_bit_as_one_that_is_not(finished, tmp
         assert next(lines) == next(lines)
 
 
-def test_frozen_stages_are_the_donors_bit_for_bit(finished):
-    """What is trained has no others, and what predicts has the donor's."""
+def test_frozen_stages_are_not_trained_and_those_of_the_donor_predict(finished):
+    """What is trained has none of them; the next test shows that the run, too, had the donor's."""
     folder, _ = finished
     donor = load_network(folder, **name_of(DONOR, images=0, seed=1))
     for method, n in (("frozen", 3), ("frozen", 2), ("changed", 2)):
@@ -138,12 +147,12 @@ def test_frozen_stages_are_the_donors_bit_for_bit(finished):
 )
 def test_a_network_of_the_run_has_the_accuracy_that_the_run_says(finished, network):
     folder, _ = finished
-    (row,) = (row for row in read_results(folder / "results.csv") if row[:4] == network)
+    accuracy = read_names_and_accuracies(folder / "results.csv")[network]
     _, classifier = from_run(folder, **Network(*network)._asdict())
     maker, channels = (sources.digits, 1) if network[0] == DONOR else (sources.digits_m, 1)
     test = maker(0, size=8, channels=channels).test.open()
     logits = classifier.model.apply(classifier.variables, classifier.see(test["image"]))
-    assert np.mean(np.argmax(logits, -1) == test["label"]) == pytest.approx(row.accuracy, abs=1e-6)
+    assert np.mean(np.argmax(logits, -1) == test["label"]) == pytest.approx(accuracy, abs=1e-6)
 
 
 def test_a_folder_of_images_by_the_best_network(finished, tmp_path):
@@ -253,6 +262,18 @@ def test_weights_of_a_file_take_the_place_of_donors(tmp_path):
         ({"weights": "w.npz"}, r"config\.model: 'tests.*small' is not one of resnet20"),
         ({"model": "lite"}, r"config\.model: there is no model 'lite'"),
         ({"source.training.rate": 0.0}, r"config\.source\.training\.rate must be above 0"),
+        (
+            {"methods.frozen.frozen": 4},
+            r"config\.methods\.frozen: frozen=4, but config\.model=.*small has 4 stages",
+        ),
+        (
+            {"methods.head_first.start": "changed", "methods.head_first.frozen": 3},
+            r"methods\.head_first: frozen=3, but only 2 stages of changed are still the donor's",
+        ),
+        (
+            {"every_stage": "head_first", "methods.head_first.start": "changed", "stages": (1, 3)},
+            r"methods\.head_first: frozen=3, but only 2 stages of changed are still the donor's",
+        ),
         ({"methods.changed.changes": ("mixup",)}, r"'mixup' is not one of similarity, elastic"),
     ],
 )
@@ -304,3 +325,12 @@ def test_diverged_networks_are_in_no_mean_and_named():
     assert "- tuned 90 0 3" in text
     (line,) = (x for x in text.splitlines() if x.startswith("| 90     | tuned"))
     assert "75.0 ± 2.9" in line and "3 of 4" in line
+
+
+def test_a_report_is_written_where_all_networks_on_most_images_diverged():
+    """But no page of predictions, for which there is no network."""
+    lost = (float("nan"),) * 4
+    rows = [row if row.images < 90 else Result(*row[:4], *lost) for row in ROWS]
+    assert reporting.best(rows, LAYOUT) is None
+    text = reporting.report(rows, LAYOUT, {})
+    assert "**frozen** has 64.7 % with 10 images" in text and "- tuned 90 0 2" in text

@@ -7,7 +7,8 @@ dividing and tapering, none entering the fovea nor crossing the raphe temporal t
 takes a round field of it, of a left or a right eye: around the macula, or so that it is out of
 frame; or something lies over the macula: a bright blur, a haemorrhage, an opacity that blurs.
 Exposure, vignetting, the fundus's colour, texture and noise vary. Such occlusions also lie
-elsewhere, so that to see one does not answer whether the macula is visible.
+elsewhere, though smaller: that there is one does not say whether the macula is visible, but its
+size may.
 """
 
 import dataclasses

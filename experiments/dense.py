@@ -27,7 +27,7 @@ from jaxdl import dense
 from jaxdl.data import masks, preparation, sources
 from jaxdl.data.source import Split, length
 from jaxdl.dense import REPRESENTATIONS
-from jaxdl.files import user_path
+from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
 from jaxdl.optim import make_optimizer, make_schedule
@@ -115,13 +115,16 @@ class Dense(single_source.SingleSourceStudy):
             for name, changes in versions.items()
         }
         self.source = self.sources["images"]
-        self.identity = describe_source(self.source)
         self.score = reporting.SCORES[self.question]
         self.opens_test = config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
         self.scale = float(np.mean(counts)) or 1.0
         for trial in self.trials.values():
             self.check(trial)
+        others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
+        files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
+        digests = {"weights": {name: digest_file(user_path(name)) for name in files}}
+        self.identity = describe_source(self.source) | others | (digests if files else {})
 
     def check(self, trial: declared.Method) -> None:
         """Raise ValueError for settings that would not be read, or do not go together."""
@@ -293,7 +296,7 @@ class Dense(single_source.SingleSourceStudy):
             last |= {network.method: network} if network.seed == 0 else {}
         answers = {reporting.label(n[:2]): self.predictions[n] for n in sorted(last.values())}
         shown = self.question, self.tests["images"], answers
-        dense_figures.overlays(*shown, folder / "answers.png")
+        dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
@@ -304,7 +307,9 @@ class Dense(single_source.SingleSourceStudy):
             data += f"; a place is right within {config.tolerance:g} pixels"
         if config.data.shifted:
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"
-        facts = {"Question": self.question, "Data": data} | settings | facts
+        described = {"Question": self.question, "Data": data}
+        described["Settings come from"] = config.settings_from
+        facts = described | settings | facts
         return reporting.report(self.results, self.question, config.baseline, facts)
 
 

@@ -31,13 +31,14 @@ def get_config(variant: str = "macula") -> ConfigDict:
     config.data.workers = 0  # processes that read a stream; 0 for threads
     config.tolerance = 4.0  # pixels by which a place may be wrong
     config.report_on = "test"  # "validation" while choosing anything below
+    config.settings_from = "common practice; no comparison that chose them is recorded"
 
     # How a network is trained, unless its method says otherwise.
     config.base = ConfigDict()
     config.base.answer = "class"  # or another of `jaxdl.dense.REPRESENTATIONS`
     config.base.images = 0  # training images, drawn anew for each seed; 0 for all
-    # What labels have lost: "shifted" and "dilated" by so many pixels, "polygons" of cells of so
-    # many pixels, "missing": so great a share of the foreground's blocks.
+    # What labels have lost: "shifted" and "dilated" by so many pixels, "polygons" of so many
+    # corners, "missing": so great a share of the connected things.
     config.base.damage = ""
     config.base.amount = 0.0
     # The network.

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +27,7 @@ from jaxdl import dense
 from jaxdl.data import masks, preparation, sources
 from jaxdl.data.source import Split, length
 from jaxdl.dense import REPRESENTATIONS
+from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
 from jaxdl.optim import make_optimizer, make_schedule
@@ -60,6 +60,12 @@ KINDS: declared.Kinds = {
     "amount": Between(0),
     **{name: recipe.KINDS[name] for name in RECIPE},
 }
+AMOUNTS: declared.Kinds = {
+    **dict.fromkeys(masks.DAMAGES, Between(0, above=True)),
+    "polygons": Between(3),
+    "missing": Between(0, 1, above=True),
+}
+"""How much of a damage there can be."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
 """Fields of a row, and those of the same on shifted images."""
 OWN = ("images", "damage", "amount", "rate", "weight_decay")
@@ -96,6 +102,8 @@ class Dense(single_source.SingleSourceStudy):
             raise ValueError(f"methods answer different questions ({asked}): choose one of them")
         (self.question,) = questions
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
+        for trial in self.trials.values():
+            check_damage(trial, config)
         damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
         self.damages = list(dict.fromkeys([("", 0.0), *damages]))
         arrays = sorted(needed | {*dense.TRUTHS[self.question]})
@@ -107,13 +115,16 @@ class Dense(single_source.SingleSourceStudy):
             for name, changes in versions.items()
         }
         self.source = self.sources["images"]
-        self.identity = describe_source(self.source)
         self.score = reporting.SCORES[self.question]
         self.opens_test = config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
         self.scale = float(np.mean(counts)) or 1.0
         for trial in self.trials.values():
             self.check(trial)
+        others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
+        files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
+        digests = {"weights": {name: digest_file(user_path(name)) for name in files}}
+        self.identity = describe_source(self.source) | others | (digests if files else {})
 
     def check(self, trial: declared.Method) -> None:
         """Raise ValueError for settings that would not be read, or do not go together."""
@@ -149,7 +160,7 @@ class Dense(single_source.SingleSourceStudy):
     def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
         """The program of a method, and how its networks start."""
         settings, place = self.trials[trial].settings, self.trials[trial].place
-        images, path = self.source.splits["train"]["image"], Path(settings["weights"])
+        images, path = self.source.splits["train"]["image"], user_path(settings["weights"])
         shared = {"normalization": settings["normalization"], "axis_name": self.placement.axis_name}
         answer, pretrained = REPRESENTATIONS[settings["answer"]], None
         encoder = Encoder(tuple(settings["widths"]), **shared)
@@ -157,6 +168,8 @@ class Dense(single_source.SingleSourceStudy):
             encoder, pretrained = load(settings["encoder"], path)
         elif settings["encoder"]:
             encoder = PRETRAINED[settings["encoder"]].build()
+        if hasattr(encoder, "axis_name"):  # batch normalization over devices that share a batch
+            encoder = encoder.clone(axis_name=self.placement.axis_name)
         model = UNet(encoder, answer.head(width=settings["widths"][0], **shared))
         shape = (*[settings["patch"] or side for side in images.shape[1:3]], images.shape[-1])
         init, _ = self.initializer(model, shape, place("widths"))
@@ -194,8 +207,12 @@ class Dense(single_source.SingleSourceStudy):
         side = settings["patch"] or images.shape[1]
         change = preparation.augmentations(settings["changes"], settings["strength"], side)
         moves = {name: settings[name] for name in ("patch", "flip")}
-        see = preparation.standardized(images)
-        see_both = preparation.with_masks(images, **moves, change=change)
+        moments = None
+        if settings["weights"]:  # as the images that these were trained on
+            mean, deviation = PRETRAINED[settings["encoder"]].preprocessing[:2]
+            moments = np.float32(mean), np.float32(deviation)
+        see = preparation.standardized(images, moments=moments)
+        see_both = preparation.with_masks(images, **moves, change=change, moments=moments)
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             if "mask" not in stored:
@@ -279,7 +296,7 @@ class Dense(single_source.SingleSourceStudy):
             last |= {network.method: network} if network.seed == 0 else {}
         answers = {reporting.label(n[:2]): self.predictions[n] for n in sorted(last.values())}
         shown = self.question, self.tests["images"], answers
-        dense_figures.overlays(*shown, folder / "answers.png")
+        dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
@@ -290,8 +307,19 @@ class Dense(single_source.SingleSourceStudy):
             data += f"; a place is right within {config.tolerance:g} pixels"
         if config.data.shifted:
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"
-        facts = {"Question": self.question, "Data": data} | settings | facts
+        described = {"Question": self.question, "Data": data}
+        described["Settings come from"] = config.settings_from
+        facts = described | settings | facts
         return reporting.report(self.results, self.question, config.baseline, facts)
+
+
+def check_damage(trial: declared.Method, config: ConfigDict) -> None:
+    """Raise ValueError for an amount that the damage of a method cannot have."""
+    damage, amount = trial.settings["damage"], trial.settings["amount"]
+    if damage:
+        AMOUNTS[damage].check(f"{trial.place('amount')} of {damage}", amount, config)
+    elif amount:
+        raise ValueError(f"{trial.place('amount')}={amount} is not used: there is no damage")
 
 
 study = partial(conduct, Dense)

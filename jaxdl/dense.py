@@ -147,9 +147,9 @@ def _foreground(logits: Float[np.ndarray, "n h w k"]) -> Float[np.ndarray, "n h 
 
 
 def _peaks(maps: Float[np.ndarray, "n h w"], shape: Shape) -> Float[np.ndarray, "n 2"]:
-    """Centroids around the peaks of maps of any resolution, in pixels of the image."""
+    """Centroids around the peaks of maps from 0, of any resolution, in pixels of the image."""
     factors = np.array(shape) / maps.shape[1:]
-    places = [centroid(scores - min(0.0, float(scores.min()))) for scores in maps]
+    places = [centroid(scores) for scores in maps]
     return (np.array(places).reshape(-1, 2) + 0.5) * factors - 0.5
 
 
@@ -308,12 +308,11 @@ TRUTHS = {"locate": ("point",), "count": ("count",), "segment": ("mask",)}
 
 
 def decide(question: str, answers: Any, truth: Batch) -> float:
-    """The limit that suits a network's answers for images, such as those for validation, best."""
+    """The limit that suits a network's answers for images, such as those for validation, best; to
+    ``locate`` or ``segment``."""
     if question == "locate":
         return threshold(answers.scores, np.isfinite(truth["point"]).all(1))
-    if question == "segment":
-        return best_limit(answers.scores, truth["mask"][:, 0])
-    return 0.5
+    return best_limit(answers.scores, truth["mask"][:, 0])
 
 
 def judge(question: str, answers: Any, truth: Batch, tolerance: float) -> dict[str, float]:

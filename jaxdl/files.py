@@ -1,5 +1,6 @@
-"""Paths that come from a user."""
+"""Paths that come from a user, and the files there."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -16,3 +17,12 @@ def user_path(path: str | os.PathLike) -> Path:
         home = text.split("/")[0]
         raise ValueError(f"{text}: there is no home folder {home} here: give the whole path")
     return Path(expanded)
+
+
+def digest_file(path: Path) -> str:
+    """What tells a file's content from that of others, 16 hexadecimal digits.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

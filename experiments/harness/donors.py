@@ -3,7 +3,6 @@ itself trains; and the settings of methods that begin so."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from jaxdl import transfer
 from jaxdl.data import encoded, preparation
 from jaxdl.data.encoded import Images
 from jaxdl.data.source import Source
-from jaxdl.files import user_path
+from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.report.finetune import DONOR
@@ -107,7 +106,7 @@ class Donors:
             OneOf(tuple(PRETRAINED)).check(place, self.name, config)
             path, row = user_path(config.weights), PRETRAINED[self.name]
             self.networks = [load(self.name, path)[1]]
-            self.identity = {"weights": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+            self.identity = {"weights": digest_file(path)}
             mean, deviation = row.preprocessing[:2]
             self.moments = np.float32(mean), np.float32(deviation)
             self.description = f"{self.name} with the weights of {path.name}"

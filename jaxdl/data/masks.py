@@ -134,7 +134,7 @@ class Answers:
           ValueError: in one line, for arrays that it does not have, or masks that do not fit.
         """
         needed = {"image", *self.arrays} - {"mask", "depth"}
-        needed |= {self.mask} if "mask" in self.arrays else set()
+        needed |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
         needed |= {"instances"} if "depth" in self.arrays else set()
         if lacking := sorted(needed - {*split}):
             raise ValueError(f"{where} has {', '.join(split)}: this study needs {lacking[0]}")

@@ -74,6 +74,7 @@ def with_masks(
     patch: int = 0,
     flip: bool = False,
     change: augment.Augment | None = None,
+    moments: tuple[Float[AnyArray, " c"], Float[AnyArray, " c"]] | None = None,
 ) -> Callable[[Array, Array, PRNGKeyArray | None], tuple[Array, Array]]:
     """``see(images, masks, key)``: :func:`standardized` images, with a key random square pieces of
     them, and masks that are moved with them.
@@ -82,11 +83,12 @@ def with_masks(
       patch: the pieces' side; 0 for the images', or for no pieces.
       flip: whether every other image is mirrored.
       change: of images 0 … 255 and masks, after that.
+      moments: see :func:`standardized`.
 
     Raises:
       ValueError: for images that have no such pieces.
     """
-    shape, see = images.shape[1:3], standardized(images)
+    shape, see = images.shape[1:3], standardized(images, moments=moments)
     side = patch or max(shape)
     if (patch or flip) and side > min(shape):
         size = " x ".join(map(str, shape))

@@ -1,7 +1,7 @@
 """Figures of merit of masks, places and instances, on the host.
 
-What adds up over pixels is in :mod:`jaxdl.nn.metrics`: IoU and Dice of a confusion matrix, areas
-under ROC and precision-recall curves, whose ``weights`` may be a field of view.
+What adds up over pixels is in :mod:`jaxdl.nn.metrics`: IoU and Dice of a confusion matrix, and
+areas under ROC curves, whose ``weights`` may be a field of view.
 """
 
 from collections.abc import Iterable, Sequence

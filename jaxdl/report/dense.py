@@ -109,11 +109,15 @@ def differences(
     results: Sequence[Result], baseline: str, field: str = "score"
 ) -> dict[Point, dict[int, float]]:
     """By method and value the scores, or another field, less those of the baseline at the same
-    value, or at its only one, by seed."""
+    value, or at its only one, by seed; not where the baseline was not trained at the value."""
     scores = by_point(results, field)
     own = [point for point in scores if point[0] == baseline]
-    pairs = {p: (baseline, p[1]) if (baseline, p[1]) in own else own[0] for p in scores}
-    return {p: minus(scores[p], scores[pairs[p]]) for p in points(results) if p != pairs[p]}
+    pairs = {p: own[0] if len(own) == 1 else (baseline, p[1]) for p in scores}
+    return {
+        p: minus(scores[p], scores[pairs[p]])
+        for p in points(results)
+        if pairs[p] in scores and p != pairs[p]
+    }
 
 
 def table(results: Sequence[Result], question: str, baseline: str) -> str:
@@ -161,8 +165,9 @@ METHOD = """\
   initialization, the order, and which images a network is trained on: the same for all methods.
 - Differences are taken within a seed. A finding "shows" when the two-sided 95% t interval over
   seeds excludes zero.
-- Thresholds are chosen on the validation images, by each network for itself; test images choose
-  nothing.
+- Thresholds of whether it is there, and of pixels, are chosen on the validation images, by each
+  network for itself; test images choose nothing. A run that reports on validation images judges by
+  the same that its thresholds are chosen on. Dice of masks, and instances, use .5.
 - Networks that diverged are left out of every mean."""
 
 
@@ -171,13 +176,8 @@ def report(
     question: str,
     baseline: str,
     facts: Mapping[str, str],
-    sections: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """The whole report in Markdown.
-
-    Args:
-      sections: further headings and texts, after the results.
-    """
+    """The whole report in Markdown."""
     lost = {
         point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
         for point, seeds in by_point(results).items()
@@ -185,7 +185,6 @@ def report(
     parts = [
         ("Findings", bullets(findings(results, question, baseline))),
         ("Results", table(results, question, baseline)),
-        *sections,
         (
             "Diverged networks",
             bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
 from jaxdl.report.comparisons import over_seeds
-from jaxdl.report.dense import COLUMNS, Result
+from jaxdl.report.dense import COLUMNS, Result, order
 from jaxdl.report.figures import own_style, plain, save
 from jaxdl.report.supervised import by_point, number, values_of
 
@@ -22,7 +22,8 @@ TRUE, ANSWER, WRONG, MISSED = "#2ca02c", "#00e5ff", "#e6194b", "#1f77ff"
 
 @own_style()
 def sweep(results: Sequence[Result], question: str, setting: str, path: Path) -> None:
-    """Each measured number against the value of a setting, mean ± standard error over seeds."""
+    """Each measured number against the value of a setting, mean ± standard error over seeds; of a
+    method without a value a horizontal line."""
     from matplotlib.figure import Figure
 
     fields = [
@@ -30,27 +31,37 @@ def sweep(results: Sequence[Result], question: str, setting: str, path: Path) ->
     ]
     figure = Figure(figsize=(4.2 * len(fields), 3.4), layout="constrained")
     methods = list(dict.fromkeys(row.method for row in results))
+    values = sorted({row.value for row in results if row.value}, key=order)
+    places = {value: number(value) for value in values}
+    if any(map(math.isnan, places.values())):
+        places = {value: float(i) for i, value in enumerate(values)}
     grid = figure.subplots(1, len(fields), squeeze=False)[0]
     for axes, (field, title, scale, _) in zip(grid, fields, strict=True):
         for i, method in enumerate(methods):
-            values = values_of(results, method)
-            estimates = [over_seeds(by_point(results, field)[method, v]) for v in values]
-            drawn = [j for j, x in enumerate(estimates) if x.used]
-            places = [number(v) for v in values]
-            places = list(range(len(values))) if any(map(math.isnan, places)) else places
+            estimates = {
+                value: estimate
+                for value in values_of(results, method)
+                if (estimate := over_seeds(by_point(results, field)[method, value])).used
+            }
+            if alone := estimates.pop("", None):
+                axes.axhline(
+                    scale * alone.mean, color=f"C{i % 10}", linestyle="--", label=plain(method)
+                )
+            if not estimates:
+                continue
             # Methods side by side, so that bars do not hide each other.
             shift = 1 + 0.03 * (i - (len(methods) - 1) / 2)
             axes.errorbar(
-                [places[j] * shift for j in drawn],
-                [scale * estimates[j].mean for j in drawn],
-                [0 if math.isnan(estimates[j].se) else scale * estimates[j].se for j in drawn],
+                [places[value] * shift for value in estimates],
+                [scale * x.mean for x in estimates.values()],
+                [0 if math.isnan(x.se) else scale * x.se for x in estimates.values()],
                 color=f"C{i % 10}",
                 marker="o",
                 markersize=3.5,
-                label=plain(method) if drawn else None,
+                label=plain(method),
             )
-        axes.set_xscale("log" if min(places) > 0 else "linear")
-        axes.set_xticks(places, list(map(plain, values)))
+        axes.set_xscale("log" if min(places.values()) > 0 else "linear")
+        axes.set_xticks(list(places.values()), list(map(plain, places)))
         axes.minorticks_off()
         axes.set(xlabel=plain(setting), ylabel=plain(title))
         axes.spines[["top", "right"]].set_visible(False)
@@ -65,7 +76,12 @@ Draw = Callable[["Axes", int], str]
 
 @own_style()
 def overlays(
-    question: str, split: Mapping[str, Any], answers: Mapping[str, Any], path: Path
+    question: str,
+    split: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    path: Path,
+    *,
+    tolerance: float,
 ) -> None:
     """A row an example, a column for the truth and for each method.
 
@@ -73,6 +89,7 @@ def overlays(
 
     Args:
       answers: by method.
+      tolerance: pixels by which a place may be wrong.
     """
     from matplotlib.figure import Figure
 
@@ -81,8 +98,8 @@ def overlays(
     if "label" in split:
         labels = np.asarray(split["label"])
         examples = np.concatenate([np.flatnonzero(labels == x)[:3] for x in (1, 0)])
-    columns = {"truth": drawing(question, split)}
-    columns |= {name: drawing(question, split, own) for name, own in answers.items()}
+    columns = {"truth": drawing(question, split, tolerance)}
+    columns |= {name: drawing(question, split, tolerance, own) for name, own in answers.items()}
     height, width = images.shape[1:3]
     size = (1.75 * len(columns), (1.75 * height / width + 0.22) * len(examples) + 0.25)
     figure = Figure(figsize=size, layout="constrained")
@@ -98,14 +115,14 @@ def overlays(
     save(figure, path, dpi=110)
 
 
-def drawing(question: str, split: Mapping[str, Any], answers: Any = None) -> Draw:
+def drawing(question: str, split: Mapping[str, Any], tolerance: float, answers: Any = None) -> Draw:
     """How an answer is drawn, or, without one, the truth."""
     if question == "count":
         return draw_counts(split["count"], split.get("instances"), answers)
     if question == "segment":
         return draw_pixels(split["mask"][:, 0], answers)
     masks = split["mask"][:, 0] if "mask" in split else None
-    return draw_sightings(split["point"], masks, answers)
+    return draw_sightings(split["point"], masks, tolerance, answers)
 
 
 def outline(axes: "Axes", mask: Shaped[np.ndarray, "h w"], colour: str) -> None:
@@ -114,9 +131,11 @@ def outline(axes: "Axes", mask: Shaped[np.ndarray, "h w"], colour: str) -> None:
         axes.contour(mask == value, [0.5], colors=[colour], linewidths=0.9)
 
 
-def draw_sightings(points: Float[np.ndarray, "n 2"], truth_masks: Any, answers: Any = None) -> Draw:
+def draw_sightings(
+    points: Float[np.ndarray, "n 2"], truth_masks: Any, tolerance: float, answers: Any = None
+) -> Draw:
     """Where it is (a circle, the border of its mask), and where a network takes it to be (a cross,
-    the border of a mask)."""
+    the border of a mask); right as :func:`jaxdl.dense.judge_sightings` has it."""
 
     def draw(axes: "Axes", i: int) -> str:
         there = bool(np.isfinite(points[i]).all())
@@ -130,7 +149,8 @@ def draw_sightings(points: Float[np.ndarray, "n 2"], truth_masks: Any, answers: 
             outline(axes, answers.masks[i], ANSWER)
         if says:
             axes.plot(*answers.points[i][::-1], "x", color=ANSWER, markersize=8, markeredgewidth=2)
-        verdict = "right" if says == there else "wrong"
+        near = not there or np.hypot(*(answers.points[i] - points[i])) <= tolerance
+        verdict = "right" if says == there and near else "wrong"
         return f"{'visible' if says else 'not visible'} ({verdict})"
 
     return draw

@@ -116,7 +116,7 @@ def test_a_patch_moves_its_mask():
     np.testing.assert_array_equal(prepare(stored, hyper, None)["mask"], mask[:, 0])
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("drive", "bccd")])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "drive"])
 def test_all_variants_can_be_built(variant):
     config = tiny(variant, get_config(variant).methods)
     if "crowding" in config.data.options:
@@ -136,6 +136,13 @@ def test_all_variants_can_be_built(variant):
         ({"base.patch": 20}, r"config\.base\.patch=20 is not used: only masks move with their"),
         ({"base.weights": "x"}, r"config\.base\.weights=x is not used: U-Net's own encoder has"),
         ({"base.damage": "torn"}, r"config\.base\.damage: 'torn' is not one of '', shifted"),
+        ({"base.amount": 2.0}, r"config\.base\.amount=2\.0 is not used: there is no damage"),
+        ({"base.damage": "polygons"}, r"config\.base\.amount of polygons must be at least 3"),
+        (
+            {"base.damage": "missing", "base.amount": 1.5},
+            r"config\.base\.amount of missing must be above 0 and at most 1, got 1\.5",
+        ),
+        ({"base.damage": "shifted"}, r"config\.base\.amount of shifted must be above 0 and fin"),
         ({"base.widths": (2,) * 7}, r"config\.base\.widths on images of 18 x 18 x 3: a pooling"),
         (
             {"data.name": "digits", "data.options": {}},

@@ -1,6 +1,7 @@
 """The report of representations: pairs, order, findings, figures."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ def test_differences_are_paired_by_seed_and_value():
     assert pairs["mask", "144"] == pytest.approx({0: 0.1, 1: -0.1})
     alone = [*rows("clean", "", 0.9, 0.9), *rows("dilated", "1", 0.8, 0.7)]
     assert differences(alone, "clean")["dilated", "1"] == pytest.approx({0: -0.1, 1: -0.2})
+    assert ("mask", "48") not in differences([*RESULTS, *rows("mask", "48", 0.7)], "class")
 
 
 def test_rows_are_in_the_order_of_numbers_then_of_scores():
@@ -72,6 +74,27 @@ class Pixels:
     scores, limit = np.full((2, 6, 8), 0.7), 0.5
 
 
+def test_a_place_is_right_within_the_tolerance():
+    points = np.array([[2.0, 2.0], [np.nan, np.nan]])  # the answer is sqrt(5) pixels off
+    axes = mock.MagicMock()
+    for tolerance, verdict in ((3.0, "right"), (2.0, "wrong")):
+        draw = dense_figures.draw_sightings(points, None, tolerance, Answers)
+        assert draw(axes, 0) == f"visible ({verdict})"
+        assert draw(axes, 1) == "not visible (right)"
+
+
+def test_all_methods_are_drawn_over_all_values(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(dense_figures, "save", lambda figure, *_, **__: figures.append(figure))
+    blur = *rows("blur", "12", 0.5), *rows("blur", "3", 0.6)
+    results = [*blur, *rows("less", "0.5", 0.4), *rows("clean", "", 0.9)]
+    dense_figures.sweep(results, "segment", "x", tmp_path)
+    (axes,) = figures[0].axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "3", "12"]
+    np.testing.assert_allclose(axes.get_xticks(), [0.5, 3, 12])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clean", "blur", "less"]
+
+
 @pytest.mark.parametrize(
     ("question", "answers"), [("locate", Answers), ("count", Answers), ("segment", Pixels)]
 )
@@ -84,7 +107,9 @@ def test_figures_are_drawn(question, answers, tmp_path):
         "count": np.array([2.0, 0.0]),
         "instances": np.eye(6, 8, dtype=np.int32)[None].repeat(2, 0),
     }
-    dense_figures.overlays(question, split, {"ours": answers}, tmp_path / "answers.png")
+    dense_figures.overlays(
+        question, split, {"ours": answers}, tmp_path / "answers.png", tolerance=4.0
+    )
     dense_figures.sweep(RESULTS, "locate", "images", tmp_path / "sweep.png")
     for name in ("answers.png", "sweep.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -186,6 +186,7 @@ class Dense(single_source.SingleSourceStudy):
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
             return model.apply(state.evaluated_variables, x)
 
+        rule(settings)  # for its errors
         program = self.program(
             make_loss(model, per_example),
             outputs,

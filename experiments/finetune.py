@@ -164,6 +164,7 @@ class FineTuning(SingleSourceStudy):
         see = self.donors.make_see(self.images, **{k: settings[k] for k in donors.CHANGES})
         cached = n > 0 and not donors.changes(settings)
         updates = settings["statistics"] == "updated"
+        recipe.update_rule(settings)(recipe.numbers(settings))  # for its errors
         self.programs[key] = self.program(
             recipe.make_loss(transfer.Above(model, n, updates=updates), settings, "image"),
             lambda state, hyper, x: model.apply(state.variables, x, start=n),

@@ -155,12 +155,16 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
 def worth(
     accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
 ) -> list[str]:
-    """With how many images the baseline comes as far as others with the fewest, on average."""
+    """With how many images the baseline comes as far, on average, as others that are shown to be
+    above it with the fewest."""
     means = {condition: over_seeds(seeds).mean for condition, seeds in accuracy.items()}
     fewest, name, sentences = counts[0], layout.baseline, []
     for method in layout.own:
         value = means[layout.condition(method, fewest)]
-        if len(counts) == 1 or not value > means[layout.condition(name, fewest)]:
+        gain = minus(
+            accuracy[layout.condition(method, fewest)], accuracy[layout.condition(name, fewest)]
+        )
+        if len(counts) == 1 or not shows(+1, over_seeds(gain)):
             continue
         enough = [c for c in counts if means[layout.condition(name, c)] >= value]
         text = f"needs {enough[0]} for that" if enough else f"has less with {counts[-1]}"

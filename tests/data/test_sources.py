@@ -345,7 +345,7 @@ def test_nothing_else_leads_to_the_test_images():
         for name, array in split.items():
             assert not np.shares_memory(array, test[name])
     public = {name for name in dir(source.test) if not name.startswith("_")}
-    assert public == {"open", "size", "counts", "verify"}
+    assert public == {"open", "size", "counts", "verify", "changed"}
     assert source.test.open()["image"] is test["image"]
 
 

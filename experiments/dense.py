@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +29,6 @@ from jaxdl.dense import REPRESENTATIONS
 from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
-from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report import dense as reporting
 from jaxdl.report import dense_figures, figures
 from jaxdl.supervised import make_loss
@@ -168,25 +166,19 @@ class Dense(single_source.SingleSourceStudy):
             encoder, pretrained = load(settings["encoder"], path)
         elif settings["encoder"]:
             encoder = PRETRAINED[settings["encoder"]].build()
-        if hasattr(encoder, "axis_name"):  # batch normalization over devices that share a batch
-            encoder = encoder.clone(axis_name=self.placement.axis_name)
+        encoder = recipe.over_devices(encoder, self.placement.axis_name)
         model = UNet(encoder, answer.head(width=settings["widths"][0], **shared))
         shape = (*[settings["patch"] or side for side in images.shape[1:3]], images.shape[-1])
         init, _ = self.initializer(model, shape, place("widths"))
         if pretrained:
             fresh = init
             init = lambda key: with_encoder(fresh(key), pretrained)  # noqa: E731
-        per_example = answer.per_example(self.options(settings))
-
-        def rule(hyper: Hyper):
-            schedule = {name: settings[name] for name in ("steps", "warmup")}
-            rate = make_schedule(settings["schedule"], hyper["rate"], **schedule)
-            return make_optimizer(settings["optimizer"], rate, weight_decay=hyper["weight_decay"])
+        per_example, rule = answer.per_example(self.options(settings)), recipe.update_rule(settings)
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
             return model.apply(state.evaluated_variables, x)
 
-        rule(settings)  # for its errors
+        rule(recipe.numbers(settings))  # for its errors
         program = self.program(
             make_loss(model, per_example),
             outputs,
@@ -210,8 +202,7 @@ class Dense(single_source.SingleSourceStudy):
         moves = {name: settings[name] for name in ("patch", "flip")}
         moments = None
         if settings["weights"]:  # as the images that these were trained on
-            mean, deviation = PRETRAINED[settings["encoder"]].preprocessing[:2]
-            moments = np.float32(mean), np.float32(deviation)
+            moments = PRETRAINED[settings["encoder"]].preprocessing.moments
         see = preparation.standardized(images, moments=moments)
         see_both = preparation.with_masks(images, **moves, change=change, moments=moments)
 
@@ -232,7 +223,7 @@ class Dense(single_source.SingleSourceStudy):
     def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
         """The numbers of a member, its images, and which of the masks it is given."""
         settings = self.trials[trial].settings
-        hyper = {name: np.float32(settings[name]) for name in ("rate", "weight_decay")}
+        hyper = recipe.numbers(settings)
         hyper["mask"] = np.int32(self.damages.index((settings["damage"], settings["amount"])))
         streams = example_streams([self.draw_images(trial, seed)], self.longest)
         return hyper | {"key": member_key("train", seed), **streams}
@@ -246,12 +237,13 @@ class Dense(single_source.SingleSourceStudy):
         faults, outputs = trainer.curves.faults(Network), {}
         self.tests = {name: s.splits["validation"] for name, s in self.sources.items()} | tests
         splits = {"validation": self.source.splits["validation"], **self.tests}
-        for (name, split), trained in product(splits.items(), self.trained):
+        for name, split in splits.items():
             ids = np.arange(length(split), dtype=np.int32)
             feed = make_feed(self.feed_kind, {name: split}, self.placement.mesh)
-            predicted = self.predict(trained, feed, lambda member, ids=ids: ids)
-            for network, values in predicted.items():
-                outputs.setdefault(network, {})[name] = values
+            for trained in self.trained:
+                predicted = self.predict(trained, feed, lambda member, ids=ids: ids)
+                for network, values in predicted.items():
+                    outputs.setdefault(network, {})[name] = values
         self.predictions, self.results = {}, []
         for network, values in sorted(outputs.items()):
             if network in faults:

@@ -23,12 +23,12 @@ from jaxdl import adaptation, transfer
 from jaxdl.data import encoded, preparation
 from jaxdl.data.batches import normalize
 from jaxdl.nn.models import ADVERSARIAL_MODELS, MODELS
-from jaxdl.nn.models.pretrained import PRETRAINED, Preprocessing, load
+from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import load_network
-from jaxdl.types import AnyArray, Variables
+from jaxdl.types import Variables
 
 Load = Callable[[tuple], Variables]
 """The variables of a run's network, by its name; a mean of its parameters in their place."""
@@ -136,19 +136,15 @@ def from_weights(name: str, path: Path, classes: Sequence[str] = ()) -> Classifi
         pixels = encoded.decode(content, name, encoded.Form(channels=3))
         return row.preprocessing.cut(Image.fromarray(pixels), row.size)
 
-    return Classifier(model, variables, see(row.preprocessing), decode, names)
+    mean, deviation = row.preprocessing.moments
+    see = partial(normalize, mean=mean, deviation=deviation)
+    return Classifier(model, variables, see, decode, names)
 
 
 CIFAR10 = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
-
-
-def see(preprocessing: Preprocessing) -> Callable[[AnyArray], AnyArray]:
-    """From pixels of the right size to the input of a pretrained network."""
-    mean, deviation = map(np.float32, preprocessing[:2])
-    return partial(normalize, mean=mean, deviation=deviation)
 
 
 def _decode(options: ConfigDict, shape: Sequence[int]) -> Callable[[bytes, str], np.ndarray]:

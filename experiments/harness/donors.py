@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -107,8 +106,7 @@ class Donors:
             path, row = user_path(config.weights), PRETRAINED[self.name]
             self.networks = [load(self.name, path)[1]]
             self.identity = {"weights": digest_file(path)}
-            mean, deviation = row.preprocessing[:2]
-            self.moments = np.float32(mean), np.float32(deviation)
+            self.moments = row.preprocessing.moments
             self.description = f"{self.name} with the weights of {path.name}"
         elif config.source.name:
             training = declared.method(config, ("source", "training"))
@@ -133,7 +131,7 @@ class Donors:
         """The module for so many classes, of which any stretch of stages can be applied alone."""
         model = self._build(classes)
         transfer.check_layered(model)
-        return model.clone(axis_name=axis_name) if hasattr(model, "axis_name") else model
+        return recipe.over_devices(model, axis_name)
 
     def make_see(
         self, images: Images, *, changes: Sequence[str] = (), strength: float = 1.0, **options: Any

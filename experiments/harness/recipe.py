@@ -269,6 +269,12 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
         raise ValueError(f"{place}={settings['model']}: {error}") from error
 
 
+def over_devices(model: Any, axis_name: str | None) -> Any:
+    """The module, its batch statistics averaged over the devices that share a batch, if it has
+    any."""
+    return model.clone(axis_name=axis_name) if hasattr(model, "axis_name") else model
+
+
 def make_see(
     settings: Mapping[str, Any], inputs: Images, answers: np.ndarray
 ) -> Callable[[jax.Array, jax.Array | None], jax.Array]:

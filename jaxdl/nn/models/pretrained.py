@@ -33,9 +33,14 @@ class Preprocessing(NamedTuple):
     """By how many pixels an image's short side is larger before its middle is cut out."""
     resample: Image.Resampling = Image.Resampling.BILINEAR
 
+    @property
+    def moments(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+        """The mean and the deviation as arrays."""
+        return np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
+
     def normalize(self, images: UInt8[AnyArray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:
         """The network's input of images that have its size."""
-        mean, deviation = (np.array(rgb, np.float32) for rgb in (self.mean, self.deviation))
+        mean, deviation = self.moments
         return (np.asarray(images, np.float32) - mean) / deviation
 
     def cut(self, image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -6,10 +6,21 @@ import os
 import shutil
 import textwrap
 
+import jax
 import pytest
 
+from experiments.harness import classification
+from jaxdl.train.parallel import make_mesh
 from tests.experiments.launcher import Ended, Launcher, quick_environment
 from tests.experiments.tiny import FIGURES, WATCH, tiny
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    """Studies that run in this process have two of its devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from sklearn.datasets import load_digits
 
 from configs.dann import VARIANTS, get_config
 from experiments import dann
-from experiments.harness import classification
 from experiments.harness.study import describe_omissions, make_study
 from jaxdl import adaptation, trees, validation
 from jaxdl.data import sources
@@ -33,7 +32,7 @@ from jaxdl.nn.models.adversarial import dann_digits
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.feed import make_feed
 from jaxdl.train.groups import make_groups
-from jaxdl.train.parallel import make_mesh, to_host
+from jaxdl.train.parallel import to_host
 from tests.experiments.launcher import Launcher, assert_refused, quick_environment
 from tests.experiments.tiny import WATCH
 from tests.experiments.tiny_dann import (
@@ -458,14 +457,6 @@ def test_every_variant_is_read(variant, start, tmp_path):
 
 
 # What the steps may know.
-
-
-@pytest.fixture(scope="module")
-def two_devices():
-    """Two of the devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        yield
 
 
 @pytest.fixture(scope="module")

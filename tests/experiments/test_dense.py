@@ -1,7 +1,5 @@
 """The study of representations on drawn pictures, in tiny and in this process."""
 
-import csv
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +16,7 @@ from jaxdl.data.source import make_source
 from jaxdl.train.groups import make_groups
 from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.parallel import make_mesh
+from tests.experiments.tiny import Stops, rows
 
 
 def tiny(variant="macula", methods=("class", "mask")):
@@ -48,11 +47,6 @@ def finished(tmp_path_factory):
     return folder, dense.study(tiny(), folder, StopFlag())
 
 
-def rows(folder):
-    with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_run_has_a_row_for_each_network(finished):
     folder, text = finished
     names = {path.name for path in folder.iterdir()}
@@ -67,13 +61,6 @@ def test_a_run_has_a_row_for_each_network(finished):
 
 
 def test_what_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
-    class Stops(StopFlag):
-        """Asked to stop within training."""
-
-        def __enter__(self):
-            self.received = 2
-            return self
-
     with pytest.raises(Interrupted):
         dense.study(tiny(), tmp_path, Stops())
     dense.study(tiny(), tmp_path, StopFlag())

@@ -12,7 +12,7 @@ from PIL import Image
 from configs.finetune import VARIANTS, get_config
 from experiments import finetune, predict
 from experiments.finetune import Network
-from experiments.harness import classification, donors
+from experiments.harness import donors
 from experiments.harness.run import UserError, user_input
 from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
@@ -29,6 +29,8 @@ from jaxdl.train.checkpoint import load_network
 from jaxdl.train.features import FeatureFeeds, make_features
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.parallel import make_mesh
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 STAGES = 4
 
@@ -59,14 +61,6 @@ def tiny():
     }.items():
         config.methods[name] = section(settings)
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_devices():
-    """Two of the devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from jaxdl.report.landscape_figure import FRAMES, frame_steps
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.parallel import make_mesh
+from tests.experiments.tiny import Stops
 
 STEPS = 8
 
@@ -119,13 +120,6 @@ def test_a_start_is_the_same_for_all_optimizers_and_rates(finished):
 
 
 def test_what_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
-    class Stops(StopFlag):
-        """Asked to stop within training."""
-
-        def __enter__(self):
-            self.received = 2
-            return self
-
     with pytest.raises(Interrupted):
         landscape.study(tiny(), tmp_path, Stops())
     landscape.study(tiny(), tmp_path, StopFlag())

@@ -44,11 +44,6 @@ def finished(launcher, tmp_path_factory):
     return workdir, run(launcher, workdir, *TINY).wait()
 
 
-def rows(workdir):
-    with (workdir / "results.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def timeless(workdir):
     """All that does not depend on how long it took."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(workdir)]
@@ -243,6 +238,7 @@ def test_wrong_input_ends_in_one_line(launcher, tmp_path, arguments, words):
 SOURCE = """\
 from jaxdl.pinn.problem import Problem, Term
 from jaxdl.pinn.sampling import Points
+from tests.experiments.tiny import rows
 
 
 def equation(u, at):

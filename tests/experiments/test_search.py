@@ -1,17 +1,14 @@
 """Searches over the supervised study on scikit-learn's digits, in tiny and in this process."""
 
-import csv
 import json
 import math
 from itertools import pairwise
 
-import jax
 import numpy as np
 import pytest
 
 from configs.search import VARIANTS, get_config
 from experiments import search
-from experiments.harness import classification
 from experiments.harness.run import UserError
 from experiments.harness.settings import check
 from experiments.harness.spaces import make_space
@@ -20,7 +17,9 @@ from jaxdl.data.source import Sealed
 from jaxdl.train import logs
 from jaxdl.train.groups import make_groups
 from jaxdl.train.interruption import Interrupted, StopFlag
-from jaxdl.train.parallel import make_mesh
+from tests.experiments.tiny import rows
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 SPACE = {"rate": ("log", 1e-3, 1e20), "momentum": ("uniform", 0.5, 0.9)}  # most rates diverge
 KINDS = ("random", "halving", "pbt")
@@ -35,19 +34,6 @@ def tiny(*kinds, **space):
     config.least, config.interval, config.members_per_round = 4, 4, 4
     config.space = type(config)(SPACE | space)
     return config
-
-
-def rows(folder, table="results.csv"):
-    with (folder / table).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_devices():
-    """Two of the devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from configs.supervised import VARIANTS, get_config
 from experiments import supervised
-from experiments.harness import classification, recipe
+from experiments.harness import recipe
 from experiments.harness.run import UserError
 from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
@@ -19,7 +19,8 @@ from jaxdl.report import supervised as reporting
 from jaxdl.report.supervised import Result, findings, read_results, report, table
 from jaxdl.train.groups import make_groups
 from jaxdl.train.interruption import StopFlag
-from jaxdl.train.parallel import make_mesh
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 def tiny():
@@ -38,14 +39,6 @@ def tiny():
         }
     )
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_devices():
-    """Two of the devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        yield
 
 
 @pytest.fixture(scope="module")

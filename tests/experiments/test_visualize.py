@@ -1,6 +1,5 @@
 """The study of what networks see, in tiny and in this process."""
 
-import csv
 import math
 
 import jax
@@ -11,7 +10,6 @@ from scipy import stats
 
 from configs.visualize import VARIANTS, get_config
 from experiments import visualize
-from experiments.harness import classification
 from experiments.harness.run import UserError
 from experiments.harness.settings import check
 from experiments.harness.study import COMMON
@@ -22,7 +20,9 @@ from jaxdl.nn.weights import to_source, write_safetensors
 from jaxdl.report import visualize as reporting
 from jaxdl.report import visualize_figures as figures
 from jaxdl.train.interruption import StopFlag
-from jaxdl.train.parallel import make_mesh
+from tests.experiments.tiny import rows
+
+pytestmark = pytest.mark.usefixtures("two_devices")
 
 
 def small(classes, axis_name=None):
@@ -43,14 +43,6 @@ def tiny():
     return config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_devices():
-    """Two of the devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("visualize")
@@ -58,11 +50,6 @@ def finished(tmp_path_factory):
 
 
 FIGURES = ("filters", "feature_maps", "units", "perturbation", "attributions", "mistakes")
-
-
-def rows(folder):
-    with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_networks_are_trained_and_looked_into_and_the_report_is_reprinted(finished):

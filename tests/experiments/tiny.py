@@ -8,6 +8,8 @@ import csv
 import json
 from pathlib import Path
 
+from jaxdl.train.interruption import StopFlag
+
 CONFIG = "configs/transferability.py:digits"
 SEEDS, STEPS, CUTS = 1, 12, 4
 TINY = (
@@ -61,14 +63,22 @@ def contents(folder):
     }
 
 
-def rows(workdir):
-    with open(workdir / "results.csv", newline="") as file:
+def rows(workdir, table="results.csv"):
+    with open(workdir / table, newline="") as file:
         return list(csv.DictReader(file))
 
 
 def curves(workdir):
     path = workdir / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Stops(StopFlag):
+    """Asked to stop within training."""
+
+    def __enter__(self):
+        self.received = 2
+        return self
 
 
 def logged(workdir, lines):

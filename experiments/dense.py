@@ -96,8 +96,8 @@ class Dense(single_source.SingleSourceStudy):
         chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
         questions = {REPRESENTATIONS[name].question: place for name, place in chosen.items()}
         if len(questions) > 1:
-            asked = ", ".join(f"{place}: {question}" for question, place in questions.items())
-            raise ValueError(f"methods answer different questions ({asked}): choose one of them")
+            listing = ", ".join(f"{place}: {question}" for question, place in questions.items())
+            raise ValueError(f"methods answer different questions ({listing}): choose one of them")
         (self.question,) = questions
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():

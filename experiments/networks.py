@@ -107,12 +107,12 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         if values.size and np.isfinite(values[-1]):
             best[network] = values[-1]
     if not best:
-        which = " ".join(f"{key}={value}" for key, value in name.items()) or "any name"
+        label = " ".join(f"{key}={value}" for key, value in name.items()) or "any name"
         examples = "; ".join(
             " ".join(f"{k}={v}" for k, v in n._asdict().items()) for n in list(curves)[:3]
         )
         count = "several networks" if matches else "no network"
-        raise ValueError(f"{run.folder} has {count} with {which}; there are {examples or 'none'}")
+        raise ValueError(f"{run.folder} has {count} with {label}; there are {examples or 'none'}")
     return max(best, key=best.__getitem__)
 
 
@@ -213,8 +213,8 @@ def _dann(study: DataStudy, network: Any, variables: Load) -> Classifier:
 
 def _finetune(study: DataStudy, network: Any, variables: Load) -> Classifier:
     donors, target = study.donors, study.source
-    seen = donors.source if network.method == DONOR else target
-    model = donors.make_network(len(seen.class_names), None)
+    data = donors.source if network.method == DONOR else target
+    model = donors.make_network(len(data.class_names), None)
     _, shapes = study.initializer(model, study.image_shape(), "config.model")
     donors.fit(model, shapes, study.image_shape())
     arrays = variables(network)
@@ -229,7 +229,7 @@ def _finetune(study: DataStudy, network: Any, variables: Load) -> Classifier:
         arrays,
         partial(see, key=None),
         _decode(study.config.data.options, study.image_shape()),
-        seen.class_names,
+        data.class_names,
     )
 
 

@@ -109,13 +109,13 @@ def main(arguments: Sequence[str]) -> str:
     write_rows(out / "predictions.csv", Row, rows)
     # Where folders are called as classes are, they say what images show.
     truths = [path.parent.name for path in paths]
-    known = {*truths} <= {*classifier.class_names}
+    has_truths = {*truths} <= {*classifier.class_names}
     right = [row.predicted == truth for row, truth in zip(rows, truths, strict=True)]
     titles = [f"{rows[i].predicted} {100 * rows[i].probability:.0f} %" for i, _ in sheet]
     titles = [
         f"{title}\n{_short(rows[i].file)}" for title, (i, _) in zip(titles, sheet, strict=True)
     ]
-    colours = ["firebrick" if known and not right[i] else "black" for i, _ in sheet]
+    colours = ["firebrick" if has_truths and not right[i] else "black" for i, _ in sheet]
     images = np.stack([image for _, image in sheet]) / 255
     samples(images, titles, out / "predictions.png", 8, side=1.2, colours=colours)
     counts = Counter(row.predicted for row in rows).most_common(10)
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str]) -> str:
         f"network: {called}",
         f"{len(rows):,} images: " + ", ".join(f"{n:,} {name}" for name, n in counts),
     ]
-    if known:
+    if has_truths:
         share = f"{100 * np.mean(right):.1f} %"
         lines.append(f"right, by the names of their folders: {sum(right):,}, {share}")
     return "\n".join([*lines, f"written: {out / 'predictions.csv'}, {out / 'predictions.png'}"])

@@ -156,8 +156,8 @@ class Visualize(Study):
         source = self.sources["images"]
         split = tests["images"] if tests else source.splits[self.config.report_on]
         ids = rng.permutation(split["image"].shape[0])[:most]
-        known = np.array([*(numbers.get(name, -1) for name in source.class_names), -1])
-        return in_memory(take(split["image"], ids)), known[np.asarray(split["label"])[ids]]
+        translation = np.array([*(numbers.get(name, -1) for name in source.class_names), -1])
+        return in_memory(take(split["image"], ids)), translation[np.asarray(split["label"])[ids]]
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Outputs and greatest activations for all images, attributions for some."""
@@ -213,10 +213,10 @@ class Visualize(Study):
         labels, numbers = self.logits[seed].argmax(-1), np.arange(len(self.labels))
         examples = self.inputs, labels, numbers
         _, curves = self.batches(explain, *(x[: self.config.examples] for x in examples))
-        for name, both in curves.items():
-            deletion, insertion = (np.asarray(attribution.area(curve)) for curve in both)
+        for name, pair in curves.items():
+            deletion, insertion = (np.asarray(attribution.area(curve)) for curve in pair)
             self.areas[name, seed] = deletion, insertion
-            self.curves.setdefault(name, []).append(np.mean(both, 1))
+            self.curves.setdefault(name, []).append(np.mean(pair, 1))
         if seed == 0:
             wrong = np.flatnonzero((labels != self.labels) & (self.labels >= 0))
             sure = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
@@ -262,9 +262,9 @@ class Visualize(Study):
             field, (values, units) = self.fields[name], self.units[local.index(name)]
             for channel in drawing.spread(np.flatnonzero(values.max(0) > 0), config.units):
                 top = np.argsort(-values[:, channel], kind="stable")[: config.patches]
-                seen = [(images[i], units[i, channel]) for i in top]
-                parts = [patch(image, field, unit, fill=0.5)[0] for image, unit in seen]
-                parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in seen]
+                examples = [(images[i], units[i, channel]) for i in top]
+                parts = [patch(image, field, unit, fill=0.5)[0] for image, unit in examples]
+                parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:

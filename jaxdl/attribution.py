@@ -176,12 +176,12 @@ def perturbation_curves(
     keys = jax.random.split(key, len(maps))
     orders = jnp.stack([ranks(m, own_key) for m, own_key in zip(maps.values(), keys, strict=True)])
 
-    def both(order: Array) -> Float[Array, "2 b points"]:
+    def deletion_and_insertion(order: Array) -> Float[Array, "2 b points"]:
         example = scores, images, labels, order, baseline
-        ways = jnp.array([False, True])
-        return lax.map(lambda way: perturbation_curve(*example, steps=steps, insert=way), ways)
+        modes = jnp.array([False, True])
+        return lax.map(lambda way: perturbation_curve(*example, steps=steps, insert=way), modes)
 
-    curves = lax.map(both, orders)
+    curves = lax.map(deletion_and_insertion, orders)
     return {name: (curves[i, 0], curves[i, 1]) for i, name in enumerate(maps)}
 
 

@@ -111,12 +111,12 @@ def _class_loss(logits: Float[Array, "b h w k"], batch: Batch, options: Options)
 
 def _coordinate_loss(outputs: Float[Array, "b 3"], batch: Batch, options: Options) -> Array:
     size = jnp.array(batch["image"].shape[1:3], jnp.float32)
-    there = jnp.all(jnp.isfinite(batch["point"]), -1)
-    place = jnp.where(there[:, None], batch["point"] / size[None], 0.5)
+    visible = jnp.all(jnp.isfinite(batch["point"]), -1)
+    place = jnp.where(visible[:, None], batch["point"] / size[None], 0.5)
     far = jnp.sum((outputs[:, :2] - (place - 0.5) / SPREAD) ** 2, -1) / 2
     return example_losses.binary_cross_entropy(
-        outputs[:, 2], there.astype(jnp.float32)
-    ) + jnp.where(there, far, 0)
+        outputs[:, 2], visible.astype(jnp.float32)
+    ) + jnp.where(visible, far, 0)
 
 
 def _heat_loss(outputs: Float[Array, "b h w 1"], batch: Batch, options: Options) -> Array:
@@ -194,11 +194,11 @@ def _read_density(outputs: Outputs, shape: Shape, options: Options) -> Counts:
 def _read_instances(outputs: Outputs, shape: Shape, options: Options) -> Counts:
     inside, labels, scores = _foreground(outputs[..., :2]), [], []
     for probability, depth in zip(inside, outputs[..., 2], strict=True):
-        found = instances(probability > 0.5, depth)
-        sizes = np.maximum(np.bincount(found.ravel()), 1)
-        labels.append(found)
-        scores.append((np.bincount(found.ravel(), probability.ravel()) / sizes)[1:].tolist())
-    return Counts(np.array([float(found.max()) for found in labels]), labels, scores)
+        instance_map = instances(probability > 0.5, depth)
+        sizes = np.maximum(np.bincount(instance_map.ravel()), 1)
+        labels.append(instance_map)
+        scores.append((np.bincount(instance_map.ravel(), probability.ravel()) / sizes)[1:].tolist())
+    return Counts(np.array([float(x.max()) for x in labels]), labels, scores)
 
 
 def _read_pixels(outputs: Outputs, shape: Shape, options: Options) -> Pixels:
@@ -250,15 +250,15 @@ def judge_sightings(
       points: the truth; NaN where it is not there.
       tolerance: pixels by which a place may be wrong.
     """
-    there = np.isfinite(points).all(1)
+    visible = np.isfinite(points).all(1)
     distances = point_errors(answers.points, points)
-    near = np.where(there, distances <= tolerance, True)
-    right = ((answers.scores >= answers.limit) == there) & near
-    mixed = 0 < there.sum() < len(there)
+    near = np.where(visible, distances <= tolerance, True)
+    right = ((answers.scores >= answers.limit) == visible) & near
+    mixed = 0 < visible.sum() < len(visible)
     return {
         "score": float(right.mean()),
-        "auc": float(roc_auc_score(there, answers.scores)) if mixed else math.nan,
-        "error": float(distances[there].mean()) if there.any() else math.nan,
+        "auc": float(roc_auc_score(visible, answers.scores)) if mixed else math.nan,
+        "error": float(distances[visible].mean()) if visible.any() else math.nan,
     }
 
 
@@ -286,16 +286,16 @@ def judge_counts(
 
 def best_limit(scores: Float[np.ndarray, "n h w"], mask: Integer[np.ndarray, "n h w"]) -> float:
     """The threshold of the greatest F1 over all pixels that are not missing."""
-    seen = mask <= 1
-    precision, recall, limits = precision_recall_curve(mask[seen] > 0, scores[seen])
+    valid = mask <= 1
+    precision, recall, limits = precision_recall_curve(mask[valid] > 0, scores[valid])
     f1 = precision * recall / np.maximum(precision + recall, 1e-12)
     return float(limits[np.argmax(f1[:-1])])
 
 
 def judge_pixels(answers: Pixels, mask: Integer[np.ndarray, "n h w"]) -> dict[str, float]:
     """Fields of a row of ``results.csv``, over all pixels that are not missing, 255."""
-    seen = mask <= 1
-    positive, values = mask[seen] > 0, answers.scores[seen]
+    valid = mask <= 1
+    positive, values = mask[valid] > 0, answers.scores[valid]
     return {
         "score": dice(values >= answers.limit, positive),
         "auc": float(roc_auc_score(positive, values)),

@@ -277,9 +277,9 @@ class DataStudy(Study):
         """How many examples a second networks were trained on, each method's by its first group."""
         speeds: dict[str, float] = {}
         for group in (trained.group for trained in self.trained):
-            seen = group.program.steps * self.batches[group.program] * len(group.networks)
+            examples = group.program.steps * self.batches[group.program] * len(group.networks)
             seconds = trainer.clock.by_population[group.name]
-            speeds = {network.method: seen / seconds for network in group.networks} | speeds
+            speeds = {network.method: examples / seconds for network in group.networks} | speeds
         return ", ".join(f"{name} {x:,.0f}" for name, x in speeds.items()) + " examples a second"
 
     def predict(

@@ -121,7 +121,7 @@ def bccd(path: str = "") -> Source:
         for split in ("train", "validation", "test")
     }
     omitted["images without a box"] = len(set(filter(_is_image, root.iterdir())) - set(files))
-    omissions = ", ".join(f"{n} {what}" for what, n in omitted.items() if n)
+    omissions = ", ".join(f"{n} {problem}" for problem, n in omitted.items() if n)
     fingerprint = digest_files([table, *files], root)
     return make_source("bccd", (), splits, fingerprint=fingerprint, omissions=omissions)
 

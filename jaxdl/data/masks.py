@@ -98,8 +98,8 @@ def polygons(mask: BinaryMask, corners: float, rng: np.random.Generator) -> Bina
 def missing(mask: BinaryMask, share: float, rng: np.random.Generator) -> BinaryMask:
     """Without such a share of its connected things."""
     labels, count = ndimage.label(mask)
-    kept = np.r_[False, rng.permutation(count) >= round(share * count)]
-    return kept[labels].astype(np.uint8)
+    remains = np.r_[False, rng.permutation(count) >= round(share * count)]
+    return remains[labels].astype(np.uint8)
 
 
 DAMAGES: Mapping[str, Callable[[BinaryMask, float, np.random.Generator], BinaryMask]] = {
@@ -138,15 +138,15 @@ class Answers:
         needed |= {"instances"} if "depth" in self.arrays else set()
         if lacking := sorted(needed - {*split}):
             raise ValueError(f"{where} has {', '.join(split)}: this study needs {lacking[0]}")
-        kept = {name: split[name] for name in ("image", *self.arrays) if name in split}
+        arrays = {name: split[name] for name in ("image", *self.arrays) if name in split}
         if "depth" in self.arrays:
-            kept["depth"] = np.stack([depth_map(x) for x in in_memory(split["instances"])])
+            arrays["depth"] = np.stack([depth_map(x) for x in in_memory(split["instances"])])
         if "mask" in self.arrays:
             masks = np.asarray(in_memory(split[self.mask]))
             masks = np.minimum(masks, 1) if self.mask == "instances" else masks
             check_masks(split["image"].shape, masks, where, filled=self.filled)
-            kept["mask"] = self._versions(masks, split)
-        return kept
+            arrays["mask"] = self._versions(masks, split)
+        return arrays
 
     def _versions(
         self, masks: Integer[np.ndarray, "n h w"], split: Split

@@ -81,11 +81,11 @@ def tversky(
       smoothing: ``s``, in pixels; an empty mask that is predicted to be empty then costs nothing.
     """
     targets = one_hot(mask, logits.shape[-1])
-    there = jnp.sum(targets, -1, keepdims=True)
-    there = there if weights is None else there * jnp.asarray(weights)[..., None]
+    mass = jnp.sum(targets, -1, keepdims=True)
+    mass = mass if weights is None else mass * jnp.asarray(weights)[..., None]
     probabilities = jax.nn.softmax(jnp.asarray(logits))
     hits, false, missed = (
-        jnp.sum(there * counts, (1, 2))[:, 1:]
+        jnp.sum(mass * counts, (1, 2))[:, 1:]
         for counts in (
             probabilities * targets,
             probabilities * (1 - targets),
@@ -146,16 +146,16 @@ def _gaussians(
     points: Float[AnyArray, "b n 2"], shape: tuple[int, int], deviation: Scalar
 ) -> Float[Array, "b n h w"]:
     points = jnp.asarray(points)
-    there = jnp.all(jnp.isfinite(points), -1)
+    present = jnp.all(jnp.isfinite(points), -1)
     rows, columns = (
         jnp.exp(
             -0.5
-            * (jnp.arange(size)[None, None] - jnp.where(there, place, 0)[..., None]) ** 2
+            * (jnp.arange(size)[None, None] - jnp.where(present, place, 0)[..., None]) ** 2
             / deviation**2
         )
         for size, place in zip(shape, jnp.moveaxis(points, -1, 0), strict=True)
     )
-    return rows[..., :, None] * columns[..., None, :] * there[..., None, None]
+    return rows[..., :, None] * columns[..., None, :] * present[..., None, None]
 
 
 def _per_image(values: Float[AnyArray, "b h w"]) -> Float[Array, " b"]:

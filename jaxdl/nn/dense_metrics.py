@@ -18,8 +18,8 @@ def hausdorff(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
     if not a.any() or not b.any():
         return 0.0 if a.any() == b.any() else np.inf
     first, second = np.argwhere(a), np.argwhere(b)
-    there = distance.directed_hausdorff(first, second)[0]
-    return max(there, distance.directed_hausdorff(second, first)[0])
+    forward = distance.directed_hausdorff(first, second)[0]
+    return max(forward, distance.directed_hausdorff(second, first)[0])
 
 
 def point_errors(
@@ -77,10 +77,12 @@ def overlaps(
 ) -> Float[np.ndarray, "p t"]:
     """IoU of every predicted instance, 1 … p, with every true one, 1 … t; 0 where one is absent."""
     shape = int(predicted.max()) + 1, int(truth.max()) + 1
-    both = np.bincount(predicted.ravel() * shape[1] + truth.ravel(), minlength=shape[0] * shape[1])
-    both = both.reshape(shape)
-    union = both.sum(1, keepdims=True) + both.sum(0, keepdims=True) - both
-    return (both / np.maximum(union, 1))[1:, 1:]
+    overlap = np.bincount(
+        predicted.ravel() * shape[1] + truth.ravel(), minlength=shape[0] * shape[1]
+    )
+    overlap = overlap.reshape(shape)
+    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
+    return (overlap / np.maximum(union, 1))[1:, 1:]
 
 
 def instance_average_precision(

@@ -255,7 +255,7 @@ def _depthwise(x: Array, kernel: Array, stride: int) -> Array:
     width, weights = kernel.shape[0], kernel.reshape(-1, 1, 1, kernel.shape[-1])
     shape = [(size - width) // stride + 1 for size in x.shape[1:3]]
 
-    def one(image: Array) -> Array:
+    def convolve(image: Array) -> Array:
         def add(t: Array, y: Array) -> Array:
             return y + _tap(image, t, width, stride, shape) * weights[t]
 
@@ -264,7 +264,7 @@ def _depthwise(x: Array, kernel: Array, stride: int) -> Array:
             1, width * width, add, _tap(image, 0, width, stride, shape) * weights[0]
         )
 
-    return lax.map(one, x)
+    return lax.map(convolve, x)
 
 
 def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -280,7 +280,7 @@ def _depthwise_backward(stride: int, saved: tuple[Array, Array], g: Array) -> tu
     spread = lax.pad(g, jnp.zeros((), g.dtype), (_NONE, *around, _NONE))
     dx = _depthwise(spread, jnp.flip(kernel, (0, 1)), 1)
 
-    def one(pair: tuple[Array, Array]) -> Array:
+    def gradients(pair: tuple[Array, Array]) -> Array:
         image, gradient = pair
 
         def tap(t: Array) -> Array:
@@ -288,7 +288,7 @@ def _depthwise_backward(stride: int, saved: tuple[Array, Array], g: Array) -> tu
 
         return lax.map(tap, jnp.arange(width * width))
 
-    return dx, jnp.sum(lax.map(one, (x, g)), 0).reshape(kernel.shape)
+    return dx, jnp.sum(lax.map(gradients, (x, g)), 0).reshape(kernel.shape)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

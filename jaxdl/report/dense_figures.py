@@ -138,19 +138,19 @@ def draw_sightings(
     the border of a mask); right as :func:`jaxdl.dense.judge_sightings` has it."""
 
     def draw(axes: "Axes", i: int) -> str:
-        there = bool(np.isfinite(points[i]).all())
+        visible = bool(np.isfinite(points[i]).all())
         if truth_masks is not None:
             outline(axes, truth_masks[i] == 1, TRUE)
         axes.plot(*points[i][::-1], "o", color=TRUE, markerfacecolor="none", markersize=9)
         if answers is None:
-            return "visible" if there else "not visible"
+            return "visible" if visible else "not visible"
         says = answers.scores[i] >= answers.limit
         if answers.masks is not None:
             outline(axes, answers.masks[i], ANSWER)
         if says:
             axes.plot(*answers.points[i][::-1], "x", color=ANSWER, markersize=8, markeredgewidth=2)
-        near = not there or np.hypot(*(answers.points[i] - points[i])) <= tolerance
-        verdict = "right" if says == there and near else "wrong"
+        near = not visible or np.hypot(*(answers.points[i] - points[i])) <= tolerance
+        verdict = "right" if says == visible and near else "wrong"
         return f"{'visible' if says else 'not visible'} ({verdict})"
 
     return draw
@@ -177,22 +177,26 @@ def draw_pixels(mask: Integer[np.ndarray, "n h w"], answers: Any = None) -> Draw
     """What is rightly found (white), found and not there (red), and missed (blue)."""
 
     def draw(axes: "Axes", i: int) -> str:
-        seen, there = mask[i] <= 1, mask[i] == 1
+        valid, truth = mask[i] <= 1, mask[i] == 1
         if answers is None:
-            axes.imshow(np.where(seen, there, 0), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(np.where(valid, truth, 0), cmap="gray", vmin=0, vmax=1)
             return ""
-        found = (answers.scores[i] >= answers.limit) & seen
-        axes.imshow(_colours(found, there))
-        total = found.sum() + there.sum()
-        return f"F1 {100 * 2 * (found & there).sum() / max(total, 1):.1f} %"
+        predicted = (answers.scores[i] >= answers.limit) & valid
+        axes.imshow(_colours(predicted, truth))
+        total = predicted.sum() + truth.sum()
+        return f"F1 {100 * 2 * (predicted & truth).sum() / max(total, 1):.1f} %"
 
     return draw
 
 
 def _colours(
-    found: Bool[np.ndarray, "h w"], there: Bool[np.ndarray, "h w"]
+    predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w 3"]:
     from matplotlib.colors import to_rgb
 
-    kinds = ((found & there, "white"), (found & ~there, WRONG), (~found & there, MISSED))
-    return sum(np.multiply.outer(where, to_rgb(colour)) for where, colour in kinds)
+    kinds = (
+        (predicted & truth, "white"),
+        (predicted & ~truth, WRONG),
+        (~predicted & truth, MISSED),
+    )
+    return sum(np.multiply.outer(region, to_rgb(colour)) for region, colour in kinds)

@@ -139,9 +139,13 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
             count += sum(map(judged, differences.values()))
             sentences.append(verdict(f"**{method}**", differences, reference))
     if stages:
-        whole = accuracy[layout.every_stage, layout.stages_at, layout.own[layout.every_stage]]
+        own_accuracy = accuracy[
+            layout.every_stage, layout.stages_at, layout.own[layout.every_stage]
+        ]
         differences = {
-            f"n = {n}": over_seeds(minus(accuracy[layout.every_stage, layout.stages_at, n], whole))
+            f"n = {n}": over_seeds(
+                minus(accuracy[layout.every_stage, layout.stages_at, n], own_accuracy)
+            )
             for n in stages
             if n != layout.own[layout.every_stage]
         }

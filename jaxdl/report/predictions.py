@@ -341,10 +341,10 @@ def other_models(
 ) -> str:
     """:func:`references` and :func:`least_squares` in words, of tables' ``features`` and
     ``answers``."""
-    known, asked = ((np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, evaluated))
-    lines = [f"scikit-learn's {m}: {percent(x)}" for m, x in references(known, asked).items()]
-    if not np.issubdtype(known[1].dtype, np.integer):
-        distances = least_squares(predictions, split, known, asked[0])
+    tables = [(np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, evaluated)]
+    lines = [f"scikit-learn's {m}: {percent(x)}" for m, x in references(*tables).items()]
+    if not np.issubdtype(tables[0][1].dtype, np.integer):
+        distances = least_squares(predictions, split, tables[0], tables[1][0])
         words = "of least squares, in deviations of the target"
         lines += [f"**{label(p)}** is within {x:.0e} {words}" for p, x in distances.items()]
     return "Fitted to all training examples:\n\n" + bullets(lines)

@@ -36,8 +36,8 @@ def parallel_coordinates(
     figure = Figure(figsize=(width, 3.2 * len(trials)), layout="constrained")
     grid = figure.subplots(len(trials), 1, squeeze=False)[:, 0]
     for panel, (name, (positions, scores)) in zip(grid, trials.items(), strict=True):
-        kept = np.flatnonzero(~np.isnan(scores))
-        order = kept[np.argsort(scores[kept])]
+        finite = np.flatnonzero(~np.isnan(scores))
+        order = finite[np.argsort(scores[finite])]
         # Not by the scores themselves: a few bad ones would leave one colour to all others.
         for i, rank in zip(order, np.linspace(0, 1, len(order)), strict=True):
             style = {"linewidth": 1, "alpha": 0.6} if i else {"linewidth": 3, "zorder": 3}
@@ -49,7 +49,11 @@ def parallel_coordinates(
         panel.set_xticks(range(len(axes)), list(map(plain, axes)))
         panel.set(yticks=(), xlim=(-0.1, len(axes) - 0.6), ylim=(-0.05, 1.05))
         panel.spines[:].set_visible(False)
-        ends = f"{min(scores[kept]):.3f} (dark) to {max(scores[kept]):.3f}" if len(kept) else "none"
+        ends = (
+            f"{min(scores[finite]):.3f} (dark) to {max(scores[finite]):.3f}"
+            if len(finite)
+            else "none"
+        )
         panel.set_title(plain(f"{name}: {score} {ends}"), fontsize=9)
     save(figure, path, dpi=150)
 

@@ -139,16 +139,16 @@ def predictions(
     Args:
       labels: -1 where the class of an image is not known.
     """
-    known = labels >= 0
-    if not known.any():
+    labelled = labels >= 0
+    if not labelled.any():
         return f"The classes of the {len(labels):,} images are not known."
     guesses = {seed: p.argmax(-1) for seed, p in probabilities.items()}
-    right = np.stack([guess[known] == labels[known] for guess in guesses.values()])
+    right = np.stack([guess[labelled] == labels[labelled] for guess in guesses.values()])
     accuracy = mean_and_standard_error(right.mean(1))
-    sure = np.stack([p[known].max(-1) for p in probabilities.values()])
+    sure = np.stack([p[labelled].max(-1) for p in probabilities.values()])
     mean = format_mean(accuracy.mean, accuracy.se)
     sentences = [
-        f"Of {known.sum():,} images with a known class {mean} % are classified rightly"
+        f"Of {labelled.sum():,} images with a known class {mean} % are classified rightly"
         + f", mean over {len(guesses)} networks." * (len(guesses) > 1)
         + "." * (len(guesses) == 1)
     ]
@@ -160,7 +160,7 @@ def predictions(
         )
         counts = np.zeros((len(class_names),) * 2, int)
         for guess in guesses.values():
-            np.add.at(counts, (labels[known], guess[known]), 1)
+            np.add.at(counts, (labels[labelled], guess[labelled]), 1)
         np.fill_diagonal(counts, 0)
         worst = np.argsort(-counts, axis=None, kind="stable")[:3]
         places = [np.unravel_index(i, counts.shape) for i in worst if counts.flat[i]]

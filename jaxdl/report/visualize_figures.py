@@ -137,9 +137,9 @@ def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], 
     """By attribution and network, the mean probability while pixels go, and while they come."""
     panels: dict[str, dict[str, list[Line]]] = {}
     for name, networks in curves.items():
-        for both in networks:
-            for what, curve in zip(("deleted", "inserted"), both, strict=True):
-                panel = panels.setdefault(f"probability, pixels {what}", {})
+        for pair in networks:
+            for action, curve in zip(("deleted", "inserted"), pair, strict=True):
+                panel = panels.setdefault(f"probability, pixels {action}", {})
                 share = np.linspace(0, 100, len(curve))
                 panel.setdefault(name, []).append((share, curve))
     draw_curves(panels, path, "pixels, %")
@@ -152,9 +152,9 @@ def captions(
     surely, in lines."""
     lines = []
     for label, shares in zip(labels, probabilities(logits), strict=True):
-        known = f"is {class_names[label]}\n" if label >= 0 else ""
+        truth = f"is {class_names[label]}\n" if label >= 0 else ""
         guess = class_names[shares.argmax()]
-        lines.append(f"{known}seen as {guess}\n{100 * shares.max():.0f} %")
+        lines.append(f"{truth}seen as {guess}\n{100 * shares.max():.0f} %")
     return lines
 
 

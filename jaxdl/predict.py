@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxdl.data.batches import map_batches
 from jaxdl.data.encoded import Form, cores, decode
 from jaxdl.data.folder import SUFFIXES
 from jaxdl.data.source import printable
+from jaxdl.trees import map_batches
 from jaxdl.types import AnyArray, DamagedFile, Variables
 
 

@@ -1,13 +1,15 @@
-"""Pure functions on pytrees: members stacked, unstacked and counted."""
+"""Functions on pytrees: members stacked, unstacked and counted; rows mapped in batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import FrozenDict, unfreeze
+from jaxtyping import Shaped
 
-from jaxdl.types import PyTree
+from jaxdl.types import AnyArray, PyTree
 
 
 def plain(tree: PyTree) -> PyTree:
@@ -59,3 +61,18 @@ def members(population: PyTree) -> int:
 def count(tree: PyTree) -> int:
     """The number of scalars in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def map_batches(
+    size: int, function: Callable[..., PyTree], *arrays: Shaped[AnyArray, "n ..."]
+) -> PyTree:
+    """What ``function(*batch)`` makes of all rows of arrays, on the host, in batches of one size:
+    so that a compiled function is compiled once, copies of its first row fill up the last."""
+    parts = []
+    for start in range(0, len(arrays[0]), size):
+        batch = [np.asarray(array[start : start + size]) for array in arrays]
+        count = len(batch[0])
+        filled = [np.concatenate([x, np.repeat(x[:1], size - count, 0)]) for x in batch]
+        outputs = jax.device_get(function(*filled))
+        parts.append(jax.tree.map(lambda x, n=count: x[:n], outputs))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -5,15 +5,13 @@ of all examples, cut into batches as one endless sequence. So a run that is stop
 or cut into other dispatches, sees the same examples in the same order.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, Shaped, UInt32
+from jaxtyping import Array, Float, Int, Integer, Num, PRNGKeyArray, UInt32
 
-from jaxdl.types import AnyArray, ArrayT, PyTree
+from jaxdl.types import AnyArray, ArrayT
 
 
 def shuffled(
@@ -132,18 +130,3 @@ def normalize(
     mean, deviation = jnp.asarray(mean), jnp.asarray(deviation)[None, None, None]
     mean = mean[None] if mean.ndim == 3 else mean[None, None, None]
     return (jnp.asarray(images, jnp.float32) - mean) / deviation
-
-
-def map_batches(
-    size: int, function: Callable[..., PyTree], *arrays: Shaped[AnyArray, "n ..."]
-) -> PyTree:
-    """What ``function(*batch)`` makes of all rows of arrays, on the host, in batches of one size:
-    so that a compiled function is compiled once, copies of its first row fill up the last."""
-    parts = []
-    for start in range(0, len(arrays[0]), size):
-        batch = [np.asarray(array[start : start + size]) for array in arrays]
-        count = len(batch[0])
-        filled = [np.concatenate([x, np.repeat(x[:1], size - count, 0)]) for x in batch]
-        outputs = jax.device_get(function(*filled))
-        parts.append(jax.tree.map(lambda x, n=count: x[:n], outputs))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -7,8 +7,9 @@ its image.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
+from jaxdl.trees import map_batches
 from jaxdl.types import AnyArray
 
 Predict = Callable[[Shaped[np.ndarray, "b h w c"]], Float[AnyArray, "b h w k"]]
@@ -47,18 +48,15 @@ def predict_tiled(
     placed = [_tiles(side, tile, margin, blend, stride) for side in image.shape[:2]]
     (rows, row_weights), (columns, column_weights) = placed
     tiles = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
-    total: np.ndarray | None = None
-    for start in range(0, len(tiles), batch):
-        group = tiles[start : start + batch]
-        filled = [*group, *[group[-1]] * (batch - len(group))]  # one shape, one compilation
-        pieces = np.stack([image[rows[r], columns[c]] for r, c in filled])
-        outputs = np.asarray(predict(pieces))
-        if total is None:
-            total = np.zeros((*image.shape[:2], outputs.shape[-1]), outputs.dtype)
-        for (r, c), output in zip(group, outputs, strict=False):
-            weight = row_weights[r][:, None, None] * column_weights[c][None, :, None]
-            total[rows[r], columns[c]] += weight.astype(output.dtype) * output
-    assert total is not None
+
+    def predict_tiles(places: Int[np.ndarray, "b 2"]) -> Float[AnyArray, "b h w k"]:
+        return predict(np.stack([image[rows[r], columns[c]] for r, c in places]))
+
+    outputs = map_batches(batch, predict_tiles, np.array(tiles))
+    total = np.zeros((*image.shape[:2], outputs.shape[-1]), outputs.dtype)
+    for (r, c), output in zip(tiles, outputs, strict=True):
+        weight = row_weights[r][:, None, None] * column_weights[c][None, :, None]
+        total[rows[r], columns[c]] += weight.astype(output.dtype) * output
     return total
 
 

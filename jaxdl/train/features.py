@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 
-from jaxdl.data.batches import map_batches
 from jaxdl.data.encoded import Images
 from jaxdl.data.source import Split, length
 from jaxdl.train.feed import Feed, Resident, make_feed
+from jaxdl.trees import map_batches
 from jaxdl.types import AnyArray, Variables
 
 Apply = Callable[[Variables, AnyArray], AnyArray]

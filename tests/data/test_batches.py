@@ -11,7 +11,6 @@ from scipy.stats import chisquare
 from jaxdl.data.batches import (
     batch_ids,
     host_batch_ids,
-    map_batches,
     normalize,
     shuffled,
 )
@@ -149,18 +148,3 @@ def test_normalized_images_have_mean_0_and_deviation_1():
 def test_a_constant_channel_stays_finite():
     images = np.full((2, 3, 3, 1), 7, np.uint8)
     assert np.isfinite(normalize(jnp.asarray(images), *statistics(images))).all()
-
-
-@pytest.mark.parametrize("count", [1, 4, 7, 8])
-def test_rows_that_are_mapped_in_batches_of_one_size_are_those_mapped_at_once(count):
-    a = np.arange(3.0 * count).reshape(count, 3)
-    b, sizes = np.arange(count), []
-
-    def function(x, y):
-        sizes.append((len(x), len(y)))
-        return {"sum": x.sum(1) + y, "rows": jnp.asarray(x)}
-
-    outputs = map_batches(4, function, a, b)
-    np.testing.assert_array_equal(outputs["sum"], a.sum(1) + b)
-    np.testing.assert_array_equal(outputs["rows"], a)
-    assert sizes == [(4, 4)] * -(-count // 4)

@@ -101,7 +101,7 @@ class Dense(single_source.SingleSourceStudy):
         (self.question,) = questions
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
-            check_damage(trial, config)
+            check(trial, config)
         damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
         self.damages = list(dict.fromkeys([("", 0.0), *damages]))
         arrays = sorted(needed | {*dense.TRUTHS[self.question]})
@@ -117,29 +117,10 @@ class Dense(single_source.SingleSourceStudy):
         self.opens_test = config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
         self.scale = float(np.mean(counts)) or 1.0
-        for trial in self.trials.values():
-            self.check(trial)
         others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
         files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
         digests = {"weights": {name: digest_file(user_path(name)) for name in files}}
         self.identity = describe_source(self.source) | others | (digests if files else {})
-
-    def check(self, trial: declared.Method) -> None:
-        """Raise ValueError for settings that would not be read, or do not go together."""
-        settings = trial.settings
-        moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
-        moving = "only masks move with their images, and are damaged"
-        for name, read, reason in (
-            *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
-            ("weights", settings["encoder"], "U-Net's own encoder has none"),
-        ):
-            if settings[name] and not read:
-                raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
-        train = length(self.source.splits["train"])
-        if settings["images"] > train:
-            raise ValueError(
-                f"{trial.place('images')}={settings['images']}: there are {train} training images"
-            )
 
     def build(self) -> None:
         """Programs and members."""
@@ -216,9 +197,12 @@ class Dense(single_source.SingleSourceStudy):
         return prepare
 
     def draw_images(self, trial: tuple[str, str], seed: int) -> np.ndarray:
-        """The training images of a network: more images are the same and others."""
+        """The training images of a network; those of a smaller number are among a larger one's."""
         ids = np.random.default_rng(seed).permutation(self.ids["images", "train"])
-        return ids[: self.trials[trial].settings["images"] or len(ids)]
+        count, place = self.trials[trial].settings["images"], self.trials[trial].place("images")
+        if count > len(ids):
+            raise ValueError(f"{place}={count}: there are {len(ids)} training images")
+        return ids[: count or len(ids)]
 
     def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
         """The numbers of a member, its images, and which of the masks it is given."""
@@ -301,18 +285,25 @@ class Dense(single_source.SingleSourceStudy):
         if config.data.shifted:
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"
         described = {"Question": self.question, "Data": data}
-        described["Settings come from"] = config.settings_from
-        facts = described | settings | facts
+        facts = described | {"Settings come from": config.settings_from} | settings | facts
         return reporting.report(self.results, self.question, config.baseline, facts)
 
 
-def check_damage(trial: declared.Method, config: ConfigDict) -> None:
-    """Raise ValueError for an amount that the damage of a method cannot have."""
-    damage, amount = trial.settings["damage"], trial.settings["amount"]
+def check(trial: declared.Method, config: ConfigDict) -> None:
+    """Raise ValueError for settings that would not be read, or do not go together."""
+    settings, damage = trial.settings, trial.settings["damage"]
     if damage:
-        AMOUNTS[damage].check(f"{trial.place('amount')} of {damage}", amount, config)
-    elif amount:
-        raise ValueError(f"{trial.place('amount')}={amount} is not used: there is no damage")
+        place = f"{trial.place('amount')} of {damage}"
+        AMOUNTS[damage].check(place, settings["amount"], config)
+    moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
+    moving = "only masks move with their images, and are damaged"
+    for name, read, reason in (
+        *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
+        ("weights", settings["encoder"], "U-Net's own encoder has none"),
+        ("amount", damage, "there is no damage"),
+    ):
+        if settings[name] and not read:
+            raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
 
 
 study = partial(conduct, Dense)

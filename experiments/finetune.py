@@ -72,10 +72,8 @@ class FineTuning(SingleSourceStudy):
         if max(config.images) > count:
             raise ValueError(f"config.images={config.images}: there are {count} training images")
         self.numbers = sorted({n or count for n in config.images})
-        self.methods, self.donors = (
-            donors.check_methods(config),
-            donors.Donors(config, donors.METHOD),
-        )
+        self.methods = donors.check_methods(config)
+        self.donors = donors.Donors(config, donors.METHOD)
         self.identity = {**self.identity, **self.donors.identity}
         if self.donors.source:
             self.sources = {**self.sources, DONOR: self.donors.source}
@@ -164,11 +162,12 @@ class FineTuning(SingleSourceStudy):
         see = self.donors.make_see(self.images, **{k: settings[k] for k in donors.CHANGES})
         cached = n > 0 and not donors.changes(settings)
         updates = settings["statistics"] == "updated"
-        recipe.update_rule(settings)(recipe.numbers(settings))  # for its errors
+        rule = recipe.update_rule(settings)
+        rule(recipe.numbers(settings))  # for its errors
         self.programs[key] = self.program(
             recipe.make_loss(transfer.Above(model, n, updates=updates), settings, "image"),
             lambda state, hyper, x: model.apply(state.variables, x, start=n),
-            recipe.update_rule(settings),
+            rule,
             donors.make_prepare(model, see, n, cached),
             **{name: settings[name] for name in ("steps", "batch")},
             feed=self.feature_feeds.feed(n, "train", self.source.splits) if cached else None,
@@ -195,9 +194,8 @@ class FineTuning(SingleSourceStudy):
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
         """All that are for validation."""
         (network,) = member.networks
-        if network.method == DONOR:
-            return self.ids[DONOR, "validation"]
-        return self.ids["images", "validation"] + self.offset(network, self.count)
+        name = DONOR if network.method == DONOR else "images"
+        return self.ids[name, "validation"] + self.offset(network, self.count)
 
     def hyper(self, network: Network) -> Hyper:
         """The numbers of a member, and its examples."""
@@ -231,23 +229,27 @@ class FineTuning(SingleSourceStudy):
 
     def parts(
         self, first: Network, tests: Mapping[str, Split]
-    ) -> dict[str, tuple[Feed, Callable[[Member], np.ndarray], np.ndarray]]:
+    ) -> dict[str, tuple[Feed, Callable, Callable]]:
         """By split, for networks like the first one: the feed, each member's examples there, and
-        labels; example i has label i modulo their number."""
+        their labels."""
         name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
         feed, labels = self.feed, self.labels
         if n:
             feed = self.feature_feeds.feed(n, "train", self.source.splits)
             labels = labels[: self.count]
+
+        def answers(labels: np.ndarray) -> Callable[[tuple, np.ndarray], np.ndarray]:
+            return lambda network, ids: labels[ids % len(labels)]  # of each donor the same again
+
         parts = {
-            "train": (feed, lambda member: self.draw_examples(*member.networks), labels),
-            "validation": (feed, lambda member: self.examples(member, name, {}), labels),
+            "train": (feed, lambda member: self.draw_examples(*member.networks), answers(labels)),
+            "validation": (feed, lambda m: self.examples(m, name, {}), answers(labels)),
         }
         if tests:
             split, count = {"test": tests[name]}, length(tests[name])
             feed = self.feature_feeds.feed(n, f"test {name}", split)
             ids, labels = np.arange(count, dtype=np.int32), np.asarray(tests[name]["label"])
-            parts["test"] = feed, lambda m: ids + self.offset(*m.networks, count), labels
+            parts["test"] = feed, lambda m: ids + self.offset(*m.networks, count), answers(labels)
         return parts
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
@@ -256,12 +258,9 @@ class FineTuning(SingleSourceStudy):
         self.predictions: dict[Network, dict[str, Prediction]] = {}
         for trained in self.trained:
             parts = self.parts(trained.group.networks[0], tests)
-            for split, (feed, examples, labels) in parts.items():
-                outputs = self.predict(trained, feed, examples)
-                for member, network in zip(trained.group.members, outputs, strict=True):
-                    values = np.where(network in faults, np.nan, outputs[network])
-                    answers = labels[examples(member) % len(labels)]
-                    self.predictions.setdefault(network, {})[split] = Prediction(values, answers)
+            for split, part in parts.items():
+                for network, prediction in self.judge(trained, *part, faults).items():
+                    self.predictions.setdefault(network, {})[split] = prediction
         self.results = [
             reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
             for network, parts in sorted(self.predictions.items())

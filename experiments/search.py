@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +34,6 @@ from jaxdl.data.source import Split
 from jaxdl.report import predictions, search_figures
 from jaxdl.report import search as reporting
 from jaxdl.report.importance import importance
-from jaxdl.report.predictions import Prediction
 from jaxdl.report.search import NOT_SEARCHED, Result, Round
 from jaxdl.report.tables import write_rows
 from jaxdl.search import NEW, Stretch
@@ -192,16 +190,16 @@ class Search(Supervised):
         ]
         results = reporting.searched(self.rounds)
         repetitions = {(row.search, row.trial): row.repetition for row in self.rounds}
-        feed, answers = self.feed, self.stored_answers
-        examples = partial(self.examples, source="images", tests={})
+        parts = (
+            self.feed,
+            partial(self.examples, source="images", tests={}),
+            lambda network, ids: self.stored_answers[ids],
+        )
         if tests:
-            feed, examples, answers = self.apart(tests["images"])
+            parts = self.apart(tests["images"])
         for trained in self.trained:
-            outputs = self.predict(trained, feed, examples)
-            for member, network in zip(trained.group.members, trained.group.networks, strict=True):
-                values = self.mean + self.deviation * outputs[network]
-                score = predictions.score(Prediction(values, answers[examples(member)]))
-                score = math.nan if network in faults else score
+            for network, prediction in self.judge(trained, *parts, faults).items():
+                score = predictions.score(prediction)
                 settings = self.trials[network[:2]].settings
                 searched = json.dumps({name: settings[name] for name in self.space})
                 facts = settings["steps"], self.validation[network], score, searched

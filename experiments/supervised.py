@@ -82,7 +82,6 @@ class Supervised(single_source.SingleSourceStudy):
         self.sweeps = {name: setting for name, setting in swept if setting}
         self.draw_size = recipe.draw_size(self.trials, config.seeds, config.bag)
         # Targets are standardized for the loss; what is reported is in their own units.
-        self.mean, self.deviation = 0.0, 1.0
         if self.regression:
             self.mean, self.deviation = parts[0].mean(), parts[0].std() or 1.0
 
@@ -183,20 +182,20 @@ class Supervised(single_source.SingleSourceStudy):
         def drawn(part: int) -> Callable[[Member], np.ndarray]:
             return lambda member: self.draw_examples(member.networks[0])[part][:MOST_TRAIN]
 
+        def stored(network: Network, ids: np.ndarray) -> np.ndarray:
+            return self.stored_answers[ids]
+
+        def learnt(network: Network, ids: np.ndarray) -> np.ndarray:
+            settings = self.trials[network[:2]].settings
+            return self.data.noisy_labels(settings, network.seed)[ids]
+
         splits = {
-            "train": (self.feed, drawn(0), self.stored_answers),
-            "validation": (self.feed, drawn(1), self.stored_answers),
+            "train": (self.feed, drawn(0), stored if self.regression else learnt),
+            "validation": (self.feed, drawn(1), stored),
             **({"test": self.apart(tests["images"])} if tests else {}),
         }
-        for trained, (name, (feed, examples, answers)) in product(self.trained, splits.items()):
-            outputs = self.predict(trained, feed, examples)
-            for member, network in zip(trained.group.members, trained.group.networks, strict=True):
-                values = self.mean + self.deviation * outputs[network]
-                values = np.full_like(values, np.nan) if network in faults else values
-                if name == "train" and not self.regression:
-                    settings = self.trials[network[:2]].settings
-                    answers = self.data.noisy_labels(settings, network.seed)
-                prediction = Prediction(values, answers[examples(member)])
+        for trained, (name, parts) in product(self.trained, splits.items()):
+            for network, prediction in self.judge(trained, *parts, faults).items():
                 self.predictions.setdefault(network, {})[name] = prediction
         self.results = [
             reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
@@ -204,11 +203,12 @@ class Supervised(single_source.SingleSourceStudy):
         ]
         reporting.write_results(trainer.folder / "results.csv", self.results)
 
-    def apart(self, split: Split) -> tuple[Feed, Callable[[Member], np.ndarray], np.ndarray]:
-        """A feed of examples of their own, all of them for every member, and their answers."""
-        ids = np.arange(length(split), dtype=np.int32)
+    def apart(self, split: Split) -> tuple[Feed, Callable, Callable]:
+        """A feed of examples of their own; all of them for every member; their answers, as
+        :meth:`judge` takes them."""
+        ids, answers = np.arange(length(split), dtype=np.int32), np.asarray(split[self.answers])
         feed = make_feed("auto", {0: split}, self.placement.mesh)
-        return feed, lambda member: ids, np.asarray(split[self.answers])
+        return feed, lambda member: ids, lambda network, ids: answers[ids]
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of what the table shows."""

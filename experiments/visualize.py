@@ -27,7 +27,6 @@ from experiments.harness.run import run
 from experiments.harness.study import Headline, Study, conduct, describe_source, make_study
 from experiments.harness.user_functions import blame
 from jaxdl import attribution
-from jaxdl.data.batches import map_batches
 from jaxdl.data.encoded import in_memory, take
 from jaxdl.data.source import Source, Split
 from jaxdl.files import user_path
@@ -39,6 +38,7 @@ from jaxdl.report import visualize_figures as drawing
 from jaxdl.report.predictions import Prediction, probabilities
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.loop import Trainer
+from jaxdl.trees import map_batches
 from jaxdl.types import Variables
 from jaxdl.units import enlarge, patch, peaks, receptive_fields, stage_activations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -10,8 +12,9 @@ from experiments.harness.study import curve_panels, describe_source
 from jaxdl.data import splits
 from jaxdl.data.encoded import Images, in_memory
 from jaxdl.report import figures
-from jaxdl.train.feed import Resident
-from jaxdl.train.groups import first_examples
+from jaxdl.report.predictions import Prediction
+from jaxdl.train.feed import Feed, Resident
+from jaxdl.train.groups import Member, Trained, first_examples
 from jaxdl.train.loop import Trainer
 
 
@@ -20,6 +23,8 @@ class SingleSourceStudy(DataStudy):
 
     score: str = "accuracy"
     """What networks are judged by."""
+    mean, deviation = 0.0, 1.0
+    """Of targets, which networks put out standardized."""
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -36,6 +41,23 @@ class SingleSourceStudy(DataStudy):
         """The training images; in memory where they are on the devices, too."""
         images = self.source.splits["train"]["image"]
         return in_memory(images) if isinstance(self.feed, Resident) else images
+
+    def judge(
+        self,
+        trained: Trained,
+        feed: Feed,
+        examples: Callable[[Member], np.ndarray],
+        answers: Callable[[tuple, np.ndarray], np.ndarray],
+        faults: Collection[tuple],
+    ) -> dict[tuple, Prediction]:
+        """What each network of a group, of members that are one network each, puts out for examples
+        of a feed, NaN where it has diverged, beside ``answers(network, examples)``."""
+        predictions, outputs = {}, self.predict(trained, feed, examples)
+        for member, (network, values) in zip(trained.group.members, outputs.items(), strict=True):
+            values = self.mean + self.deviation * values
+            values = np.full_like(values, np.nan) if network in faults else values
+            predictions[network] = Prediction(values, answers(network, examples(member)))
+        return predictions
 
     def entry(self, network: tuple) -> str | None:
         """The network's entry in the legend of the curves; None where it is not drawn."""

@@ -48,6 +48,11 @@ def parse_name(words: Sequence[str]) -> dict[str, Any]:
     return name
 
 
+def write_name(name: Mapping[str, Any]) -> str:
+    """Columns and values as :func:`parse_name` reads them, word by word."""
+    return " ".join(f"{column}={value}" for column, value in name.items())
+
+
 def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:
     """A network of a run, and its name.
 
@@ -107,11 +112,11 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         if values.size and np.isfinite(values[-1]):
             best[network] = values[-1]
     if not best:
-        label = " ".join(f"{key}={value}" for key, value in name.items()) or "any name"
-        examples = "; ".join(
-            " ".join(f"{k}={v}" for k, v in n._asdict().items()) for n in list(curves)[:3]
+        label, count = (
+            write_name(name) or "any name",
+            "several networks" if matches else "no network",
         )
-        count = "several networks" if matches else "no network"
+        examples = "; ".join(write_name(network._asdict()) for network in list(curves)[:3])
         raise ValueError(f"{run.folder} has {count} with {label}; there are {examples or 'none'}")
     return max(best, key=best.__getitem__)
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from experiments.harness.run import print_or_fail
-from experiments.networks import from_run, from_weights, parse_name
+from experiments.networks import from_run, from_weights, parse_name, write_name
 from jaxdl.data.source import printable
 from jaxdl.files import user_path
 from jaxdl.predict import Classifier, classify, list_images
@@ -75,8 +75,7 @@ def find_network(options: argparse.Namespace) -> tuple[str, Classifier]:
     """The network that is asked for, and how it is called."""
     if options.run:
         network, classifier = from_run(user_path(options.run), **parse_name(options.name))
-        words = (f"{key}={value}" for key, value in network._asdict().items())
-        return f"{options.run}, {' '.join(words)}", classifier
+        return f"{options.run}, {write_name(network._asdict())}", classifier
     names: list[str] = []
     if options.classes:
         names = user_path(options.classes).read_text(encoding="utf-8").split("\n")

@@ -102,8 +102,8 @@ class Visualize(Study):
             self.variables[0] = classifier.variables
             content = runs.load(folder).content["config"]
             data = ConfigDict(content.get("data") or content["target"])  # of two domains
-            words = " ".join(f"{field}={value}" for field, value in network._asdict().items())
-            return classifier, f"{words} of {config.run}", load_source(data, str(folder))
+            title = f"{networks.write_name(network._asdict())} of {config.run}"
+            return classifier, title, load_source(data, str(folder))
         study = make_study(supervised.Supervised, config.training)
         network = supervised.Network(config.training.baseline, "", 0)
         classifier = networks.BY_STUDY["supervised"](study, network, lambda _: {})

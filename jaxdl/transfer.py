@@ -77,10 +77,8 @@ def layers(variables: Variables) -> tuple[str, ...]:
 def cut(
     variables: Variables, n: int, order: Sequence[str] | None = None
 ) -> tuple[Variables, Variables]:
-    """Divide a network into its first ``n`` layers and the rest.
-
-    Returns:
-      ``(below, above)``, each with the collections of ``variables``.
+    """Divide a network into ``(below, above)``: its first ``n`` layers and the rest, each with the
+    collections of ``variables``.
 
     Raises:
       ValueError: if ``n`` is not in 0 … number of layers, or ``order`` does not name each layer

@@ -17,6 +17,7 @@ from jaxdl.pinn.judgement import leave_out_singular, make_heldout
 from jaxdl.pinn.problem import Ansatz, Problem, Term
 from jaxdl.pinn.sampling import Points
 from tests.experiments.launcher import assert_refused
+from tests.experiments.tiny import rows
 
 SEEDS, ITERATIONS = 2, 8
 TINY = (
@@ -238,7 +239,6 @@ def test_wrong_input_ends_in_one_line(launcher, tmp_path, arguments, words):
 SOURCE = """\
 from jaxdl.pinn.problem import Problem, Term
 from jaxdl.pinn.sampling import Points
-from tests.experiments.tiny import rows
 
 
 def equation(u, at):

@@ -104,6 +104,11 @@ def with_masks(
     return see_with_masks
 
 
+def mean_colours(domains: Sequence[Images]) -> Float[np.ndarray, "d c"]:
+    """The mean of each channel of the images of each domain, for :func:`centred`."""
+    return np.float32([encoded.statistics(images)[0].mean((0, 1)) for images in domains])
+
+
 def centred(subtract: str = "common", side: int = 0) -> SeeDomain:
     """``(image - mean) / 255 * hyper["range"]``, with the mean colours ``hyper["means"]`` [2, c] of
     two domains.

@@ -55,7 +55,7 @@ def study(target=TARGET, pair=PAIR, **changes):
 
 def whole(rows, published=PUBLISHED, **colours):
     facts = {"Time": "94 s"}
-    text = report(*rows, published, colours=colours, facts=facts, chosen_by="the last step")
+    text = report(*rows, published, colours=colours, facts=facts)
     assert "nan" not in text
     return text
 

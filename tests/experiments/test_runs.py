@@ -543,3 +543,10 @@ def test_the_studies_are_listed_by_their_own_first_lines():
         for variant in import_module(f"configs.{study}").VARIANTS:
             assert variant in text
     assert "python -m experiments.supervised --config configs/supervised.py" in text
+    for command in ("benchmark.__main__", "export", "predict", "runs"):
+        doc = import_module(f"experiments.{command}").__doc__
+        line, *rest = doc.splitlines()
+        assert f"{command.partition('.')[0]}: {line.rstrip(':')}\n" in text
+        for usage in (words for words in rest if words.startswith("python -m")):
+            assert usage in text
+    assert "networks: " not in text

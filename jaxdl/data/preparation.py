@@ -106,7 +106,8 @@ def with_masks(
 
 def mean_colours(domains: Sequence[Images]) -> Float[np.ndarray, "d c"]:
     """The mean of each channel of the images of each domain, for :func:`centred`."""
-    return np.float32([encoded.statistics(images)[0].mean((0, 1)) for images in domains])
+    means = [encoded.statistics(images)[0].mean((0, 1)) for images in domains]
+    return np.stack(means).astype(np.float32)
 
 
 def centred(subtract: str = "common", side: int = 0) -> SeeDomain:

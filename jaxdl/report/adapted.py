@@ -6,7 +6,7 @@ A network that diverged, or whose target predictions collapsed into one class, i
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -93,7 +93,7 @@ def diagnose(
     if fault:
         step, array = fault
         return Diagnosis(*network, int(adversarial), diverged_at=step, diverged_in=array)
-    numbers = validation.unlabelled_criteria(source, target, labels)
+    numbers: dict[str, Any] = dict(validation.unlabelled_criteria(source, target, labels))
     if reversal is not None:
         accuracy = adaptation.domain_accuracy(source["domain"], target["domain"])
         numbers |= {"domain_accuracy": float(accuracy), "reversal": reversal}

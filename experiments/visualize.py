@@ -88,7 +88,7 @@ class Visualize(Study):
         self.identity = {**self.identity, "network": zlib.crc32(content)}
 
     def find_network(self) -> tuple[Classifier, str, Source | None]:
-        """The network, what it is called, and the data of its own run; variables if there are."""
+        """The network, what it is called, and the data of its own run."""
         config = self.config
         if config.run and config.pretrained:
             raise ValueError("config.run and config.pretrained name two networks: choose one")

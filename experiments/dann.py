@@ -26,7 +26,7 @@ from experiments.harness.classification import load_source, most_members
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, OneOf, Settings
 from experiments.harness.study import Headline, conduct, curve_panels, describe_source
-from jaxdl import adaptation, trees
+from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import ADVERSARIES, DOMAINS, TERMS
 from jaxdl.data import augment, preparation
 from jaxdl.data.source import Split, check_domains
@@ -34,7 +34,7 @@ from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
 from jaxdl.report import dann as reporting
-from jaxdl.report.adapted import CURVES, Result, diagnose, name_of, order, place_of
+from jaxdl.report.adapted import CURVES, Diagnosis, Result, name_of, order, place_of
 from jaxdl.report.published import DANN
 from jaxdl.train import logs
 from jaxdl.train.feed import FEEDS
@@ -154,8 +154,7 @@ class Adaptation(classification.DataStudy):
     def build(self) -> None:
         """The images of both domains laid end to end, programs and members."""
         self.lay_out(self.config.feed, self.config.workers)
-        images = [source.splits["train"]["image"] for source in self.sources.values()]
-        self.means = preparation.mean_colours(images)
+        self.means = preparation.mean_colours(self.sources.values())
         # Methods with most terms come first: they take longest, and their faults are the dearest.
         names = sorted(self.methods, key=lambda name: -len(terms_of(self.methods[name])))
 
@@ -172,9 +171,8 @@ class Adaptation(classification.DataStudy):
         conditional, place = "conditional" in terms, f"config.model={self.config.model}"
         model = ADVERSARIAL_MODELS[self.config.model](
             len(self.sources["source"].class_names),
-            padding=settings["padding"],
-            dropout=settings["dropout"],
             start=STARTS[settings["start"]],
+            **{name: settings[name] for name in ("padding", "dropout")},
         )
         join = {"join": adaptation.joined} if conditional else {}
         init, _ = self.initializer(model, self.image_shape(settings["size"]), place, **join)
@@ -188,8 +186,7 @@ class Adaptation(classification.DataStudy):
             lambda *examined: outputs(*examined)["logits"],
             rule,
             make_prepare(settings),
-            steps=settings["steps"],
-            batch=settings["batch"],
+            **{name: settings[name] for name in ("steps", "batch")},
             outputs=outputs,
         )
         return program, classification.starting(init, rule)
@@ -238,14 +235,20 @@ class Adaptation(classification.DataStudy):
         curves, faults = trainer.curves.by_network(Network), trainer.curves.faults(Network)
         self.logits, diagnoses = {}, []
         for network, outputs in self.predict_parts(parts):
-            settings, reversal = self.methods[network.method], None
-            if not {*ADVERSARIES}.isdisjoint(terms_of(settings)):
-                highest = logs.series(curves[network], "reversal")[1].max(initial=0)
-                reversal = float(highest / (settings["reversal"] or 1))
-            examined, fault = [*outputs.values()], faults.get(network)
-            diagnoses.append(diagnose(network, *examined, self.labels[0], reversal, fault))
-            if network.seed == 0 and not fault:
-                self.logits[network.method] = [part["logits"] for part in examined]
+            (source, target), settings = outputs.values(), self.methods[network.method]
+            adversarial = not {*ADVERSARIES}.isdisjoint(terms_of(settings))
+            row = Diagnosis(*network, int(adversarial))
+            if fault := faults.get(network):
+                diagnoses.append(row._replace(diverged_at=fault.step, diverged_in=fault.array))
+                continue
+            examined = source, target, self.labels[0]
+            numbers = validation.unlabelled_criteria(*examined, adversarial=adversarial)
+            if adversarial:
+                highest = logs.series(curves[network], "reversal")[1].max()
+                numbers["reversal"] = float(highest / (settings["reversal"] or 1))
+            diagnoses.append(row._replace(**numbers))
+            if network.seed == 0:
+                self.logits[network.method] = [source["logits"], target["logits"]]
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
 
     def draw(self, trainer: Trainer) -> None:
@@ -260,12 +263,10 @@ class Adaptation(classification.DataStudy):
         figures.samples(np.concatenate([x for _, x, _ in shown]), titles, folder / "samples.png")
         panels = curve_panels(trainer, Network, CURVES, lambda n: name_of(n.method), order)
         figures.curves(panels, folder / "curves.png")
-        if self.logits:  # not where all have diverged
-            embeddings.draw_domains(self.logits, self.labels, folder / "logits.png")
+        embeddings.draw_domains(self.logits, self.labels, folder / "logits.png")
 
     def facts(self) -> dict[str, str]:
         """What a reader of the report must know of data, networks and settings."""
-        config = self.config
         methods = {name_of(n): self.methods[n] for n in sorted(self.methods, key=place_of)}
         lengths = sorted({(own["steps"], own["batch"]) for own in methods.values()})
         counts = sorted({trees.count(trained.states[0].params) for trained in self.trained})
@@ -276,9 +277,9 @@ class Adaptation(classification.DataStudy):
             f"training, {source.test.size:,} test images{', no labels' * (not source.labelled)})"
             for domain, source in self.sources.items()
         } | {
-            "Network": f"{config.model}, {' or '.join(f'{n:,} parameters' for n in counts)}",
+            "Network": f"{self.config.model}, {' or '.join(f'{n:,} parameters' for n in counts)}",
             "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in lengths),
-            "Settings come from": config.settings_from,
+            "Settings come from": self.config.settings_from,
             **declared.describe_changes(methods, usual, "the paper's recipe for MNIST → MNIST-M"),
         }
 

@@ -199,7 +199,7 @@ def _dann(study: DataStudy, network: Any, variables: Load) -> Classifier:
     model = ADVERSARIAL_MODELS[study.config.model](
         len(domains["source"].class_names), padding=settings["padding"]
     )
-    means = preparation.mean_colours([own.splits["train"]["image"] for own in domains.values()])
+    means = preparation.mean_colours(domains.values())
     centred = preparation.centred(settings["subtract"], settings["size"])
     hyper = {"means": means, "range": np.float32(settings["range"])}
 

@@ -159,6 +159,13 @@ def _counts_above(
 # Calibration.
 
 
+def domain_accuracy(
+    source: Float[AnyArray, " n"], target: Float[AnyArray, " m"]
+) -> Float[Array, ""]:
+    """The part of the examples whose domain is recognized, the mean over domains; 1/2 is chance."""
+    return (jnp.mean(source > 0) + jnp.mean(target <= 0)) / 2
+
+
 def calibration_bins(
     confidence: Float[AnyArray, " n"],
     correct: Bool[AnyArray, " n"],

@@ -5,13 +5,9 @@ A network that diverged, or whose target predictions collapsed into one class, i
 
 import math
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float, Int
-
-from jaxdl import adaptation, validation
 from jaxdl.report.comparisons import minus
 from jaxdl.report.tables import Estimate, mean_and_standard_error, read_rows, write_rows
 
@@ -69,35 +65,6 @@ class Diagnosis(NamedTuple):
     neighbourhood_density: float = math.nan  # of target validation images; higher is better
     importance_weighted_accuracy: float = math.nan  # of source validation images
     effective_samples: float = math.nan  # of those weights
-
-
-def diagnose(
-    network: tuple[str, str, int],
-    source: Mapping[str, Float[np.ndarray, "n ..."]],
-    target: Mapping[str, Float[np.ndarray, "m ..."]],
-    labels: Int[np.ndarray, " n"],
-    reversal: float | None,
-    fault: tuple[int, str] | None,
-) -> Diagnosis:
-    """What is known of a network without target labels.
-
-    Args:
-      network: pair, method and seed.
-      source, target: what it puts out for held-out images, as :func:`jaxdl.adaptation.outputs` has
-        it.
-      labels: of the source images.
-      reversal: see :class:`Diagnosis`; None without a domain classifier that is trained.
-      fault: step and array, where it diverged.
-    """
-    adversarial = reversal is not None
-    if fault:
-        step, array = fault
-        return Diagnosis(*network, int(adversarial), diverged_at=step, diverged_in=array)
-    numbers: dict[str, Any] = dict(validation.unlabelled_criteria(source, target, labels))
-    if reversal is not None:
-        accuracy = adaptation.domain_accuracy(source["domain"], target["domain"])
-        numbers |= {"domain_accuracy": float(accuracy), "reversal": reversal}
-    return Diagnosis(*network, int(adversarial), **numbers)
 
 
 def place_of(method: str) -> tuple[float, str]:

@@ -121,6 +121,8 @@ def draw_domains(
       features: method -> those of source and target images, of which the first are drawn.
       labels: of these images.
     """
+    if not features:  # where all networks have diverged
+        return
     labels = [domain[:EMBEDDED] for domain in labels]
     about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
     points = embed(

@@ -12,11 +12,10 @@ from jaxdl.report.tables import write_atomically
 DETAILS = ("curves", "samples")
 """How the names of the figures begin that come last."""
 CAPTIONS = {
-    "curves": "curves in training; thin: single networks; thick: their mean, or median on a "
-    "logarithmic scale",
-    "samples": "samples of what networks are trained on, as they see it",
+    "curves": ": single networks thin, their mean thick, on a logarithmic scale their median",
+    "samples": ": what networks are trained on, as they see it",
 }
-"""Of figures that all studies draw; others are called as their files are."""
+"""What follows the names of figures that all studies draw."""
 
 
 def write_page(folder: Path, report: str) -> None:
@@ -48,12 +47,10 @@ def write_page(folder: Path, report: str) -> None:
 
 
 def _figure(path: Path) -> str:
-    name, data = (
-        html.escape(CAPTIONS.get(path.stem, path.stem)),
-        base64.b64encode(path.read_bytes()).decode(),
-    )
+    name, data = html.escape(path.stem), base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{name}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{name}</figcaption></figure>\n"
+    caption = f"{name}{CAPTIONS.get(name, '')}"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n"
 
 
 _PAGE = """\

@@ -10,80 +10,62 @@ labels: then the report has the criteria that need none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from configs.dann import get_config
+from experiments.harness import classification, recipe
 from experiments.harness import settings as declared
-from experiments.harness.classification import (
-    COUNTS,
-    DataStudy,
-    Starter,
-    load_source,
-    most_members,
-    starting,
-)
+from experiments.harness.classification import load_source, most_members
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings
+from experiments.harness.settings import Between, Count, OneOf, Settings
 from experiments.harness.study import Headline, conduct, curve_panels, describe_source
 from jaxdl import adaptation, trees, validation
-from jaxdl.adaptation import TERMS
-from jaxdl.data import augment, encoded, preparation
-from jaxdl.data.source import Source, Split, check_same_classes
+from jaxdl.adaptation import ADVERSARIES, DOMAINS, TERMS
+from jaxdl.data import augment, preparation
+from jaxdl.data.source import Split, check_domains
 from jaxdl.nn.models import ADVERSARIAL_MODELS
-from jaxdl.nn.models.convnet import Start
-from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
 from jaxdl.report import dann as reporting
-from jaxdl.report.adapted import Diagnosis, Result, name_of, place_of
-from jaxdl.report.published import DANN_2015, DANN_2016, DANN_LATER
+from jaxdl.report.adapted import CURVES, Diagnosis, Result, name_of, order, place_of
+from jaxdl.report.published import DANN
 from jaxdl.train import logs
 from jaxdl.train.feed import FEEDS
-from jaxdl.train.groups import Program, example_streams, first_examples
+from jaxdl.train.groups import Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper
 
-DOMAINS = ("source", "target")
-STARTS = {"he": Start(), "glorot": Start(glorot=True), "small": Start(deviation=0.01)}
+RECIPE = ("steps", "batch", "rate", "weight_decay", "max_norm", "dropout")
+"""Settings as other studies have them."""
 NUMBERS = ("reversal", "radius", "threshold", "range", "rate", "weight_decay")
 """Settings in which the members of one population may differ, beside the terms' weights."""
-HELD_OUT = 1000
-"""Images of each domain that networks are examined with."""
-SHORT = {"svhn_cropped": "svhn"}
-"""What papers call a data set of TFDS, where that is another name."""
+HELD_OUT = 1000  # images of each domain that networks are examined with
 
 SETTINGS = Settings(
-    {
-        "model": OneOf(tuple(ADVERSARIAL_MODELS)),
-        "feed": OneOf(FEEDS),
-        **COUNTS,
-    },
+    {"model": OneOf(tuple(ADVERSARIAL_MODELS)), "feed": OneOf(FEEDS), **classification.COUNTS},
     free=("options", "methods"),
     computing=("workers",),
 )
 METHOD = {
     "labels": OneOf(DOMAINS),
-    "steps": (Count(), Multiple("steps_per_dispatch")),
-    "batch": (Count(), Multiple("parallel.data")),
-    **dict.fromkeys((*TERMS, "reversal", "radius", "weight_decay", "max_norm"), Between(0)),
+    **dict.fromkeys((*TERMS, "reversal", "radius"), Between(0)),
     **dict.fromkeys(("threshold", "colours", "changes", "warps"), Between(0, 1)),
-    **dict.fromkeys(("range", "rate"), Between(0, above=True)),
-    "dropout": Between(0, 1, below=True),
+    "range": Between(0, above=True),
     "subtract": OneOf(("common", "own", "none")),
     "size": Count(0),
     "padding": OneOf(("VALID", "SAME")),
     "start": OneOf(tuple(STARTS)),
     "schedule": OneOf(("annealed", "constant", "cosine")),
+    **{name: recipe.KINDS[name] for name in RECIPE},
 }
 
 
@@ -97,43 +79,24 @@ class Network(NamedTuple):
 
 def check(config: ConfigDict) -> dict[str, declared.Method]:
     """All methods; ValueError where settings do not go together."""
-    domains = [config[domain] for domain in DOMAINS]
-    seeds = [domain.options.get("seed", 0) for domain in domains]
-    if all(d.name in ("digits", "digits_m") for d in domains) and seeds[0] != seeds[1]:
+    names = {config[domain].name for domain in DOMAINS}
+    seeds = [config[domain].options.get("seed", 0) for domain in DOMAINS]
+    if names <= {"digits", "digits_m"} and seeds[0] != seeds[1]:
         raise ValueError(
             f"config.source.options.seed={seeds[0]}, config.target.options.seed={seeds[1]}: digits "
             "and digits_m need the same seed, or test digits of the one train the other"
         )
     methods = declared.methods(config, METHOD)
     for name, (settings, _) in methods.items():
-        section, terms = f"config.methods.{name}", terms_of(settings)
-        if settings["coral"] and settings["batch"] < 2 * max(1, config.parallel.data):
-            raise ValueError(
-                f"{section}.coral needs at least 2 images of each domain on each device"
-            )
-        if settings["labels"] == "target" and terms:
-            raise ValueError(
-                f"{section}: trained on the target's labels, there is nothing to adapt"
-            )
-        if set(adaptation.ADVERSARIES) <= set(terms):
-            raise ValueError(
-                f"{section}: adversarial or conditional, one domain classifier at most"
-            )
+        terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
+        for wrong, problem in (
+            ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
+            (terms and settings["labels"] == "target", "target labels leave nothing to adapt"),
+            ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
+        ):
+            if wrong:
+                raise ValueError(f"config.methods.{name}: {problem}")
     return methods
-
-
-def check_labels(source: Source, target: Source, settings: Mapping[str, Mapping]) -> None:
-    """Raise ValueError where domains have other classes, or labels are missing that are needed."""
-    if not source.labelled:
-        raise ValueError(f"config.source: {source.name} has no labels to learn")
-    if target.labelled:
-        check_same_classes(source, target)
-    elif learners := [name for name, method in settings.items() if method["labels"] == "target"]:
-        raise ValueError(
-            f"config.methods.{learners[0]} learns the target's labels, and {target.name} has "
-            f"none: name the others alone, --config.methods=\"{{'source_only': {{}}, 'dann': "
-            "{'adversarial': 1.0}}\", or give it labels"
-        )
 
 
 def terms_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -161,7 +124,7 @@ def make_prepare(settings: Mapping[str, Any]) -> Prepare:
     )
 
 
-class Adaptation(DataStudy):
+class Adaptation(classification.DataStudy):
     """All methods and seeds on one pair of domains."""
 
     settings, network = SETTINGS, Network
@@ -172,28 +135,26 @@ class Adaptation(DataStudy):
     def __init__(self, config: ConfigDict):
         self.config = config
         self.methods = {name: method.settings for name, method in check(config).items()}
-        for domain in DOMAINS:
-            unlabelled = domain == "target"
-            source = load_source(config[domain], f"config.{domain}", unlabelled=unlabelled)
-            self.sources = {**self.sources, domain: source}
-        check_labels(*self.sources.values(), self.methods)
-        self.identity = {name: describe_source(s) for name, s in self.sources.items()}
-        names = (SHORT.get(source.name, source.name) for source in self.sources.values())
-        self.pair = config.pair or "_to_".join(names)
+        self.sources = {
+            domain: load_source(config[domain], f"config.{domain}", unlabelled=domain == "target")
+            for domain in DOMAINS
+        }
+        source, target = self.sources.values()
+        check_domains(source, target)
+        learners = [name for name, own in self.methods.items() if own["labels"] == "target"]
+        if learners and not target.labelled:
+            raise ValueError(
+                f"config.methods.{learners[0]} learns the target's labels, and {target.name} has "
+                "none: name the others alone, --config.methods=\"{'source_only': {}, 'dann': "
+                "{'adversarial': 1.0}}\", or give it labels"
+            )
+        self.identity = {domain: describe_source(s) for domain, s in self.sources.items()}
+        self.pair = config.pair or f"{source.name}_to_{target.name}"
 
     def build(self) -> None:
         """The images of both domains laid end to end, programs and members."""
-        images = [source.splits["train"]["image"] for source in self.sources.values()]
-        shapes = [list(part.shape[1:]) for part in images]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"images of the source are {shapes[0]}, of the target {shapes[1]}: make them alike "
-                "with config.source.options and config.target.options, size and channels"
-            )
         self.lay_out(self.config.feed, self.config.workers)
-        means = [encoded.statistics(part)[0].mean((0, 1)) for part in images]
-        self.means = np.stack(means).astype(np.float32)
-        self.counts: set[int] = set()
+        self.means = preparation.mean_colours(self.sources.values())
         # Methods with most terms come first: they take longest, and their faults are the dearest.
         names = sorted(self.methods, key=lambda name: -len(terms_of(self.methods[name])))
 
@@ -204,37 +165,31 @@ class Adaptation(DataStudy):
 
         self.members = self.make_members(names, alike, self.make, partial(Network, self.pair))
 
-    def make(self, method: str) -> tuple[Program, Starter]:
+    def make(self, method: str) -> tuple[Program, classification.Starter]:
         """The program of a method, and how its networks start."""
-        config, settings = self.config, self.methods[method]
-        terms, steps = terms_of(settings), settings["steps"]
-        conditional = "conditional" in terms
-        model = ADVERSARIAL_MODELS[config.model](
+        settings, terms = self.methods[method], terms_of(self.methods[method])
+        conditional, place = "conditional" in terms, f"config.model={self.config.model}"
+        model = ADVERSARIAL_MODELS[self.config.model](
             len(self.sources["source"].class_names),
-            padding=settings["padding"],
-            dropout=settings["dropout"],
             start=STARTS[settings["start"]],
+            **{name: settings[name] for name in ("padding", "dropout")},
         )
         join = {"join": adaptation.joined} if conditional else {}
-        setting = f"config.model={config.model}"
-        init, shapes = self.initializer(model, self.image_shape(settings["size"]), setting, **join)
-
-        def rule(hyper: Hyper) -> optax.GradientTransformation:
-            rate = make_schedule(settings["schedule"], hyper["rate"], steps=steps)
-            decay, norm = hyper["weight_decay"], settings["max_norm"] or None
-            return make_optimizer("momentum", rate, weight_decay=decay, max_norm=norm)
+        init, _ = self.initializer(model, self.image_shape(settings["size"]), place, **join)
+        rule = recipe.update_rule({**settings, "optimizer": "momentum"})
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
             return adaptation.outputs(model, state.variables, x, conditional=conditional)
 
-        def logits(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-            return outputs(state, hyper, x)["logits"]
-
-        prepare, size = make_prepare(settings), {"steps": steps, "batch": settings["batch"]}
-        loss = adaptation.adaptation_loss(model, terms, steps)
-        program = self.program(loss, logits, rule, prepare, **size, outputs=outputs)
-        self.counts.add(trees.count(shapes["params"]))
-        return program, starting(init, rule)
+        program = self.program(
+            adaptation.adaptation_loss(model, terms, settings["steps"]),
+            lambda *examined: outputs(*examined)["logits"],
+            rule,
+            make_prepare(settings),
+            **{name: settings[name] for name in ("steps", "batch")},
+            outputs=outputs,
+        )
+        return program, classification.starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
         """What makes a member of a population: its examples, its numbers, its random key.
@@ -242,8 +197,7 @@ class Adaptation(DataStudy):
         Networks of one seed begin alike, where they have the same layers, and see the same source
         images in the same order, whatever their method.
         """
-        settings = self.methods[method]
-        domains = trains_on(settings)
+        settings, domains = self.methods[method], trains_on(self.methods[method])
         longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
         return {
             "key": member_key("train", seed),
@@ -252,6 +206,7 @@ class Adaptation(DataStudy):
             "means": self.means,
             "weights": {term: np.float32(settings[term]) for term in terms_of(settings)},
             **{name: np.float32(settings[name]) for name in NUMBERS},
+            **recipe.numbers({"max_norm": settings["max_norm"]}),
         }
 
     def held_out(self, domain: str) -> tuple[np.ndarray, np.ndarray]:
@@ -271,132 +226,72 @@ class Adaptation(DataStudy):
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Accuracies on the test images, and what held-out images say of a network without labels
         of the target; NaN for a network that diverged."""
-        accuracies = self.accuracies(trainer, tests)
-        results = [
-            Result(*n, source_accuracy=values["source"], target_accuracy=values["target"])
-            for n, values in accuracies.items()
-        ]
+        accuracies = self.accuracies(trainer, tests).items()
+        results = [Result(*n, *(values[d] for d in DOMAINS)) for n, values in accuracies]
         adapted.write_results(trainer.folder / "results.csv", results)
-        self.held = {domain: self.held_out(domain) for domain in DOMAINS}
-        self.logits, diagnoses = {}, []
+        held_out = {domain: self.held_out(domain) for domain in DOMAINS}
+        self.labels = [labels for _, labels in held_out.values()]
+        parts = {d: (self.feed, lambda _, ids=ids: ids, d) for d, (ids, _) in held_out.items()}
         curves, faults = trainer.curves.by_network(Network), trainer.curves.faults(Network)
-        for trained in self.trained:
-            by_domain = [
-                self.predict(trained, self.feed, lambda _, d=d: self.held[d][0], d) for d in DOMAINS
-            ]
-            for network in trained.group.networks:
-                outputs = [part[network] for part in by_domain]
-                fault = faults.get(network)
-                diagnoses.append(self.diagnose(network, outputs, curves[network], fault))
-                if network.seed == 0 and not fault:
-                    self.logits[network.method] = [part["logits"] for part in outputs]
+        self.logits, diagnoses = {}, []
+        for network, outputs in self.predict_parts(parts):
+            (source, target), settings = outputs.values(), self.methods[network.method]
+            adversarial = not {*ADVERSARIES}.isdisjoint(terms_of(settings))
+            row = Diagnosis(*network, int(adversarial))
+            if fault := faults.get(network):
+                diagnoses.append(row._replace(diverged_at=fault.step, diverged_in=fault.array))
+                continue
+            examined = source, target, self.labels[0]
+            numbers = validation.unlabelled_criteria(*examined, adversarial=adversarial)
+            if adversarial:
+                highest = logs.series(curves[network], "reversal")[1].max()
+                numbers["reversal"] = float(highest / (settings["reversal"] or 1))
+            diagnoses.append(row._replace(**numbers))
+            if network.seed == 0:
+                self.logits[network.method] = [source["logits"], target["logits"]]
         adapted.write_diagnoses(trainer.folder / "diagnostics.csv", diagnoses)
-
-    def diagnose(
-        self,
-        network: Network,
-        outputs: Sequence[Mapping[str, np.ndarray]],
-        records: Sequence[Mapping[str, Any]],
-        fault: logs.Fault | None,
-    ) -> Diagnosis:
-        """What is known of a network without target labels.
-
-        Args:
-          outputs: for held-out images of both domains.
-          records: its curves.
-        """
-        settings, numbers = self.methods[network.method], Diagnosis.unknown()
-        adversarial = not set(adaptation.ADVERSARIES).isdisjoint(terms_of(settings))
-        if not fault:
-            numbers |= validation.unlabelled_criteria(*outputs, self.held["source"][1])
-        if adversarial and not fault:
-            logits = (part["domain"] for part in outputs)
-            numbers["domain_accuracy"] = float(adaptation.domain_accuracy(*logits))
-            highest, height = logs.series(records, "reversal")[1].max(), settings["reversal"]
-            numbers["reversal"] = float(highest / height) if height else 0.0
-        step, array = fault or (-1, "")
-        shared = {"adversarial": int(adversarial), "diverged_at": step, "diverged_in": array}
-        return Diagnosis(*network, **shared, **numbers)
 
     def draw(self, trainer: Trainer) -> None:
         """Images of both domains, curves, and the logits of both domains in the plane."""
-        self.draw_samples(trainer.folder / "samples.png")
-        panels = curve_panels(
-            trainer,
-            Network,
-            PANELS,
-            lambda network: name_of(network.method),
-            lambda network: (place_of(network.method), network.seed),
-        )
-        figures.curves(panels, trainer.folder / "curves.png")
-        if self.logits:  # not where all have diverged
-            labels = [self.held[domain][1] for domain in DOMAINS]
-            ordered = sorted(self.logits, key=place_of)
-            logits = {name_of(method): self.logits[method] for method in ordered}
-            embeddings.draw_domains(logits, labels, trainer.folder / "logits.png")
-
-    def draw_samples(self, path: Path) -> None:
-        """The first images of a member with most terms, of each domain that it sees."""
-        member, names = self.members[0], self.sources["source"].class_names
-        prepare = self.prepare[member.program]
-        stored, batch = first_examples(self.feed, prepare, member.hyper(), 24, self.placement)
-        labels, images, titles = stored["label"].reshape(24, -1), [], []
-        for column, domain in enumerate(batch):
-            for part in ("image", "changed"):
-                if part in batch[domain]:
-                    images.append(np.asarray(batch[domain][part]))
-                    title = domain if part == "image" else part
-                    for label in labels[:, column]:
-                        titles.append(f"{title} {names[label]}" if label >= 0 else title)
-        figures.samples(np.concatenate(images), titles, path)
+        folder, names = trainer.folder, [*self.sources["source"].class_names, ""]
+        stored, batch = self.first_examples(24)  # of a member with most terms
+        labels = np.reshape(stored["label"], (24, -1)).T
+        shown = [(d, batch[d]["image"], own) for d, own in zip(batch, labels, strict=True)]
+        if "changed" in batch.get("target", {}):
+            shown.append(("changed", batch["target"]["changed"], labels[1]))
+        titles = [f"{title} {names[label]}".strip() for title, _, own in shown for label in own]
+        figures.samples(np.concatenate([x for _, x, _ in shown]), titles, folder / "samples.png")
+        panels = curve_panels(trainer, Network, CURVES, lambda n: name_of(n.method), order)
+        figures.curves(panels, folder / "curves.png")
+        embeddings.draw_domains(self.logits, self.labels, folder / "logits.png")
 
     def facts(self) -> dict[str, str]:
         """What a reader of the report must know of data, networks and settings."""
-        config, methods = self.config, self.methods
-        lengths = {(settings["steps"], settings["batch"]) for settings in methods.values()}
-        absent = {"Published numbers": "not beside these runs, which are shorter"}
+        methods = {name_of(n): self.methods[n] for n in sorted(self.methods, key=place_of)}
+        lengths = sorted({(own["steps"], own["batch"]) for own in methods.values()})
+        counts = sorted({trees.count(trained.states[0].params) for trained in self.trained})
         # The one base that no variant has changed: in others, settings of all methods may be.
-        recipe = get_config("mnist_to_mnist_m").base.to_dict()
+        usual = get_config("mnist_to_mnist_m").base.to_dict()
         return {
             domain.capitalize(): f"{source.name} ({len(self.ids[domain, 'train']):,} "
             f"training, {source.test.size:,} test images{', no labels' * (not source.labelled)})"
             for domain, source in self.sources.items()
         } | {
-            "Network": f"{config.model}, "
-            + " or ".join(f"{count:,} parameters" for count in sorted(self.counts)),
-            "Training": " or ".join(
-                f"{steps:,} steps of {batch} images a domain" for steps, batch in sorted(lengths)
-            ),
-            **({} if config.beside_published else absent),
-            "Settings come from": config.settings_from,
-            **{
-                f"Settings of {name_of(method)}": declared.describe(methods[method], recipe)
-                or "the paper's recipe for MNIST → MNIST-M"
-                for method in sorted(methods, key=place_of)
-            },
+            "Network": f"{self.config.model}, {' or '.join(f'{n:,} parameters' for n in counts)}",
+            "Training": " or ".join(f"{n:,} steps of {b} images a domain" for n, b in lengths),
+            "Settings come from": self.config.settings_from,
+            **declared.describe_changes(methods, usual, "the paper's recipe for MNIST → MNIST-M"),
         }
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        published = (*DANN_2015, *DANN_2016, *DANN_LATER)
         return reporting.report(
             adapted.read_results(trainer.folder / "results.csv"),
             adapted.read_diagnoses(trainer.folder / "diagnostics.csv"),
-            published if self.config.beside_published else (),
+            DANN if self.config.beside_published else (),
             colours={method: settings["colours"] for method, settings in self.methods.items()},
             facts=self.facts() | facts,
-            chosen_by="the last step; adapted networks saw no label of the target",
         )
-
-
-PANELS = {
-    "label_loss": "label loss",
-    "domain_loss": "domain loss",
-    "domain_accuracy": "domain accuracy",
-    "reversal": "λ",
-    "source_accuracy": "source accuracy (validation)",
-    "target_accuracy": "target accuracy (for the eye)",
-}
 
 
 study = partial(conduct, Adaptation)

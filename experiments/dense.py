@@ -33,8 +33,7 @@ from jaxdl.report import dense as reporting
 from jaxdl.report import dense_figures, figures
 from jaxdl.supervised import make_loss
 from jaxdl.train.evaluate import make_mean
-from jaxdl.train.feed import make_feed
-from jaxdl.train.groups import Program, example_streams, first_examples
+from jaxdl.train.groups import Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
@@ -66,7 +65,7 @@ AMOUNTS: declared.Kinds = {
 """How much of a damage there can be."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
 """Fields of a row, and those of the same on shifted images."""
-OWN = ("images", "damage", "amount", "rate", "weight_decay")
+OWN = ("images", "damage", "amount", "sweep", "values")
 """Settings of a member, which its program does not depend on."""
 SETTINGS = declared.Settings(
     {**classification.COMMON, "tolerance": Between(0, above=True)},
@@ -124,14 +123,11 @@ class Dense(single_source.SingleSourceStudy):
 
     def build(self) -> None:
         """Programs and members."""
-        data = self.config.data
-        self.lay_out(data.feed, data.workers, {"images": self.source})
+        self.lay_out(self.config.data.feed, self.config.data.workers, {"images": self.source})
         self.longest = max(len(self.draw_images(trial, 0)) for trial in self.trials)
         self.members = self.make_members(
             list(self.trials),
-            lambda t: tuple(
-                (k, self.trials[t].settings[k]) for k in (*KINDS, "weights") if k not in OWN
-            ),
+            lambda trial: recipe.program_key(self.trials[trial].settings, OWN),
             self.make,
             lambda trial, seed: Network(*trial, seed),
         )
@@ -218,18 +214,12 @@ class Dense(single_source.SingleSourceStudy):
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """What all networks answer, and how good that is."""
-        faults, outputs = trainer.curves.faults(Network), {}
+        faults = trainer.curves.faults(Network)
         self.tests = {name: s.splits["validation"] for name, s in self.sources.items()} | tests
         splits = {"validation": self.source.splits["validation"], **self.tests}
-        for name, split in splits.items():
-            ids = np.arange(length(split), dtype=np.int32)
-            feed = make_feed(self.feed_kind, {name: split}, self.placement.mesh)
-            for trained in self.trained:
-                predicted = self.predict(trained, feed, lambda member, ids=ids: ids)
-                for network, values in predicted.items():
-                    outputs.setdefault(network, {})[name] = values
+        parts = {name: self.apart(split) for name, split in splits.items()}
         self.predictions, self.results = {}, []
-        for network, values in sorted(outputs.items()):
+        for network, values in sorted(self.predict_parts(parts), key=lambda item: item[0]):
             if network in faults:
                 self.results.append(reporting.Result(*network, float("nan")))
                 continue
@@ -258,12 +248,10 @@ class Dense(single_source.SingleSourceStudy):
 
     def draw(self, trainer: Trainer) -> None:
         """Curves, images, scores by value, and answers of the first seed over their images."""
-        folder, member = trainer.folder, self.members[0]
+        folder, (stored, batch) = trainer.folder, self.first_examples(24)
         fields = {"loss": "training loss", "validation_loss": "validation loss"}
         panels = curve_panels(trainer, Network, fields, lambda n: reporting.label(n[:2]))
         figures.curves(panels, folder / "curves.png", logarithmic=True)
-        first = self.prepare[member.program], member.hyper(), 24, self.placement
-        stored, batch = first_examples(self.feed, *first)
         titles = [f"{float(x):g}" for x in stored.get("count", stored.get("label", range(1, 25)))]
         figures.samples(np.asarray(batch["image"]), titles, folder / "samples.png")
         if swept := ", ".join({t.settings["sweep"]: 0 for t in self.trials.values()}).strip(", "):

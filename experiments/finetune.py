@@ -22,7 +22,7 @@ from experiments.harness import classification, donors, recipe
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Count, Each, Settings
-from experiments.harness.single_source import SingleSourceStudy
+from experiments.harness.single_source import Part, SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
 from jaxdl.data import sampling
@@ -32,9 +32,7 @@ from jaxdl.report import finetune as reporting
 from jaxdl.report import finetune_figures as figures
 from jaxdl.report import predictions
 from jaxdl.report.finetune import DONOR
-from jaxdl.report.predictions import Prediction
-from jaxdl.train.feed import Feed
-from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
+from jaxdl.train.groups import Member, Program, Trained, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState, create_state
@@ -155,8 +153,7 @@ class FineTuning(SingleSourceStudy):
 
     def make(self, settings: Mapping[str, Any], n: int, model: Any) -> Program:
         """The program of networks whose first n stages are frozen."""
-        same = {k: v if k not in recipe.OFF else v != recipe.OFF[k] for k, v in settings.items()}
-        key = n, model is self.model, *(v for k, v in sorted(same.items()) if k != "start")
+        key = n, model is self.model, recipe.program_key(settings, ("start",))
         if key in self.programs:
             return self.programs[key]
         see = self.donors.make_see(self.images, **{k: settings[k] for k in donors.CHANGES})
@@ -219,19 +216,15 @@ class FineTuning(SingleSourceStudy):
     def train(self, trainer: Trainer) -> None:
         """Donors first; then what begins with them; then what begins with one of those."""
         for kind, members in self.plan.items():
-            for group in make_groups(kind, members, self.config.members_per_round, even=True):
-                trained = train(group, trainer, self.placement)
-                self.trained.append(trained)
-                self.states |= zip(group.networks, trained.states, strict=True)
+            for trained in self.train_members(trainer, kind, members):
+                self.states |= zip(trained.group.networks, trained.states, strict=True)
             if kind == "donors" and members:
                 states = (self.states[member.networks[0]] for member in members)
                 self.donors.networks = [state.variables for state in states]
 
-    def parts(
-        self, first: Network, tests: Mapping[str, Split]
-    ) -> dict[str, tuple[Feed, Callable, Callable]]:
-        """By split, for networks like the first one: the feed, each member's examples there, and
-        their labels."""
+    def parts(self, tests: Mapping[str, Split], trained: Trained) -> dict[str, Part]:
+        """By split the examples of a group's networks, which are of one kind."""
+        first = trained.group.networks[0]
         name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
         feed, labels = self.feed, self.labels
         if n:
@@ -241,7 +234,7 @@ class FineTuning(SingleSourceStudy):
         def answers(labels: np.ndarray) -> Callable[[tuple, np.ndarray], np.ndarray]:
             return lambda network, ids: labels[ids % len(labels)]  # of each donor the same again
 
-        parts = {
+        parts: dict[str, Part] = {
             "train": (feed, lambda member: self.draw_examples(*member.networks), answers(labels)),
             "validation": (feed, lambda m: self.examples(m, name, {}), answers(labels)),
         }
@@ -255,12 +248,7 @@ class FineTuning(SingleSourceStudy):
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """What all networks put out, and their accuracies."""
         self.tests, faults = tests, trainer.curves.faults(Network)
-        self.predictions: dict[Network, dict[str, Prediction]] = {}
-        for trained in self.trained:
-            parts = self.parts(trained.group.networks[0], tests)
-            for split, part in parts.items():
-                for network, prediction in self.judge(trained, *part, faults).items():
-                    self.predictions.setdefault(network, {})[split] = prediction
+        self.predictions = self.judge(partial(self.parts, tests), faults)
         self.results = [
             reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
             for network, parts in sorted(self.predictions.items())
@@ -289,14 +277,13 @@ class FineTuning(SingleSourceStudy):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config, base = self.config, self.config.base.to_dict()
-        changed = {name: declared.describe(own, base) for name, own in self.methods.items()}
         about = {
             "Data": self.describe_data(f"{length(self.source.splits['train']):,} training images"),
             "Donors": self.donors.description,
             "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters in "
             f"{len(self.stages)} stages",
             "Base": declared.describe(base, {k: v for k, v in base.items() if v in ((), 0)}),
-            **{f"Settings of {n}": text or "those of the base" for n, text in changed.items()},
+            **declared.describe_changes(self.methods, base),
             "Settings come from": config.settings_from,
             **self.describe_copies(),
             "Speed of training": self.describe_speed(trainer),

@@ -199,8 +199,7 @@ def _dann(study: DataStudy, network: Any, variables: Load) -> Classifier:
     model = ADVERSARIAL_MODELS[study.config.model](
         len(domains["source"].class_names), padding=settings["padding"]
     )
-    images = [domain.splits["train"]["image"] for domain in domains.values()]
-    means = np.float32([encoded.statistics(part)[0].mean((0, 1)) for part in images])
+    means = preparation.mean_colours(domains.values())
     centred = preparation.centred(settings["subtract"], settings["size"])
     hyper = {"means": means, "range": np.float32(settings["range"])}
 

@@ -196,15 +196,13 @@ class Search(Supervised):
             lambda network, ids: self.stored_answers[ids],
         )
         if tests:
-            parts = self.apart(tests["images"])
-        for trained in self.trained:
-            for network, prediction in self.judge(trained, *parts, faults).items():
-                score = predictions.score(prediction)
-                settings = self.trials[network[:2]].settings
-                searched = json.dumps({name: settings[name] for name in self.space})
-                facts = settings["steps"], self.validation[network], score, searched
-                repetition = repetitions.get(network[:2], 0)
-                results.append(Result(*network, "fresh", repetition, *facts))
+            parts = self.answered(tests["images"])
+        for network, judged in self.judge(lambda trained: {"": parts}, faults).items():
+            settings, score = self.trials[network[:2]].settings, predictions.score(judged[""])
+            searched = json.dumps({name: settings[name] for name in self.space})
+            facts = settings["steps"], self.validation[network], score, searched
+            repetition = repetitions.get(network[:2], 0)
+            results.append(Result(*network, "fresh", repetition, *facts))
         write_rows(trainer.folder / "rounds.csv", Round, self.rounds)
         reporting.write_results(trainer.folder / "results.csv", results)
 

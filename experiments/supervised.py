@@ -25,12 +25,10 @@ from experiments.harness.run import run
 from experiments.harness.settings import Count, Flag, OneOf, Settings
 from experiments.harness.study import Headline, conduct, describe_source
 from jaxdl.data import sampling, sources
-from jaxdl.data.source import Split, length
+from jaxdl.data.source import Split
 from jaxdl.report import prediction_figures, predictions
 from jaxdl.report import supervised as reporting
-from jaxdl.report.predictions import Prediction
 from jaxdl.train.evaluate import make_accuracy, make_r2
-from jaxdl.train.feed import Feed, make_feed
 from jaxdl.train.groups import Member, Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
@@ -176,8 +174,7 @@ class Supervised(single_source.SingleSourceStudy):
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """What all networks put out, and their scores."""
-        self.tests, faults = tests, trainer.curves.faults(Network)
-        self.predictions: dict[Network, dict[str, Prediction]] = {}
+        self.tests = tests
 
         def drawn(part: int) -> Callable[[Member], np.ndarray]:
             return lambda member: self.draw_examples(member.networks[0])[part][:MOST_TRAIN]
@@ -192,23 +189,19 @@ class Supervised(single_source.SingleSourceStudy):
         splits = {
             "train": (self.feed, drawn(0), stored if self.regression else learnt),
             "validation": (self.feed, drawn(1), stored),
-            **({"test": self.apart(tests["images"])} if tests else {}),
+            **({"test": self.answered(tests["images"])} if tests else {}),
         }
-        for trained, (name, parts) in product(self.trained, splits.items()):
-            for network, prediction in self.judge(trained, *parts, faults).items():
-                self.predictions.setdefault(network, {})[name] = prediction
+        self.predictions = self.judge(lambda trained: splits, trainer.curves.faults(Network))
         self.results = [
             reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
             for network, parts in sorted(self.predictions.items())
         ]
         reporting.write_results(trainer.folder / "results.csv", self.results)
 
-    def apart(self, split: Split) -> tuple[Feed, Callable, Callable]:
-        """A feed of examples of their own; all of them for every member; their answers, as
-        :meth:`judge` takes them."""
-        ids, answers = np.arange(length(split), dtype=np.int32), np.asarray(split[self.answers])
-        feed = make_feed("auto", {0: split}, self.placement.mesh)
-        return feed, lambda member: ids, lambda network, ids: answers[ids]
+    def answered(self, split: Split) -> single_source.Part:
+        """All examples of a split, with their answers."""
+        answers = np.asarray(split[self.answers])
+        return *self.apart(split), lambda network, ids: answers[ids]
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of what the table shows."""
@@ -239,10 +232,9 @@ class Supervised(single_source.SingleSourceStudy):
         features, answers = (np.asarray(train[name]) for name in ("features", self.answers))
         points = prediction_figures.grid(features)
         split = {"features": points, self.answers: np.zeros(len(points), answers.dtype)}
-        feed, ids, _ = self.apart(split)
-        shown = self.trials if len(self.trials) <= 12 else self.shown
+        shown, part = self.trials if len(self.trials) <= 12 else self.shown, self.apart(split)
         outputs: dict[tuple[str, str], list[np.ndarray]] = {point: [] for point in shown}
-        for network, values in chain(*(self.predict(t, feed, ids).items() for t in self.trained)):
+        for network, values in chain(*(self.predict(t, *part).items() for t in self.trained)):
             if network[:2] in shown and np.isfinite(values).all():
                 outputs[network[:2]].append(self.mean + self.deviation * values)
         truth, classes = sources.TRUTHS.get(self.config.data.name), self.source.class_names

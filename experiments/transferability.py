@@ -35,7 +35,7 @@ from jaxdl.report import transfer_figure, transferred
 from jaxdl.report import transferability as reporting
 from jaxdl.report.published import YOSINSKI_2014
 from jaxdl.supervised import classification_loss
-from jaxdl.train.groups import Member, Program, example_streams, make_groups, train
+from jaxdl.train.groups import Member, Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState, create_state
@@ -236,12 +236,10 @@ class Transferability(SingleSourceStudy):
     def train(self, trainer: Trainer) -> None:
         """Bases first, then all that starts from their layers."""
         for kind, members in self.plan.items():
-            for group in make_groups(kind, members, self.config.members_per_round):
-                trained = train(group, trainer, self.placement)
-                self.trained.append(trained)
+            for trained in self.train_members(trainer, kind, members, even=False):
                 if kind == "bases":
                     variables = (state.variables for state in trained.states)
-                    self.variables |= zip(group.networks, variables, strict=True)
+                    self.variables |= zip(trained.group.networks, variables, strict=True)
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Accuracies; NaN for a network that diverged, or has its first layers of one that did."""

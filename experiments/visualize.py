@@ -71,8 +71,9 @@ class Visualize(Study):
 
     def __init__(self, config: ConfigDict):
         self.config, self.batches = config, partial(map_batches, config.evaluation_batch)
-        self.variables: dict[int, Variables] = {}  # by seed
         self.classifier, self.title, source = self.find_network()
+        own = self.classifier.variables  # of a network that is trained already
+        self.variables: dict[int, Variables] = {0: own} if own else {}  # by seed
         self.model = self.classifier.model
         self.files = list_images(user_path(config.images)) if config.images else []
         if self.files:
@@ -87,19 +88,17 @@ class Visualize(Study):
         self.identity = {**self.identity, "network": zlib.crc32(content)}
 
     def find_network(self) -> tuple[Classifier, str, Source | None]:
-        """The network, what it is called, and the data of its own run; variables if there are."""
+        """The network, what it is called, and the data of its own run."""
         config = self.config
         if config.run and config.pretrained:
             raise ValueError("config.run and config.pretrained name two networks: choose one")
         if config.pretrained:
             file = user_path(config.weights)
             classifier = networks.from_weights(config.pretrained, file)
-            self.variables[0] = classifier.variables
             return classifier, f"{config.pretrained} with the weights of {file.name}", None
         if config.run:
             folder, name = user_path(config.run), networks.parse_name(config.network)
             network, classifier = networks.from_run(folder, **name)
-            self.variables[0] = classifier.variables
             content = runs.load(folder).content["config"]
             data = ConfigDict(content.get("data") or content["target"])  # of two domains
             title = f"{networks.write_name(network._asdict())} of {config.run}"

@@ -21,6 +21,7 @@ from jaxdl.nn.losses import (
     maximum_mean_discrepancy,
     virtual_adversarial_loss,
 )
+from jaxdl.nn.metrics import domain_accuracy
 from jaxdl.types import (
     AnyArray,
     Batch,
@@ -88,13 +89,6 @@ def domain_adversarial_loss(
         jnp.average(jax.nn.softplus(-source), weights=source_weights)
         + jnp.average(jax.nn.softplus(target), weights=target_weights)
     ) / 2
-
-
-def domain_accuracy(
-    source: Float[AnyArray, " n"], target: Float[AnyArray, " m"]
-) -> Float[Array, ""]:
-    """The part of the examples whose domain is recognized, the mean over domains; 1/2 is chance."""
-    return (jnp.mean(source > 0) + jnp.mean(target <= 0)) / 2
 
 
 def condition(

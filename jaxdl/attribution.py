@@ -29,8 +29,8 @@ def of_labels(scores: Float[Array, "b k"], labels: Int[AnyArray, " b"]) -> Float
 
 
 def gradients(
-    scores: Scores, images: Float[AnyArray, "b *d"], labels: Int[AnyArray, " b"]
-) -> Float[Array, "b *d"]:
+    scores: Scores, images: Float[AnyArray, " b *d"], labels: Int[AnyArray, " b"]
+) -> Float[Array, " b *d"]:
     """``d score / d image``; its absolute values are the saliency map of Simonyan, Vedaldi &
     Zisserman (2014). In the place of images there may be a stage's activations."""
     return jax.grad(lambda x: jnp.sum(of_labels(scores(x), labels)))(jnp.asarray(images))

@@ -170,7 +170,7 @@ def regression_loss(
     Outputs [b, 1] meet targets [b].
     """
 
-    def per_example(outputs: Float[Array, "b *d"], batch: Batch) -> tuple[Array, Metrics]:
+    def per_example(outputs: Float[Array, " b *d"], batch: Batch) -> tuple[Array, Metrics]:
         target = batch[targets]
         if outputs.shape == (*target.shape, 1):
             outputs = outputs[..., 0]
@@ -191,7 +191,7 @@ def binary_loss(
       ValueError: in use, for logits and labels of other shapes.
     """
 
-    def per_example(logits: Float[Array, "b *d"], batch: Batch) -> tuple[Array, Metrics]:
+    def per_example(logits: Float[Array, " b *d"], batch: Batch) -> tuple[Array, Metrics]:
         labels = batch[targets]
         if logits.shape == (*labels.shape, 1):
             logits = logits[..., 0]

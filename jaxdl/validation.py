@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxdl.nn.metrics import domain_accuracy
 from jaxdl.types import AnyArray
 
 MOST = 30.0
@@ -149,22 +150,30 @@ def unlabelled_criteria(
     source: Mapping[str, Float[np.ndarray, "n ..."]],
     target: Mapping[str, Float[np.ndarray, "m ..."]],
     labels: Int[np.ndarray, " n"],
+    *,
+    adversarial: bool = False,
 ) -> dict[str, float]:
     """Criteria of a network that need no target labels, by name.
 
     ``top_share``: the part of the target examples for which the most frequent class is predicted;
     ``neighbourhood_density``: :func:`soft_neighbourhood_density` of the target's logits;
     ``importance_weighted_accuracy`` on the second half of the source examples, by
-    :func:`fitted_importance_weights`, and the ``effective_samples`` of the weights.
+    :func:`fitted_importance_weights`, and the ``effective_samples`` of the weights. Of a network
+    with a domain classifier also its ``domain_accuracy``, :func:`jaxdl.nn.metrics.domain_accuracy`.
 
     Args:
-      source, target: "features" and "logits" of held-out examples.
+      source, target: "features" and "logits" of held-out examples, and of a domain classifier the
+        "domain" logits.
       labels: of the source examples.
+      adversarial: whether there is a domain classifier that was trained.
     """
     weights, rest = fitted_importance_weights(source["features"], target["features"])
     hits = (source["logits"].argmax(-1) == labels)[rest]
     predictions = target["logits"].argmax(-1)
-    return {
+    domains: dict[str, float] = {}
+    if adversarial:
+        domains["domain_accuracy"] = float(domain_accuracy(source["domain"], target["domain"]))
+    return domains | {
         "top_share": float(np.bincount(predictions).max() / len(predictions)),
         "neighbourhood_density": float(soft_neighbourhood_density(target["logits"])),
         "importance_weighted_accuracy": float(importance_weighted_accuracy(hits, weights)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any, ClassVar, TypeVar
@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study
 from jaxdl.data import sources
-from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end
+from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end, length
 from jaxdl.train.evaluate import Accuracy, Logits, Outputs, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, check_stream, make_feed
 from jaxdl.train.groups import (
     Member,
     Program,
     Trained,
+    first_examples,
     make_groups,
     make_program,
     train,
@@ -31,14 +32,8 @@ from jaxdl.train.groups import (
 from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import MeshPlacement, make_mesh
 from jaxdl.train.population import Prepare, member_key
-from jaxdl.train.state import (
-    Optimizer,
-    TrainState,
-    create_state,
-    make_averaging_step,
-    make_step,
-)
-from jaxdl.types import Hyper, LossFn, PyTree, Variables
+from jaxdl.train.state import Optimizer, TrainState, create_state, make_averaging_step, make_step
+from jaxdl.types import Batch, Hyper, LossFn, PyTree, Variables
 
 COUNTS = {
     "seeds": Count(),
@@ -254,10 +249,18 @@ class DataStudy(Study):
         return members
 
     def train(self, trainer: Trainer) -> None:
-        """All members, as many at a time as the configuration allows."""
-        groups = make_groups("networks", self.members, self.config.members_per_round, even=True)
-        for group in groups:  # what a member begins with may be of a group before its own
+        """All members."""
+        list(self.train_members(trainer, "networks", self.members))
+
+    def train_members(
+        self, trainer: Trainer, name: str, members: Sequence[Member], *, even: bool = True
+    ) -> Iterator[Trained]:
+        """Train members, as many at a time as the configuration allows: group by group, since what
+        a member begins with may be of a group before its own; see
+        :func:`jaxdl.train.groups.make_groups`."""
+        for group in make_groups(name, members, self.config.members_per_round, even=even):
             self.trained.append(train(group, trainer, self.placement))
+            yield self.trained[-1]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
         """The examples of a data set that a member is evaluated on, of the test split or, without
@@ -297,6 +300,28 @@ class DataStudy(Study):
             *population, [examples(member) for member in group.members], feed.fetch
         )
         return dict(zip(group.networks, outputs, strict=True))
+
+    def apart(self, split: Split) -> tuple[Feed, Callable[[Member], np.ndarray]]:
+        """A feed of a split alone, and its examples, all of them for every member."""
+        ids = np.arange(length(split), dtype=np.int32)
+        return make_feed("auto", {0: split}, self.placement.mesh), lambda member: ids
+
+    def predict_parts(
+        self, parts: Mapping[str, tuple[Any, ...]]
+    ) -> Iterator[tuple[tuple, dict[str, PyTree]]]:
+        """Network by network its outputs for several parts of the data, each given as the arguments
+        of :meth:`predict`: feed, examples, and data set if there are several."""
+        for trained in self.trained:
+            by_part = {name: self.predict(trained, *part) for name, part in parts.items()}
+            for network in trained.group.networks:
+                yield network, {name: outputs[network] for name, outputs in by_part.items()}
+
+    def first_examples(self, count: int) -> tuple[Batch, Batch]:
+        """The first examples that the first member is trained on, as they are stored and as its
+        network sees them."""
+        member = self.members[0]
+        prepare = self.prepare[member.program]
+        return first_examples(self.feed, prepare, member.hyper(), count, self.placement)
 
     def accuracies(
         self, trainer: Trainer, tests: Mapping[str, Split]

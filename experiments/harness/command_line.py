@@ -38,7 +38,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     if {"--help", "-h", "-help", "--helpfull"} & set(argv):
         print(sys.modules["__main__"].__doc__)
         print(f"  --config FILE[:VARIANT]  default configs/{name}.py; comments say what is what")
-        print("  --config.KEY=VALUE       another value of one setting")
+        print('  --config.KEY=VALUE       another value of one setting; of a tuple: "(4,)"')
         print(f"  --workdir FOLDER         default runs/{name}-VARIANT")
         for option, (_, description) in OPTIONS.items():
             print(f"  --{option:<23}{description}")
@@ -59,6 +59,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         flags.DEFINE_string("workdir", None, "Where everything is written.")
         for option, (define, description) in OPTIONS.items():
             define(option, None, description)
+        check_methods(argv, default_file)
         # It looks into the arguments beforehand, for what settings there are.
         config_flags.DEFINE_config_file("config", default_file, "FILE[:variant].", sys_argv=argv)
         rest = flags.FLAGS(argv)
@@ -124,6 +125,23 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                 f"--config.methods.NAME.{key}=VALUE, NAME being {', '.join(methods)}"
             )
     return rest
+
+
+def check_methods(argv: list[str], default_file: str) -> None:
+    """Raise ValueError where a setting is one of a method that the configuration has not."""
+    overrides = (re.match(r"--config\.methods\.(\w+)", argument) for argument in argv)
+    names = [override[1] for override in overrides if override]
+    if not names:
+        return
+    values, plain = flags.FlagValues(), [argv[0], *(a for a in argv if a.startswith("--config="))]
+    config_flags.DEFINE_config_file("config", default_file, flag_values=values, sys_argv=plain)
+    values(plain)
+    methods = list(values.config.get("methods", ()))
+    if unknown := [name for name in names if name not in methods]:
+        raise ValueError(
+            f"there is no method {unknown[0]!r}, but {', '.join(methods)}; for others name all: "
+            f"--config.methods=\"{{'{unknown[0]}': {{...}}, ...}}\""
+        )
 
 
 def check_options(values: flags.FlagValues) -> None:

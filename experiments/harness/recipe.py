@@ -7,7 +7,7 @@ off in one method and on in another do not, so that what is off costs nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -84,8 +84,8 @@ KINDS: Kinds = {
 """The kinds of these settings."""
 
 
-DATA = ("share", "examples", "folds", "wrong_labels", "wrong_to")
-"""Settings that say what a member's data are, and nothing of its program."""
+OWN = ("share", "examples", "folds", "wrong_labels", "wrong_to", "teacher", "sweep", "values")
+"""Settings of a member that say what its data are, and nothing of its program."""
 FITTED = tuple(name for name in FEATURES if name not in features.PLAIN)
 
 
@@ -127,10 +127,14 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
         raise ValueError(f"{trial.place('share')}={settings['share']} is no number of examples")
 
 
-def program_key(settings: Mapping[str, Any]) -> tuple:
-    """What methods have in common that share a program: the settings here but for numbers, and
-    which of these are on."""
-    names = ("model", *(name for name in KINDS if name not in DATA))
+def program_key(settings: Mapping[str, Any], own: Collection[str] = OWN) -> tuple:
+    """What methods have in common that share a program: all settings but for numbers, and which of
+    these are on.
+
+    Args:
+      own: settings that a program does not depend on.
+    """
+    names = (name for name in settings if name not in own)
     return tuple((n, settings[n] != OFF[n] if n in OFF else settings[n]) for n in names)
 
 

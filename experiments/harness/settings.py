@@ -289,6 +289,19 @@ def describe(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     )
 
 
+def describe_changes(
+    methods: Mapping[str, Mapping[str, Any]],
+    usual: Mapping[str, Any],
+    none: str = "those of the base",
+) -> dict[str, str]:
+    """For a report: what differs from the usual settings, by method; ``none`` where nothing
+    does."""
+    return {
+        f"Settings of {name}": describe(settings, usual) or none
+        for name, settings in methods.items()
+    }
+
+
 def describe_methods(config: ConfigDict, kinds: Kinds, defaults: ConfigDict) -> dict[str, str]:
     """For a report: the base where it differs from what is off or from 1, and each method from
     that.
@@ -298,7 +311,5 @@ def describe_methods(config: ConfigDict, kinds: Kinds, defaults: ConfigDict) -> 
     """
     base = config.base.to_dict()
     off = {k: v for k, v in defaults.items() if v in ("", (), False, -1, 0, 1)}
-    lines = {"Base": describe(base, off)}
-    for name, chosen in methods(config, kinds).items():
-        lines[f"Settings of {name}"] = describe(chosen.settings, base) or "those of the base"
-    return lines
+    chosen = {name: own.settings for name, own in methods(config, kinds).items()}
+    return {"Base": describe(base, off)} | describe_changes(chosen, base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,8 +14,11 @@ from jaxdl.data.encoded import Images, in_memory
 from jaxdl.report import figures
 from jaxdl.report.predictions import Prediction
 from jaxdl.train.feed import Feed, Resident
-from jaxdl.train.groups import Member, Trained, first_examples
+from jaxdl.train.groups import Member, Trained
 from jaxdl.train.loop import Trainer
+
+Part = tuple[Feed, Callable[[Member], np.ndarray], Callable[[tuple, np.ndarray], np.ndarray]]
+"""A feed, each member's examples there, and ``answers(network, examples)``."""
 
 
 class SingleSourceStudy(DataStudy):
@@ -43,20 +46,19 @@ class SingleSourceStudy(DataStudy):
         return in_memory(images) if isinstance(self.feed, Resident) else images
 
     def judge(
-        self,
-        trained: Trained,
-        feed: Feed,
-        examples: Callable[[Member], np.ndarray],
-        answers: Callable[[tuple, np.ndarray], np.ndarray],
-        faults: Collection[tuple],
-    ) -> dict[tuple, Prediction]:
-        """What each network of a group, of members that are one network each, puts out for examples
-        of a feed, NaN where it has diverged, beside ``answers(network, examples)``."""
-        predictions, outputs = {}, self.predict(trained, feed, examples)
-        for member, (network, values) in zip(trained.group.members, outputs.items(), strict=True):
-            values = self.mean + self.deviation * values
-            values = np.full_like(values, np.nan) if network in faults else values
-            predictions[network] = Prediction(values, answers(network, examples(member)))
+        self, parts: Callable[[Trained], Mapping[str, Part]], faults: Collection[tuple]
+    ) -> dict[tuple, dict[str, Prediction]]:
+        """What each network, of members that are one network each, puts out for the parts of the
+        data that ``parts(group)`` names, NaN where it has diverged, beside the answers."""
+        predictions: dict[tuple, dict[str, Prediction]] = {}
+        for trained in self.trained:
+            for name, (feed, examples, answers) in parts(trained).items():
+                outputs = self.predict(trained, feed, examples).items()
+                for member, (network, values) in zip(trained.group.members, outputs, strict=True):
+                    values = self.mean + self.deviation * values
+                    values = np.full_like(values, np.nan) if network in faults else values
+                    prediction = Prediction(values, answers(network, examples(member)))
+                    predictions.setdefault(network, {})[name] = prediction
         return predictions
 
     def entry(self, network: tuple) -> str | None:
@@ -70,9 +72,7 @@ class SingleSourceStudy(DataStudy):
         figures.curves(panels, trainer.folder / "curves.png")
         if self.inputs != "image":
             return
-        member = self.members[0]
-        prepare = self.prepare[member.program]
-        stored, batch = first_examples(self.feed, prepare, member.hyper(), 60, self.placement)
+        stored, batch = self.first_examples(60)
         labels = np.asarray(batch["label"] if self.numbered else stored["label"])
         labels = labels.argmax(-1) if labels.ndim > 1 else labels
         names = [self.source.class_names[label] for label in labels]

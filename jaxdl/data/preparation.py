@@ -1,6 +1,6 @@
 """From images as they are stored to what a network sees, and random changes on the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from jaxdl.data import augment, encoded
 from jaxdl.data.batches import normalize
 from jaxdl.data.encoded import Images
+from jaxdl.data.source import Source
 from jaxdl.types import AnyArray, Batch, Hyper
 
 See = Callable[[UInt8[AnyArray, "b h w c"], PRNGKeyArray | None], Float[Array, "b oh ow c"]]
@@ -102,6 +103,13 @@ def with_masks(
         return see(images, None), masks
 
     return see_with_masks
+
+
+def mean_colours(domains: Iterable[Source]) -> Float[np.ndarray, "d c"]:
+    """The mean of each channel of the training images of each domain, for :func:`centred`."""
+    images = (domain.splits["train"]["image"] for domain in domains)
+    means = [encoded.statistics(part)[0].mean((0, 1)) for part in images]
+    return np.stack(means).astype(np.float32)
 
 
 def centred(subtract: str = "common", side: int = 0) -> SeeDomain:

@@ -124,8 +124,20 @@ def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
     return {name: encoded.take(array, places) for name, array in split.items()}
 
 
-def check_same_classes(source: Source, target: Source) -> None:
-    """Raise ValueError, naming what differs, unless two data sets have the same classes."""
+def check_domains(source: Source, target: Source) -> None:
+    """Raise ValueError, naming what differs, unless networks can learn the classes of a source to
+    be tested on a target: images are of one shape, the source has labels, and the target the same
+    classes or no labels."""
+    if not source.labelled:
+        raise ValueError(f"the source, {source.name}, has no labels to learn")
+    shapes = [list(own.splits["train"]["image"].shape[1:]) for own in (source, target)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"images of the source are {shapes[0]}, of the target {shapes[1]}: make them alike "
+            "with the options of both, size and channels"
+        )
+    if not target.labelled:
+        return
     source_classes, target_classes = source.class_names, target.class_names
     if len(source_classes) != len(target_classes):
         raise ValueError(

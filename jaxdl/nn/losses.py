@@ -79,7 +79,7 @@ def binary_cross_entropy(
 
 
 def squared_error(
-    predictions: Float[AnyArray, "b *d"], targets: Float[AnyArray, "b *d"]
+    predictions: Float[AnyArray, " b *d"], targets: Float[AnyArray, " b *d"]
 ) -> Float[Array, " b"]:
     """``sum_d (y - t)²``, over all outputs of an example.
 

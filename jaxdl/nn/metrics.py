@@ -118,7 +118,7 @@ def dice(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
 
 def roc_curve(
     scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights = None
-) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
+) -> tuple[Float[Array, " n+1"], Float[Array, " n+1"], Float[Array, " n+1"]]:
     """False-positive rates, true-positive rates, and the thresholds "score >= t" that give them.
 
     From (0, 0), with the threshold infinity, one point an example by falling score. Equal scores
@@ -140,7 +140,7 @@ def roc_auc(
 
 def _counts_above(
     scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights
-) -> tuple[Float[Array, "n+1"], Float[Array, "n+1"], Float[Array, "n+1"]]:
+) -> tuple[Float[Array, " n+1"], Float[Array, " n+1"], Float[Array, " n+1"]]:
     """How many negative and how many positive examples have a score of at least each threshold:
     infinity, then the scores, falling."""
     w = jnp.ones(scores.shape) if weights is None else weights.astype(float)
@@ -149,7 +149,7 @@ def _counts_above(
     # Of equal scores each has the sums up to the last of them.
     last = jnp.searchsorted(-thresholds, -thresholds, side="right") - 1
 
-    def counts(w: Float[AnyArray, " n"]) -> Float[Array, "n+1"]:
+    def counts(w: Float[AnyArray, " n"]) -> Float[Array, " n+1"]:
         return jnp.concatenate([jnp.zeros(1), jnp.cumsum(w)[last]])
 
     false, true = counts(jnp.where(positive, 0, w)), counts(jnp.where(positive, w, 0))
@@ -157,6 +157,13 @@ def _counts_above(
 
 
 # Calibration.
+
+
+def domain_accuracy(
+    source: Float[AnyArray, " n"], target: Float[AnyArray, " m"]
+) -> Float[Array, ""]:
+    """The part of the examples whose domain is recognized, the mean over domains; 1/2 is chance."""
+    return (jnp.mean(source > 0) + jnp.mean(target <= 0)) / 2
 
 
 def calibration_bins(

@@ -88,7 +88,7 @@ def judge(
         "heldout_loss": beside,
         "rel_l2": jnp.linalg.norm(error) / jnp.linalg.norm(heldout.solution),
         **{f"heldout_{term}": mean for term, mean in means.items()},
-        "parameters": dict(ansatz.problem.found(params["physics"])),
+        "parameters": dict(ansatz.problem.parameters(params["physics"])),
     }
 
 

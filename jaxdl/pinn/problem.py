@@ -69,8 +69,8 @@ class Problem(NamedTuple):
       fields: the names of the unknown functions.
       physics: parameters of the equation that are trained, with the values to start from; a
         residual finds them in ``at``.
-      found: of those, what is wanted: ``{"k": exp(log k)}``, say; by default themselves.
-      truth: what that really is.
+      parameters: of those, what is reported: ``{"k": exp(log k)}``, say; by default themselves.
+      truth: what these really are.
       features: of the points, what the network reads; periodic ones make a periodic solution.
         By default the coordinates, scaled to [-1, 1].
       constraint: of the points, an offset and a factor [n, fields], so that ``offset + factor *
@@ -82,7 +82,7 @@ class Problem(NamedTuple):
     solution: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n f"]] | None = None
     fields: tuple[str, ...] = ("u",)
     physics: Mapping[str, float] = {}
-    found: Callable[[Mapping[str, Array]], Mapping[str, Array]] = dict
+    parameters: Callable[[Mapping[str, Array]], Mapping[str, Array]] = dict
     truth: Mapping[str, float] = {}
     features: Function | None = None
     constraint: Callable[..., tuple[Any, Any]] | None = None

@@ -59,7 +59,7 @@ def inverse_heat(k: float = 0.01, start: float = 0.05, noise: float = 0.01, seed
             "data": Term(data, places),
         },
         physics={"log_k": float(np.log(start))},  # a diffusivity is positive
-        found=lambda physics: {"k": jnp.exp(physics["log_k"])},
+        parameters=lambda physics: {"k": jnp.exp(physics["log_k"])},
         truth={"k": k},
     )
 

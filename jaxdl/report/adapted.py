@@ -25,6 +25,15 @@ METHODS = {  # in the order of tables; others come by name before the last
     "dirt_t": "DIRT-T",
     "target_only": "train on target",
 }
+CURVES = {
+    "label_loss": "label loss",
+    "domain_loss": "domain loss",
+    "domain_accuracy": "domain accuracy",
+    "reversal": "λ",
+    "source_accuracy": "source accuracy (validation)",
+    "target_accuracy": "target accuracy (for the eye)",
+}
+"""Fields of ``metrics.jsonl``, and how figures call them."""
 COLLAPSED = 0.9  # of the target predictions in one class
 BOUNDS = ("source_only", "target_only")  # of the gap
 MINIMAL_GAP = 0.02  # between source only and train on target, in which a share makes sense
@@ -48,20 +57,14 @@ class Diagnosis(NamedTuple):
     method: str
     seed: int
     adversarial: int  # 1 if it was trained with a domain classifier
-    domain_accuracy: float  # of that, on held-out images, mean of both domains; NaN without
-    reversal: float  # the largest λ in its curves, of the height it was to rise to; NaN if none
-    top_share: float  # of held-out target images that are put in the most frequent class
-    diverged_at: int  # the first step whose update was not finite; -1 never
-    diverged_in: str  # the first array that was not
-    neighbourhood_density: float  # of target validation images; higher is better
-    importance_weighted_accuracy: float  # of source validation images; NaN if none
-    effective_samples: float  # of those weights; NaN if none
-
-    @staticmethod
-    def unknown() -> dict[str, float]:
-        """NaN for each number that a network may not have."""
-        kinds = Diagnosis.__annotations__
-        return {name: math.nan for name in kinds if kinds[name] is float}
+    domain_accuracy: float = math.nan  # of that, on held-out images, mean of both domains
+    reversal: float = math.nan  # the largest λ in its curves, of the height it was to rise to
+    top_share: float = math.nan  # of held-out target images, in the most frequent class
+    diverged_at: int = -1  # the first step whose update was not finite; -1 never
+    diverged_in: str = ""  # the first array that was not
+    neighbourhood_density: float = math.nan  # of target validation images; higher is better
+    importance_weighted_accuracy: float = math.nan  # of source validation images
+    effective_samples: float = math.nan  # of those weights
 
 
 def place_of(method: str) -> tuple[float, str]:
@@ -75,7 +78,8 @@ def name_of(method: str) -> str:
     return METHODS.get(method, method.replace("_", " "))
 
 
-def _order(row: Result | Diagnosis) -> tuple:
+def order(row: Result | Diagnosis) -> tuple:
+    """To sort networks by: their method as :func:`place_of` has it, pair and seed."""
     return (*place_of(row.method), row.pair, row.seed)
 
 
@@ -86,7 +90,7 @@ def read_results(path: str | os.PathLike) -> list[Result]:
 
 def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     """Write `results.csv` in one piece, in an order independent of the order of training."""
-    write_rows(path, Result, sorted(results, key=_order))
+    write_rows(path, Result, sorted(results, key=order))
 
 
 def read_diagnoses(path: str | os.PathLike) -> list[Diagnosis]:
@@ -98,7 +102,7 @@ def read_diagnoses(path: str | os.PathLike) -> list[Diagnosis]:
 
 def write_diagnoses(path: str | os.PathLike, diagnoses: Iterable[Diagnosis]) -> None:
     """Write `diagnostics.csv`, as `write_results` does."""
-    write_rows(path, Diagnosis, sorted(diagnoses, key=_order))
+    write_rows(path, Diagnosis, sorted(diagnoses, key=order))
 
 
 def collapsed(diagnosis: Diagnosis) -> bool:
@@ -137,7 +141,7 @@ def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
     if len(pairs := sorted({r.pair for r in results})) > 1:
         raise ValueError(f"a report is of one pair of domains, not of {', '.join(pairs)}")
     networks: Networks = {}
-    for r in sorted(results, key=_order):
+    for r in sorted(results, key=order):
         networks.setdefault(r.method, {})[r.seed] = r, by_network[r[:3]]
     return networks
 

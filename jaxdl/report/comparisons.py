@@ -63,6 +63,14 @@ def interval(x: Estimate) -> str:
     return " to ".join(format_number(end, 100, digits, signed=True) for end in ends)
 
 
+def reach(count: int, unit: str = "seed") -> str:
+    """Half the interval of so many values: ``"4.3 standard errors with 3 seeds"``."""
+    if count < 2:
+        return f"one {unit} has no interval"
+    _, high = confidence_interval(Estimate(0.0, 1.0, count))
+    return f"{high:.1f} standard errors with {count} {unit}s"
+
+
 def compare(
     subject: str,
     x: Estimate,

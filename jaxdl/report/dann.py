@@ -32,6 +32,7 @@ from jaxdl.report.comparisons import (
     minus,
     over_seeds,
     percent,
+    reach,
     warn_of_several,
 )
 from jaxdl.report.tables import (
@@ -182,12 +183,15 @@ METHOD = """\
   over √m). Seeds share the images: ± is the luck of initialization and order alone.
 - Gap covered: (method − source only) / (train on target − source only), of target accuracies. Ours
   is computed in each seed and averaged; a published one from the printed accuracies.
-- A finding "shows" where the two-sided 95% t interval over seeds excludes zero: 4.3 standard errors
-  with 3 seeds, 12.7 with 2. Nothing is corrected for there being several. A published number is
-  taken as exact, though it has an error of its own that was not published.
+- A finding "shows" where the two-sided 95% t interval over seeds excludes zero: {reach}.
+  Nothing is corrected for there being several. A published number is taken as exact, though it has
+  an error of its own that was not published.
 - Networks that diverged, or that put .9 of the target images in one class, are in no mean, no
   finding and no criterion. This is decided without target labels, but a method that collapses in
-  one seed of three has that risk: read the column of networks with its mean."""
+  one seed of several has that risk: read the column of networks with its mean."""
+
+
+CHOSEN = "Our numbers are those of the last step; adapted networks saw no label of the target."
 
 
 def report(
@@ -197,7 +201,6 @@ def report(
     *,
     colours: Mapping[str, float],
     facts: Mapping[str, str],
-    chosen_by: str,
 ) -> str:
     """The whole report in Markdown: findings, table, diagnostics, criteria, method.
 
@@ -206,7 +209,6 @@ def report(
       published: published numbers, of any pairs.
       colours: how far the labelled images were recoloured, by method.
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
-      chosen_by: how the reported numbers were selected.
     """
     networks = join(results, diagnoses)
     counted, pair = used(networks), next((r.pair for r in results), "")
@@ -230,14 +232,17 @@ def report(
     sections = [
         ("Findings", bullets(findings(results, diagnoses, published, colours))),
         ("Results", table(summarize(results, diagnoses), published)),
-        ("", f"Our numbers are those of {chosen_by.rstrip('.')}."),
+        ("", CHOSEN),
         ("", recoloured * bool(changed)),
         ("", no_gap),
         ("", "There are no published numbers beside ours." * (not published)),
         ("Diagnostics", bullets(said)),
         ("Criteria that need no target labels", criteria.table(counted)),
         ("", bullets(criteria.choices(counted))),
-        ("How the numbers are computed", METHOD),
+        (
+            "How the numbers are computed",
+            METHOD.format(reach=reach(len({r.seed for r in results}))),
+        ),
     ]
     title = f"Domain adaptation: {PAIRS.get(pair, pair.replace('_to_', ' → '))}"
     return assemble(title, {"Networks": str(len(results)), **facts}, sections)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxdl.report.adapted import name_of, place_of
 from jaxdl.report.figures import own_style, plain, save
 
 
@@ -117,15 +118,17 @@ def draw_domains(
     """Embed and draw features of held-out images of both domains, a column a network of seed 0.
 
     Args:
-      features: title -> those of source and target images, of which the first are drawn.
+      features: method -> those of source and target images, of which the first are drawn.
       labels: of these images.
     """
+    if not features:  # where all networks have diverged
+        return
     labels = [domain[:EMBEDDED] for domain in labels]
     about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
     points = embed(
         {
-            f"{name}\n{about}": [domain[:EMBEDDED] for domain in domains]
-            for name, domains in features.items()
+            f"{name_of(method)}\n{about}": [domain[:EMBEDDED] for domain in features[method]]
+            for method in sorted(features, key=place_of)
         }
     )
     is_source = np.repeat([True, False], list(map(len, labels)))

@@ -13,6 +13,7 @@ from jaxdl.report.comparisons import (
     judged,
     minus,
     over_seeds,
+    reach,
     shows,
     warn_of_several,
 )
@@ -227,10 +228,12 @@ METHOD = """\
 - Means ± standard errors are over seeds (standard deviation with m − 1, over √m). A seed draws
   images, new layers and their order{donor}; all seeds share the test images.
 - Differences are taken within a seed. One is called above or below where its two-sided 95% t
-  interval over seeds excludes zero: 4.3 standard errors with 3 seeds, 2.8 with 5.
+  interval over seeds excludes zero: {reach}.
 - Every network is judged after its last step. Validation images choose nothing but the network of
   the page of predictions. For networks on few images there are more validation images than
   training images; with so few images in all, one could not choose by validation.
+- That page, `predictions.png`, has the surest mistakes first, in red: what the network sees, with
+  its probability, and what it is. The others are images at random.
 - Every network, those from scratch too, sees images normalized by the donor's mean and deviation.
 - "In training" is on the images that a network was given, unchanged.
 - Networks that diverged are left out of every mean."""
@@ -244,11 +247,12 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
         about["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
     lost = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
     of_donor = " and its own donor" if donors else "; the donor is the same for all"
+    method = METHOD.format(donor=of_donor, reach=reach(len({row.seed for row in results})))
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),
         (f"The first n stages frozen, {layout.stages_at} images", stage_table(results, layout)),
         ("Diverged networks (method, images, frozen stages, seed)", bullets(lost)),
-        ("How the numbers are computed", METHOD.format(donor=of_donor)),
+        ("How the numbers are computed", method),
     ]
     return assemble("Fine-tuning", {"Networks": str(len(results)), **about}, parts)

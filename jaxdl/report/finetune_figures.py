@@ -100,6 +100,6 @@ def draw_page(
     titles = []
     for i in shown:
         title = f"{class_names[predicted[i]]} {100 * certain[i]:.0f} %"
-        titles.append(f"{title}\nnot {class_names[labels[i]]}" if wrong[i] else title)
+        titles.append(f"{title}\nis {class_names[labels[i]]}" if wrong[i] else title)
     colours = ["firebrick" if wrong[i] else "black" for i in shown]
     samples(images[shown] / 255, titles, path, COLUMNS, side=1.2, colours=colours)

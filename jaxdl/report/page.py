@@ -11,6 +11,11 @@ from jaxdl.report.tables import write_atomically
 
 DETAILS = ("curves", "samples")
 """How the names of the figures begin that come last."""
+CAPTIONS = {
+    "curves": ": single networks thin, their mean thick, on a logarithmic scale their median",
+    "samples": ": what networks are trained on, as they see it",
+}
+"""What follows the names of figures that all studies draw."""
 
 
 def write_page(folder: Path, report: str) -> None:
@@ -44,7 +49,8 @@ def write_page(folder: Path, report: str) -> None:
 def _figure(path: Path) -> str:
     name, data = html.escape(path.stem), base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{name}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{name}</figcaption></figure>\n"
+    caption = f"{name}{CAPTIONS.get(name, '')}"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n"
 
 
 _PAGE = """\

@@ -137,6 +137,8 @@ DANN_LATER: tuple[Published, ...] = (
     Published("Shu et al. 2018", "syn_signs_to_gtsrb", "dirt_t", 0.995, _TUNED),
 )
 
+DANN = (*DANN_2015, *DANN_2016, *DANN_LATER)
+
 PINN: tuple[pinn.Published, ...] = (
     pinn.Published("burgers", "SOAP (Wang et al. 2025)", 4e-5),
     pinn.Published("allen_cahn", "PirateNet (Wang et al. 2024)", 2.2e-5),

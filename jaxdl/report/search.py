@@ -19,6 +19,7 @@ from jaxdl.report.comparisons import (
     judged,
     minus,
     over_seeds,
+    reach,
     warn_of_several,
 )
 from jaxdl.report.tables import (
@@ -299,8 +300,8 @@ METHOD = """\
 - Importance is the share of a setting's main effect in the variance of the scores after the first
   round, by a random forest (Hutter, Hoos & Leyton-Brown 2014); what is missing to 100 % are
   interactions, and with few trials noise.
-- A finding "shows" when the two-sided 95% t interval excludes zero: 4.3 standard errors with 3
-  values, 12.7 with 2. Networks that diverged are left out of every mean."""
+- A finding "shows" when the two-sided 95% t interval excludes zero: {reach}. Networks that diverged
+  are left out of every mean."""
 
 
 def report(
@@ -322,6 +323,9 @@ def report(
       lines: by search, what led to a winner that changed its settings on the way.
     """
     seeds = len({row.seed for row in results if row.search == baseline})
+    repetitions = len({row.repetition for row in results})
+    independent = reach(repetitions if repetitions > 1 else seeds, "value")
+    method = METHOD.format(score=score.capitalize(), split=split, seeds=seeds, reach=independent)
     arguments = results, baseline, score, split, costs
     parts = [
         ("Findings", bullets(findings(*arguments))),
@@ -329,9 +333,6 @@ def report(
         *((f"Best trials of {name}", ranking(results, name)) for name in searches(results)),
         ("Importance of the settings", shares_table(shares) if shares else ""),
         *((f"Lineage of {name}'s winner", lineage(line)) for name, line in lines.items()),
-        (
-            "How the numbers are computed",
-            METHOD.format(score=score.capitalize(), split=split, seeds=seeds),
-        ),
+        ("How the numbers are computed", method),
     ]
     return assemble("Search for settings", facts, parts)

@@ -19,6 +19,7 @@ from jaxdl.report.comparisons import (
     list_seeds,
     minus,
     over_seeds,
+    reach,
     shows,
     warn_of_several,
 )
@@ -235,7 +236,7 @@ METHOD = """\
 - Means ± standard errors of {score} are over seeds (standard deviation with m − 1, over
   √m). Seeds share the data set: ± is the luck of initialization, order, and whatever a seed draws.
 - Differences are taken within a seed.{draws} A finding "shows" when the two-sided 95% t interval
-  over seeds excludes zero: 4.3 standard errors with 3 seeds, 12.7 with 2.{values}
+  over seeds excludes zero: {reach}.{values}
 - "In training" is on the examples, and the labels, that a network was given.
 - Networks that diverged are left out of every mean."""
 CHOSEN = (
@@ -274,6 +275,8 @@ def report(
     if sweeps and choose and len(lost) <= 60:
         every = table(pool(results, draw), baseline, score, choose=False)
     pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
+    values_of_one = len({row.seed for row in pooled}), "draw" if draw > 1 else "seed"
+    method = METHOD.format(score=score, values=values, draws=draws, reach=reach(*values_of_one))
     text = bullets(findings(pooled, baseline, score, sweeps, choose=choose))
     parts = [
         ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
@@ -284,6 +287,6 @@ def report(
             "Diverged networks",
             bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),
         ),
-        ("How the numbers are computed", METHOD.format(score=score, values=values, draws=draws)),
+        ("How the numbers are computed", method),
     ]
     return assemble("Supervised learning", {"Networks": str(len(results)), **facts}, parts)

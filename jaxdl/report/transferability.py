@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxdl.report.comparisons import assemble, minus, over_seeds, quote, shows
+from jaxdl.report.comparisons import assemble, minus, over_seeds, quote, reach, shows
 from jaxdl.report.tables import MISSING, Estimate, bullets, format_mean, markdown_table
 from jaxdl.report.transferred import (
     SPLITS,
@@ -197,9 +197,8 @@ _METHOD = """\
   seed; ± is the standard error over seeds (standard deviation with m − 1, over √m).
 - Seeds are the samples. The directions of a seed share networks and are not counted as more.
 - A finding "shows" when the two-sided 95% t interval over seeds excludes zero on its side, for each
-  difference it names. With 3 seeds that is 4.3 standard errors, with 2 it is
-  12.7. The rules were fixed before the
-  run; nothing is corrected for there being four of them.
+  difference it names: {reach}.
+  The rules were fixed before the run; nothing is corrected for there being four of them.
 - Accuracies carry the luck of the seed and its halves, which the paired differences mostly do not.
   All seeds share the images. The random halves differ from seed to seed; the dissimilar ones are
   the same, so that there ± is the luck of initialization and order alone. Random and dissimilar
@@ -243,7 +242,10 @@ def report(
         ("Results", table(summarize(results), published)),
         ("The paper's values", _PAPER),
         ("", _by_cut(published)),
-        ("How the numbers are computed", _METHOD),
+        (
+            "How the numbers are computed",
+            _METHOD.format(reach=reach(len({r.seed for r in results}))),
+        ),
     ]
     lines = {"Networks": str(len(results)), **(facts or {})}
     return assemble("Transferability of features", lines, sections)

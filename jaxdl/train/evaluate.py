@@ -37,7 +37,7 @@ Fetch = Callable[[Int[np.ndarray, "m b"]], Batch]
 Examples = Sequence[Int[np.ndarray, " _"]]
 """Each member's own places in the data, of any length."""
 
-Accuracy = Callable[[TrainState, Hyper, Examples, Fetch], Float[np.ndarray, "m *networks"]]
+Accuracy = Callable[[TrainState, Hyper, Examples, Fetch], Float[np.ndarray, " m *networks"]]
 """A number of each network, 1 at best, that is measured on examples."""
 
 DIVIDED = P("member", "data")

@@ -29,7 +29,7 @@ from jaxdl.train.verification import make_first_losses
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
 Watch = Callable[
-    [Sequence["Member"], TrainState, Hyper], Mapping[str, Float[np.ndarray, "m *networks"]]
+    [Sequence["Member"], TrainState, Hyper], Mapping[str, Float[np.ndarray, " m *networks"]]
 ]
 """``watch(members, states, hypers)``: numbers for the curves, such as validation accuracies."""
 

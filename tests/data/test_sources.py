@@ -22,7 +22,7 @@ from sklearn.datasets import (
 from jaxdl.data import sources
 from jaxdl.data.builders import glyphs as builder
 from jaxdl.data.encoded import Form, encoded
-from jaxdl.data.source import Sealed, digest_arrays, divide, make_source
+from jaxdl.data.source import Sealed, check_domains, digest_arrays, divide, make_source
 from jaxdl.data.sources import load
 
 SPLITS = ("train", "validation", "test")
@@ -231,6 +231,22 @@ def test_the_whole_is_checked():
         make_source("tiny", ("a", "b"), {**TINY, "test": split_of(IMAGES[:, :2], LABELS)})
     with pytest.raises(ValueError, match=r"images are uint8\[3, 4, 5\]"):
         make_source("tiny", ("a", "b"), dict.fromkeys(SPLITS, split_of(IMAGES[..., 0], LABELS)))
+
+
+def test_a_source_and_a_target_of_an_adaptation():
+    source = make_source("a", ("x", "y"), TINY)
+    blank = make_source("b", (), dict.fromkeys(SPLITS, split_of(IMAGES, np.full_like(LABELS, -1))))
+    check_domains(source, source)
+    check_domains(source, blank)
+    coloured = dict.fromkeys(SPLITS, split_of(IMAGES.repeat(3, axis=3), LABELS))
+    for domains, words in (
+        ((blank, source), "the source, b, has no labels"),
+        ((source, make_source("c", ("x", "z"), TINY)), "of the source is 'y', of the target 'z'"),
+        ((source, make_source("c", ("x", "y", "z"), TINY)), "source has 2 classes, the target 3"),
+        ((source, make_source("c", ("x", "y"), coloured)), r"\[4, 5, 1\], of the target \[4, 5, 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_domains(*domains)
 
 
 TABLE = {

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 import configs
 from configs import transferability
 from experiments.harness import devices
-from experiments.harness.command_line import _last_of_each, _resolved
+from experiments.harness.command_line import _last_of_each, _resolved, check_methods
 from experiments.harness.study import claim
 
 ROOT = Path(configs.__file__).parents[1]
@@ -114,6 +114,21 @@ def test_there_are_no_more_devices_than_share_the_work(parallel, members, expect
     monkeypatch.setattr(devices, "cores", lambda: 64)
     config = ConfigDict({"parallel": parallel}) if parallel else ConfigDict()
     assert devices.device_count(config, members) == expected
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # by which ml_collections reads a file
+def test_a_method_that_there_is_not():
+    """Beside those of the variant that is asked for."""
+    argv = ["dann", "--config.methods.dann.adversarial=0.5"]
+    check_methods(argv, "configs/dann.py")
+    for change in ("dan={}", "dan.rate=1.0"):
+        with pytest.raises(ValueError, match="no method 'dan', but dann, dann_consistency, sour"):
+            check_methods([*argv, f"--config.methods.{change}"], "configs/dann.py")
+    argv = ["dann", "--config=configs/dann.py:ablation", "--config.methods.target_only.rate=1.0"]
+    with pytest.raises(
+        ValueError, match=r"no method 'target_only', but .*padded, .*{'target_only'"
+    ):
+        check_methods(argv, "configs/dann.py")
 
 
 def test_how_many_members_a_study_has():

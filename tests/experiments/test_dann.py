@@ -689,6 +689,8 @@ def test_diagnosis_by_hand():
         for d, x in (("source", logits), ("target", unlabelled))
     ]
     told = validation.unlabelled_criteria(*inside, labels)
+    with_domains = validation.unlabelled_criteria(*inside, labels, adversarial=True)
+    assert with_domains == told | {"domain_accuracy": pytest.approx((0.9 + 0.7) / 2)}
     assert told["top_share"] == np.bincount(unlabelled.argmax(-1)).max() / n
     accuracy = adaptation.domain_accuracy(*(of["domain"] for of in inside))
     assert float(accuracy) == pytest.approx((0.9 + 0.7) / 2)

@@ -239,7 +239,7 @@ def test_noise_of_the_inverse_problem_is_as_much_as_was_asked_for():
     )
     clean = np.asarray(heat(points))
     assert 0.017 < float(jnp.std(error)) / clean.std() < 0.023
-    np.testing.assert_allclose(problem.found({"log_k": jnp.log(0.02)})["k"], 0.02)
+    np.testing.assert_allclose(problem.parameters({"log_k": jnp.log(0.02)})["k"], 0.02)
 
 
 def test_early_points_are_everywhere():

@@ -11,6 +11,7 @@ from jaxdl.report.comparisons import (
     minus,
     over_seeds,
     quote,
+    reach,
     shows,
     warn_of_several,
 )
@@ -50,6 +51,13 @@ def test_all_of_several_must_show():
 def test_differences_are_paired_where_there_is_a_pair():
     assert minus({0: 0.5, 1: 0.7}, {1: 0.4, 2: 0.1}) == {1: pytest.approx(0.3)}
     assert over_seeds({0: 1.0, 5: 2.0}).mean == 1.5
+
+
+def test_the_reach_of_an_interval_is_that_of_so_many_values():
+    for count in (2, 3, 5, 30):
+        factor = stats.t.ppf(0.975, count - 1)
+        assert reach(count) == f"{factor:.1f} standard errors with {count} seeds"
+    assert reach(3, "draw").endswith("with 3 draws") and reach(1) == "one seed has no interval"
 
 
 def test_the_skeleton_leaves_out_what_is_empty():

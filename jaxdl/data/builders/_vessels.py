@@ -19,7 +19,7 @@ class Branches:
 
     points: Float[np.ndarray, "b s 2"]  # DD
     widths: Float[np.ndarray, "b s"]  # DD
-    arteries: Bool[np.ndarray, "b"]
+    arteries: Bool[np.ndarray, " b"]
 
 
 def grow_vessels(rng: np.random.Generator, fovea: Float[np.ndarray, "2"]) -> list[Branches]:
@@ -129,12 +129,12 @@ def _divide(
 def _grow(
     rng: np.random.Generator,
     roots: Float[np.ndarray, "b 2"],
-    start: Float[np.ndarray, "b"],
-    end: Float[np.ndarray, "b"],
-    bend: Float[np.ndarray, "b"],
-    length: Float[np.ndarray, "b"],
-    width: Float[np.ndarray, "b"],
-    arteries: Bool[np.ndarray, "b"],
+    start: Float[np.ndarray, " b"],
+    end: Float[np.ndarray, " b"],
+    bend: Float[np.ndarray, " b"],
+    length: Float[np.ndarray, " b"],
+    width: Float[np.ndarray, " b"],
+    arteries: Bool[np.ndarray, " b"],
     count: int,
     fovea: Float[np.ndarray, "2"],
     waviness: float,

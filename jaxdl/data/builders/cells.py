@@ -195,7 +195,7 @@ def _white_cells(rng: np.random.Generator) -> list[tuple[Float[np.ndarray, "2"],
 def _paint_whites(
     rng: np.random.Generator,
     whites: list[tuple[Float[np.ndarray, "2"], float]],
-    axis: Float[np.ndarray, "h"],
+    axis: Float[np.ndarray, " h"],
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w 3"]]:
     """What they cover, 0 to 1, and their optical density: cytoplasm and a nucleus of lobes."""
     size = len(axis)
@@ -230,7 +230,7 @@ def _paint_whites(
     return covered, density
 
 
-def _platelets(rng: np.random.Generator, axis: Float[np.ndarray, "h"]) -> Float[np.ndarray, "h w"]:
+def _platelets(rng: np.random.Generator, axis: Float[np.ndarray, " h"]) -> Float[np.ndarray, "h w"]:
     density = np.zeros((len(axis),) * 2)
     for _ in range(rng.poisson(1.5)):
         middle, radius = rng.uniform(0, 1, 2), rng.uniform(0.018, 0.032)

@@ -78,7 +78,7 @@ _ASCII_FONTS = ("cmr10", "cmb10", "cmss10", "cmtt10", "cmti10")
 
 def glyphs(
     split: str, per_class: int, *, seed: int = 0
-) -> tuple[UInt8[np.ndarray, "n 20 20 1"], Int32[np.ndarray, "n"]]:
+) -> tuple[UInt8[np.ndarray, "n 20 20 1"], Int32[np.ndarray, " n"]]:
     """`per_class` grey images (0..255) of each of the 96 classes, and their labels 0..95.
 
     Labels run 0, 1, …, 95, 0, 1, … so any 96 images in a row hold every class once. Each split has
@@ -113,8 +113,8 @@ def _draw(split: str, per_class: int, seed: int) -> dict[str, UInt8[np.ndarray, 
 
 def _one_of_each(
     atlas: Float[np.ndarray, "blurs glyphs cell cell"],
-    starts: Int32[np.ndarray, "classes"],
-    counts: Int32[np.ndarray, "classes"],
+    starts: Int32[np.ndarray, " classes"],
+    counts: Int32[np.ndarray, " classes"],
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "classes 20 20"]:
     """One image of each class: glyph and clutter sampled from the atlas, then inked on a ground."""
@@ -165,7 +165,7 @@ def _one_of_each(
 
 def _bilinear(
     atlas: Float[np.ndarray, "blurs glyphs cell cell"],
-    cell: Int64[np.ndarray, "n"],
+    cell: Int64[np.ndarray, " n"],
     y: Float[np.ndarray, "n h w"],
     x: Float[np.ndarray, "n h w"],
 ) -> Float[np.ndarray, "n h w"]:
@@ -184,8 +184,8 @@ def _bilinear(
 @functools.cache  # 0.6 s and 32 MB, which the splits of a process share
 def _atlas() -> tuple[
     Float[np.ndarray, "blurs glyphs cell cell"],
-    Int32[np.ndarray, "classes"],
-    Int32[np.ndarray, "classes"],
+    Int32[np.ndarray, " classes"],
+    Int32[np.ndarray, " classes"],
 ]:
     """Every glyph at every blur, and where each class's glyphs start and how many they are."""
     import matplotlib

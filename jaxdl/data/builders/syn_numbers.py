@@ -113,7 +113,7 @@ class SynNumbers(DrawnBuilder):
 
 def _draw(
     rng: np.random.Generator, variation: Variation
-) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, "n"]]:
+) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, " n"]]:
     """A block of images and their labels."""
     v, n = variation, BLOCK
     uniform = functools.partial(_uniform, rng, n)
@@ -155,8 +155,8 @@ def _uniform(rng: np.random.Generator, n: int, low: float, high: float, *shape: 
 
 
 def _line(
-    labels: Int32[np.ndarray, "n"],
-    height: Float[np.ndarray, "n"],
+    labels: Int32[np.ndarray, " n"],
+    height: Float[np.ndarray, " n"],
     rng: np.random.Generator,
     variation: Variation,
 ) -> Float[np.ndarray, "n 32 32"]:
@@ -239,10 +239,10 @@ def _bilinear(
 
 def _blur(
     image: Float[np.ndarray, "n 32 c 32"],
-    down: Float[np.ndarray, "n"],
-    across: Float[np.ndarray, "n"],
-    move_down: Float[np.ndarray, "n"] | float = 0.0,
-    move_across: Float[np.ndarray, "n"] | float = 0.0,
+    down: Float[np.ndarray, " n"],
+    across: Float[np.ndarray, " n"],
+    move_down: Float[np.ndarray, " n"] | float = 0.0,
+    move_across: Float[np.ndarray, " n"] | float = 0.0,
 ) -> Float[np.ndarray, "n 32 c 32"]:
     """Gaussian blur of these standard deviations, and a move, in pixels: K_down image K_acrossᵀ.
 
@@ -261,7 +261,7 @@ def _blur(
 
 
 def _colours(
-    luma: Float[np.ndarray, "n"], rng: np.random.Generator
+    luma: Float[np.ndarray, " n"], rng: np.random.Generator
 ) -> Float[np.ndarray, "n 1 3 1"]:
     """Colours of the given luma: any colour, paled at random, then mixed with black or white."""
     colour = rng.random((len(luma), 3), dtype=np.float32)
@@ -299,7 +299,7 @@ def _texture(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n 32 32"]:
 def _atlas() -> tuple[
     Float[np.ndarray, "cells cell cell"],
     Float[np.ndarray, "glyphs 2"],
-    Float[np.ndarray, "faces"],
+    Float[np.ndarray, " faces"],
 ]:
     """The cells, the digits' half widths and heights, the faces' distance from digit to digit.
 

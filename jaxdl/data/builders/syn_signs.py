@@ -76,7 +76,7 @@ def syn_signs(
     size: int = 40,
     start: int = 0,
     distortion: Distortion = DISTORTION,
-) -> tuple[UInt8[np.ndarray, "count size size 3"], Int32[np.ndarray, "count"]]:
+) -> tuple[UInt8[np.ndarray, "count size size 3"], Int32[np.ndarray, " count"]]:
     """Images `start`, …, `start + count - 1` of a split, RGB 0..255, and their labels 0..42.
 
     Labels run 0, 1, …, 42, 0, 1, … so any 43 images in a row hold every class once. Image i is a
@@ -135,7 +135,7 @@ def _atlas(side: int) -> Float32[np.ndarray, "43 side side 4"]:
 def _sign_plane(
     rng: np.random.Generator,
     n: int,
-    axis: Float32[np.ndarray, "side"],
+    axis: Float32[np.ndarray, " side"],
     shift: Float32[np.ndarray, "n 1 1 2"],
     d: Distortion,
 ) -> tuple[Float32[np.ndarray, "n side side"], Float32[np.ndarray, "n side side"]]:

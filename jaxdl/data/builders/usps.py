@@ -27,7 +27,7 @@ SPLITS = ("train", "test")
 CLASS_NAMES: tuple[str, ...] = tuple("0123456789")
 SIDE = 16  # pixels of an image
 
-Split = tuple[UInt8[np.ndarray, "n 16 16 1"], Int32[np.ndarray, "n"]]
+Split = tuple[UInt8[np.ndarray, "n 16 16 1"], Int32[np.ndarray, " n"]]
 
 
 def read_usps(file: str | os.PathLike) -> dict[str, Split]:
@@ -170,7 +170,7 @@ class Usps(SettingsBuilder):
         )
 
     def _generate_examples(
-        self, images: UInt8[np.ndarray, "n 16 16 1"], labels: Int32[np.ndarray, "n"]
+        self, images: UInt8[np.ndarray, "n 16 16 1"], labels: Int32[np.ndarray, " n"]
     ) -> Iterator:
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield i, {"image": Image.fromarray(image[..., 0]), "label": int(label)}

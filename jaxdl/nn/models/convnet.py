@@ -44,6 +44,9 @@ class Start:
         return nn.initializers.constant(self.level)
 
 
+STARTS = {"he": Start(), "glorot": Start(glorot=True), "small": Start(deviation=0.01)}
+
+
 @struct.dataclass
 class Conv:
     """One convolutional layer: ``respond(pool(relu(conv(x) + bias)))``, or, normalized,

@@ -127,7 +127,7 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         g, unravel = ravel_pytree(updates)
         x, _ = ravel_pytree(params)
         H, norm = state.inverse_hessian, jnp.linalg.norm
-        first = state.pairs == 0
+        first, fresh = state.pairs == 0, jnp.asarray(state.fresh)  # may be given as a bool
 
         s, y = x - state.last_params, g - state.last_grad
         Hy = H @ y
@@ -139,15 +139,15 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         tau, phi = scaling(b / gain, h * gain, g.size)
         tau = tau / gain
         curved = (ys > jnp.finfo(g.dtype).eps * norm(s) * norm(y)) & (yHy > 0) & (b > 0)
-        usable = ~state.fresh & curved & (tau > 0) & jnp.isfinite(tau) & jnp.isfinite(phi)
+        usable = ~fresh & curved & (tau > 0) & jnp.isfinite(tau) & jnp.isfinite(phi)
 
         length = norm(g)
         unit = jnp.where(jnp.isfinite(length) & (length > 0), 1.0 / length, 1.0)
         # Both selects join the loop of the update; vmap would make the same of a `cond`.
         H = jnp.where(usable, inverse_update(H, Hy, s, y, tau, phi), H)
         d = H @ g
-        stuck = ~state.fresh & (s @ s == 0) & (y @ y == 0)  # nothing lower was found along H g
-        anew = stuck | (state.fresh & first)
+        stuck = ~fresh & (s @ s == 0) & (y @ y == 0)  # nothing lower was found along H g
+        anew = stuck | (fresh & first)
         # A unit step would be too long by far where H has become small; and the next time shorter.
         short = 0.01 * (g @ d) / (g @ g)
         unit = jnp.where(stuck & (short > 0) & jnp.isfinite(short), short, unit)

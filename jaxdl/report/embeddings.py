@@ -1,7 +1,9 @@
 """Features of two domains in the plane: where source and target images lie for a network."""
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +12,22 @@ from jaxtyping import Bool, Float, Int
 
 from jaxdl.report.adapted import name_of, place_of
 from jaxdl.report.figures import own_style, plain, save
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for scikit-learn: several would wait for each other on busy cores, and to choose
+    their number it counts physical cores, with a long warning where a container hides them."""
+    from threadpoolctl import threadpool_limits  # scikit-learn's, which comes with it
+
+    name = "OMP_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def embed(
@@ -28,7 +46,6 @@ def embed(
     """
     from sklearn.decomposition import PCA  # slow to import, and only needed here
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
 
     points = {}
     for name, domains in features.items():
@@ -41,7 +58,7 @@ def embed(
         if method == "tsne":
             x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
             perplexity = min(30.0, (len(x) - 1) / 3)
-            with threadpool_limits(1):  # its threads would wait for each other on busy cores
+            with one_thread():
                 points[name] = TSNE(perplexity=perplexity, random_state=seed).fit_transform(x)
         else:
             points[name] = PCA(2, random_state=seed).fit_transform(x)

@@ -1,6 +1,7 @@
 """The report of the domain-adaptation study, on networks whose story is known."""
 
 import math
+import os
 import random
 
 import numpy as np
@@ -533,6 +534,16 @@ def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert np.mean(labels[distances.argmin(1)] == labels) > 0.9
+
+
+def test_no_cores_are_counted_which_containers_hide(monkeypatch):
+    from joblib.externals.loky.backend import context
+
+    monkeypatch.setattr(context, "_count_physical_cores", None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    x = np.random.default_rng(0).normal(size=(12, 3))
+    assert embeddings.embed({"a": (x[:6], x[6:])})["a"].shape == (12, 2)
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_features_that_cannot_be_embedded():

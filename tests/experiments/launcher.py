@@ -64,7 +64,7 @@ class Launched:
         """Send a signal."""
         os.kill(self.pid, number)
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 60) -> bool:
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 300) -> bool:
         """Wait for something in the workdir, at most until the process ends; whether it came."""
         limit = time.monotonic() + seconds
         while not happened():

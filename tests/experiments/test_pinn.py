@@ -83,6 +83,7 @@ def test_interrupted_and_killed_it_goes_on_to_the_same_end(finished, launcher, t
         assert timeless(workdir) == timeless(finished[0])
 
 
+@pytest.mark.slow
 def test_a_network_does_not_depend_on_its_neighbours(finished, launcher, tmp_path):
     ended = run(launcher, tmp_path / "one", *TINY, "--config.seeds=1").wait()
     assert ended.code == 0, ended.err[-2000:]

@@ -1,6 +1,7 @@
 """Populations against each network trained alone by a plain step, on meshes of every shape."""
 
 import hashlib
+import os
 from functools import partial
 
 import jax
@@ -418,7 +419,9 @@ def divided(kind, devices, batched):
     populations = [population_of(part, 0, mesh) for part in (states, hypers)]
     jax.config.update("jax_disable_most_optimizations", False)
     try:
-        well = run.lower(*populations, data).compile()
+        flag = "xla_cpu_use_fusion_emitters"  # where conftest.py turns it off
+        options = {flag: True} if flag in os.environ.get("XLA_FLAGS", "") else {}
+        well = run.lower(*populations, data).compile(options)
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     states, metrics = well(*populations, data)

@@ -24,8 +24,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Broadcasting that is not spelled is a mistake more often than not.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling takes longer than running here, and most of what a test compiles another one has. The
-# emitters of loops before MLIR's take a third of their time to compile; launched studies inherit
-# them. (Later versions do not have them, and XLA ends the process at a flag that it does not know.)
+# emitters of loops before MLIR's take a third of their time to compile. (Later versions do not have
+# them, and XLA ends the process at a flag that it does not know.)
 if jax.__version_info__ < (0, 11):
     FAST = "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()

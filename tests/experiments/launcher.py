@@ -33,6 +33,7 @@ def quick_environment(folder: Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than training here
         "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+        "XLA_FLAGS": "",  # a user's compiler: with it a stream's results have the same bits
         "JAX_NUM_CPU_DEVICES": "2",
     }
 

@@ -1,6 +1,8 @@
 """What all tests share: types checked, eight devices on any machine, a cache of their own."""
 
+import gc
 import os
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -21,14 +23,24 @@ if "JAX_PLATFORMS" not in os.environ:
 jax.config.update("jax_num_cpu_devices", 8)
 # Broadcasting that is not spelled is a mistake more often than not.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Compiling takes longer than running here, and most of what a test compiles another one has.
+# Compiling takes longer than running here, and most of what a test compiles another one has. The
+# emitters of loops before MLIR's take a third of their time to compile. (Later versions do not have
+# them, and XLA ends the process at a flag that it does not know.)
+if jax.__version_info__ < (0, 11):
+    FAST = "--xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST}".strip()
 jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # which programs would carry with them
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Every example may compile, so time says nothing; the same examples on every run.
 settings.register_profile("jaxdl", max_examples=20, deadline=None, derandomize=True, database=None)
 settings.load_profile("jaxdl")
+
+
+# Tracing makes millions of objects that live as long as the process.
+gc.set_threshold(50_000, 20, 50)
 
 
 LONGEST = ("experiments", "train")
@@ -49,10 +61,17 @@ def types_unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory) -> Path:
+    """The folder that all workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory):
-    """The tests' own XDG_CACHE_HOME, not the user's, and beside it the compiled programs."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+def cache_folder(tmp_path_factory, common_folder):
+    """The tests' own XDG_CACHE_HOME, not the user's; compiled programs are for all workers."""
+    jax.config.update("jax_compilation_cache_dir", str(common_folder / "programs"))
     compilation_cache.reset_cache()  # what tests compile when they are collected was not kept
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import textwrap
 
@@ -24,8 +23,8 @@ def two_devices():
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    return quick_environment(tmp_path_factory.mktemp("caches"))
+def environment(common_folder):
+    return quick_environment(common_folder)
 
 
 @pytest.fixture(scope="session")
@@ -55,14 +54,11 @@ def start(launcher, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(start, tmp_path_factory):
+def finished(start, common_folder):
     """The workdir of an uninterrupted run, which no test disturbs, and how it ended; beside the
     folder is what was in it when test images were opened. The first worker that needs it runs it
     for all."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    folder = folder / "whole"
+    folder = common_folder / "whole"
     folder.mkdir(exist_ok=True)
     workdir, outcome = folder / "run", folder / "outcome.json"
     with (folder / "lock").open("w") as lock:

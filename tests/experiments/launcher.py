@@ -32,6 +32,8 @@ def quick_environment(folder: Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than training here
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+        "XLA_FLAGS": "",  # a user's compiler: with it a stream's results have the same bits
         "JAX_NUM_CPU_DEVICES": "2",
     }
 
@@ -63,7 +65,7 @@ class Launched:
         """Send a signal."""
         os.kill(self.pid, number)
 
-    def wait_until(self, happened: Callable[[], bool], seconds: float = 60) -> bool:
+    def wait_until(self, happened: Callable[[], bool], seconds: float = 300) -> bool:
         """Wait for something in the workdir, at most until the process ends; whether it came."""
         limit = time.monotonic() + seconds
         while not happened():
@@ -134,6 +136,7 @@ class Launcher:
 
 def serve() -> None:
     """Answer requests until standard input ends; in a forked child, return to become the study."""
+    gc.set_threshold(50_000, 20, 50)  # as in the tests
     filters = warnings.filters[:]
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device was touched yet
     import sklearn.datasets  # noqa: F401, which studies import late, as they do matplotlib

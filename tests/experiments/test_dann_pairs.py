@@ -156,6 +156,7 @@ def test_syn_numbers_to_svhn(run, monkeypatch):
     assert "svhn_cropped (100 training, 30 test" in report
 
 
+@pytest.mark.slow
 def test_svhn_to_mnist(run):
     report = run("svhn_to_mnist", SMALL)
     assert "SVHN → MNIST" in report and "mnist (100 training, 30 test" in report

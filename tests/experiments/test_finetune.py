@@ -45,7 +45,7 @@ def tiny():
     config = get_config()
     config.seeds, config.images, config.stages, config.stages_at = 2, (10, 20), (2,), 20
     config.every_stage, config.model = "frozen", f"{__name__}:small"
-    config.seconds_between_saves = 0.0
+    config.seconds_between_saves = 1e9
     for data, name in ((config.data, "digits_m"), (config.source, "digits")):
         data.name, data.options = name, type(config)({"seed": 0, "size": 8})
     config.data.options.channels = 1
@@ -145,7 +145,8 @@ def test_a_network_of_the_run_has_the_accuracy_that_the_run_says(finished, netwo
     _, classifier = from_run(folder, **Network(*network)._asdict())
     maker, channels = (sources.digits, 1) if network[0] == DONOR else (sources.digits_m, 1)
     test = maker(0, size=8, channels=channels).test.open()
-    logits = classifier.model.apply(classifier.variables, classifier.see(test["image"]))
+    apply = jax.jit(classifier.model.apply)
+    logits = apply(classifier.variables, classifier.see(test["image"]))
     assert np.mean(np.argmax(logits, -1) == test["label"]) == pytest.approx(accuracy, abs=1e-6)
 
 
@@ -169,7 +170,8 @@ def test_features_are_those_of_the_network_that_is_not_cut():
     """Of several networks, on two devices, in batches that do not divide the images."""
     model = ResNet((1, 1), 4, 3)
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
-    both = [model.init(jax.random.key(seed), images[:1] / 255.0) for seed in range(2)]
+    init, apply = jax.jit(model.init), jax.jit(model.apply)
+    both = [init(jax.random.key(seed), images[:1] / 255.0) for seed in range(2)]
     mesh = make_mesh(2, 1, jax.devices()[:2])
     features = make_features(lambda v, x: model.apply(v, x / 255.0, stop=3), mesh, 3)
     feeds = FeatureFeeds(
@@ -181,12 +183,12 @@ def test_features_are_those_of_the_network_that_is_not_cut():
     labels = np.arange(7, dtype=np.int32)
     feed = feeds.feed(3, "train", {"train": {"image": images, "label": labels}})
     assert feeds.feed(3, "train", {}) is feed and not feeds.rates
+    above = jax.jit(transfer.Above(model, 3).apply)
     for i, variables in enumerate(both):
-        above = transfer.Above(model, 3)
-        expected = model.apply(variables, images / 255.0)
+        expected = apply(variables, images / 255.0)
         stored = np.asarray(feed.data["features"][7 * i : 7 * i + 7])
         for h in (features(variables, images), stored):
-            ours = above.apply(transfer.cut(variables, 3, model.names())[1], h)
+            ours = above(transfer.cut(variables, 3, model.names())[1], h)
             np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(feed.data["label"], [*labels, *labels])
     assert feeds.rates[3] > 0
@@ -194,7 +196,7 @@ def test_features_are_those_of_the_network_that_is_not_cut():
 
 def test_statistics_stay_as_they_are_where_they_are_not_updated():
     model = ResNet((1, 1), 4, 3)
-    variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))
     _, above = transfer.cut(variables, 2, model.names())
     h = np.random.default_rng(0).normal(size=(4, 8, 8, 4)).astype(np.float32)
     outputs = {}

@@ -27,7 +27,7 @@ TINY = (
     "--config.base.refresh=4",
     "--config.iterations_per_dispatch=2",
     "--config.heldout=25",
-    "--config.seconds_between_saves=0.0",
+    "--config.seconds_between_saves=1e9",
 )
 FIGURES = ("solution.png", "curves.png", "samples.png")
 RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html")
@@ -74,7 +74,7 @@ def test_files_and_report(finished, launcher):
 def test_interrupted_and_killed_it_goes_on_to_the_same_end(finished, launcher, tmp_path):
     for number in (signal.SIGINT, signal.SIGKILL):
         workdir = tmp_path / str(number)
-        study = run(launcher, workdir, *TINY)
+        study = run(launcher, workdir, *TINY, "--config.seconds_between_saves=0.0")
         assert study.wait_until(lambda at=workdir: any(at.glob("checkpoints/*/[0-9]*")))
         study.kill(number)
         study.wait()
@@ -83,6 +83,7 @@ def test_interrupted_and_killed_it_goes_on_to_the_same_end(finished, launcher, t
         assert timeless(workdir) == timeless(finished[0])
 
 
+@pytest.mark.slow
 def test_a_network_does_not_depend_on_its_neighbours(finished, launcher, tmp_path):
     ended = run(launcher, tmp_path / "one", *TINY, "--config.seeds=1").wait()
     assert ended.code == 0, ended.err[-2000:]
@@ -131,8 +132,8 @@ def decay(speed: float = 1.0) -> Problem:
 def test_a_problem_of_ones_own(launcher, tmp_path):
     own = "--config.base.problem=tests.experiments.test_pinn:decay"
     options = "--config.base.options={'speed': 2.0}"
-    more = "--config.base.iterations=200", "--config.base.refresh=0"
-    ended = run(launcher, tmp_path, *TINY, own, options, *more).wait()
+    long = ("--config.base.iterations=200", "--config.iterations_per_dispatch=100")
+    ended = run(launcher, tmp_path, *TINY, own, options, "--config.base.refresh=0", *long).wait()
     assert ended.code == 0, ended.err[-2000:]
     assert all(float(row["rel_l2"]) < 1e-3 for row in rows(tmp_path))
     with (tmp_path / "parameters.csv").open() as file:
@@ -159,7 +160,8 @@ def membrane() -> Problem:
 
 def test_points_where_an_equation_is_singular_are_left_out(launcher, tmp_path):
     own = "--config.base.problem=tests.experiments.test_pinn:membrane", "--config.base.refresh=0"
-    ended = run(launcher, tmp_path, *TINY, *own, "--config.base.iterations=100").wait()
+    long = ("--config.base.iterations=100", "--config.iterations_per_dispatch=50")
+    ended = run(launcher, tmp_path, *TINY, *own, *long).wait()
     assert ended.code == 0, ended.err[-2000:]
     assert all(float(row["heldout_loss"]) < 1e-2 for row in rows(tmp_path))
     assert "1 of the 25 held-out points of equation" in ended.out and "as at r=0" in ended.out

@@ -11,6 +11,7 @@ from tests.experiments.tiny import (
     FIGURES,
     FILES,
     NETWORKS,
+    OFTEN,
     STEPS,
     TUNED,
     assert_same_run,
@@ -31,7 +32,7 @@ def test_stopped_three_times_it_ends_as_if_it_had_not(finished, start, tmp_path)
         (signal.SIGINT, (BASES + TUNED) * dispatches + CUTS, 128 + signal.SIGINT),
     )
     for number, lines, code in moments:
-        study = start(tmp_path)
+        study = start(tmp_path, OFTEN)
         assert study.wait_until(logged(tmp_path, lines))
         study.kill(number)
         ended = study.wait()
@@ -95,7 +96,7 @@ def test_killed_before_the_report_it_only_reports(finished, start, unreported):
 def test_stopped_at_any_moment_it_ends_as_if_it_had_not(number, part, finished, start, tmp_path):
     lines = max(1, round(part * NETWORKS * STEPS / 2))
     for _ in range(2):  # the second time, when it has been resumed and has gone on
-        study = start(tmp_path)
+        study = start(tmp_path, OFTEN)
         study.wait_until(logged(tmp_path, lines))
         lines = len(curves(tmp_path)) + 2
         study.kill(number)
@@ -107,7 +108,7 @@ def test_stopped_at_any_moment_it_ends_as_if_it_had_not(number, part, finished, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "checkpoints", *FIGURES, "report.md"])
 def test_killed_when_a_file_appears(name, finished, start, tmp_path):
-    study = start(tmp_path)
+    study = start(tmp_path, OFTEN)
     study.wait_until((tmp_path / name).exists)
     study.kill(signal.SIGKILL)
     study.wait()
@@ -135,6 +136,7 @@ def on_devices(count):
     return f"import jax; jax.config.update('jax_num_cpu_devices', {count})"
 
 
+@pytest.mark.slow
 def test_another_division_of_the_work_gives_the_same_accuracies(finished, start, tmp_path):
     """One device, other rounds, fewer dispatches; bases only, for the time it takes to compile."""
     division = ("members_per_round=3", "steps_per_dispatch=6", "treatments=()")
@@ -150,7 +152,7 @@ def test_a_stream_gives_the_same_results_also_when_it_is_stopped(finished, start
     trained = (BASES + TUNED) * STEPS // 2
     moments = ((signal.SIGKILL, 2 * BASES), (signal.SIGTERM, trained + CUTS))
     for number, lines in moments:
-        study = start(tmp_path, "--config.data.feed=streamed")
+        study = start(tmp_path, OFTEN, "--config.data.feed=streamed")
         assert study.wait_until(logged(tmp_path, lines))
         study.kill(number)
         ended = study.wait()

@@ -46,7 +46,8 @@ def flip(path):
 @pytest.mark.parametrize(
     "pattern, damage",
     [
-        pytest.param("**/*", cut, id="all cut"),
+        pytest.param("frozen-0/**/*", cut, id="one cut"),
+        pytest.param("**/*", cut, id="all cut", marks=pytest.mark.slow),
         pytest.param("**/d/*", flip, id="a bit flipped", marks=pytest.mark.slow),
         pytest.param(
             "*/*/state/manifest.ocdbt", Path.unlink, id="a file lost", marks=pytest.mark.slow
@@ -55,12 +56,13 @@ def flip(path):
 )
 def test_damaged_checkpoints_are_named_and_not_used(pattern, damage, finished, start, unreported):
     checkpoints = unreported / "checkpoints"
-    for path in [path for path in checkpoints.glob(pattern) if path.is_file()]:
+    damaged = [path for path in checkpoints.glob(pattern) if path.is_file()]
+    for path in damaged:
         damage(path)
     ended = start(unreported).wait()
     assert ended.code == 0, ended.err[-2000:]
-    for population in checkpoints.iterdir():
-        assert f"{population / str(STEPS)} was damaged" in ended.err
+    for name in {path.relative_to(checkpoints).parts[0] for path in damaged}:
+        assert f"{checkpoints / name / str(STEPS)} was damaged" in ended.err
     # What was trained again comes last in the curves.
     assert (unreported / "results.csv").read_bytes() == (finished[0] / "results.csv").read_bytes()
     ours, theirs = (sorted(map(str, curves(at))) for at in (unreported, finished[0]))

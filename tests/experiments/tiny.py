@@ -18,9 +18,11 @@ TINY = (
     "--config.steps_per_dispatch=2",
     "--config.schedule.warmup=0",
     "--config.members_per_round=2",
-    "--config.seconds_between_saves=0.0",
+    "--config.seconds_between_saves=1e9",
     "--config.treatments=('AnB','AnB+')",
 )
+OFTEN = "--config.seconds_between_saves=0.0"
+"""Saves at each dispatch, where a run is stopped; by default a population saves at its end."""
 BASES, TUNED, FROZEN = 2 * SEEDS, CUTS * SEEDS, 2 * CUTS * SEEDS
 NETWORKS = BASES + TUNED + FROZEN
 POPULATIONS = ("bases-0", "fine-tuned-0", "fine-tuned-1", "frozen-0")

@@ -114,22 +114,26 @@ def plain():
     return {make: train_plainly(make, state_of(make())) for make in (network, dropping)}
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+AGREEING = (
+    ("jit", dropping),  # where each example has the same noise on any number of devices
+    ("fsdp", dropping),
+    ("shard_map", network),
+    ("shard_map unchecked", network),
+    ("pmap", network),
+)
+
+
 @pytest.mark.parametrize(
-    ("mode", "make"),
+    ("mode", "make", "devices"),
     [
-        ("jit", dropping),  # where each example has the same noise on any number of devices
-        ("fsdp", dropping),
-        ("shard_map", network),
-        ("shard_map", dropping),  # on one device: several have noise of their own
-        ("shard_map unchecked", network),
-        ("pmap", network),
-        ("pmap", dropping),
+        *((*each, 8) for each in AGREEING),
+        # On one device: several draw each for its own part of the batch.
+        ("shard_map", dropping, 1),
+        ("pmap", dropping, 1),
+        *(pytest.param(*each, 1, marks=pytest.mark.slow) for each in AGREEING),
     ],
 )
 def test_modes_agree_with_one_device(plain, mode, make, devices):
-    if make is dropping and mode in ("shard_map", "pmap") and devices > 1:
-        pytest.skip("each device draws for its own part of the batch")
     ours = train(make, state_of(make()), mode, devices)
     assert_close(ours, plain[make])
     assert int(ours[0].step) == STEPS * DISPATCHES

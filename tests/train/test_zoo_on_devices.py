@@ -58,6 +58,12 @@ def pixels(stored, hyper, key):
     return {"source": source, "target": {"image": image[:, 1]}}
 
 
+@pytest.fixture
+def optimized(monkeypatch):
+    """Processes that a test starts compile with the optimizations that this suite omits."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+
+
 def compare_with_single_steps(name, devices):
     """The largest relative differences, by member, of losses at all steps and of summed gradients
     between a population's training and its steps one by one, each a program of its own."""
@@ -132,8 +138,8 @@ def compare_with_single_steps(name, devices):
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 4])
 @pytest.mark.parametrize("name", ZOO)
-def test_every_member_is_right_at_every_step(name, devices):
-    # A process of its own: with so many devices, and with the optimizations that this suite omits.
+def test_every_member_is_right_at_every_step(name, devices, optimized):
+    # A process of its own: with so many devices.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         differences = pool.submit(compare_with_single_steps, name, devices).result()
     assert len(differences) == ZOO[name][3]
@@ -203,7 +209,7 @@ def run_twice(options):
         ),
     ],
 )
-def test_two_executions_at_a_time_do_not_disturb_each_other(options):
+def test_two_executions_at_a_time_do_not_disturb_each_other(options, optimized):
     """The smallest program that was seen to be wrong, and it has none of this project's training;
     if the second passes everywhere, the compiler has been mended."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -185,10 +185,12 @@ def _turn_hue(image: Float[Array, "h w 3"], turn: Float[Array, ""]) -> Float[Arr
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value, chroma = image.max(-1), image.max(-1) - image.min(-1)
     positive = jnp.where(chroma > 0, chroma, 1)
+    # Which one is largest, and not which one equals the largest: a compiler may compute an image
+    # once for each use, and round it differently.
     sixths = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / positive,
-        jnp.where(value == green, 2 + (blue - red) / positive, 4 + (red - green) / positive),
+        jnp.where(green >= blue, 2 + (blue - red) / positive, 4 + (red - green) / positive),
     )
     place = jnp.mod(sixths[..., None] + 6 * turn + 5 - 2 * jnp.arange(3)[None, None], 6)
     ramp = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)

@@ -50,9 +50,7 @@ COMMON = COUNTS | {
 }
 """Settings that these studies have in common."""
 
-
 Method = TypeVar("Method", bound=Hashable)
-
 Starter = Callable[[int, Callable[[], Hyper]], TrainState]
 """``start(seed, hyper)``: the state before the first step."""
 
@@ -106,7 +104,11 @@ def load_source(
 
 
 class DataStudy(Study):
-    """Networks that learn from the examples of data sets: programs, groups, accuracies."""
+    """Networks that learn from the examples of data sets: programs, groups, accuracies.
+
+    A study sets ``config``, ``sources``, ``identity``; its ``build`` calls :meth:`lay_out`, then
+    :meth:`make_members`. ``hyper(method, seed)`` has ``key``, the ``example_streams``, and numbers.
+    """
 
     inputs: str = "image"
     """The stored array that networks see."""
@@ -240,8 +242,8 @@ class DataStudy(Study):
                 try:
                     programs[key] = make(method)
                 except ValueError as error:
-                    label = method if isinstance(method, str) else " ".join(method).strip()
-                    raise ValueError(f"method {label}: {error}") from None
+                    words = [method] if isinstance(method, str) else map(str, method)
+                    raise ValueError(f"method {' '.join(words).strip()}: {error}") from None
             program, start = programs[key]
             hyper = partial(self.hyper, method, seed)
             network = [name(method, seed)]

@@ -111,13 +111,16 @@ class Each:
 
     def check(self, name: str, value: Any, config: ConfigDict) -> None:
         """See :class:`Kind`."""
-        try:
-            if not isinstance(value, tuple | list) or len(value) < self.least:
-                raise ValueError
-            for item in value:
+        problem = f"{name}: {value!r} is no tuple such as {self.example}"
+        if not isinstance(value, tuple | list):
+            raise ValueError(problem)
+        if len(value) < self.least:
+            raise ValueError(f"{problem}: at least {self.least} of them")
+        for item in value:
+            try:
                 self.kind.check(name, item, config)
-        except ValueError:
-            raise ValueError(f"{name}: {value!r} is no tuple such as {self.example}") from None
+            except ValueError:
+                raise ValueError(f"{problem}: {item!r} cannot be in it") from None
 
 
 @dataclass(frozen=True)

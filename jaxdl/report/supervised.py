@@ -112,10 +112,12 @@ def best_values(results: Sequence[Result]) -> dict[str, str]:
 
 
 def points(results: Sequence[Result], *, choose: bool) -> list[Point]:
-    """What the table has a row for: methods at their best values, or at all values."""
+    """What the table has a row for: methods at their best values, or all values in their order."""
     if choose:
         return list(best_values(results).items())
-    return list(by_point(results))
+    return sorted(
+        by_point(results), key=lambda p: (number(p[1]), p[1]) if p[1] else (-math.inf, "")
+    )
 
 
 def references(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, Point]:
@@ -160,9 +162,7 @@ def table(
     differences, rows = gains(results, baseline, choose=choose), []
     means = {point: over_seeds(scores[point]) for point in points(results, choose=choose)}
     order = sorted(means, key=lambda p: -means[p].mean if means[p].used else math.inf)
-    if not choose:
-        order = sorted(means, key=lambda p: (number(p[1]), p[1]) if p[1] else (-math.inf, ""))
-    for point in order:
+    for point in order if choose else means:
         gain = over_seeds(differences.get(point, {}))
         on_train = over_seeds(train[point])
         error = over_seeds({seed: math.sqrt(x) for seed, x in losses[point].items()})

@@ -9,6 +9,7 @@ answer the same question: is it there, and where; how many are there; which pixe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ from jaxdl.train.groups import Program, example_streams, first_examples
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
-from jaxdl.types import Batch, Hyper
+from jaxdl.types import Hyper
 
 RECIPE = (
     *("flip", "strength", "steps", "batch", "optimizer", "schedule", "rate", "weight_decay"),
@@ -46,6 +47,7 @@ RECIPE = (
 )
 """Settings as other studies have them."""
 KINDS: declared.Kinds = {
+    "source": OneOf(("images", "shifted")),
     "answer": OneOf(tuple(REPRESENTATIONS)),
     "damage": OneOf(("", *masks.DAMAGES)),
     "encoder": OneOf(("", *PRETRAINED)),
@@ -66,7 +68,7 @@ AMOUNTS: declared.Kinds = {
 """How much of a damage there can be."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
 """Fields of a row, and those of the same on shifted images."""
-OWN = ("images", "damage", "amount", "rate", "weight_decay")
+OWN = ("source", "images", "damage", "amount", "rate", "weight_decay", "sweep", "values")
 """Settings of a member, which its program does not depend on."""
 SETTINGS = declared.Settings(
     {**classification.COMMON, "tolerance": Between(0, above=True)},
@@ -91,7 +93,7 @@ class Dense(single_source.SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         self.config, data, self.fields = config, config.data, {"images": "validation_loss"}
-        self.trials = declared.sweeps(config, KINDS)
+        self.trials = recipe.starts_first(declared.sweeps(config, KINDS))
         OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
         chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
         questions = {REPRESENTATIONS[name].question: place for name, place in chosen.items()}
@@ -101,22 +103,26 @@ class Dense(single_source.SingleSourceStudy):
         (self.question,) = questions
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
-            check(trial, config)
+            start = trial.settings["start"]
+            check(trial, config, self.trials[start, ""] if start else trial)
         damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
         self.damages = list(dict.fromkeys([("", 0.0), *damages]))
         arrays = sorted(needed | {*dense.TRUTHS[self.question]})
         filled = self.question == "segment" and data.mask != "instances"
         self.answers = masks.Answers(arrays, data.mask, data.field, self.damages, filled)
-        versions = {"images": {}} | ({"shifted": data.shifted} if data.shifted else {})
+        shifted = {"name": data.name, **data.options, **data.shifted}
+        shifted = data.shifted if "name" in data.shifted else shifted  # another data set
+        versions = {"images": {"name": data.name, **data.options}}
+        versions |= {"shifted": shifted} if data.shifted else {}
         self.sources = {
-            name: self.answers.of_source(sources.load(data.name, **{**data.options, **changes}))
-            for name, changes in versions.items()
+            name: self.answers.of_source(sources.load(**options))
+            for name, options in versions.items()
         }
         self.source = self.sources["images"]
         self.score = reporting.SCORES[self.question]
         self.opens_test = config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
-        self.scale = float(np.mean(counts)) or 1.0
+        self.scale = float(np.mean(counts)) or 1.0  # the guess that looks at no image
         others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
         files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
         digests = {"weights": {name: digest_file(user_path(name)) for name in files}}
@@ -125,13 +131,17 @@ class Dense(single_source.SingleSourceStudy):
     def build(self) -> None:
         """Programs and members."""
         data = self.config.data
-        self.lay_out(data.feed, data.workers, {"images": self.source})
+        used = {"images", *(t.settings["source"] for t in self.trials.values())}
+        trained = {name: source for name, source in self.sources.items() if name in used}
+        sizes = {name: s.splits["train"]["image"].shape[1:] for name, s in trained.items()}
+        if len({*sizes.values()}) > 1:
+            listing = ", ".join(f"{n} are {' x '.join(map(str, s))}" for n, s in sizes.items())
+            raise ValueError(f"config.data.shifted: networks are trained on one size, {listing}")
+        self.lay_out(data.feed, data.workers, trained)
         self.longest = max(len(self.draw_images(trial, 0)) for trial in self.trials)
         self.members = self.make_members(
             list(self.trials),
-            lambda t: tuple(
-                (k, self.trials[t].settings[k]) for k in (*KINDS, "weights") if k not in OWN
-            ),
+            lambda t: tuple((k, x) for k, x in self.trials[t].settings.items() if k not in OWN),
             self.make,
             lambda trial, seed: Network(*trial, seed),
         )
@@ -168,7 +178,19 @@ class Dense(single_source.SingleSourceStudy):
             **{name: settings[name] for name in ("steps", "batch", "average")},
             score=partial(make_mean, lambda *batch: per_example(*batch)[0]),
         )
-        return program, classification.starting(init, rule, average=settings["average"] > 0)
+        fresh = classification.starting(init, rule, average=settings["average"] > 0)
+        return program, partial(self.begin, settings["start"], fresh)
+
+    def begin(
+        self, method: str, fresh: classification.Starter, seed: int, hyper: Callable[[], Hyper]
+    ) -> TrainState:
+        """The state before the first step: fresh, or with what a method has been trained to."""
+        if not method:
+            return fresh(seed, hyper)
+        network = Network(method, "", seed)
+        (trained,) = (t for t in self.trained if network in t.group.networks)
+        before = trained.states[trained.group.networks.index(network)]
+        return replace(fresh(seed, hyper), params=before.params, collections=before.collections)
 
     def options(self, settings: Mapping[str, Any]) -> dense.Options:
         """What the loss of a method depends on."""
@@ -180,26 +202,17 @@ class Dense(single_source.SingleSourceStudy):
         images = self.source.splits["train"]["image"]
         side = settings["patch"] or images.shape[1]
         change = preparation.augmentations(settings["changes"], settings["strength"], side)
-        moves = {name: settings[name] for name in ("patch", "flip")}
         moments = None
         if settings["weights"]:  # as the images that these were trained on
             moments = PRETRAINED[settings["encoder"]].preprocessing.moments
-        see = preparation.standardized(images, moments=moments)
-        see_both = preparation.with_masks(images, **moves, change=change, moments=moments)
-
-        def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
-            if "mask" not in stored:
-                return {**stored, "image": see(stored["image"], None)}
-            mask = stored["mask"][:, 0 if key is None else hyper["mask"]]  # whole, or damaged
-            image, mask = see_both(stored["image"], mask, key)
-            return {**stored, "image": image, "mask": mask}
-
-        return prepare
+        moves = {name: settings[name] for name in ("patch", "flip")}
+        return preparation.picture_batches(images, **moves, change=change, moments=moments)
 
     def draw_images(self, trial: tuple[str, str], seed: int) -> np.ndarray:
         """The training images of a network; those of a smaller number are among a larger one's."""
-        ids = np.random.default_rng(seed).permutation(self.ids["images", "train"])
-        count, place = self.trials[trial].settings["images"], self.trials[trial].place("images")
+        settings, place = self.trials[trial].settings, self.trials[trial].place("images")
+        ids = np.random.default_rng(seed).permutation(self.ids[settings["source"], "train"])
+        count = settings["images"]
         if count > len(ids):
             raise ValueError(f"{place}={count}: there are {len(ids)} training images")
         return ids[: count or len(ids)]
@@ -240,7 +253,7 @@ class Dense(single_source.SingleSourceStudy):
             }
             shifted = {SHIFTED[k]: x for k, x in judged.pop("shifted", {}).items() if k in SHIFTED}
             self.results.append(reporting.Result(*network, **judged["images"], **shifted))
-            self.predictions[network] = answers["images"]
+            self.predictions[network] = answers
         reporting.write_results(trainer.folder / "results.csv", self.results)
 
     def read(self, network: Network, outputs: Mapping, splits: Mapping[str, Split]) -> dict:
@@ -271,7 +284,9 @@ class Dense(single_source.SingleSourceStudy):
         last = {}  # of each method where it has the most of what it is swept over
         for network in sorted(self.predictions, key=lambda n: reporting.order(n.value)):
             last |= {network.method: network} if network.seed == 0 else {}
-        answers = {reporting.label(n[:2]): self.predictions[n] for n in sorted(last.values())}
+        answers = {
+            reporting.label(n[:2]): self.predictions[n]["images"] for n in sorted(last.values())
+        }
         shown = self.question, self.tests["images"], answers
         dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
@@ -286,21 +301,36 @@ class Dense(single_source.SingleSourceStudy):
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"
         described = {"Question": self.question, "Data": data}
         facts = described | {"Settings come from": config.settings_from} | settings | facts
-        return reporting.report(self.results, self.question, config.baseline, facts)
+        guesses = {
+            name: reporting.against_guess(
+                {n: own[name].counts for n, own in self.predictions.items()},
+                truth["count"],
+                self.scale,
+            )
+            for name, truth in self.tests.items()
+            if self.question == "count"
+        }
+        return reporting.report(self.results, self.question, config.baseline, facts, guesses)
 
 
-def check(trial: declared.Method, config: ConfigDict) -> None:
-    """Raise ValueError for settings that would not be read, or do not go together."""
+def check(trial: declared.Method, config: ConfigDict, start: declared.Method) -> None:
+    """Raise ValueError for settings that would not be read, or do not go together, or not with
+    those of the method that networks start from."""
     settings, damage = trial.settings, trial.settings["damage"]
     if damage:
         place = f"{trial.place('amount')} of {damage}"
         AMOUNTS[damage].check(place, settings["amount"], config)
+    for name in ("answer", "encoder", "widths", "normalization", "average"):
+        if settings[name] != start.settings[name]:
+            place = trial.place("start")
+            raise ValueError(f"{place}={settings['start']}, whose {name} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
     moving = "only masks move with their images, and are damaged"
     for name, read, reason in (
         *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
         ("weights", settings["encoder"], "U-Net's own encoder has none"),
         ("amount", damage, "there is no damage"),
+        ("source", settings["source"] == "images" or config.data.shifted, "there is no such data"),
     ):
         if settings[name] and not read:
             raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")

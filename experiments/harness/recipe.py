@@ -170,6 +170,22 @@ def teachers_first(trials: Trials) -> Trials:
     return dict(sorted(trials.items(), key=lambda item: learns(item[1])))
 
 
+def starts_first(trials: Trials) -> Trials:
+    """The same in such an order that the networks which others go on from, those of the method that
+    is their ``start``, are trained when it is their turn.
+
+    Raises:
+      ValueError: for a start that is no method, is swept over, or goes on from another itself.
+    """
+    starts = [name for (name, value), t in trials.items() if not (value or t.settings["start"])]
+    for trial in trials.values():
+        if (start := trial.settings["start"]) and start not in starts:
+            names = ", ".join(starts) or "of which there is none"
+            place = f"{trial.place('start')}={start}"
+            raise ValueError(f"{place} is no method without start and sweep: {names}")
+    return dict(sorted(trials.items(), key=lambda item: item[1].settings["start"] != ""))
+
+
 def draw_size(trials: Trials, seeds: int, bag: int) -> int:
     """So many seeds share their examples: those of all folds, or of a bag."""
     if bag > seeds:

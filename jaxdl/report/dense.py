@@ -9,6 +9,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxdl.report.comparisons import (
     assemble,
     compare,
@@ -23,6 +26,7 @@ from jaxdl.report.tables import (
     bullets,
     format_mean,
     markdown_table,
+    mean_and_standard_error,
     read_rows,
     write_rows,
 )
@@ -146,11 +150,10 @@ def findings(results: Sequence[Result], question: str, baseline: str) -> list[st
     """Each method against the baseline at the same value, in words: by the score, by the score on
     shifted images, and by whether it is there."""
     measures = {"score": SCORES[question], "shifted": f"{SCORES[question]} on shifted images"}
-    measures |= {"auc": "the area under the ROC curve of whether it is there"}
+    area = "the area under the ROC curve of "
+    measures |= {"auc": area + ("pixels" if question == "segment" else "whether it is there")}
     sentences, count = [], 0
     for field, name in measures.items():
-        if field == "auc" and question != "locate":
-            continue
         for (method, value), gain in differences(results, baseline, field).items():
             estimate = over_seeds(gain)
             if not math.isnan(estimate.mean):
@@ -158,6 +161,33 @@ def findings(results: Sequence[Result], question: str, baseline: str) -> list[st
                 sentences.append(compare(subject, estimate, f"{baseline}, by {name}"))
                 count += judged(estimate)
     return sentences + warn_of_several(count)
+
+
+def against_guess(
+    predictions: Mapping[tuple, Float[np.ndarray, " n"]],
+    counts: Float[np.ndarray, " n"],
+    guess: float,
+) -> str:
+    """Each method against one number for all images, paired by image: Markdown.
+
+    Args:
+      predictions: counts, by method, value and seed.
+      counts: the truth.
+    """
+    own = np.abs(guess - counts)
+    mae, mean = float(np.mean(own)), float(np.mean(counts))
+    subject = f"a guess of {guess:.1f} for all images, whose MAE is {mae:.2f}"
+    errors: dict[Point, list[Float[np.ndarray, " n"]]] = {}
+    for (*point, _), values in sorted(predictions.items()):
+        errors.setdefault((point[0], point[1]), []).append(np.abs(values - counts))
+    gains = {
+        label(point): mean_and_standard_error((own - np.mean(seeds, 0)) / mean)
+        for point, seeds in errors.items()
+    }
+    return bullets(
+        compare(f"**{name}**", gain, f"{subject}, by 1 − MAE / mean", unit="image")
+        for name, gain in gains.items()
+    )
 
 
 METHOD = """\
@@ -176,8 +206,13 @@ def report(
     question: str,
     baseline: str,
     facts: Mapping[str, str],
+    guesses: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole report in Markdown."""
+    """The whole report in Markdown.
+
+    Args:
+      guesses: see :func:`against_guess`; by data set.
+    """
     lost = {
         point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
         for point, seeds in by_point(results).items()
@@ -185,6 +220,7 @@ def report(
     parts = [
         ("Findings", bullets(findings(results, question, baseline))),
         ("Results", table(results, question, baseline)),
+        *((f"Against a guess: {name}", text) for name, text in (guesses or {}).items()),
         (
             "Diverged networks",
             bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),

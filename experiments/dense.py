@@ -96,11 +96,7 @@ class Dense(single_source.SingleSourceStudy):
         self.trials = recipe.starts_first(declared.sweeps(config, KINDS))
         OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
         chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
-        questions = {REPRESENTATIONS[name].question: place for name, place in chosen.items()}
-        if len(questions) > 1:
-            listing = ", ".join(f"{place}: {question}" for question, place in questions.items())
-            raise ValueError(f"methods answer different questions ({listing}): choose one of them")
-        (self.question,) = questions
+        self.question = dense.common_question(chosen)
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
             start = trial.settings["start"]
@@ -133,10 +129,6 @@ class Dense(single_source.SingleSourceStudy):
         data = self.config.data
         used = {"images", *(t.settings["source"] for t in self.trials.values())}
         trained = {name: source for name, source in self.sources.items() if name in used}
-        sizes = {name: s.splits["train"]["image"].shape[1:] for name, s in trained.items()}
-        if len({*sizes.values()}) > 1:
-            listing = ", ".join(f"{n} are {' x '.join(map(str, s))}" for n, s in sizes.items())
-            raise ValueError(f"config.data.shifted: networks are trained on one size, {listing}")
         self.lay_out(data.feed, data.workers, trained)
         self.longest = max(len(self.draw_images(trial, 0)) for trial in self.trials)
         self.members = self.make_members(
@@ -284,9 +276,8 @@ class Dense(single_source.SingleSourceStudy):
         last = {}  # of each method where it has the most of what it is swept over
         for network in sorted(self.predictions, key=lambda n: reporting.order(n.value)):
             last |= {network.method: network} if network.seed == 0 else {}
-        answers = {
-            reporting.label(n[:2]): self.predictions[n]["images"] for n in sorted(last.values())
-        }
+        own = {n: self.predictions[n]["images"] for n in sorted(last.values())}
+        answers = {reporting.label(n[:2]): answer for n, answer in own.items()}
         shown = self.question, self.tests["images"], answers
         dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
@@ -301,15 +292,7 @@ class Dense(single_source.SingleSourceStudy):
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"
         described = {"Question": self.question, "Data": data}
         facts = described | {"Settings come from": config.settings_from} | settings | facts
-        guesses = {
-            name: reporting.against_guess(
-                {n: own[name].counts for n, own in self.predictions.items()},
-                truth["count"],
-                self.scale,
-            )
-            for name, truth in self.tests.items()
-            if self.question == "count"
-        }
+        guesses = reporting.against_guess(self.predictions, self.tests, self.scale)
         return reporting.report(self.results, self.question, config.baseline, facts, guesses)
 
 

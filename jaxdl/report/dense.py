@@ -7,11 +7,12 @@ each value they are compared with the baseline, paired by seed.
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxdl.data.source import Split
 from jaxdl.report.comparisons import (
     assemble,
     compare,
@@ -23,6 +24,7 @@ from jaxdl.report.comparisons import (
 )
 from jaxdl.report.supervised import Point, by_point, label, number
 from jaxdl.report.tables import (
+    Estimate,
     bullets,
     format_mean,
     markdown_table,
@@ -62,6 +64,8 @@ class Result(NamedTuple):
     """And the error."""
 
 
+Comparison = tuple[str, Estimate, str]
+"""What is compared, the difference over images, and what it is compared with."""
 Column = tuple[str, str, float, int]
 """A field of :class:`Result`, its title, the factor and the decimals it is written with."""
 COLUMNS: Mapping[str, Sequence[Column]] = {
@@ -146,9 +150,11 @@ def table(results: Sequence[Result], question: str, baseline: str) -> str:
     return markdown_table(titles, rows, left=1 + swept)
 
 
-def findings(results: Sequence[Result], question: str, baseline: str) -> list[str]:
+def findings(
+    results: Sequence[Result], question: str, baseline: str, guesses: Sequence[Comparison] = ()
+) -> list[str]:
     """Each method against the baseline at the same value, in words: by the score, by the score on
-    shifted images, and by whether it is there."""
+    shifted images, and by the area under the ROC curve; and against a guess."""
     measures = {"score": SCORES[question], "shifted": f"{SCORES[question]} on shifted images"}
     area = "the area under the ROC curve of "
     measures |= {"auc": area + ("pixels" if question == "segment" else "whether it is there")}
@@ -160,41 +166,44 @@ def findings(results: Sequence[Result], question: str, baseline: str) -> list[st
                 subject = f"**{method}**" + (f" at {value}" if value else "")
                 sentences.append(compare(subject, estimate, f"{baseline}, by {name}"))
                 count += judged(estimate)
+    for subject, estimate, reference in guesses:
+        sentences.append(compare(subject, estimate, reference, unit="image"))
+        count += judged(estimate)
     return sentences + warn_of_several(count)
 
 
 def against_guess(
-    predictions: Mapping[tuple, Float[np.ndarray, " n"]],
-    counts: Float[np.ndarray, " n"],
-    guess: float,
-) -> str:
-    """Each method against one number for all images, paired by image: Markdown.
+    predictions: Mapping[tuple, Mapping[str, Any]], tests: Mapping[str, Split], guess: float
+) -> list[Comparison]:
+    """Each method's counts against one number for all images, paired by image.
 
     Args:
-      predictions: counts, by method, value and seed.
-      counts: the truth.
+      predictions: :class:`jaxdl.dense.Counts` by method, value and seed, and by data set.
+      tests: the truths, by data set; those without a ``count`` are left out.
     """
-    own = np.abs(guess - counts)
-    mae, mean = float(np.mean(own)), float(np.mean(counts))
-    subject = f"a guess of {guess:.1f} for all images, whose MAE is {mae:.2f}"
-    errors: dict[Point, list[Float[np.ndarray, " n"]]] = {}
-    for (*point, _), values in sorted(predictions.items()):
-        errors.setdefault((point[0], point[1]), []).append(np.abs(values - counts))
-    gains = {
-        label(point): mean_and_standard_error((own - np.mean(seeds, 0)) / mean)
-        for point, seeds in errors.items()
-    }
-    return bullets(
-        compare(f"**{name}**", gain, f"{subject}, by 1 − MAE / mean", unit="image")
-        for name, gain in gains.items()
-    )
+    comparisons = []
+    for name, split in tests.items():
+        counts = split.get("count", np.empty(0))
+        errors: dict[Point, list[Float[np.ndarray, " n"]]] = {}
+        for (method, value, _), answers in sorted(predictions.items() if len(counts) else ()):
+            errors.setdefault((method, value), []).append(np.abs(answers[name].counts - counts))
+        own = np.abs(guess - counts)
+        for point, seeds in errors.items():
+            gain = (own - np.mean(seeds, 0)) / np.mean(counts)
+            reference = f"a guess of {guess:.1f} for all images, whose MAE is {np.mean(own):.2f}"
+            reference += " on shifted images" if name == "shifted" else ""
+            estimate = mean_and_standard_error(gain)
+            comparisons.append(
+                (f"**{label(point)}**", estimate, f"{reference}, by {SCORES['count']}")
+            )
+    return comparisons
 
 
 METHOD = """\
 - Means ± standard errors are over seeds (standard deviation with m − 1, over √m). A seed draws the
   initialization, the order, and which images a network is trained on: the same for all methods.
-- Differences are taken within a seed. A finding "shows" when the two-sided 95% t interval over
-  seeds excludes zero.
+- Differences are taken within a seed, those to a guess within an image, of mean errors over seeds.
+  A finding "shows" when the two-sided 95% t interval over seeds, or images, excludes zero.
 - Thresholds of whether it is there, and of pixels, are chosen on the validation images, by each
   network for itself; test images choose nothing. A run that reports on validation images judges by
   the same that its thresholds are chosen on. Dice of masks, and instances, use .5.
@@ -206,21 +215,16 @@ def report(
     question: str,
     baseline: str,
     facts: Mapping[str, str],
-    guesses: Mapping[str, str] | None = None,
+    guesses: Sequence[Comparison] = (),
 ) -> str:
-    """The whole report in Markdown.
-
-    Args:
-      guesses: see :func:`against_guess`; by data set.
-    """
+    """The whole report in Markdown; ``guesses`` as :func:`against_guess` returns them."""
     lost = {
         point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
         for point, seeds in by_point(results).items()
     }
     parts = [
-        ("Findings", bullets(findings(results, question, baseline))),
+        ("Findings", bullets(findings(results, question, baseline, guesses))),
         ("Results", table(results, question, baseline)),
-        *((f"Against a guess: {name}", text) for name, text in (guesses or {}).items()),
         (
             "Diverged networks",
             bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),

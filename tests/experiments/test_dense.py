@@ -185,7 +185,7 @@ def test_a_network_goes_on_from_anothers(real):
         ),
         (
             {"base.source": "shifted", "data.shifted": {"size": 20}},
-            r"config\.data\.shifted: networks are trained on one size, images are 18 x 18 x 3, s",
+            r"image in images is \[18, 18, 3\], in shifted \[20, 20, 3\]: networks are",
         ),
     ],
 )

@@ -56,8 +56,11 @@ def test_findings_say_what_shows():
 
 def test_methods_are_compared_with_a_guess_over_images():
     counts = np.array([10.0, 12.0, 8.0])
-    predictions = {("number", "", seed): counts + 0.5 + seed for seed in (0, 1)}
-    text = reporting.against_guess(predictions, counts, 11.0)
+    answers = [mock.Mock(counts=counts + 0.5 + seed) for seed in (0, 1)]
+    predictions = {("number", "", seed): {"images": own} for seed, own in enumerate(answers)}
+    tests = {"images": {"count": counts}, "others": {"mask": counts}}
+    guesses = reporting.against_guess(predictions, tests, 11.0)
+    (text,) = findings(rows("number", "", 0.9, 0.8), "count", "number", guesses)
     gains = np.array([1 - 1, 1 - 1, 3 - 1]) / 10
     subject = "**number** is above a guess of 11.0 for all images, whose MAE is 1.67"
     assert f"This run does not show that {subject}" in text

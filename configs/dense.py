@@ -143,13 +143,13 @@ def get_config(variant: str = "macula") -> ConfigDict:
             drawn = {"train": 72, "validation": 1, "test": 20, "size": 146}
             config.data.shifted = ConfigDict({"name": "fundus", **drawn})
             config.base.widths = (8, 16, 32)
-            config.base.patch, config.base.flip, config.base.changes = 48, True, ("colour",)
-            config.base.steps = 100
+            config.base.patch, config.base.flip, config.base.steps = 48, True, 150
+            config.base.changes, config.base.strength = ("colour",), 0.3
             # As many steps for all in the end.
             few = {"sweep": "images", "values": (1, 5, 18)}
             add(config, {"drawn": {"source": "shifted"}})
             add(config, {"drawn_first": {"start": "drawn", "rate": 1e-3, **few}})
-            add(config, {"real_alone": {"steps": 200, **few}})
+            add(config, {"real_alone": {"steps": 300, **few}})
             config.baseline = "real_alone"
         case "drive":
             drive(config)

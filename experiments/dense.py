@@ -291,6 +291,9 @@ class Dense(single_source.SingleSourceStudy):
         if config.data.shifted:
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"
         described = {"Question": self.question, "Data": data}
+        if len(self.damages) > 1:
+            versions = self.source.splits["train"]["mask"]
+            described["Damaged masks"] = reporting.describe_damage(self.damages, versions)
         facts = described | {"Settings come from": config.settings_from} | settings | facts
         guesses = reporting.against_guess(self.predictions, self.tests, self.scale)
         return reporting.report(self.results, self.question, config.baseline, facts, guesses)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from jaxdl.data.source import Split
+from jaxdl.dense import dice
 from jaxdl.report.comparisons import (
     assemble,
     compare,
@@ -197,6 +198,17 @@ def against_guess(
                 (f"**{label(point)}**", estimate, f"{reference}, by {SCORES['count']}")
             )
     return comparisons
+
+
+def describe_damage(
+    damages: Sequence[tuple[str, float]], masks: Integer[np.ndarray, "n versions h w"]
+) -> str:
+    """The F1 of damaged masks beside whole ones, the first version."""
+    whole, *damaged = np.moveaxis(masks, 1, 0)
+    known = whole <= 1
+    scores = (dice((m == 1) & known, (whole == 1) & known) for m in damaged)
+    pairs = zip(damages[1:], scores, strict=True)
+    return ", ".join(f"{name} {amount:g} has F1 {100 * f1:.1f} %" for (name, amount), f1 in pairs)
 
 
 METHOD = """\

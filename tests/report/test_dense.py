@@ -68,6 +68,12 @@ def test_methods_are_compared_with_a_guess_over_images():
     assert "3 images" in text
 
 
+def test_damaged_masks_are_compared_with_whole_ones():
+    masks = np.array([[[[1, 1, 0, 255]], [[1, 0, 1, 255]], [[0, 1, 0, 255]]]], np.uint8)
+    text = reporting.describe_damage([("", 0.0), ("shifted", 2.0), ("missing", 0.25)], masks)
+    assert text == "shifted 2 has F1 50.0 %, missing 0.25 has F1 66.7 %"
+
+
 def test_a_report_names_what_diverged(tmp_path):
     text = report(RESULTS, "locate", "class", {"Question": "locate"})
     assert "## Diverged networks" in text and "mask 144, seed 2" in text

@@ -184,13 +184,15 @@ def against_guess(
     """
     comparisons = []
     for name, split in tests.items():
-        counts = split.get("count", np.empty(0))
+        if "count" not in split:
+            continue
+        counts = np.asarray(split["count"])
         errors: dict[Point, list[Float[np.ndarray, " n"]]] = {}
-        for (method, value, _), answers in sorted(predictions.items() if len(counts) else ()):
+        for (method, value, _), answers in sorted(predictions.items()):
             errors.setdefault((method, value), []).append(np.abs(answers[name].counts - counts))
         own = np.abs(guess - counts)
         for point, seeds in errors.items():
-            gain = (own - np.mean(seeds, 0)) / np.mean(counts)
+            gain = (own - np.mean(np.stack(seeds), 0)) / np.mean(counts)
             reference = f"a guess of {guess:.1f} for all images, whose MAE is {np.mean(own):.2f}"
             reference += " on shifted images" if name == "shifted" else ""
             estimate = mean_and_standard_error(gain)

@@ -9,7 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("macula", "cells", "vessels", "rough_labels", "drive")
+VARIANTS = (
+    *("macula", "cells", "bccd"),
+    *("vessels", "rough_labels", "simulated_to_real", "drive"),
+)
 
 
 def get_config(variant: str = "macula") -> ConfigDict:
@@ -25,7 +28,7 @@ def get_config(variant: str = "macula") -> ConfigDict:
     config.data.options = ConfigDict({"train": 144, "validation": 64, "test": 256, "size": 40})
     config.data.mask = "mask"  # the array with the class of each pixel
     config.data.field = ""  # that with the pixels in which it is known, 1; empty for all
-    # Of a second data set of that name, what differs: networks are tested on it, too.
+    # Of a second data set what differs, or its name and options: networks are tested on it, too.
     config.data.shifted = ConfigDict()
     config.data.feed = "auto"  # resident: all examples on the devices; streamed: read as needed
     config.data.workers = 0  # processes that read a stream; 0 for threads
@@ -36,7 +39,9 @@ def get_config(variant: str = "macula") -> ConfigDict:
     # How a network is trained, unless its method says otherwise.
     config.base = ConfigDict()
     config.base.answer = "class"  # or another of `jaxdl.dense.REPRESENTATIONS`
+    config.base.source = "images"  # which data set it is trained on; "shifted": the second one
     config.base.images = 0  # training images, drawn anew for each seed; 0 for all
+    config.base.start = ""  # the method whose trained networks go on; empty for fresh ones
     # What labels have lost: "shifted" and "dilated" by so many pixels, "polygons" of so many
     # corners, "missing": so great a share of the connected things.
     config.base.damage = ""
@@ -98,6 +103,13 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.data.shifted = ConfigDict({"crowding": 0.7, "seed": 1})
             add(config, {name: {"answer": name} for name in ("number", "density", "instances")})
             config.baseline = "number"
+        case "bccd":
+            config.data.name = "bccd"
+            config.data.options = ConfigDict({"path": "data/bccd", "reduce": 4})
+            config.data.shifted = ConfigDict({"least": 1})  # without 15 whose labels are wrong
+            config.base.widths, config.base.steps = (8, 16, 32), 150
+            add(config, {name: {"answer": name} for name in ("number", "density")})
+            config.baseline = "number"
         case "vessels":
             config.data.options.size = 64
             config.data.mask, config.data.field = "vessels", "field"
@@ -113,8 +125,8 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.baseline = "cross_entropy"
         case "rough_labels":
             cells(config)
-            config.data.mask = "instances"
-            config.base.answer = "pixels"
+            config.data.options.size, config.data.mask = 48, "instances"
+            config.base.answer, config.base.steps = "pixels", 100
             damages = {
                 "shifted": (1.0, 2.0, 3.0),
                 "dilated": (1.0, 2.0, 3.0),
@@ -125,11 +137,23 @@ def get_config(variant: str = "macula") -> ConfigDict:
             for name, amounts in damages.items():
                 add(config, {name: {"damage": name, "sweep": "amount", "values": amounts}})
             config.baseline = "clean"
+        case "simulated_to_real":
+            drive(config)
+            config.data.options.size = 146  # a quarter of their height
+            drawn = {"train": 72, "validation": 1, "test": 20, "size": 146}
+            config.data.shifted = ConfigDict({"name": "fundus", **drawn})
+            config.base.widths = (8, 16, 32)
+            config.base.patch, config.base.flip, config.base.steps = 48, True, 150
+            config.base.changes, config.base.strength = ("colour",), 0.3
+            # As many steps for all in the end.
+            few = {"sweep": "images", "values": (1, 5, 18)}
+            add(config, {"drawn": {"source": "shifted"}})
+            add(config, {"drawn_first": {"start": "drawn", "rate": 1e-3, **few}})
+            add(config, {"real_alone": {"steps": 300, **few}})
+            config.baseline = "real_alone"
         case "drive":
-            config.data.name, config.data.options = "drive", ConfigDict({"path": "data/drive"})
-            config.data.options.validation = 2
-            config.data.mask, config.data.field = "vessels", "field"
-            config.base.answer, config.base.widths = "pixels", (16, 32, 64)
+            drive(config)
+            config.base.widths = (16, 32, 64)
             config.base.patch, config.base.flip, config.base.steps = 64, True, 3000
             config.base.changes, config.base.strength = ("similarity",), 1.0
             config.base.losses, config.base.average = ("cross_entropy", "dice"), 0.99
@@ -145,6 +169,14 @@ def cells(config: ConfigDict) -> None:
     sizes = {"train": 128, "validation": 32, "test": 128, "size": 64}
     config.data.options = ConfigDict({**sizes, "crowding": 0.3})
     config.base.widths, config.base.deviation = (8, 16, 32), 2.0
+
+
+def drive(config: ConfigDict) -> None:
+    """DRIVE's photographs, two of which are for validation."""
+    config.data.name = "drive"
+    config.data.options = ConfigDict({"path": "data/drive", "validation": 2})
+    config.data.mask, config.data.field = "vessels", "field"
+    config.base.answer = "pixels"
 
 
 def add(config: ConfigDict, methods: Mapping[str, Mapping[str, Any]]) -> None:

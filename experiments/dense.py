@@ -9,10 +9,11 @@ answer the same question: is it there, and where; how many are there; which pixe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -37,7 +38,7 @@ from jaxdl.train.groups import Program, example_streams
 from jaxdl.train.loop import Trainer
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
-from jaxdl.types import Batch, Hyper
+from jaxdl.types import Hyper
 
 RECIPE = (
     *("flip", "strength", "steps", "batch", "optimizer", "schedule", "rate", "weight_decay"),
@@ -45,6 +46,7 @@ RECIPE = (
 )
 """Settings as other studies have them."""
 KINDS: declared.Kinds = {
+    "source": OneOf(("images", "shifted")),
     "answer": OneOf(tuple(REPRESENTATIONS)),
     "damage": OneOf(("", *masks.DAMAGES)),
     "encoder": OneOf(("", *PRETRAINED)),
@@ -65,7 +67,7 @@ AMOUNTS: declared.Kinds = {
 """How much of a damage there can be."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
 """Fields of a row, and those of the same on shifted images."""
-OWN = ("images", "damage", "amount", "sweep", "values")
+OWN = ("source", "images", "damage", "amount", "sweep", "values")
 """Settings of a member, which its program does not depend on."""
 SETTINGS = declared.Settings(
     {**classification.COMMON, "tolerance": Between(0, above=True)},
@@ -90,40 +92,41 @@ class Dense(single_source.SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         self.config, data, self.fields = config, config.data, {"images": "validation_loss"}
-        self.trials = declared.sweeps(config, KINDS)
+        trials = declared.sweeps(config, KINDS)
+        self.trials = recipe.trained_first(trials, "start", lambda own: own["start"] != "")
         OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
         chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
-        questions = {REPRESENTATIONS[name].question: place for name, place in chosen.items()}
-        if len(questions) > 1:
-            listing = ", ".join(f"{place}: {question}" for question, place in questions.items())
-            raise ValueError(f"methods answer different questions ({listing}): choose one of them")
-        (self.question,) = questions
+        self.question = dense.common_question(chosen)
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
-            check(trial, config)
+            start = trial.settings["start"]
+            check(trial, config, self.trials[start, ""] if start else trial)
         damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
         self.damages = list(dict.fromkeys([("", 0.0), *damages]))
         arrays = sorted(needed | {*dense.TRUTHS[self.question]})
         filled = self.question == "segment" and data.mask != "instances"
         self.answers = masks.Answers(arrays, data.mask, data.field, self.damages, filled)
-        versions = {"images": {}} | ({"shifted": data.shifted} if data.shifted else {})
-        self.sources = {
-            name: self.answers.of_source(sources.load(data.name, **{**data.options, **changes}))
-            for name, changes in versions.items()
-        }
+        versions = {"images": {"name": data.name, **data.options}}
+        if data.shifted:  # another data set, or other options of the same
+            versions["shifted"] = {} if "name" in data.shifted else versions["images"]
+            versions["shifted"] = versions["shifted"] | data.shifted.to_dict()
+        loaded = {name: sources.load(**options) for name, options in versions.items()}
+        self.sources = {name: self.answers.of_source(s) for name, s in loaded.items()}
         self.source = self.sources["images"]
         self.score = reporting.SCORES[self.question]
         self.opens_test = config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
-        self.scale = float(np.mean(counts)) or 1.0
+        self.scale = float(np.mean(counts)) or 1.0  # the guess that looks at no image
         others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
         files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
-        digests = {"weights": {name: digest_file(user_path(name)) for name in files}}
-        self.identity = describe_source(self.source) | others | (digests if files else {})
+        weights = {"weights": {f: digest_file(user_path(f)) for f in files}} if files else {}
+        self.identity = describe_source(self.source) | others | weights
 
     def build(self) -> None:
         """Programs and members."""
-        self.lay_out(self.config.data.feed, self.config.data.workers, {"images": self.source})
+        used = {"images", *(t.settings["source"] for t in self.trials.values())}
+        trained = {name: source for name, source in self.sources.items() if name in used}
+        self.lay_out(self.config.data.feed, self.config.data.workers, trained)
         self.longest = max(len(self.draw_images(trial, 0)) for trial in self.trials)
         self.members = self.make_members(
             list(self.trials),
@@ -146,25 +149,31 @@ class Dense(single_source.SingleSourceStudy):
         encoder = recipe.over_devices(encoder, self.placement.axis_name)
         model = UNet(encoder, answer.head(width=settings["widths"][0], **shared))
         shape = (*[settings["patch"] or side for side in images.shape[1:3]], images.shape[-1])
-        init, _ = self.initializer(model, shape, place("widths"))
-        if pretrained:
-            fresh = init
-            init = lambda key: with_encoder(fresh(key), pretrained)  # noqa: E731
+        drawn, _ = self.initializer(model, shape, place("widths"))
+        init = (lambda key: with_encoder(drawn(key), pretrained)) if pretrained else drawn
         per_example, rule = answer.per_example(self.options(settings)), recipe.update_rule(settings)
-
-        def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-            return model.apply(state.evaluated_variables, x)
-
         rule(recipe.numbers(settings))  # for its errors
         program = self.program(
             make_loss(model, per_example),
-            outputs,
+            lambda state, hyper, x: model.apply(state.evaluated_variables, x),
             rule,
             self.make_prepare(settings),
             **{name: settings[name] for name in ("steps", "batch", "average")},
             score=partial(make_mean, lambda *batch: per_example(*batch)[0]),
         )
-        return program, classification.starting(init, rule, average=settings["average"] > 0)
+        fresh = classification.starting(init, rule, average=settings["average"] > 0)
+        return program, partial(self.begin, settings["start"], fresh)
+
+    def begin(
+        self, method: str, fresh: classification.Starter, seed: int, hyper: Callable[[], Hyper]
+    ) -> TrainState:
+        """The state before the first step: fresh, or with what a method has been trained to."""
+        state = fresh(seed, hyper)
+        if not method:
+            return state
+        pairs = (zip(t.group.networks, t.states, strict=True) for t in self.trained)
+        before = dict(chain(*pairs))[Network(method, "", seed)]
+        return replace(state, params=before.params, collections=before.collections)
 
     def options(self, settings: Mapping[str, Any]) -> dense.Options:
         """What the loss of a method depends on."""
@@ -176,28 +185,18 @@ class Dense(single_source.SingleSourceStudy):
         images = self.source.splits["train"]["image"]
         side = settings["patch"] or images.shape[1]
         change = preparation.augmentations(settings["changes"], settings["strength"], side)
-        moves = {name: settings[name] for name in ("patch", "flip")}
         moments = None
         if settings["weights"]:  # as the images that these were trained on
             moments = PRETRAINED[settings["encoder"]].preprocessing.moments
-        see = preparation.standardized(images, moments=moments)
-        see_both = preparation.with_masks(images, **moves, change=change, moments=moments)
-
-        def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
-            if "mask" not in stored:
-                return {**stored, "image": see(stored["image"], None)}
-            mask = stored["mask"][:, 0 if key is None else hyper["mask"]]  # whole, or damaged
-            image, mask = see_both(stored["image"], mask, key)
-            return {**stored, "image": image, "mask": mask}
-
-        return prepare
+        moves = {name: settings[name] for name in ("patch", "flip")}
+        return preparation.picture_batches(images, **moves, change=change, moments=moments)
 
     def draw_images(self, trial: tuple[str, str], seed: int) -> np.ndarray:
         """The training images of a network; those of a smaller number are among a larger one's."""
-        ids = np.random.default_rng(seed).permutation(self.ids["images", "train"])
-        count, place = self.trials[trial].settings["images"], self.trials[trial].place("images")
-        if count > len(ids):
-            raise ValueError(f"{place}={count}: there are {len(ids)} training images")
+        settings, place = self.trials[trial].settings, self.trials[trial].place
+        ids = np.random.default_rng(seed).permutation(self.ids[settings["source"], "train"])
+        if (count := settings["images"]) > len(ids):
+            raise ValueError(f"{place('images')}={count}: there are {len(ids)} training images")
         return ids[: count or len(ids)]
 
     def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
@@ -230,7 +229,7 @@ class Dense(single_source.SingleSourceStudy):
             }
             shifted = {SHIFTED[k]: x for k, x in judged.pop("shifted", {}).items() if k in SHIFTED}
             self.results.append(reporting.Result(*network, **judged["images"], **shifted))
-            self.predictions[network] = answers["images"]
+            self.predictions[network] = answers
         reporting.write_results(trainer.folder / "results.csv", self.results)
 
     def read(self, network: Network, outputs: Mapping, splits: Mapping[str, Split]) -> dict:
@@ -256,10 +255,7 @@ class Dense(single_source.SingleSourceStudy):
         figures.samples(np.asarray(batch["image"]), titles, folder / "samples.png")
         if swept := ", ".join({t.settings["sweep"]: 0 for t in self.trials.values()}).strip(", "):
             dense_figures.sweep(self.results, self.question, swept, folder / "sweep.png")
-        last = {}  # of each method where it has the most of what it is swept over
-        for network in sorted(self.predictions, key=lambda n: reporting.order(n.value)):
-            last |= {network.method: network} if network.seed == 0 else {}
-        answers = {reporting.label(n[:2]): self.predictions[n] for n in sorted(last.values())}
+        answers = reporting.at_largest_values({n: p["images"] for n, p in self.predictions.items()})
         shown = self.question, self.tests["images"], answers
         dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
@@ -268,27 +264,37 @@ class Dense(single_source.SingleSourceStudy):
         config = self.config
         settings = declared.describe_methods(config, KINDS, get_config().base)
         data = self.describe_data(f"{length(self.source.splits['train']):,} training images")
+        data += f"; shifted: {declared.describe(config.data.shifted, {})}" * bool(
+            config.data.shifted
+        )
         if self.question == "locate":
             data += f"; a place is right within {config.tolerance:g} pixels"
-        if config.data.shifted:
-            data += f"; shifted: {declared.describe(config.data.shifted, {})}"
         described = {"Question": self.question, "Data": data}
+        if len(self.damages) > 1:
+            versions = self.source.splits["train"]["mask"]
+            described["Damaged masks"] = reporting.describe_damage(self.damages, versions)
         facts = described | {"Settings come from": config.settings_from} | settings | facts
-        return reporting.report(self.results, self.question, config.baseline, facts)
+        guesses = reporting.against_guess(self.predictions, self.tests, self.scale)
+        return reporting.report(self.results, self.question, config.baseline, facts, guesses)
 
 
-def check(trial: declared.Method, config: ConfigDict) -> None:
-    """Raise ValueError for settings that would not be read, or do not go together."""
+def check(trial: declared.Method, config: ConfigDict, start: declared.Method) -> None:
+    """Raise ValueError for settings that would not be read, or are not those of the start."""
     settings, damage = trial.settings, trial.settings["damage"]
     if damage:
-        place = f"{trial.place('amount')} of {damage}"
-        AMOUNTS[damage].check(place, settings["amount"], config)
+        AMOUNTS[damage].check(f"{trial.place('amount')} of {damage}", settings["amount"], config)
+    alike = ("answer", "encoder", "widths", "normalization", "average")
+    if others := [name for name in alike if settings[name] != start.settings[name]]:
+        raise ValueError(
+            f"{trial.place('start')}={settings['start']}, whose {others[0]} is another"
+        )
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
     moving = "only masks move with their images, and are damaged"
     for name, read, reason in (
         *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
         ("weights", settings["encoder"], "U-Net's own encoder has none"),
         ("amount", damage, "there is no damage"),
+        ("source", settings["source"] == "images" or config.data.shifted, "there is no such data"),
     ):
         if settings[name] and not read:
             raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")

@@ -56,7 +56,8 @@ class Supervised(single_source.SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.trials = recipe.teachers_first(declared.sweeps(config, recipe.KINDS))
+        trials = declared.sweeps(config, recipe.KINDS)
+        self.trials = recipe.trained_first(trials, "teacher", lambda own: own["soft"] > 0)
         methods = dict.fromkeys(name for name, _ in self.trials)
         OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
         kinds = ("image", "features"), ("label", "target")

@@ -230,6 +230,22 @@ REPRESENTATIONS: Mapping[str, Representation] = {
 """By name."""
 
 
+def common_question(places: Mapping[str, str]) -> str:
+    """The question that representations answer.
+
+    Args:
+      places: by name, where it was chosen, for messages.
+
+    Raises:
+      ValueError: if they answer several.
+    """
+    questions = {REPRESENTATIONS[name].question: place for name, place in places.items()}
+    if len(questions) > 1:
+        listing = ", ".join(f"{place}: {question}" for question, place in questions.items())
+        raise ValueError(f"methods answer different questions ({listing}): choose one of them")
+    return next(iter(questions))
+
+
 def threshold(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
     """That of "score >= t" which judges most images rightly; of several the middle one."""
     ordered = np.sort(scores)

@@ -153,25 +153,23 @@ Trials = Mapping[tuple[str, str], Method]
 """Methods by name and value, see :func:`experiments.harness.settings.sweeps`."""
 
 
-def teachers_first(trials: Trials) -> Trials:
-    """The same in such an order that what a student learns from is trained when it is its turn.
+def trained_first(trials: Trials, name: str, needs: Callable[[Mapping[str, Any]], bool]) -> Trials:
+    """The same in such an order that the method which is a trial's setting of that name, such as
+    its teacher, is trained when it is its turn.
+
+    Args:
+      needs: whether a trial of these settings needs another.
 
     Raises:
-      ValueError: for a teacher that is no method, is swept over, or is a student itself.
+      ValueError: for what is no method, is swept over, or needs another itself.
     """
-
-    def learns(trial: Method) -> bool:
-        return trial.settings["soft"] > 0
-
-    teachers = [name for (name, value), trial in trials.items() if not (value or learns(trial))]
-    for trial in filter(learns, trials.values()):
-        if (teacher := trial.settings["teacher"]) not in teachers:
-            names = ", ".join(teachers) or "of which there is none"
-            raise ValueError(
-                f"{trial.place('soft')}={trial.settings['soft']} needs a teacher, and "
-                f"{trial.place('teacher')}={teacher!r} is no method without soft and sweep: {names}"
-            )
-    return dict(sorted(trials.items(), key=lambda item: learns(item[1])))
+    able = [method for (method, value), t in trials.items() if not (value or needs(t.settings))]
+    for trial in trials.values():
+        if needs(trial.settings) and (other := trial.settings[name]) not in able:
+            listing = ", ".join(able) or "of which there is none"
+            problem = f"is no method without {name} and sweep: {listing}"
+            raise ValueError(f"{trial.place(name)}={other!r} {problem}")
+    return dict(sorted(trials.items(), key=lambda item: needs(item[1].settings)))
 
 
 def draw_size(trials: Trials, seeds: int, bag: int) -> int:

@@ -69,16 +69,19 @@ def standardized(
     return see
 
 
-def with_masks(
+def picture_batches(
     images: Images,
     *,
     patch: int = 0,
     flip: bool = False,
     change: augment.Augment | None = None,
     moments: tuple[Float[AnyArray, " c"], Float[AnyArray, " c"]] | None = None,
-) -> Callable[[Array, Array, PRNGKeyArray | None], tuple[Array, Array]]:
-    """``see(images, masks, key)``: :func:`standardized` images, with a key random square pieces of
-    them, and masks that are moved with them.
+) -> Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]:
+    """Batches of :func:`standardized` images and their answers. Where there are masks, with a key,
+    images are random square pieces, and masks are moved with them.
+
+    Of several masks of an image, [b, versions, h, w], a network learns from that of the number
+    ``hyper["mask"]``, and is evaluated by the first.
 
     Args:
       patch: the pieces' side; 0 for the images', or for no pieces.
@@ -97,12 +100,16 @@ def with_masks(
     steps = [augment.crop_and_flip(side, flip=flip)] if patch or flip else []
     move = augment.compose(*steps, *([change] if change else []))
 
-    def see_with_masks(images: Array, masks: Array, key: PRNGKeyArray | None) -> tuple:
-        if key is not None and (steps or change):
-            images, masks = move(key, images.astype(jnp.float32), masks)
-        return see(images, None), masks
+    def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray | None) -> Batch:
+        batch = dict(stored)
+        if "mask" in stored:
+            batch["mask"] = stored["mask"][:, 0 if key is None else hyper["mask"]]
+            if key is not None and (steps or change):
+                pair = move(key, batch["image"].astype(jnp.float32), batch["mask"])
+                batch["image"], batch["mask"] = pair
+        return {**batch, "image": see(batch["image"], None)}
 
-    return see_with_masks
+    return prepare
 
 
 def mean_colours(domains: Iterable[Source]) -> Float[np.ndarray, "d c"]:

@@ -153,12 +153,26 @@ def end_to_end(
     sources: Mapping[str, Source],
 ) -> tuple[dict[tuple[str, str], Split], dict[tuple[str, str], np.ndarray]]:
     """The training and validation splits of several data sets, by data set and split, and where
-    each one's examples are when they are laid end to end."""
+    each one's examples are when they are laid end to end.
+
+    Raises:
+      ValueError: if examples of one array differ in shape.
+    """
     splits = {
         (name, split): part
         for name, source in sources.items()
         for split, part in source.splits.items()
     }
+    shapes: dict[str, tuple[str, list[int]]] = {}
+    for (name, _), part in splits.items():
+        for array, values in part.items():
+            shape = list(values.shape[1:])
+            other, usual = shapes.setdefault(array, (name, shape))
+            if shape != usual:
+                raise ValueError(
+                    f"{array} in {other} is {usual}, in {name} {shape}: networks are trained on "
+                    "examples of one size"
+                )
     return splits, ids_end_to_end(splits)
 
 

@@ -7,8 +7,13 @@ each value they are compared with the baseline, paired by seed.
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float, Integer
+
+from jaxdl.data.source import Split
+from jaxdl.dense import dice
 from jaxdl.report.comparisons import (
     assemble,
     compare,
@@ -20,9 +25,11 @@ from jaxdl.report.comparisons import (
 )
 from jaxdl.report.supervised import Point, by_point, label, number
 from jaxdl.report.tables import (
+    Estimate,
     bullets,
     format_mean,
     markdown_table,
+    mean_and_standard_error,
     read_rows,
     write_rows,
 )
@@ -58,6 +65,8 @@ class Result(NamedTuple):
     """And the error."""
 
 
+Comparison = tuple[str, Estimate, str]
+"""What is compared, the difference over images, and what it is compared with."""
 Column = tuple[str, str, float, int]
 """A field of :class:`Result`, its title, the factor and the decimals it is written with."""
 COLUMNS: Mapping[str, Sequence[Column]] = {
@@ -105,6 +114,15 @@ def order(value: str) -> tuple[float, str]:
     return (number(value), "") if not math.isnan(number(value)) else (math.inf, value)
 
 
+def at_largest_values(by_network: Mapping[tuple[str, str, int], Any]) -> dict[str, Any]:
+    """By the label of each method where it has the most of what it is swept over, what belongs to
+    its first seed."""
+    largest = {}
+    for method, value, seed in sorted(by_network, key=lambda network: order(network[1])):
+        largest |= {method: (method, value, seed)} if seed == 0 else {}
+    return {label(network[:2]): by_network[network] for network in sorted(largest.values())}
+
+
 def differences(
     results: Sequence[Result], baseline: str, field: str = "score"
 ) -> dict[Point, dict[int, float]]:
@@ -142,29 +160,73 @@ def table(results: Sequence[Result], question: str, baseline: str) -> str:
     return markdown_table(titles, rows, left=1 + swept)
 
 
-def findings(results: Sequence[Result], question: str, baseline: str) -> list[str]:
+def findings(
+    results: Sequence[Result], question: str, baseline: str, guesses: Sequence[Comparison] = ()
+) -> list[str]:
     """Each method against the baseline at the same value, in words: by the score, by the score on
-    shifted images, and by whether it is there."""
+    shifted images, and by the area under the ROC curve; and against a guess."""
     measures = {"score": SCORES[question], "shifted": f"{SCORES[question]} on shifted images"}
-    measures |= {"auc": "the area under the ROC curve of whether it is there"}
+    area = "the area under the ROC curve of "
+    measures |= {"auc": area + ("pixels" if question == "segment" else "whether it is there")}
     sentences, count = [], 0
     for field, name in measures.items():
-        if field == "auc" and question != "locate":
-            continue
         for (method, value), gain in differences(results, baseline, field).items():
             estimate = over_seeds(gain)
             if not math.isnan(estimate.mean):
                 subject = f"**{method}**" + (f" at {value}" if value else "")
                 sentences.append(compare(subject, estimate, f"{baseline}, by {name}"))
                 count += judged(estimate)
+    for subject, estimate, reference in guesses:
+        sentences.append(compare(subject, estimate, reference, unit="image"))
+        count += judged(estimate)
     return sentences + warn_of_several(count)
+
+
+def against_guess(
+    predictions: Mapping[tuple, Mapping[str, Any]], tests: Mapping[str, Split], guess: float
+) -> list[Comparison]:
+    """Each method's counts against one number for all images, paired by image.
+
+    Args:
+      predictions: :class:`jaxdl.dense.Counts` by method, value and seed, and by data set.
+      tests: the truths, by data set; those without a ``count`` are left out.
+    """
+    comparisons = []
+    for name, split in tests.items():
+        if "count" not in split:
+            continue
+        counts = np.asarray(split["count"])
+        errors: dict[Point, list[Float[np.ndarray, " n"]]] = {}
+        for (method, value, _), answers in sorted(predictions.items()):
+            errors.setdefault((method, value), []).append(np.abs(answers[name].counts - counts))
+        own = np.abs(guess - counts)
+        for point, seeds in errors.items():
+            gain = (own - np.mean(np.stack(seeds), 0)) / np.mean(counts)
+            reference = f"a guess of {guess:.1f} for all images, whose MAE is {np.mean(own):.2f}"
+            reference += " on shifted images" if name == "shifted" else ""
+            estimate = mean_and_standard_error(gain)
+            comparisons.append(
+                (f"**{label(point)}**", estimate, f"{reference}, by {SCORES['count']}")
+            )
+    return comparisons
+
+
+def describe_damage(
+    damages: Sequence[tuple[str, float]], masks: Integer[np.ndarray, "n versions h w"]
+) -> str:
+    """The F1 of damaged masks beside whole ones, the first version."""
+    whole, *damaged = np.moveaxis(masks, 1, 0)
+    known = whole <= 1
+    scores = (dice((m == 1) & known, (whole == 1) & known) for m in damaged)
+    pairs = zip(damages[1:], scores, strict=True)
+    return ", ".join(f"{name} {amount:g} has F1 {100 * f1:.1f} %" for (name, amount), f1 in pairs)
 
 
 METHOD = """\
 - Means ± standard errors are over seeds (standard deviation with m − 1, over √m). A seed draws the
   initialization, the order, and which images a network is trained on: the same for all methods.
-- Differences are taken within a seed. A finding "shows" when the two-sided 95% t interval over
-  seeds excludes zero.
+- Differences are taken within a seed, those to a guess within an image, of mean errors over seeds.
+  A finding "shows" when the two-sided 95% t interval over seeds, or images, excludes zero.
 - Thresholds of whether it is there, and of pixels, are chosen on the validation images, by each
   network for itself; test images choose nothing. A run that reports on validation images judges by
   the same that its thresholds are chosen on. Dice of masks, and instances, use .5.
@@ -176,14 +238,15 @@ def report(
     question: str,
     baseline: str,
     facts: Mapping[str, str],
+    guesses: Sequence[Comparison] = (),
 ) -> str:
-    """The whole report in Markdown."""
+    """The whole report in Markdown; ``guesses`` as :func:`against_guess` returns them."""
     lost = {
         point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
         for point, seeds in by_point(results).items()
     }
     parts = [
-        ("Findings", bullets(findings(results, question, baseline))),
+        ("Findings", bullets(findings(results, question, baseline, guesses))),
         ("Results", table(results, question, baseline)),
         (
             "Diverged networks",

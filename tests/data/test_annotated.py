@@ -56,6 +56,19 @@ def test_drive_has_its_published_splits(drive):
     assert not source.labelled
 
 
+def test_drive_is_reduced_to_squares(drive):
+    folder, _ = drive
+    whole, reduced = (load("drive", path=str(folder), size=s).test.open() for s in (0, 3))
+    image, vessels = (
+        np.pad(whole[n], [(0, 0), (0, 0), (0, 1), (0, 0)][: whole[n].ndim])
+        for n in ("image", "vessels")
+    )
+    blocks = image.reshape(3, 3, 2, 3, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(reduced["image"], blocks, atol=1)  # Pillow rounds rows, then columns
+    covered = vessels.reshape(3, 3, 2, 3, 2).mean((2, 4))
+    np.testing.assert_array_equal(reduced["vessels"], covered >= 1 / 3)
+
+
 def replace(name, array):
     return lambda folder: save(folder / "training" / name, array)
 
@@ -125,6 +138,23 @@ def test_bccd_has_the_middles_of_red_cells(bccd):
     assert [split["count"][0] for split in (train, validation, test)] == [2, 0, 1]
     assert [split["image"].max() for split in (train, validation, test)] == [0, 1, 2]
     assert source.omissions == "1 boxes with nothing in them, 1 images without a box"
+
+
+def test_bccd_is_reduced_and_left_out(bccd):
+    (bccd / "boxes.csv").write_text(HEADER + BOXES + "d.png,val,RBC,2,2,6,4\n")
+    source = load("bccd", path=str(bccd), reduce=2, least=1)
+    assert source.splits["train"]["image"].shape == (1, 3, 4, 3)
+    validation = source.splits["validation"]
+    assert validation["count"].tolist() == [1] and validation["image"].max() == 3
+    # The middle of a box from 2 to 4 and from 2 to 6, whose pixels are 2 and 3, 2 to 5.
+    np.testing.assert_array_equal(validation["points"][0, 0], [(3 + 0.5) / 2 - 0.5, 1.75])
+    assert "1 images with fewer than 1 boxes of red cells" in source.omissions
+    for options, says in (
+        ({"least": 2}, "no image of split validation"),
+        ({"reduce": 9}, "1 to 8"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            load("bccd", path=str(bccd), **options)
 
 
 @pytest.mark.parametrize(

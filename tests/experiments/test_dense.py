@@ -1,5 +1,7 @@
 """The study of representations on drawn pictures, in tiny and in this process."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
 from jaxdl.data import sources
 from jaxdl.data.source import make_source
-from jaxdl.train.groups import make_groups
+from jaxdl.train.groups import Trained, make_groups
 from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.parallel import make_mesh
 from tests.experiments.tiny import Stops, rows
@@ -24,9 +26,18 @@ def tiny(variant="macula", methods=("class", "mask")):
     config = get_config(variant)
     config.seeds, config.base.steps, config.base.batch, config.base.widths = 1, 4, 4, (2,)
     config.steps_per_dispatch, config.seconds_between_saves = 2, 1e9
-    config.data.options.update({"train": 8, "validation": 6, "test": 8, "size": 18})
+    drawn = {"train": 8, "validation": 6, "test": 8, "size": 18}
     if variant == "vessels":
-        config.data.options.size = 48  # each has some
+        drawn["size"] = 48  # each has some
+    if "path" not in config.data.options:
+        config.data.options.update(drawn)
+    if "name" in config.data.shifted:
+        config.data.shifted.update({**drawn, "size": 48})
+    config.base.patch = min(config.base.patch, 12)
+    for method in config.methods.values():
+        method.steps = 4
+        if method.get("sweep") == "images":
+            method["values"] = (4, 8)
     for name in set(config.methods) - {*methods}:
         del config.methods[name]
     if variant == "macula":
@@ -103,14 +114,41 @@ def test_a_patch_moves_its_mask():
     np.testing.assert_array_equal(prepare(stored, hyper, None)["mask"], mask[:, 0])
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "drive"])
-def test_all_variants_can_be_built(variant):
+@pytest.fixture
+def real(monkeypatch):
+    """Drawn pictures in the place of photographs."""
+    monkeypatch.setitem(sources.SOURCES, "drive", lambda **_: sources.fundus(8, 2, 4, size=48))
+    monkeypatch.setitem(sources.SOURCES, "bccd", lambda **_: sources.cells(8, 2, 4, size=20))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_all_variants_can_be_built(variant, real):
     config = tiny(variant, get_config(variant).methods)
     if "crowding" in config.data.options:
         config.data.options.size = 20
     study = make_study(dense.Dense, config)
-    assert study.question == {"macula": "locate", "cells": "count"}.get(variant, "segment")
+    questions = {"macula": "locate", "cells": "count", "bccd": "count"}
+    assert study.question == questions.get(variant, "segment")
     check(config, {**dense.SETTINGS.kinds, **COMMON})
+
+
+def test_a_network_goes_on_from_anothers(real):
+    study = make_study(
+        dense.Dense, tiny("simulated_to_real", ("drawn", "drawn_first", "real_alone"))
+    )
+    study.build()
+    drawn, first = (
+        m for m in study.members if m.networks[0][:2] in (("drawn", ""), ("drawn_first", "8"))
+    )
+    ids = [set(m.hyper()["examples"].tolist()) for m in (drawn, first)]
+    assert not ids[0] & ids[1]
+    (group,) = make_groups("networks", [drawn], 1)
+    fresh = drawn.start()
+    trained = dataclasses.replace(fresh, params=jax.tree.map(lambda x: x + 1, fresh.params), step=4)
+    study.trained = [Trained(group, [trained])]
+    start = first.start()
+    jax.tree.map(np.testing.assert_array_equal, start.params, trained.params)
+    assert start.step == 0 and first.program is not drawn.program
 
 
 @pytest.mark.parametrize(
@@ -136,6 +174,19 @@ def test_all_variants_can_be_built(variant):
             r"split 'train' has image, label: this study n",
         ),
         ({"base.losses": ()}, r"config\.base\.losses is empty"),
+        ({"base.start": "mask"}, r"config\.base\.start='mask' is no method without start and"),
+        (
+            {"methods.class.values": (), "methods.class.sweep": "", "methods.mask.start": "class"},
+            r"config\.methods\.mask\.start=class, whose answer is another",
+        ),
+        (
+            {"base.source": "shifted"},
+            r"config\.base\.source=shifted is not used: there is no such data",
+        ),
+        (
+            {"base.source": "shifted", "data.shifted": {"size": 20}},
+            r"image in images is \[18, 18, 3\], in shifted \[20, 20, 3\]: networks are",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(change, words, tmp_path):

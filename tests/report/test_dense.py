@@ -49,8 +49,29 @@ def test_findings_say_what_shows():
     assert sentences[1].startswith("This run does not show that **mask** at 144 is")
     assert "class, by the area under the ROC curve" in sentences[3]
     assert sentences[4].startswith("These are 2 comparisons")  # others are alike for all seeds
+    assert "ROC curve of pixels" in findings(RESULTS, "segment", "class")[2]
     shifted = [row._replace(shifted=row.score / 2) for row in RESULTS]
     assert "on shifted images" in findings(shifted, "locate", "class")[2]
+
+
+def test_methods_are_compared_with_a_guess_over_images():
+    counts = np.array([10.0, 12.0, 8.0])
+    answers = [mock.Mock(counts=counts + 0.5 + seed) for seed in (0, 1)]
+    predictions = {("number", "", seed): {"images": own} for seed, own in enumerate(answers)}
+    tests = {"images": {"count": counts}, "others": {"mask": counts}}
+    guesses = reporting.against_guess(predictions, tests, 11.0)
+    (text,) = findings(rows("number", "", 0.9, 0.8), "count", "number", guesses)
+    gains = np.array([1 - 1, 1 - 1, 3 - 1]) / 10
+    subject = "**number** is above a guess of 11.0 for all images, whose MAE is 1.67"
+    assert f"This run does not show that {subject}" in text
+    assert f"+{100 * gains.mean():.1f} ± {100 * gains.std(ddof=1) / 3**0.5:.1f} points" in text
+    assert "3 images" in text
+
+
+def test_damaged_masks_are_compared_with_whole_ones():
+    masks = np.array([[[[1, 1, 0, 255]], [[1, 0, 1, 255]], [[0, 1, 0, 255]]]], np.uint8)
+    text = reporting.describe_damage([("", 0.0), ("shifted", 2.0), ("missing", 0.25)], masks)
+    assert text == "shifted 2 has F1 50.0 %, missing 0.25 has F1 66.7 %"
 
 
 def test_a_report_names_what_diverged(tmp_path):

@@ -6,7 +6,7 @@ A network that diverged, or whose target predictions collapsed into one class, i
 import math
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdl.report.comparisons import minus
 from jaxdl.report.tables import Estimate, mean_and_standard_error, read_rows, write_rows
@@ -78,8 +78,8 @@ def name_of(method: str) -> str:
     return METHODS.get(method, method.replace("_", " "))
 
 
-def order(row: Result | Diagnosis) -> tuple:
-    """To sort networks by: their method as :func:`place_of` has it, pair and seed."""
+def order(row: Any) -> tuple:
+    """To sort whatever has a method, a pair and a seed by: the method as :func:`place_of` has it."""
     return (*place_of(row.method), row.pair, row.seed)
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.dann import Network
 from jaxdl.report import embeddings
 from jaxdl.report.adapted import (
     Diagnosis,
     Result,
     collapsed,
     join,
+    order,
     read_diagnoses,
     read_results,
     summarize,
@@ -534,6 +536,12 @@ def test_tsne_keeps_neighbours_together_and_depends_on_the_seed_only():
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     assert np.mean(labels[distances.argmin(1)] == labels) > 0.9
+
+
+def test_networks_are_in_the_order_of_tables():
+    names = [("target_only", 0), ("dann", 1), ("dann", 0), ("source_only", 0)]
+    networks = [Network("pair", *name) for name in names]
+    assert [network[1:] for network in sorted(networks, key=order)] == names[::-1]
 
 
 def test_no_cores_are_counted_which_containers_hide(monkeypatch):

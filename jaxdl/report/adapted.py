@@ -79,7 +79,7 @@ def name_of(method: str) -> str:
 
 
 def order(row: Any) -> tuple:
-    """To sort whatever has a method, a pair and a seed by: the method as :func:`place_of` has it."""
+    """To sort what has a method (by :func:`place_of`), a pair and a seed."""
     return (*place_of(row.method), row.pair, row.seed)
 
 

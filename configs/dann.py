@@ -154,7 +154,6 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.target = _data("tfds", **signs | {"dataset": "gtsrb", "builder": {"folder": ""}})
             config.model = "dann_gtsrb"
     if pair in ("syn_numbers_to_svhn", "svhn_to_mnist"):
-        config.pair = pair  # not "svhn_cropped", as TFDS calls it
         config.model = "dann_svhn"
         config.base.padding = "SAME"
         config.base.dropout = 0.5

@@ -91,7 +91,7 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
         terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
         for wrong, problem in (
             ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
-            (terms and settings["labels"] == "target", "target labels leave nothing to adapt"),
+            (terms and settings["labels"] == "target", "labels=target leaves nothing to adapt"),
             ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
         ):
             if wrong:
@@ -149,7 +149,7 @@ class Adaptation(classification.DataStudy):
                 "{'adversarial': 1.0}}\", or give it labels"
             )
         self.identity = {domain: describe_source(s) for domain, s in self.sources.items()}
-        self.pair = config.pair or f"{source.name}_to_{target.name}"
+        self.pair = config.pair or f"{source.name}_to_{target.name}".replace("svhn_cropped", "svhn")
 
     def build(self) -> None:
         """The images of both domains laid end to end, programs and members."""

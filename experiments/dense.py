@@ -67,8 +67,8 @@ AMOUNTS: declared.Kinds = {
 """How much of a damage there can be."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
 """Fields of a row, and those of the same on shifted images."""
-OWN = ("source", "images", "damage", "amount", "sweep", "values")
-"""Settings of a member, which its program does not depend on."""
+DATA = ("source", "images", "damage", "amount", "sweep", "values")
+"""Those that a program does not depend on."""
 SETTINGS = declared.Settings(
     {**classification.COMMON, "tolerance": Between(0, above=True)},
     ("options", "methods", "shifted"),
@@ -92,24 +92,22 @@ class Dense(single_source.SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         self.config, data, self.fields = config, config.data, {"images": "validation_loss"}
-        trials = declared.sweeps(config, KINDS)
-        self.trials = recipe.trained_first(trials, "start", lambda own: own["start"] != "")
+        self.trials = recipe.trained_first(declared.sweeps(config, KINDS), "start")
         OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
         chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
         self.question = dense.common_question(chosen)
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
-            start = trial.settings["start"]
-            check(trial, config, self.trials[start, ""] if start else trial)
+            check(trial, config, self.trials)
         damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
         self.damages = list(dict.fromkeys([("", 0.0), *damages]))
         arrays = sorted(needed | {*dense.TRUTHS[self.question]})
         filled = self.question == "segment" and data.mask != "instances"
         self.answers = masks.Answers(arrays, data.mask, data.field, self.damages, filled)
         versions = {"images": {"name": data.name, **data.options}}
-        if data.shifted:  # another data set, or other options of the same
-            versions["shifted"] = {} if "name" in data.shifted else versions["images"]
-            versions["shifted"] = versions["shifted"] | data.shifted.to_dict()
+        if data.shifted:
+            usual = {} if "name" in data.shifted else versions["images"]
+            versions["shifted"] = {**usual, **data.shifted}
         loaded = {name: sources.load(**options) for name, options in versions.items()}
         self.sources = {name: self.answers.of_source(s) for name, s in loaded.items()}
         self.source = self.sources["images"]
@@ -130,7 +128,7 @@ class Dense(single_source.SingleSourceStudy):
         self.longest = max(len(self.draw_images(trial, 0)) for trial in self.trials)
         self.members = self.make_members(
             list(self.trials),
-            lambda trial: recipe.program_key(self.trials[trial].settings, OWN),
+            lambda trial: recipe.program_key(self.trials[trial].settings, DATA),
             self.make,
             lambda trial, seed: Network(*trial, seed),
         )
@@ -218,8 +216,9 @@ class Dense(single_source.SingleSourceStudy):
         splits = {"validation": self.source.splits["validation"], **self.tests}
         parts = {name: self.apart(split) for name, split in splits.items()}
         self.predictions, self.results = {}, []
-        for network, values in sorted(self.predict_parts(parts), key=lambda item: item[0]):
-            if network in faults:
+        for network, values in self.predict_parts(parts):
+            start = Network(self.trials[network[:2]].settings["start"], "", network.seed)
+            if {network, start} & {*faults}:
                 self.results.append(reporting.Result(*network, float("nan")))
                 continue
             answers = self.read(network, values, splits)
@@ -229,7 +228,8 @@ class Dense(single_source.SingleSourceStudy):
             }
             shifted = {SHIFTED[k]: x for k, x in judged.pop("shifted", {}).items() if k in SHIFTED}
             self.results.append(reporting.Result(*network, **judged["images"], **shifted))
-            self.predictions[network] = answers
+            self.predictions[network] = {name: answers[name] for name in self.tests}
+        self.results.sort()
         reporting.write_results(trainer.folder / "results.csv", self.results)
 
     def read(self, network: Network, outputs: Mapping, splits: Mapping[str, Split]) -> dict:
@@ -278,16 +278,16 @@ class Dense(single_source.SingleSourceStudy):
         return reporting.report(self.results, self.question, config.baseline, facts, guesses)
 
 
-def check(trial: declared.Method, config: ConfigDict, start: declared.Method) -> None:
+def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> None:
     """Raise ValueError for settings that would not be read, or are not those of the start."""
     settings, damage = trial.settings, trial.settings["damage"]
     if damage:
         AMOUNTS[damage].check(f"{trial.place('amount')} of {damage}", settings["amount"], config)
-    alike = ("answer", "encoder", "widths", "normalization", "average")
-    if others := [name for name in alike if settings[name] != start.settings[name]]:
-        raise ValueError(
-            f"{trial.place('start')}={settings['start']}, whose {others[0]} is another"
-        )
+    if start := settings["start"]:
+        shared = ("answer", "encoder", "weights", "widths", "normalization", "average")
+        before = trials[start, ""].settings
+        if others := [name for name in shared if settings[name] != before[name]]:
+            raise ValueError(f"{trial.place('start')}={start}, whose {others[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
     moving = "only masks move with their images, and are damaged"
     for name, read, reason in (

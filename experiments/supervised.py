@@ -57,7 +57,7 @@ class Supervised(single_source.SingleSourceStudy):
     def __init__(self, config: ConfigDict):
         self.config = config
         trials = declared.sweeps(config, recipe.KINDS)
-        self.trials = recipe.trained_first(trials, "teacher", lambda own: own["soft"] > 0)
+        self.trials = recipe.trained_first(trials, "teacher", "soft")
         methods = dict.fromkeys(name for name, _ in self.trials)
         OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
         kinds = ("image", "features"), ("label", "target")

@@ -252,7 +252,8 @@ class DataStudy(Study):
 
     def train(self, trainer: Trainer) -> None:
         """All members."""
-        list(self.train_members(trainer, "networks", self.members))
+        for _ in self.train_members(trainer, "networks", self.members):
+            pass  # a group is trained when it is asked for
 
     def train_members(
         self, trainer: Trainer, name: str, members: Sequence[Member], *, even: bool = True
@@ -304,9 +305,9 @@ class DataStudy(Study):
         return dict(zip(group.networks, outputs, strict=True))
 
     def apart(self, split: Split) -> tuple[Feed, Callable[[Member], np.ndarray]]:
-        """A feed of a split alone, and its examples, all of them for every member."""
+        """A feed of one split, and a function that gives all its examples to any member."""
         ids = np.arange(length(split), dtype=np.int32)
-        return make_feed("auto", {0: split}, self.placement.mesh), lambda member: ids
+        return make_feed(self.feed_kind, {0: split}, self.placement.mesh), lambda member: ids
 
     def predict_parts(
         self, parts: Mapping[str, tuple[Any, ...]]

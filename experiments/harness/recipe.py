@@ -84,7 +84,7 @@ KINDS: Kinds = {
 """The kinds of these settings."""
 
 
-OWN = ("share", "examples", "folds", "wrong_labels", "wrong_to", "teacher", "sweep", "values")
+DATA = ("share", "examples", "folds", "wrong_labels", "wrong_to", "teacher", "sweep", "values")
 """Settings of a member that say what its data are, and nothing of its program."""
 FITTED = tuple(name for name in FEATURES if name not in features.PLAIN)
 
@@ -127,14 +127,14 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
         raise ValueError(f"{trial.place('share')}={settings['share']} is no number of examples")
 
 
-def program_key(settings: Mapping[str, Any], own: Collection[str] = OWN) -> tuple:
+def program_key(settings: Mapping[str, Any], excluded: Collection[str] = DATA) -> tuple:
     """What methods have in common that share a program: all settings but for numbers, and which of
     these are on.
 
     Args:
-      own: settings that a program does not depend on.
+      excluded: settings that a program does not depend on.
     """
-    names = (name for name in settings if name not in own)
+    names = (name for name in settings if name not in excluded)
     return tuple((n, settings[n] != OFF[n] if n in OFF else settings[n]) for n in names)
 
 
@@ -153,23 +153,27 @@ Trials = Mapping[tuple[str, str], Method]
 """Methods by name and value, see :func:`experiments.harness.settings.sweeps`."""
 
 
-def trained_first(trials: Trials, name: str, needs: Callable[[Mapping[str, Any]], bool]) -> Trials:
-    """The same in such an order that the method which is a trial's setting of that name, such as
-    its teacher, is trained when it is its turn.
+def trained_first(trials: Trials, name: str, switch: str = "") -> Trials:
+    """Trials sorted so that those which need another method, the value of their setting ``name``,
+    come after all that need none.
 
     Args:
-      needs: whether a trial of these settings needs another.
+      switch: the setting that says whether there is such a need; ``name`` itself by default.
 
     Raises:
       ValueError: for what is no method, is swept over, or needs another itself.
     """
-    able = [method for (method, value), t in trials.items() if not (value or needs(t.settings))]
+    switch = switch or name
+    first = [m for (m, value), trial in trials.items() if not (value or trial.settings[switch])]
     for trial in trials.values():
-        if needs(trial.settings) and (other := trial.settings[name]) not in able:
-            listing = ", ".join(able) or "of which there is none"
-            problem = f"is no method without {name} and sweep: {listing}"
-            raise ValueError(f"{trial.place(name)}={other!r} {problem}")
-    return dict(sorted(trials.items(), key=lambda item: needs(item[1].settings)))
+        needed, reason = trial.settings[name], ""
+        if switch != name:
+            reason = f"{trial.place(switch)}={trial.settings[switch]} needs a {name}, and "
+        if trial.settings[switch] and needed not in first:
+            listing = ", ".join(first) or "of which there is none"
+            problem = f"{trial.place(name)}={needed!r} is no method without {switch} and sweep"
+            raise ValueError(f"{reason}{problem}: {listing}")
+    return dict(sorted(trials.items(), key=lambda item: bool(item[1].settings[switch])))
 
 
 def draw_size(trials: Trials, seeds: int, bag: int) -> int:

@@ -2,7 +2,9 @@
 
 import csv
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -36,10 +38,12 @@ def drive(path: str = "", *, validation: float = 0.2, seed: int = 0, size: int =
       validation: the share (below 1) or number of training images to validate by.
       seed: draws them.
       size: the side of squares to which photographs are reduced, black where they have nothing; a
-        pixel is of a vessel that covers a third of it, as in drawn fundi. 0 keeps them as they are.
+        pixel is of a vessel, or in the field, that covers a third of it, as in drawn fundi. 0 keeps
+        photographs as they are.
 
     Raises:
-      ValueError: a folder is missing, a mask has no image or an image no mask, sizes differ.
+      ValueError: a folder is missing, a mask has no image or an image no mask, sizes differ, or
+        photographs would be enlarged.
       DamagedFile: a file is no whole image, or no mask with two grey levels.
     """
     if not path:
@@ -58,8 +62,14 @@ def drive(path: str = "", *, validation: float = 0.2, seed: int = 0, size: int =
             )
             for name in ("vessels", "field")
         }
+        if size > max(images.shape[1:3]):
+            height, width = images.shape[1:3]
+            raise ValueError(f"size={size}: photographs are {height} x {width}, and not enlarged")
         if size:
-            parts[split] = {name: _square(arrays, size) for name, arrays in parts[split].items()}
+            parts[split] = {"image": _squares(images, size)} | {
+                name: (_squares(255 * parts[split][name], size) >= 255 / 3).astype(np.uint8)
+                for name in ("vessels", "field")
+            }
         files += [paths[name][row] for name in DRIVE_FOLDERS for row in rows]
     splits = divide(parts, {"validation": validation}, seed)
     return make_source("drive", (), splits, fingerprint=digest_files(files, root))
@@ -126,8 +136,8 @@ def bccd(path: str = "", *, reduce: int = 1, least: int = 0) -> Source:
         "points": (np.stack([_padded(p, most) for p in points.values()]) + 0.5) / reduce - 0.5,
         "count": np.array(list(map(len, points.values())), np.float32),
     }
-    member, enough = np.array(list(split_by_image.values())), columns["count"] >= least
-    rows = {split: enough & (member == split) for split in ("train", "validation", "test")}
+    names, enough = np.array(list(split_by_image.values())), columns["count"] >= least
+    rows = {split: enough & (names == split) for split in ("train", "validation", "test")}
     if empty := [split for split, chosen in rows.items() if not chosen.any()]:
         raise ValueError(f"least={least}: no image of split {empty[0]} has so many boxes")
     splits = {
@@ -141,7 +151,7 @@ def bccd(path: str = "", *, reduce: int = 1, least: int = 0) -> Source:
     return make_source("bccd", (), splits, fingerprint=fingerprint, omissions=omissions)
 
 
-def _box(row: dict[str, str]) -> tuple[str, str, tuple[float, float] | None]:
+def _box(row: Mapping[Any, Any]) -> tuple[str, str, tuple[float, float] | None]:
     """The image of a line, its split, and the row and column of the box's middle: None if nothing
     is in the box, as in two lines of the published table."""
     split = split_of(row["split"] or "")
@@ -166,18 +176,16 @@ def _padded(points: list[tuple[float, float]], most: int) -> Float32[np.ndarray,
     return padded
 
 
-def _square(
-    arrays: UInt8[np.ndarray, "n h w *c"], size: int
+def _squares(
+    images: UInt8[np.ndarray, "n h w *c"], size: int
 ) -> UInt8[np.ndarray, "n {size} {size} *c"]:
-    """Images, or masks of 0 and 1, filled up to squares with 0, and each pixel of the smaller ones
-    the mean of those it covers."""
-    h, w = arrays.shape[1:3]
-    side, mask = max(h, w), arrays.ndim == 3
-    margins = [((side - length) // 2, (side - length + 1) // 2) for length in (h, w)]
-    whole = np.pad(arrays * np.uint8(255 if mask else 1), [(0, 0), *margins, (0, 0)][: arrays.ndim])
+    """Images filled up to squares with 0, each pixel of the smaller ones the mean of those that it
+    covers."""
+    h, w = images.shape[1:3]
+    margins = [((max(h, w) - side) // 2, (max(h, w) - side + 1) // 2) for side in (h, w)]
+    whole = np.pad(images, [(0, 0), *margins] + [(0, 0)] * (images.ndim - 3))
     reduced = [Image.fromarray(x).resize((size, size), Image.Resampling.BOX) for x in whole]
-    pixels = np.stack([np.asarray(x) for x in reduced])
-    return (pixels >= 255 / 3).astype(np.uint8) if mask else pixels
+    return np.stack([np.asarray(x) for x in reduced])
 
 
 def _is_image(path: Path) -> bool:

@@ -129,8 +129,9 @@ def check_domains(source: Source, target: Source) -> None:
     be tested on a target: images are of one shape, the source has labels, and the target the same
     classes or no labels."""
     if not source.labelled:
-        raise ValueError(f"the source, {source.name}, has no labels to learn")
-    shapes = [list(own.splits["train"]["image"].shape[1:]) for own in (source, target)]
+        raise ValueError(f"the source, {source.name}, has no labels to learn: give it labels")
+    images = [domain.splits["train"]["image"] for domain in (source, target)]
+    shapes = [list(array.shape[1:]) for array in images]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"images of the source are {shapes[0]}, of the target {shapes[1]}: make them alike "
@@ -171,7 +172,7 @@ def end_to_end(
             if shape != usual:
                 raise ValueError(
                     f"{array} in {other} is {usual}, in {name} {shape}: networks are trained on "
-                    "examples of one size"
+                    "examples of one shape, so the options of both data sets must agree in size"
                 )
     return splits, ids_end_to_end(splits)
 
@@ -261,7 +262,7 @@ def divide(
 
     Args:
       parts: "train", and those splits that are there.
-      wanted: shares (below 1) of the training examples, or numbers of them, by split. What the
+      sizes: shares (below 1) of the training examples, or numbers of them, by split. What the
         first gets does not depend on the others: name "test" first.
       by_class: False takes examples at random, whatever their labels; so it is without labels.
 

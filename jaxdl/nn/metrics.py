@@ -156,14 +156,18 @@ def _counts_above(
     return false, true, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
 
 
-# Calibration.
-
-
 def domain_accuracy(
     source: Float[AnyArray, " n"], target: Float[AnyArray, " m"]
 ) -> Float[Array, ""]:
-    """The part of the examples whose domain is recognized, the mean over domains; 1/2 is chance."""
+    """The share of examples whose domain is recognized, averaged over domains; 1/2 is chance.
+
+    Args:
+      source, target: logits of "this is a source image", by the examples' true domain.
+    """
     return (jnp.mean(source > 0) + jnp.mean(target <= 0)) / 2
+
+
+# Calibration.
 
 
 def calibration_bins(

@@ -191,7 +191,9 @@ METHOD = """\
   one seed of several has that risk: read the column of networks with its mean."""
 
 
-CHOSEN = "Our numbers are those of the last step; adapted networks saw no label of the target."
+LAST_STEP = (
+    "Our numbers are those of the last step; an adapted network's loss has no label of the target."
+)
 
 
 def report(
@@ -232,7 +234,7 @@ def report(
     sections = [
         ("Findings", bullets(findings(results, diagnoses, published, colours))),
         ("Results", table(summarize(results, diagnoses), published)),
-        ("", CHOSEN),
+        ("", LAST_STEP),
         ("", recoloured * bool(changed)),
         ("", no_gap),
         ("", "There are no published numbers beside ours." * (not published)),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from jaxdl.data.source import Split
-from jaxdl.dense import dice
+from jaxdl.nn.metrics import confusion_matrix, dice
 from jaxdl.report.comparisons import (
     assemble,
     compare,
@@ -23,7 +23,7 @@ from jaxdl.report.comparisons import (
     over_seeds,
     warn_of_several,
 )
-from jaxdl.report.supervised import Point, by_point, label, number
+from jaxdl.report.supervised import Point, by_point, label, value_order
 from jaxdl.report.tables import (
     Estimate,
     bullets,
@@ -106,21 +106,18 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
 def points(results: Sequence[Result]) -> list[Point]:
     """Methods at their values, in the table's order: by value, then by score."""
     means = {point: over_seeds(seeds) for point, seeds in by_point(results).items()}
-    return sorted(means, key=lambda p: (order(p[1]), -means[p].mean if means[p].used else 9.0))
-
-
-def order(value: str) -> tuple[float, str]:
-    """Numbers in their order, then words."""
-    return (number(value), "") if not math.isnan(number(value)) else (math.inf, value)
+    scores = {point: -mean.mean if mean.used else math.inf for point, mean in means.items()}
+    return sorted(means, key=lambda point: (value_order(point[1]), scores[point]))
 
 
 def at_largest_values(by_network: Mapping[tuple[str, str, int], Any]) -> dict[str, Any]:
-    """By the label of each method where it has the most of what it is swept over, what belongs to
-    its first seed."""
-    largest: dict[str, tuple[str, str, int]] = {}
-    for method, value, seed in sorted(by_network, key=lambda network: order(network[1])):
-        largest |= {method: (method, value, seed)} if seed == 0 else {}
-    return {label(network[:2]): by_network[network] for network in sorted(largest.values())}
+    """Those of seed 0, for each method at the largest value of its sweep, by label."""
+    values: dict[str, list[str]] = {}
+    for method, value, seed in by_network:
+        if seed == 0:
+            values.setdefault(method, []).append(value)
+    largest = {method: max(swept, key=value_order) for method, swept in values.items()}
+    return {label(point): by_network[*point, 0] for point in sorted(largest.items())}
 
 
 def differences(
@@ -216,10 +213,11 @@ def describe_damage(
 ) -> str:
     """The F1 of damaged masks beside whole ones, the first version."""
     whole, *damaged = np.moveaxis(masks, 1, 0)
-    known = whole <= 1
-    scores = (dice((m == 1) & known, (whole == 1) & known) for m in damaged)
-    pairs = zip(damages[1:], scores, strict=True)
-    return ", ".join(f"{name} {amount:g} has F1 {100 * f1:.1f} %" for (name, amount), f1 in pairs)
+    sentences = []
+    for (name, amount), mask in zip(damages[1:], damaged, strict=True):
+        confusion = confusion_matrix(mask.ravel(), whole.ravel(), 2)  # unknown pixels are 255
+        sentences.append(f"{name} {amount:g} has F1 {100 * float(dice(confusion)[1]):.1f} %")
+    return ", ".join(sentences)
 
 
 METHOD = """\

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
 from jaxdl.report.comparisons import over_seeds
-from jaxdl.report.dense import COLUMNS, Result, order
+from jaxdl.report.dense import COLUMNS, Result
 from jaxdl.report.figures import own_style, plain, save
-from jaxdl.report.supervised import by_point, number, values_of
+from jaxdl.report.supervised import by_point, number, value_order, values_of
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def sweep(results: Sequence[Result], question: str, setting: str, path: Path) ->
     ]
     figure = Figure(figsize=(4.2 * len(fields), 3.4), layout="constrained")
     methods = list(dict.fromkeys(row.method for row in results))
-    values = sorted({row.value for row in results if row.value}, key=order)
+    values = sorted({row.value for row in results if row.value}, key=value_order)
     places = {value: number(value) for value in values}
     if any(map(math.isnan, places.values())):
         places = {value: float(i) for i, value in enumerate(values)}

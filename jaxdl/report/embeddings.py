@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from jaxdl.report.adapted import name_of, place_of
 from jaxdl.report.figures import own_style, plain, save
 
+_LOCK = threading.Lock()  # the environment is the process's
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -21,13 +24,16 @@ def one_thread() -> Iterator[None]:
     from threadpoolctl import threadpool_limits  # scikit-learn's, which comes with it
 
     name = "OMP_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        with threadpool_limits(1):
+    with _LOCK, threadpool_limits(1):
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
             yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def embed(

@@ -115,9 +115,14 @@ def points(results: Sequence[Result], *, choose: bool) -> list[Point]:
     """What the table has a row for: methods at their best values, or all values in their order."""
     if choose:
         return list(best_values(results).items())
-    return sorted(
-        by_point(results), key=lambda p: (number(p[1]), p[1]) if p[1] else (-math.inf, "")
-    )
+    return sorted(by_point(results), key=lambda point: value_order(point[1]))
+
+
+def value_order(value: str) -> tuple[float, str]:
+    """To sort the values of a sweep by: none, then numbers, then words."""
+    if not value:
+        return -math.inf, ""
+    return (math.inf if math.isnan(number(value)) else number(value)), value
 
 
 def references(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, Point]:

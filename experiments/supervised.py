@@ -192,7 +192,12 @@ class Supervised(single_source.SingleSourceStudy):
             "validation": (self.feed, drawn(1), stored),
             **({"test": self.answered(tests["images"])} if tests else {}),
         }
-        self.predictions = self.judge(lambda trained: splits, trainer.curves.faults(Network))
+        faults = {*trainer.curves.faults(Network)}
+        for (network,) in (member.networks for member in self.members):
+            settings = self.trials[network[:2]].settings
+            if settings["soft"] and Network(settings["teacher"], "", network.seed) in faults:
+                faults.add(network)  # what it learnt from had diverged
+        self.predictions = self.judge(lambda trained: splits, faults)
         self.results = [
             reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
             for network, parts in sorted(self.predictions.items())

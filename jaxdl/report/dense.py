@@ -228,7 +228,7 @@ METHOD = """\
 - Thresholds of whether it is there, and of pixels, are chosen on the validation images, by each
   network for itself; test images choose nothing. A run that reports on validation images judges by
   the same that its thresholds are chosen on. Dice of masks, and instances, use .5.
-- Networks that diverged are left out of every mean."""
+- Networks that diverged, or went on from one that did, are left out of every mean."""
 
 
 def report(

@@ -243,7 +243,7 @@ METHOD = """\
 - Differences are taken within a seed.{draws} A finding "shows" when the two-sided 95% t interval
   over seeds excludes zero: {reach}.{values}
 - "In training" is on the examples, and the labels, that a network was given.
-- Networks that diverged are left out of every mean."""
+- Networks that diverged, or learnt from one that did, are left out of every mean."""
 CHOSEN = (
     "Where a method was trained at several values, the one with the best mean validation score "
     "among those at which the fewest networks diverged stands for it; test examples choose "

@@ -1,6 +1,7 @@
 """The study of representations on drawn pictures, in tiny and in this process."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -116,9 +117,18 @@ def test_a_patch_moves_its_mask():
 
 @pytest.fixture
 def real(monkeypatch):
-    """Drawn pictures in the place of photographs."""
-    monkeypatch.setitem(sources.SOURCES, "drive", lambda **_: sources.fundus(8, 2, 4, size=48))
-    monkeypatch.setitem(sources.SOURCES, "bccd", lambda **_: sources.cells(8, 2, 4, size=20))
+    """Drawn pictures in the place of photographs, by the options of those who read them."""
+
+    def draw(reader, draw, **size):
+        def load(**options):
+            inspect.signature(reader).bind(**options)
+            return draw(8, 2, 4, **size)
+
+        return load
+
+    drive, bccd = (sources.SOURCES[name] for name in ("drive", "bccd"))
+    monkeypatch.setitem(sources.SOURCES, "drive", draw(drive, sources.fundus, size=48))
+    monkeypatch.setitem(sources.SOURCES, "bccd", draw(bccd, sources.cells, size=20))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -144,10 +154,12 @@ def test_a_network_goes_on_from_anothers(real):
     assert not ids[0] & ids[1]
     (group,) = make_groups("networks", [drawn], 1)
     fresh = drawn.start()
-    trained = dataclasses.replace(fresh, params=jax.tree.map(lambda x: x + 1, fresh.params), step=4)
+    params, collections = jax.tree.map(lambda x: x + 1, (fresh.params, fresh.collections))
+    trained = dataclasses.replace(fresh, params=params, collections=collections, step=4)
     study.trained = [Trained(group, [trained])]
     start = first.start()
-    jax.tree.map(np.testing.assert_array_equal, start.params, trained.params)
+    jax.tree.map(np.testing.assert_array_equal, start.params, params)
+    jax.tree.map(np.testing.assert_array_equal, start.collections, collections)
     assert start.step == 0 and first.program is not drawn.program
 
 

@@ -314,10 +314,13 @@ def test_a_student_learns_from_its_teacher_and_every_number_can_be_had(tmp_path)
     odd |= {"changes": ("similarity", "mixup"), "normalization": "batch", "activation": "tanh"}
     config.methods = section({"good": section({}), "a_student": section(wrong)})
     config.methods["odd"] = section(odd)
+    config.methods["lost"] = section({"rate": 1e30})
+    config.methods["its_student"] = section({**wrong, "teacher": "lost"})
     config.baseline = "good"
     supervised.study(config, tmp_path / "run", StopFlag())
     scores = {row.method: row.score for row in read_results(tmp_path / "run" / "results.csv")}
     assert scores["good"] > 0.85 and scores["a_student"] > 0.75 and scores["odd"] > 0.6, scores
+    assert np.isnan([scores["lost"], scores["its_student"]]).all(), scores
     config.methods.a_student.teacher = "odd one"
     with pytest.raises(UserError, match=r"a_student\.teacher='odd one' is no method"):
         supervised.study(config, tmp_path / "other", StopFlag())

@@ -38,6 +38,11 @@ def quick_environment(folder: Path) -> dict[str, str]:
     }
 
 
+USERS = "import os; os.environ['XLA_FLAGS'] = ''"
+"""What a study's process runs first for a user's compiler: by that of the tests, a stream and a
+resident data set go to other roundings where there are convolutions."""
+
+
 class Ended(NamedTuple):
     """How a study ended; a negative code is the signal that killed it, as in subprocess."""
 

@@ -33,7 +33,7 @@ from jaxdl.train.checkpoint import load_network
 from jaxdl.train.feed import make_feed
 from jaxdl.train.groups import make_groups
 from jaxdl.train.parallel import to_host
-from tests.experiments.launcher import Launcher, assert_refused, quick_environment
+from tests.experiments.launcher import USERS, Launcher, assert_refused, quick_environment
 from tests.experiments.tiny import WATCH
 from tests.experiments.tiny_dann import (
     BATCH,
@@ -236,9 +236,11 @@ def test_stopped_twice_it_ends_as_if_it_had_not(finished, start, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stream_gives_the_same_results(finished, start, tmp_path):
-    assert_done(start(tmp_path, "--config.feed=streamed").wait())
-    assert_same_run(tmp_path, finished[0])
+def test_a_stream_gives_the_same_results(start, tmp_path):
+    resident, streamed = tmp_path / "resident", tmp_path / "streamed"
+    assert_done(start(resident, prelude=USERS).wait())
+    assert_done(start(streamed, "--config.feed=streamed", prelude=USERS).wait())
+    assert_same_run(streamed, resident)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.experiments.launcher import USERS
 from tests.experiments.tiny import (
     BASES,
     CUTS,
@@ -145,10 +146,6 @@ def test_another_division_of_the_work_gives_the_same_accuracies(finished, start,
     assert ended.code == 0, ended.err[-2000:]
     assert "1 x CPU core" in ended.out
     assert rows(tmp_path) == [row for row in rows(finished[0]) if row["treatment"] == "base"]
-
-
-# A user's compiler: by the one of the tests, convolutions of a stream's images round otherwise.
-USERS = "os.environ['XLA_FLAGS'] = ''"
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_no_image_at_all(content):
         decode(content, "a file", Form())
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     form=st.sampled_from([Form(), Form(5), Form(0, "crop", 3), Form(7, "stretch", 1)]),

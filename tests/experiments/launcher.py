@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def quick_environment(folder: Path) -> dict[str, str]:
-    """For runs that are mostly compilation: one cache of programs for all, on two devices."""
+    """For runs that are mostly compilation: one cache of programs for all, on two devices, besides
+    the compiler of the tests, which is in the environment (see `conftest.py`)."""
     return {
         "XDG_CACHE_HOME": str(folder / "user"),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
@@ -33,9 +34,13 @@ def quick_environment(folder: Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes longer than training here
         "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
-        "XLA_FLAGS": "",  # a user's compiler: with it a stream's results have the same bits
         "JAX_NUM_CPU_DEVICES": "2",
     }
+
+
+USERS = "import os; os.environ['XLA_FLAGS'] = ''"
+"""What a study's process runs first for a user's compiler: by that of the tests, a stream and a
+resident data set go to other roundings where there are convolutions."""
 
 
 class Ended(NamedTuple):

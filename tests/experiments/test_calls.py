@@ -20,7 +20,8 @@ def config():
     config = get_config("digits")
     config.schedule.warmup = 0
     config.seconds_between_saves = 0.0
-    config.update({"seeds": 1, "steps": 2, "steps_per_dispatch": 1, "treatments": ()})
+    config.update({"model": "mlp", "seeds": 1, "steps": 2, "steps_per_dispatch": 1})
+    config.treatments = ()
     return config
 
 

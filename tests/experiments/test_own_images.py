@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tests.experiments.launcher import assert_refused
+from tests.experiments.launcher import USERS, assert_refused
 from tests.experiments.tiny import BASES, FILES, NETWORKS, STEPS, TINY, contents, curves, rows
 
 CLASSES, COUNTS = ("ant", "bee", "cat", "dog"), {"train": 12, "test": 5}
@@ -139,7 +139,7 @@ def test_images_of_tfds_give_the_same_results(archived, album, start_with, tmp_p
 
 @pytest.mark.slow
 def test_files_that_are_damaged_and_mended_meanwhile_give_the_same_results(
-    archived, start_with, tmp_path
+    album, start_with, tmp_path
 ):
     """Files in a stream: one line names the file that cannot be read; mended, it goes on."""
     folder, workdir = pictures(tmp_path), tmp_path / "run"
@@ -147,6 +147,7 @@ def test_files_that_are_damaged_and_mended_meanwhile_give_the_same_results(
     whole = {path: path.read_bytes() for path in train.rglob("*.png")}
     arguments = (*of_album(folder)["folder"], "--config.data.feed=streamed")
     prelude = f"""
+        {USERS}
         from jaxdl.train import logs
         append = logs.append
 
@@ -164,8 +165,12 @@ def test_files_that_are_damaged_and_mended_meanwhile_give_the_same_results(
     assert not (workdir / "results.csv").exists()
     for path, content in whole.items():
         path.write_bytes(content)
-    ended = start_with("folder", workdir, *arguments).wait()
-    assert ended.code == 0, ended.err[-2000:]
+    archived = tmp_path / "archived"
+    for ended in (
+        start_with("folder", workdir, *arguments, prelude=USERS).wait(),
+        start_with("npz", archived, *of_album(album)["npz"], prelude=USERS).wait(),
+    ):
+        assert ended.code == 0, ended.err[-2000:]
     assert_same_pictures(workdir, archived)
 
 
@@ -193,8 +198,9 @@ def test_five_classes_have_unequal_halves(start_with, tmp_path):
     change(tmp_path, **five, class_names=lambda names: np.append(names, "eel"))
     streamed = "--config.data.feed=streamed"
     for name, arguments in (("resident", ()), ("streamed", (streamed,))):
-        arguments = (*of_album(tmp_path)["npz"], *arguments, "--config.treatments=('AnB','AnB+')")
-        ended = start_with("npz", tmp_path / name, *arguments, "--config.parallel.data=2").wait()
+        arguments += (*of_album(tmp_path)["npz"], "--config.treatments=('AnB','AnB+')")
+        arguments += ("--config.parallel.data=2",)
+        ended = start_with("npz", tmp_path / name, *arguments, prelude=USERS).wait()
         assert ended.code == 0, ended.err[-2000:]
         assert "14 to 22 training images a task" in ended.out
     assert len(rows(tmp_path / "resident")) == NETWORKS

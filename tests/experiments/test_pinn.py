@@ -92,10 +92,15 @@ def test_a_network_does_not_depend_on_its_neighbours(finished, launcher, tmp_pat
 
 def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
     methods = {
-        "rad": {"candidates": 4000, "points": "latin_hypercube", "optimizer": "adam", "rate": 0.01},
-        "norms": {"weighting": "gradient_norm", "optimizer": "ssbfgs", "activation": "sin"},
-        "causal": {"weighting": "causal", "optimizer": "lbfgs"},
-        "attention": {"weighting": "attention", "points": "uniform"},
+        "drawn": {
+            "candidates": 4000,
+            "points": "latin_hypercube",
+            "weighting": "gradient_norm",
+            "optimizer": "adam",
+            "rate": 0.01,
+        },
+        "causal": {"weighting": "causal", "optimizer": "ssbfgs", "activation": "sin"},
+        "attention": {"weighting": "attention", "points": "uniform", "optimizer": "lbfgs"},
     }
     flags = ("--config.seeds=1", f"--config.methods={methods}")
     ended = run(launcher, tmp_path, *TINY, *flags).wait()

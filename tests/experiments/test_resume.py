@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.experiments.launcher import USERS
 from tests.experiments.tiny import (
     BASES,
     CUTS,
@@ -147,30 +148,37 @@ def test_another_division_of_the_work_gives_the_same_accuracies(finished, start,
     assert rows(tmp_path) == [row for row in rows(finished[0]) if row["treatment"] == "base"]
 
 
-def test_a_stream_gives_the_same_results_also_when_it_is_stopped(finished, start, tmp_path):
+@pytest.mark.parametrize(
+    "model, prelude", [("mlp", ""), pytest.param("digit_net", USERS, marks=pytest.mark.slow)]
+)
+def test_a_stream_gives_the_same_results_also_when_it_is_stopped(model, prelude, start, tmp_path):
     """Killed while bases train, stopped while frozen networks do."""
-    trained = (BASES + TUNED) * STEPS // 2
-    moments = ((signal.SIGKILL, 2 * BASES), (signal.SIGTERM, trained + CUTS))
-    for number, lines in moments:
-        study = start(tmp_path, OFTEN, "--config.data.feed=streamed")
-        assert study.wait_until(logged(tmp_path, lines))
+    whole, workdir, model = tmp_path / "whole", tmp_path / "run", f"--config.model={model}"
+    assert start(whole, model, prelude=prelude).wait().code == 0
+    trained = [line["population"] for line in curves(whole)].index("frozen-0")
+    streamed = (model, "--config.data.feed=streamed")
+    for number, lines in ((signal.SIGKILL, 2 * BASES), (signal.SIGTERM, trained + 1)):
+        study = start(workdir, OFTEN, *streamed, prelude=prelude)
+        assert study.wait_until(logged(workdir, lines))
         study.kill(number)
         ended = study.wait()
         assert ended.code in (-number, 128 + number), ended.err[-2000:]
         assert "Traceback" not in ended.err
-    ended = start(tmp_path, "--config.data.feed=streamed").wait()
+    ended = start(workdir, *streamed, prelude=prelude).wait()
     assert ended.code == 0, ended.err[-2000:]
     for name in ("results.csv", "metrics.jsonl"):
-        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
-    assert {path.name for path in tmp_path.iterdir()} == FILES
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+    assert {path.name for path in workdir.iterdir()} == FILES
 
 
 @pytest.mark.slow
-def test_processes_that_read_a_stream_give_the_same_results(finished, start, tmp_path):
-    ended = start(tmp_path, "--config.data.feed=streamed", "--config.data.workers=2").wait()
-    assert ended.code == 0, ended.err[-2000:]
+def test_processes_that_read_a_stream_give_the_same_results(start, tmp_path):
+    whole, streamed = tmp_path / "whole", tmp_path / "streamed"
+    arguments = ("--config.data.feed=streamed", "--config.data.workers=2")
+    for ended in (start(whole, prelude=USERS), start(streamed, *arguments, prelude=USERS)):
+        assert ended.wait().code == 0, ended.wait().err[-2000:]
     for name in ("results.csv", "metrics.jsonl"):
-        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+        assert (streamed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.slow

@@ -430,7 +430,7 @@ def divided(kind, devices, batched):
 
 def in_float64(kind):
     """The same losses, one network and one step after the other."""
-    losses = []
+    losses, step = [], jax.jit(make_step(loss_of(kind), rule))
     for i in range(4):
         start, hyper = start_of(kind, i)
         ids = batch_ids(hyper["key"], jnp.int32(0), steps=FEW, batch=BATCH, examples=COUNTS[i])
@@ -438,7 +438,6 @@ def in_float64(kind):
             to_exact = partial(jax.tree.map, lambda x: jnp.asarray(x, jnp.float64))
             state = begin(kind, to_exact(start), hyper)
             hyper["base"] = to_exact(hyper.get("base", {}))
-            step = jax.jit(make_step(loss_of(kind), rule))
             for row in PLACES[i][np.asarray(ids)]:
                 batch = {"image": IMAGES[row].astype(np.float64), "label": LABELS[row]}
                 state, metrics = step(state, batch, hyper)

@@ -255,7 +255,8 @@ class Dense(single_source.SingleSourceStudy):
         figures.samples(np.asarray(batch["image"]), titles, folder / "samples.png")
         if swept := ", ".join({t.settings["sweep"]: 0 for t in self.trials.values()}).strip(", "):
             dense_figures.sweep(self.results, self.question, swept, folder / "sweep.png")
-        answers = reporting.at_largest_values({n: p["images"] for n, p in self.predictions.items()})
+        answers = {network: parts["images"] for network, parts in self.predictions.items()}
+        answers = reporting.at_last_values(self.trials, answers)
         shown = self.question, self.tests["images"], answers
         dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 

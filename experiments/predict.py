@@ -74,8 +74,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def find_network(options: argparse.Namespace) -> tuple[str, Classifier]:
     """The network that is asked for, and how it is called."""
     if options.run:
-        network, classifier = from_run(user_path(options.run), **parse_name(options.name))
-        return f"{options.run}, {write_name(network._asdict())}", classifier
+        folder = user_path(options.run)
+        network, classifier = from_run(folder, **parse_name(options.name))
+        unfinished = "" if (folder / "report.md").exists() else " (of a run that is not finished)"
+        return f"{options.run}, {write_name(network._asdict())}{unfinished}", classifier
     names: list[str] = []
     if options.classes:
         names = user_path(options.classes).read_text(encoding="utf-8").split("\n")

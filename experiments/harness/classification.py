@@ -213,7 +213,7 @@ class DataStudy(Study):
             return init, jax.eval_shape(init, jax.random.key(0))
         except ValueError as error:
             size = " x ".join(map(str, shape))
-            kind = "images of" if len(shape) == 3 else "features,"
+            kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
             raise ValueError(f"{place} on {kind} {size}: {error}") from None
 
     def image_shape(self, side: int = 0) -> tuple[int, ...]:
@@ -320,8 +320,7 @@ class DataStudy(Study):
                 yield network, {name: outputs[network] for name, outputs in by_part.items()}
 
     def first_examples(self, count: int) -> tuple[Batch, Batch]:
-        """The first examples that the first member is trained on, as they are stored and as its
-        network sees them."""
+        """The first examples of the first member, as stored and as its network sees them."""
         member = self.members[0]
         prepare = self.prepare[member.program]
         return first_examples(self.feed, prepare, member.hyper(), count, self.placement)

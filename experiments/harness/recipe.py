@@ -169,6 +169,8 @@ def trained_first(trials: Trials, name: str, switch: str = "") -> Trials:
         needed, reason = trial.settings[name], ""
         if switch != name:
             reason = f"{trial.place(switch)}={trial.settings[switch]} needs a {name}, and "
+        if needed and not trial.settings[switch] and trial.settings["sweep"] != switch:
+            raise ValueError(f"{trial.place(name)}={needed!r} is not used: {switch} is 0")
         if trial.settings[switch] and needed not in first:
             listing = ", ".join(first) or "of which there is none"
             problem = f"{trial.place(name)}={needed!r} is no method without {switch} and sweep"

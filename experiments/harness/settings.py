@@ -134,7 +134,8 @@ class Multiple:
         """See :class:`Kind`."""
         divisor = value_of(config, self.other)
         if divisor >= 1 and value % divisor:
-            raise ValueError(f"{name}={value} is not a multiple of config.{self.other}={divisor}")
+            problem = f"{name}={value} is not a multiple of config.{self.other}={divisor}"
+            raise ValueError(f"{problem}: give both")
 
 
 @dataclass(frozen=True)

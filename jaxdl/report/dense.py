@@ -110,14 +110,13 @@ def points(results: Sequence[Result]) -> list[Point]:
     return sorted(means, key=lambda point: (value_order(point[1]), scores[point]))
 
 
-def at_largest_values(by_network: Mapping[tuple[str, str, int], Any]) -> dict[str, Any]:
-    """Those of seed 0, for each method at the largest value of its sweep, by label."""
-    values: dict[str, list[str]] = {}
-    for method, value, seed in by_network:
-        if seed == 0:
-            values.setdefault(method, []).append(value)
-    largest = {method: max(swept, key=value_order) for method, swept in values.items()}
-    return {label(point): by_network[*point, 0] for point in sorted(largest.items())}
+def at_last_values(
+    points: Iterable[Point], by_network: Mapping[tuple[str, str, int], Any]
+) -> dict[str, Any]:
+    """Those of seed 0, for each method at the last value of its sweep, by label."""
+    last = {method: (method, value) for method, value in points}
+    networks = [(*point, 0) for point in sorted(last.values())]
+    return {label(n[:2]): by_network[n] for n in networks if n in by_network}
 
 
 def differences(

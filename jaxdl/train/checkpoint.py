@@ -232,6 +232,8 @@ def load_network(run: Path, **name: Any) -> Variables:
       ValueError: if the run has no such network, or several.
       DamagedFile: if its checkpoint is damaged.
     """
+    if not run.is_dir():
+        raise ValueError(f"there is no folder {run}: name that of a run")
     matches, names = [], []
     for population in sorted((run / "checkpoints").glob("*")):
         steps = [int(path.name) for path in population.iterdir() if path.name.isdigit()]

@@ -134,3 +134,13 @@ def test_figures_are_drawn(question, answers, tmp_path):
     dense_figures.sweep(RESULTS, "locate", "images", tmp_path / "sweep.png")
     for name in ("answers.png", "sweep.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_shown_of_a_sweep_is_its_last_value():
+    """In the order of the configuration: 3 corners are rougher than 12."""
+    swept = [("clean", ""), ("polygons", "12"), ("polygons", "3"), ("lost", "1")]
+    networks = {(*point, seed): (*point, seed) for point in swept[:3] for seed in (0, 1)}
+    assert reporting.at_last_values(swept, networks) == {
+        "clean": ("clean", "", 0),
+        "polygons 3": ("polygons", "3", 0),
+    }

@@ -225,7 +225,10 @@ def test_a_name_must_tell_one_network_from_the_others(tmp_path):
         load_network(run, task="B")
     with pytest.raises(ValueError, match="no network with seed=7, as "):
         load_network(run, seed=7)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no checkpoints of named networks"):
+        load_network(tmp_path / "empty", seed=0)
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         load_network(tmp_path / "nowhere", seed=0)
 
 

@@ -29,7 +29,7 @@ from experiments.harness.study import Headline, conduct, curve_panels, describe_
 from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import ADVERSARIES, DOMAINS, TERMS
 from jaxdl.data import augment, preparation
-from jaxdl.data.source import Split, check_domains
+from jaxdl.data.source import Split
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
@@ -140,7 +140,7 @@ class Adaptation(classification.DataStudy):
             for domain in DOMAINS
         }
         source, target = self.sources.values()
-        check_domains(source, target)
+        adaptation.check_domains(source, target)
         learners = [name for name, own in self.methods.items() if own["labels"] == "target"]
         if learners and not target.labelled:
             raise ValueError(

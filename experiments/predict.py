@@ -18,6 +18,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
+from experiments import runs
 from experiments.harness.run import print_or_fail
 from experiments.networks import from_run, from_weights, parse_name, write_name
 from jaxdl.data.source import printable
@@ -76,7 +77,7 @@ def find_network(options: argparse.Namespace) -> tuple[str, Classifier]:
     if options.run:
         folder = user_path(options.run)
         network, classifier = from_run(folder, **parse_name(options.name))
-        unfinished = "" if (folder / "report.md").exists() else " (of a run that is not finished)"
+        unfinished = "" if runs.is_finished(folder) else " (of a run that is not finished)"
         return f"{options.run}, {write_name(network._asdict())}{unfinished}", classifier
     names: list[str] = []
     if options.classes:

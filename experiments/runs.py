@@ -34,6 +34,11 @@ FILES = {"config.json", "run.json", "metrics.jsonl", "results.csv"}
 """A folder with one of them is a run's."""
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a run came to its end, and so has its report."""
+    return (folder / "report.md").exists()
+
+
 class Run(NamedTuple):
     """A run, as its folder has it."""
 
@@ -53,7 +58,7 @@ class Run(NamedTuple):
     @property
     def state(self) -> str:
         """Whether it came to its end."""
-        return "finished" if (self.folder / "report.md").exists() else "unfinished"
+        return "finished" if is_finished(self.folder) else "unfinished"
 
     @property
     def time(self) -> str:

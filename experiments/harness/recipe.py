@@ -166,14 +166,13 @@ def trained_first(trials: Trials, name: str, switch: str = "") -> Trials:
     switch = switch or name
     first = [m for (m, value), trial in trials.items() if not (value or trial.settings[switch])]
     for trial in trials.values():
-        needed, reason = trial.settings[name], ""
-        if switch != name:
-            reason = f"{trial.place(switch)}={trial.settings[switch]} needs a {name}, and "
-        if needed and not trial.settings[switch] and trial.settings["sweep"] != switch:
+        needed, value = trial.settings[name], trial.settings[switch]
+        if needed and not value and trial.settings["sweep"] != switch:
             raise ValueError(f"{trial.place(name)}={needed!r} is not used: {switch} is 0")
-        if trial.settings[switch] and needed not in first:
+        if value and needed not in first:
             listing = ", ".join(first) or "of which there is none"
             problem = f"{trial.place(name)}={needed!r} is no method without {switch} and sweep"
+            reason = "" if switch == name else f"{trial.place(switch)}={value} needs a {name}, and "
             raise ValueError(f"{reason}{problem}: {listing}")
     return dict(sorted(trials.items(), key=lambda item: bool(item[1].settings[switch])))
 

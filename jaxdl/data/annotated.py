@@ -183,8 +183,8 @@ def _squares(
     covers."""
     h, w = images.shape[1:3]
     margins = [((max(h, w) - side) // 2, (max(h, w) - side + 1) // 2) for side in (h, w)]
-    whole = np.pad(images, [(0, 0), *margins] + [(0, 0)] * (images.ndim - 3))
-    reduced = [Image.fromarray(x).resize((size, size), Image.Resampling.BOX) for x in whole]
+    squares = np.pad(images, [(0, 0), *margins] + [(0, 0)] * (images.ndim - 3))
+    reduced = [Image.fromarray(x).resize((size, size), Image.Resampling.BOX) for x in squares]
     return np.stack([np.asarray(x) for x in reduced])
 
 

@@ -124,32 +124,6 @@ def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
     return {name: encoded.take(array, places) for name, array in split.items()}
 
 
-def check_domains(source: Source, target: Source) -> None:
-    """Raise ValueError, naming what differs, unless networks can learn the classes of a source to
-    be tested on a target: images are of one shape, the source has labels, and the target the same
-    classes or no labels."""
-    if not source.labelled:
-        raise ValueError(f"the source, {source.name}, has no labels to learn: give it labels")
-    images = [domain.splits["train"]["image"] for domain in (source, target)]
-    shapes = [list(array.shape[1:]) for array in images]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"images of the source are {shapes[0]}, of the target {shapes[1]}: make them alike "
-            "with the options of both, size and channels"
-        )
-    if not target.labelled:
-        return
-    source_classes, target_classes = source.class_names, target.class_names
-    if len(source_classes) != len(target_classes):
-        raise ValueError(
-            f"the source has {len(source_classes)} classes, the target {len(target_classes)}"
-        )
-    if odd := [
-        pair for pair in zip(source_classes, target_classes, strict=True) if pair[0] != pair[1]
-    ]:
-        raise ValueError(f"a class of the source is {odd[0][0]!r}, of the target {odd[0][1]!r}")
-
-
 def end_to_end(
     sources: Mapping[str, Source],
 ) -> tuple[dict[tuple[str, str], Split], dict[tuple[str, str], np.ndarray]]:

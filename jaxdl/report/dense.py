@@ -211,10 +211,10 @@ def describe_damage(
     damages: Sequence[tuple[str, float]], masks: Integer[np.ndarray, "n versions h w"]
 ) -> str:
     """The F1 of damaged masks beside whole ones, the first version."""
-    whole, *damaged = np.moveaxis(masks, 1, 0)
+    truth, *damaged = np.moveaxis(masks, 1, 0)
     sentences = []
     for (name, amount), mask in zip(damages[1:], damaged, strict=True):
-        confusion = confusion_matrix(mask.ravel(), whole.ravel(), 2)  # unknown pixels are 255
+        confusion = confusion_matrix(mask.ravel(), truth.ravel(), 2)  # unknown pixels are 255
         sentences.append(f"{name} {amount:g} has F1 {100 * float(dice(confusion)[1]):.1f} %")
     return ", ".join(sentences)
 

@@ -151,8 +151,8 @@ class Group:
         self, states: Sequence[TrainState], placement: MeshPlacement
     ) -> tuple[TrainState, Hyper]:
         """The members' states and hyper-parameters on the devices."""
-        whole = population_of(states, self.size, placement.mesh, mode=placement.mode)
-        return whole, self.hypers(placement)
+        population = population_of(states, self.size, placement.mesh, mode=placement.mode)
+        return population, self.hypers(placement)
 
     def start(self, placement: MeshPlacement) -> tuple[TrainState, Hyper]:
         """The population before the first step."""

@@ -19,10 +19,11 @@ from sklearn.datasets import (
     load_wine,
 )
 
+from jaxdl.adaptation import check_domains
 from jaxdl.data import sources
 from jaxdl.data.builders import glyphs as builder
 from jaxdl.data.encoded import Form, encoded
-from jaxdl.data.source import Sealed, check_domains, digest_arrays, divide, make_source
+from jaxdl.data.source import Sealed, digest_arrays, divide, make_source
 from jaxdl.data.sources import load
 
 SPLITS = ("train", "validation", "test")

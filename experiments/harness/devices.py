@@ -48,13 +48,15 @@ def use_cores(count: int) -> None:
 
 
 def keep_programs() -> None:
-    """Keep what took a second or more to compile for later runs, in the folder that JAX was told
+    """Keep compiled programs for later runs, small ones too, in the folder that JAX was told
     (`JAX_COMPILATION_CACHE_DIR`) or among this project's cached files, where these can be.
 
     Raises:
       ValueError: a folder below the home of a user who has none.
     """
     requested, folder = os.environ.get("JAX_COMPILATION_CACHE_DIR"), cache.folder()
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if folder is None:
         say("no home folder, so nothing is kept for later runs: set XDG_CACHE_HOME to a folder")
     if requested is not None:

@@ -70,14 +70,14 @@ def make_first_losses(
 
     def first_losses(*args: PyTree) -> dict[int, np.ndarray]:
         (states, *_), losses = args, {}
-        shared = [
-            None if population else _put(arg, None, row, P())
+        args = tuple(
+            jax.tree.map(_on_host, arg) if population else _put(arg, None, row, P())
             for arg, population in zip(args, populations, strict=True)
-        ]
+        )
         for index in _local_members(mesh, len(jax.tree.leaves(states)[0])):
             member = [
-                whole if whole is not None else _put(arg, index, row, spec if divided else P())
-                for arg, whole, spec in zip(args, shared, member_specs, strict=True)
+                _put(arg, index, row, spec if divided else P()) if population else arg
+                for arg, population, spec in zip(args, populations, member_specs, strict=True)
             ]
             losses[index] = np.asarray(loss(*member))
         return losses
@@ -139,23 +139,26 @@ def _put(tree: PyTree, index: int | None, mesh: Mesh, spec: P) -> PyTree:
             words = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         sharding = NamedSharding(mesh, spec)
+        if index is not None:
+            return jax.device_put(_on_host(leaf)[index], sharding)
         if not isinstance(leaf, jax.Array):
-            return jax.device_put(leaf if index is None else leaf[index], sharding)
-        if index is None:  # on each device already: not once more
-            devices = set(mesh.devices.flat)
-            shards = [s.data for s in leaf.addressable_shards if s.device in devices]
-            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
-        return jax.device_put(_local(leaf, index), sharding)
+            return jax.device_put(leaf, sharding)
+        devices = set(mesh.devices.flat)  # on each of them already: not once more
+        shards = [s.data for s in leaf.addressable_shards if s.device in devices]
+        return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
 
     return jax.tree.map(put, tree)
 
 
-def _local(leaf: Array, index: int) -> np.ndarray:
-    """One member's array, put together from this process's devices."""
-    whole = np.empty(leaf.shape[1:], leaf.dtype)
+def _on_host(leaf: Array | np.ndarray) -> Array | np.ndarray:
+    """A population's array as NumPy has it, with anything for members of other processes; NumPy
+    slices it without a program for each shape and member. Random keys remain as they are.
+
+    A copy: while a view of an array exists, the devices cannot reuse its memory.
+    """
+    if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    whole = np.empty(leaf.shape, leaf.dtype)
     for shard in leaf.addressable_shards:
-        first, *rest = shard.index or (slice(None),)
-        start = first.start or 0
-        if start <= index < start + len(shard.data):
-            whole[tuple(rest)] = np.asarray(shard.data[index - start])
+        whole[shard.index] = np.asarray(shard.data)
     return whole

@@ -63,7 +63,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.padding = "VALID"
     config.base.start = "he"  # "glorot"; "small": normal of deviation .01
     config.base.dropout = 0.0  # in the label head
-    # The optimizer: momentum .9.
+    config.base.optimizer = "momentum"  # of .9; see `jaxdl.optim.OPTIMIZERS`
     config.base.rate = 0.01
     config.base.schedule = "annealed"  # rate / (1 + 10 p)^.75; "cosine", to 0; "constant"
     config.base.weight_decay = 0.0

@@ -4,8 +4,7 @@ python -m experiments.dann --config configs/dann.py[:pair]
 
 Networks learn the labels of a source domain and are tested on a target domain: without adaptation
 (``source_only``), with one method or several, which see the target's images and none of its labels,
-and, as the bound from above, with the target's labels (``target_only``). A target may come without
-labels: then the report has the criteria that need none.
+and, as the bound from above, with the target's labels (``target_only``), if it has any.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper
 
-RECIPE = ("steps", "batch", "rate", "weight_decay", "max_norm", "dropout")
+RECIPE = ("steps", "batch", "optimizer", "rate", "weight_decay", "max_norm", "dropout")
 """Settings as other studies have them."""
 NUMBERS = ("reversal", "radius", "threshold", "range", "rate", "weight_decay")
 """Settings in which the members of one population may differ, beside the terms' weights."""
@@ -87,12 +86,14 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
             "and digits_m need the same seed, or test digits of the one train the other"
         )
     methods = declared.methods(config, METHOD)
-    for name, (settings, _) in methods.items():
+    for name, (settings, sections) in methods.items():
+        own = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
         terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
         for wrong, problem in (
             ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
             (terms and settings["labels"] == "target", "labels=target leaves nothing to adapt"),
             ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
+            (own and "consistency" not in terms, f"{''.join(own[:1])} is not used: consistency=0"),
         ):
             if wrong:
                 raise ValueError(f"config.methods.{name}: {problem}")
@@ -176,7 +177,7 @@ class Adaptation(classification.DataStudy):
         )
         join = {"join": adaptation.joined} if conditional else {}
         init, _ = self.initializer(model, self.image_shape(settings["size"]), place, **join)
-        rule = recipe.update_rule({**settings, "optimizer": "momentum"})
+        rule = recipe.update_rule(settings)
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
             return adaptation.outputs(model, state.variables, x, conditional=conditional)
@@ -270,8 +271,7 @@ class Adaptation(classification.DataStudy):
         methods = {name_of(n): self.methods[n] for n in sorted(self.methods, key=place_of)}
         lengths = sorted({(own["steps"], own["batch"]) for own in methods.values()})
         counts = sorted({trees.count(trained.states[0].params) for trained in self.trained})
-        # The one base that no variant has changed: in others, settings of all methods may be.
-        usual = get_config("mnist_to_mnist_m").base.to_dict()
+        usual = get_config("mnist_to_mnist_m").base.to_dict()  # which that variant does not change
         return {
             domain.capitalize(): f"{source.name} ({len(self.ids[domain, 'train']):,} "
             f"training, {source.test.size:,} test images{', no labels' * (not source.labelled)})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from experiments.harness.run import print_or_fail
 from experiments.networks import parse_name
 from jaxdl.files import user_path
 from jaxdl.nn.weights import write_safetensors
@@ -35,8 +36,4 @@ def main(arguments: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        print(main(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    print_or_fail(lambda: main(sys.argv[1:]))

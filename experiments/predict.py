@@ -53,10 +53,7 @@ USAGE = """python -m experiments.predict (--run RUN [COLUMN=VALUE ...] | --model
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line; ValueError for another one."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        "experiments.predict", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    parser = Parser("experiments.predict", allow_abbrev=False, add_help=False)
     parser.add_argument("--images", required=True)
     parser.add_argument("--out", default="predictions")
     for name in ("run", "model", "weights", "classes"):

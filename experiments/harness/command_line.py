@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,10 @@ OPTIONS: dict[str, tuple[Callable, str]] = {
 """Options beside the configuration: how each is defined, and what it means."""
 
 
+HELP = {"--help", "-h", "-help", "--helpfull"}
+"""Words that ask for help."""
+
+
 def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]) -> list[str]:
     """Define and read the flags of the study ``name``; what is left over of ``argv``.
 
@@ -35,7 +40,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     Raises:
       ValueError: where something else was asked for than ``default`` has, or cannot be read.
     """
-    if {"--help", "-h", "-help", "--helpfull"} & set(argv):
+    if HELP & {*argv}:
         print(sys.modules["__main__"].__doc__)
         print(f"  --config FILE[:VARIANT]  default configs/{name}.py; comments say what is what")
         print('  --config.KEY=VALUE       another value of one setting; of a tuple: "(4,)"')
@@ -46,8 +51,12 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
-        if argument.startswith("--config.") and not _is_setting(key, _keys(default, free)):
-            raise ValueError(f"there is no setting config.{key}: configs/{name}.py has them all")
+        names = _keys(default, free)
+        if argument.startswith("--config.") and not _is_setting(key, names):
+            hint = "".join(f"is it config.{n}? " for n in get_close_matches(key, names, 1, 0.8))
+            raise ValueError(
+                f"there is no setting config.{key}: {hint}configs/{name}.py has them all"
+            )
     requested = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     where = "" if requested is None else f"--config={requested}: "  # to begin a message with
     if requested:

@@ -76,6 +76,16 @@ def recorded(folder: Path, study: str) -> Iterator[list[Start]]:
             write(path, Record(study, starts))
 
 
+def check_study(folder: Path, study: str) -> None:
+    """Raise ValueError for a folder with a run of another study."""
+    path = folder / "run.json"
+    with suppress(DamagedFile):
+        if path.exists() and (other := read(path).study) != study:
+            raise ValueError(
+                f"{folder} holds a run of {other}: choose another --workdir, or delete it"
+            )
+
+
 def make_start() -> Start:
     """A start of this process, now."""
     versions = {"jaxdl": jaxdl.__version__, **{name: version(name) for name in PACKAGES}}

@@ -160,11 +160,12 @@ def run(
 
 
 def print_or_fail(make: Callable[[], str]) -> None:
-    """The main program of a small command: print a text, or end in a line for wrong input."""
+    """The main program of a small command: print a text, or end in a line for wrong input; with
+    ``--help``, print the program's docstring."""
     replace_unprintable()
     try:
         with user_input():
-            text = make()
+            text = sys.modules["__main__"].__doc__ if command_line.HELP & {*sys.argv} else make()
     except UserError as error:
         fail(error)
     show(text)

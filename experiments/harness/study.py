@@ -104,6 +104,7 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
         if not finished.exists():
             study.build()
             figures.check()  # no run may fail for a figure after hours of training
+        records.check_study(workdir, name_of(kind))
         claim(workdir, config, study.identity, kind.settings.computing)
         if omissions := describe_omissions(*study.sources.values()):
             say(f"not read: {omissions}")

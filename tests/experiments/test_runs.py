@@ -150,6 +150,15 @@ def test_a_restart_is_one_more_start_and_a_reprint_is_none(finished):
     assert [line for line in again.splitlines() if line.startswith("- Code: ")] == code
 
 
+def test_a_folder_of_another_study_is_refused(finished, tmp_path):
+    (tmp_path / "run.json").write_text((finished[0] / "run.json").read_text())
+    records.check_study(tmp_path, "test_runs")
+    with pytest.raises(ValueError, match=r"holds a run of test_runs: choose another --workdir"):
+        records.check_study(tmp_path, "dann")
+    (tmp_path / "run.json").write_text("{")  # which is set aside
+    records.check_study(tmp_path, "dann")
+
+
 def test_a_damaged_record_is_set_aside(finished, tmp_path, capsys):
     for content in (
         "{",
@@ -526,6 +535,14 @@ def test_a_bad_folder_ends_in_a_line(arguments, words, tmp_path, monkeypatch, ca
     (line,) = printed.err.splitlines()
     assert ended.value.code == 2 and line.startswith("error: ") and words in line
     assert not printed.out
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_is_the_docstring_of_the_program(word, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program", word])
+    monkeypatch.setitem(sys.modules, "__main__", runs)
+    print_or_fail(lambda: runs.main(sys.argv[1:]))
+    assert capsys.readouterr().out == f"{runs.__doc__}\n"
 
 
 def test_a_list_is_printed_where_the_encoding_lacks_its_letters(tmp_path, monkeypatch):

@@ -190,8 +190,11 @@ def test_without_a_home_it_is_said_that_nothing_is_kept(monkeypatch, capsys):
 def test_jax_s_own_cache_may_be_below_the_home_folder(unset, monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "~/programs")
+    shortest = "jax_persistent_cache_min_compile_time_secs"
+    monkeypatch.delenv(shortest.upper(), raising=False)
     devices.keep_programs()
-    assert unset == {"jax_compilation_cache_dir": "/somewhere/programs"}
+    assert unset == {"jax_compilation_cache_dir": "/somewhere/programs", shortest: 0}
+    monkeypatch.setenv(shortest.upper(), "1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/x")  # as it is
     unset.clear()
     devices.keep_programs()

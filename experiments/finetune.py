@@ -121,11 +121,10 @@ class FineTuning(SingleSourceStudy):
 
     def list_networks(self) -> Iterator[Network]:
         """All but the donors."""
-        config = self.config
-        for method, images, seed in product(self.methods, self.numbers, range(config.seeds)):
+        for method, images, seed in product(self.methods, self.numbers, range(self.config.seeds)):
             stages = {self.layout.own[method]}
             if (method, images) == (self.layout.every_stage, self.layout.stages_at):
-                stages |= {*config.stages}
+                stages |= {*self.config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
     def donor(self, seed: int) -> Member:
@@ -207,11 +206,17 @@ class FineTuning(SingleSourceStudy):
         """All stages as they are before the first step."""
         start = self.methods[network.method]["start"]
         if start in self.methods:
-            before = network._replace(method=start, frozen=self.layout.own[start])
+            before = self.origin(network)
             below = self.donors.below(network.seed, before.frozen)
             return transfer.join(below, self.states[before].variables)
         fresh = self.init(member_key("init", network.seed))
         return fresh if start == "fresh" else self.donors.transplanted(network.seed, fresh)
+
+    def origin(self, network: Network) -> Network:
+        """What it goes on from: the seed's donor, or a method's network; "fresh" is none."""
+        start = "fresh" if network.method == DONOR else self.methods[network.method]["start"]
+        images = network.images if start in self.methods else 0
+        return Network(start, images, self.layout.own.get(start, 0), network.seed)
 
     def train(self, trainer: Trainer) -> None:
         """Donors first; then what begins with them; then what begins with one of those."""
@@ -219,8 +224,7 @@ class FineTuning(SingleSourceStudy):
             for trained in self.train_members(trainer, kind, members):
                 self.states |= zip(trained.group.networks, trained.states, strict=True)
             if kind == "donors" and members:
-                states = (self.states[member.networks[0]] for member in members)
-                self.donors.networks = [state.variables for state in states]
+                self.donors.networks = [self.states[m.networks[0]].variables for m in members]
 
     def parts(self, tests: Mapping[str, Split], trained: Trained) -> dict[str, Part]:
         """By split the examples of a group's networks, which are of one kind."""
@@ -267,12 +271,10 @@ class FineTuning(SingleSourceStudy):
         super().draw(trainer)
         figures.draw(self.results, self.layout, trainer.folder)
         split = self.tests.get("images", self.source.splits["validation"])
-        best = reporting.best(self.results, self.layout)
-        if not best:
-            return
-        prediction = self.predictions[Network(*best)][self.config.report_on]
-        path, names = trainer.folder / "predictions.png", self.source.class_names
-        figures.draw_page(in_memory(split["image"]), prediction, names, path)
+        if best := reporting.best(self.results, self.layout):
+            prediction = self.predictions[Network(*best)][self.config.report_on]
+            path, names = trainer.folder / "predictions.png", self.source.class_names
+            figures.draw_page(in_memory(split["image"]), prediction, names, path)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""

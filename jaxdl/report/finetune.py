@@ -236,7 +236,7 @@ METHOD = """\
   its probability, and what it is. The others are images at random.
 - Every network, those from scratch too, sees images normalized by the donor's mean and deviation.
 - "In training" is on the images that a network was given, unchanged.
-- Networks that diverged are left out of every mean."""
+- Networks that diverged, or went on from one that did, are left out of every mean."""
 
 
 def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) -> str:

@@ -323,6 +323,20 @@ def test_diverged_networks_are_in_no_mean_and_named():
     assert "75.0 ± 2.9" in line and "3 of 4" in line
 
 
+def test_what_goes_on_from_a_diverged_network_has_diverged(tmp_path):
+    """Even where its own training is finite, and through another method; others are judged."""
+    config = tiny()
+    config.seeds, config.images, config.every_stage, config.stages = 1, (10,), "", ()
+    config.source.training.rate = 1e30
+    del config.methods["changed"]
+    finetune.study(config, tmp_path / "run", StopFlag())
+    accuracies = read_names_and_accuracies(tmp_path / "run" / "results.csv")
+    assert {name[0] for name, x in accuracies.items() if np.isnan(x)} == {
+        *(DONOR, "frozen", "head_first")
+    }
+    assert [name[0] for name, x in accuracies.items() if x >= 0] == ["scratch"]
+
+
 def test_a_report_is_written_where_all_networks_on_most_images_diverged():
     """But no page of predictions, for which there is no network."""
     lost = (float("nan"),) * 4

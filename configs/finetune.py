@@ -123,10 +123,10 @@ def photographs(config: ConfigDict, name: str) -> None:
         config.data.options.data_dir = ""  # empty for TFDS's own, ~/tensorflow_datasets
     else:
         config.data.options.path = ""  # the folder, the file
+    config.data.options.channels = 3  # as the network's images have
     if name != "npz":
         config.data.options.size = 160  # side to resize to
         config.data.options.fit = "crop"  # the middle square, or "stretch"
-        config.data.options.channels = 3  # as the network's images have
     config.images = (20, 0)
     # From common practice: no accuracy has chosen these.
     config.base.optimizer, config.base.steps, config.base.batch = "adamw", 100, 16

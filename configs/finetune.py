@@ -104,8 +104,13 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.model, config.data.name = "resnet20", "digits"
             config.data.options = ConfigDict({"seed": 0, "size": 26, "margin": 3, "channels": 3})
             config.source.name = ""
-            config.seeds = 3
-            config.stages = tuple(range(1, 11))
+            config.seeds, config.images = 3, (10, 100)
+            config.base.steps, config.base.batch = 100, 16
+            for name in ("fixed_statistics", "augmented"):  # for the default shows them
+                del config.methods[name]
+            config.methods.frozen.rate = 0.3
+            # The first convolution, and each of the three groups of blocks that follow it.
+            config.stages = (1, 4, 7, 10)
     return config
 
 

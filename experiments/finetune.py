@@ -93,7 +93,8 @@ class FineTuning(SingleSourceStudy):
         )
         own = {name: self.count_frozen(name) for name in self.methods}
         at = config.every_stage, config.stages_at or self.numbers[-1]
-        self.layout = reporting.Layout(own, config.baseline, *at, len(self.stages))
+        sizes = len(self.stages), self.identity["sizes"][config.report_on]
+        self.layout = reporting.Layout(own, config.baseline, *at, *sizes)
         self.programs: dict[tuple, Program] = {}
         self.states: dict[Network, TrainState] = {}
         self.plan: dict[str, list[Member]] = {"donors": [], "networks": [], "continued": []}
@@ -128,7 +129,7 @@ class FineTuning(SingleSourceStudy):
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
     def donor(self, seed: int) -> Member:
-        """A network that is trained on data of its own."""
+        """One trained on data of its own, from where the seed's networks from scratch begin."""
         settings, ids = self.donors.training, self.ids[DONOR, "train"]
         classes = len(self.sources[DONOR].class_names)
         model = self.donors.make_network(classes, self.placement.axis_name)
@@ -230,10 +231,8 @@ class FineTuning(SingleSourceStudy):
         """By split the examples of a group's networks, which are of one kind."""
         first = trained.group.networks[0]
         name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
-        feed, labels = self.feed, self.labels
-        if n:
-            feed = self.feature_feeds.feed(n, "train", self.source.splits)
-            labels = labels[: self.count]
+        feed = self.feature_feeds.feed(n, "train", self.source.splits) if n else self.feed
+        labels = self.labels[: self.count] if n else self.labels
 
         def answers(labels: np.ndarray) -> Callable[[tuple, np.ndarray], np.ndarray]:
             return lambda network, ids: labels[ids % len(labels)]  # of each donor the same again

@@ -25,6 +25,7 @@ from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.weights import to_source, write_safetensors
 from jaxdl.report import finetune as reporting
 from jaxdl.report.finetune import DONOR, Layout, Result, findings
+from jaxdl.report.tables import wilson_interval
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.features import FeatureFeeds, make_features
 from jaxdl.train.interruption import StopFlag
@@ -288,7 +289,7 @@ def test_settings_of_every_variant_can_be_had(variant):
     assert set(donors.check_methods(config)) == {*config.methods}
 
 
-LAYOUT = Layout({"scratch": 0, "tuned": 0, "frozen": 4}, "scratch", "tuned", 10, 5)
+LAYOUT = Layout({"scratch": 0, "tuned": 0, "frozen": 4}, "scratch", "tuned", 10, 5, 20)
 VALUES = {
     ("scratch", 10, 0): (0.2, 0.3, 0.25),
     ("tuned", 10, 0): (0.5, 0.6, 0.56),
@@ -313,6 +314,10 @@ def test_findings_are_paired_and_say_what_a_donor_is_worth():
     assert "not shown to differ n = 2 (−0.3 ± 0.3)" in stages
     assert sentences[-1].startswith("These are 7 comparisons")
     assert reporting.best(ROWS, LAYOUT) == ("tuned", 90, 0, 0)
+    low, high = wilson_interval(0.75, 20)
+    assert sentences[0].startswith("**tuned**, the best by validation with 90 images, is right in")
+    assert "75.0 % of the 20 images" in sentences[0]
+    assert f"allow {100 * low:.1f} to {100 * high:.1f} %" in sentences[0]
 
 
 def test_diverged_networks_are_in_no_mean_and_named():

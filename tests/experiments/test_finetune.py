@@ -162,6 +162,7 @@ def test_a_folder_of_images_by_the_best_network(finished, tmp_path):
         rows = list(csv.DictReader(file))
     words = text.splitlines()[0].split(", ")[1].split()
     name = {k: int(v) if v.isdigit() else v for k, v in (word.split("=") for word in words)}
+    assert name["images"] == 20  # of two numbers the larger
     _, network = from_run(finished[0], **name)
     logits = network.model.apply(network.variables, network.see(split["image"][:5]))
     assert [row["predicted"] for row in rows] == [str(i) for i in np.argmax(logits, -1)]

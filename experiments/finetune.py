@@ -93,7 +93,8 @@ class FineTuning(SingleSourceStudy):
         )
         own = {name: self.count_frozen(name) for name in self.methods}
         at = config.every_stage, config.stages_at or self.numbers[-1]
-        self.layout = reporting.Layout(own, config.baseline, *at, len(self.stages))
+        sizes = len(self.stages), self.identity["sizes"][config.report_on]
+        self.layout = reporting.Layout(own, config.baseline, *at, *sizes)
         self.programs: dict[tuple, Program] = {}
         self.states: dict[Network, TrainState] = {}
         self.plan: dict[str, list[Member]] = {"donors": [], "networks": [], "continued": []}
@@ -121,15 +122,14 @@ class FineTuning(SingleSourceStudy):
 
     def list_networks(self) -> Iterator[Network]:
         """All but the donors."""
-        config = self.config
-        for method, images, seed in product(self.methods, self.numbers, range(config.seeds)):
+        for method, images, seed in product(self.methods, self.numbers, range(self.config.seeds)):
             stages = {self.layout.own[method]}
             if (method, images) == (self.layout.every_stage, self.layout.stages_at):
-                stages |= {*config.stages}
+                stages |= {*self.config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
     def donor(self, seed: int) -> Member:
-        """A network that is trained on data of its own."""
+        """One trained on data of its own, from where the seed's networks from scratch begin."""
         settings, ids = self.donors.training, self.ids[DONOR, "train"]
         classes = len(self.sources[DONOR].class_names)
         model = self.donors.make_network(classes, self.placement.axis_name)
@@ -207,11 +207,17 @@ class FineTuning(SingleSourceStudy):
         """All stages as they are before the first step."""
         start = self.methods[network.method]["start"]
         if start in self.methods:
-            before = network._replace(method=start, frozen=self.layout.own[start])
+            before = self.origin(network)
             below = self.donors.below(network.seed, before.frozen)
             return transfer.join(below, self.states[before].variables)
         fresh = self.init(member_key("init", network.seed))
         return fresh if start == "fresh" else self.donors.transplanted(network.seed, fresh)
+
+    def origin(self, network: Network) -> Network:
+        """What it goes on from: the seed's donor, or a method's network; "fresh" is none."""
+        start = "fresh" if network.method == DONOR else self.methods[network.method]["start"]
+        images = network.images if start in self.methods else 0
+        return Network(start, images, self.layout.own.get(start, 0), network.seed)
 
     def train(self, trainer: Trainer) -> None:
         """Donors first; then what begins with them; then what begins with one of those."""
@@ -219,17 +225,14 @@ class FineTuning(SingleSourceStudy):
             for trained in self.train_members(trainer, kind, members):
                 self.states |= zip(trained.group.networks, trained.states, strict=True)
             if kind == "donors" and members:
-                states = (self.states[member.networks[0]] for member in members)
-                self.donors.networks = [state.variables for state in states]
+                self.donors.networks = [self.states[m.networks[0]].variables for m in members]
 
     def parts(self, tests: Mapping[str, Split], trained: Trained) -> dict[str, Part]:
         """By split the examples of a group's networks, which are of one kind."""
         first = trained.group.networks[0]
         name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
-        feed, labels = self.feed, self.labels
-        if n:
-            feed = self.feature_feeds.feed(n, "train", self.source.splits)
-            labels = labels[: self.count]
+        feed = self.feature_feeds.feed(n, "train", self.source.splits) if n else self.feed
+        labels = self.labels[: self.count] if n else self.labels
 
         def answers(labels: np.ndarray) -> Callable[[tuple, np.ndarray], np.ndarray]:
             return lambda network, ids: labels[ids % len(labels)]  # of each donor the same again
@@ -267,12 +270,10 @@ class FineTuning(SingleSourceStudy):
         super().draw(trainer)
         figures.draw(self.results, self.layout, trainer.folder)
         split = self.tests.get("images", self.source.splits["validation"])
-        best = reporting.best(self.results, self.layout)
-        if not best:
-            return
-        prediction = self.predictions[Network(*best)][self.config.report_on]
-        path, names = trainer.folder / "predictions.png", self.source.class_names
-        figures.draw_page(in_memory(split["image"]), prediction, names, path)
+        if best := reporting.best(self.results, self.layout):
+            prediction = self.predictions[Network(*best)][self.config.report_on]
+            path, names = trainer.folder / "predictions.png", self.source.class_names
+            figures.draw_page(in_memory(split["image"]), prediction, names, path)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""

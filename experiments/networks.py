@@ -60,7 +60,7 @@ def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:
       folder: the run's work folder. The data that it was trained on are read again: for their
         classes, and for what is subtracted from images.
       name: as the columns of ``results.csv`` have it. Where several networks have these, that with
-        the best accuracy on validation images is taken.
+        the best accuracy on validation images is taken, of those trained on most images.
 
     Raises:
       ValueError: if there is no such network, or it is not one that classifies images.
@@ -92,7 +92,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
-    """The network of that name, the best by validation where there are several.
+    """The network of that name; of several the best by validation, of those on most images.
 
     Raises:
       ValueError: if there is none, or several of which no validation says which is best.
@@ -118,7 +118,7 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         )
         examples = "; ".join(write_name(network._asdict()) for network in list(curves)[:3])
         raise ValueError(f"{run.folder} has {count} with {label}; there are {examples or 'none'}")
-    return max(best, key=best.__getitem__)
+    return max(best, key=lambda network: (getattr(network, "images", 0), best[network]))
 
 
 def from_weights(name: str, path: Path, classes: Sequence[str] = ()) -> Classifier:

@@ -4,8 +4,8 @@ python -m experiments.predict --run runs/finetune-default --images FOLDER [COLUM
 python -m experiments.predict --model resnet20 --weights FILE --images FOLDER [--classes FILE]
 
 Words such as ``method=frozen seed=0`` name the network as RUN/results.csv does; without them it is
-the run's best by validation. In the folder --out (by default ``predictions``) are afterwards
-``predictions.csv``, a row an image, and ``predictions.png``.
+the run's best by validation, of those trained on most images. In the folder --out (by default
+``predictions``) are afterwards ``predictions.csv``, a row an image, and ``predictions.png``.
 """
 
 from __future__ import annotations

@@ -173,6 +173,11 @@ class Supervised(single_source.SingleSourceStudy):
         """Those for validation."""
         return self.draw_examples(member.networks[0])[1]
 
+    def origin(self, network: Network) -> Network | None:
+        """Its teacher."""
+        settings = self.trials[network[:2]].settings
+        return Network(settings["teacher"], "", network.seed) if settings["soft"] else None
+
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """What all networks put out, and their scores."""
         self.tests = tests
@@ -192,12 +197,7 @@ class Supervised(single_source.SingleSourceStudy):
             "validation": (self.feed, drawn(1), stored),
             **({"test": self.answered(tests["images"])} if tests else {}),
         }
-        faults = {*trainer.curves.faults(Network)}
-        for (network,) in (member.networks for member in self.members):
-            settings = self.trials[network[:2]].settings
-            if settings["soft"] and Network(settings["teacher"], "", network.seed) in faults:
-                faults.add(network)  # what it learnt from had diverged
-        self.predictions = self.judge(lambda trained: splits, faults)
+        self.predictions = self.judge(lambda trained: splits, trainer.curves.faults(Network))
         self.results = [
             reporting.Result(*network, *predictions.scores(parts, self.config.report_on))
             for network, parts in sorted(self.predictions.items())

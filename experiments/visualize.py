@@ -42,11 +42,12 @@ from jaxdl.trees import map_batches
 from jaxdl.types import Variables
 from jaxdl.units import enlarge, patch, peaks, receptive_fields, stage_activations
 
-COUNTS = ("most_images", "evaluation_batch", "examples", "integration_steps", "window", "stride")
+COUNTS = ("most_images", "evaluation_batch", "examples", "integration_steps")
 COUNTS += ("perturbation_steps", "shown", "units", "patches")
 SETTINGS = kinds.Settings(
     {
         **dict.fromkeys(COUNTS, kinds.Count()),
+        **dict.fromkeys(("window", "stride"), kinds.Count(0)),
         "data.options": kinds.Options(),
         "report_on": kinds.OneOf(("test", "validation", "train")),
     },
@@ -186,11 +187,10 @@ class Visualize(Study):
         """By attribution its maps, and the probability while pixels go and while they come."""
         config, scores = self.config, partial(self.model.apply, variables)
         key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(0), numbers[0]))
-        baseline = jnp.zeros((1, *x.shape[1:]))
-        integrated = attribution.integrated_gradients(
-            scores, x, labels, baseline, steps=config.integration_steps
-        )
-        squares = {"window": config.window, "stride": config.stride}
+        baseline, steps = jnp.zeros((1, *x.shape[1:])), config.integration_steps
+        integrated = attribution.integrated_gradients(scores, x, labels, baseline, steps=steps)
+        window = config.window or max(1, min(x.shape[1:3]) // 5)
+        squares = {"window": window, "stride": config.stride or -(-window // 2)}
         maps = {
             "gradient": jnp.abs(attribution.gradients(scores, x, labels)).sum(-1),
             "integrated gradients": integrated.sum(-1),

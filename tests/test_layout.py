@@ -1,6 +1,7 @@
 """The layout in README, read from the source: who may import whom, and what is explained."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_tensorflow_is_imported_nowhere():
     for path in EVERYTHING:
         tops = {module.split(".")[0] for module in imports(path)}
         assert not tops & {"tensorflow", "tf", "keras"}, path
+
+
+def test_nothing_is_unpickled():
+    """For a pickle may run any code."""
+    for path in [*LIBRARY, *files("experiments"), *files("configs")]:
+        tops = {module.split(".")[0] for module in imports(path)}
+        assert not tops & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}, path
+        assert not re.search(r"allow_pickle\s*=\s*True|torch\.load", path.read_text()), path
 
 
 def test_only_studies_know_configs_and_flags():

@@ -49,17 +49,24 @@ class SingleSourceStudy(DataStudy):
         self, parts: Callable[[Trained], Mapping[str, Part]], faults: Collection[tuple]
     ) -> dict[tuple, dict[str, Prediction]]:
         """What each network, of members that are one network each, puts out for the parts of the
-        data that ``parts(group)`` names, NaN where it has diverged, beside the answers."""
+        data that ``parts(group)`` names, beside the answers; NaN where it, or what it goes on from,
+        has diverged."""
         predictions: dict[tuple, dict[str, Prediction]] = {}
+        lost = {*faults}
         for trained in self.trained:
+            lost |= {network for network in trained.group.networks if self.origin(network) in lost}
             for name, (feed, examples, answers) in parts(trained).items():
                 outputs = self.predict(trained, feed, examples).items()
                 for member, (network, values) in zip(trained.group.members, outputs, strict=True):
                     values = self.mean + self.deviation * values
-                    values = np.full_like(values, np.nan) if network in faults else values
+                    values = np.full_like(values, np.nan) if network in lost else values
                     prediction = Prediction(values, answers(network, examples(member)))
                     predictions.setdefault(network, {})[name] = prediction
         return predictions
+
+    def origin(self, network: tuple) -> tuple | None:
+        """The network, trained before, that one goes on or learns from; None for none."""
+        return None
 
     def entry(self, network: tuple) -> str | None:
         """The network's entry in the legend of the curves; None where it is not drawn."""

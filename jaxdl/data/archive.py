@@ -17,6 +17,7 @@ def npz(
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    channels: int = 0,
     unlabelled: bool = False,
 ) -> Source:
     """Arrays in NumPy's archive: ``train_images``, ``train_labels`` (or ``images``, ``labels``),
@@ -32,6 +33,8 @@ def npz(
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
       seed: draws them.
+      channels: 3 repeats grey images in every colour, as networks of photographs need them; 0
+        leaves all as they are.
       unlabelled: whether images without labels will do: an archive of nothing but images.
 
     Raises:
@@ -41,11 +44,13 @@ def npz(
     """
     if not path:
         raise ValueError("which file? Set path to an .npz with train_images and train_labels")
+    if channels not in (0, 3):
+        raise ValueError(f"channels={channels} is not one of 0, 3")
     arrays = _plain_arrays(path)
     bare = unlabelled and all(name.casefold().endswith("images") for name in arrays)
     parts = {
         split: {
-            "image": _pixels(path, images, arrays),
+            "image": _pixels(path, images, arrays, channels),
             "label": _labels(path, images if bare else labels, arrays, bare),
         }
         for split, (images, labels) in _names(path, arrays).items()
@@ -139,7 +144,9 @@ def _strings(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> tuple[st
     return tuple(strings.astype(str).tolist())
 
 
-def _pixels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "n h w c"]:
+def _pixels(
+    path: str, name: str, arrays: Mapping[str, np.ndarray], channels: int
+) -> UInt8[np.ndarray, "n h w c"]:
     images = _array(path, name, arrays)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         shape = list(images.shape)
@@ -155,7 +162,8 @@ def _pixels(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> UInt8[np.
         images = levels.astype(np.uint8)
     if images.dtype != np.uint8:
         raise ValueError(f"{path}: {name} is {images.dtype}; expected uint8, or floats 0 to 1")
-    return images if images.ndim == 4 else images[..., None]
+    images = images if images.ndim == 4 else images[..., None]
+    return np.repeat(images, 3, -1) if channels > images.shape[3] else images
 
 
 def _labels(

@@ -13,6 +13,7 @@ from jaxdl.report.comparisons import (
     judged,
     minus,
     over_seeds,
+    percent,
     reach,
     shows,
     warn_of_several,
@@ -23,6 +24,7 @@ from jaxdl.report.tables import (
     format_mean,
     format_number,
     markdown_table,
+    wilson_interval,
     write_rows,
 )
 
@@ -78,6 +80,8 @@ class Layout(NamedTuple):
     """The images that those are trained on."""
     depth: int
     """The stages of a network."""
+    judged: int
+    """The images that accuracies are of."""
 
     def condition(self, method: str, images: int) -> Condition:
         """Of a method on some images."""
@@ -154,7 +158,23 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
         reference = f"its own with {layout.own[layout.every_stage]}"
         sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
-    return [*worth(accuracy, layout, counts), *sentences, *warn_of_several(count)]
+    opening = [*reached(results, layout), *worth(accuracy, layout, counts)]
+    return [*opening, *sentences, *warn_of_several(count)]
+
+
+def reached(results: Sequence[Result], layout: Layout) -> list[str]:
+    """The accuracy of the best method by validation, and what so many images say of others."""
+    if not (network := best(results, layout)):
+        return []
+    method, images, *_ = network
+    share = over_seeds(by_condition(results)[network[:3]]).mean
+    low, high = wilson_interval(share, layout.judged)
+    return [
+        f"**{method}**, the best by validation with {images} images, is right in "
+        f"{percent(share)} of the {layout.judged:,} images that it is judged on, on average. That "
+        f"there are only so many is in no standard error here: for other images of their kind they "
+        f"allow {format_number(low, 100)} to {percent(high)} (Wilson's 95% interval)."
+    ]
 
 
 def worth(
@@ -236,7 +256,12 @@ METHOD = """\
   its probability, and what it is. The others are images at random.
 - Every network, those from scratch too, sees images normalized by the donor's mean and deviation.
 - "In training" is on the images that a network was given, unchanged.
-- Networks that diverged are left out of every mean."""
+- Networks that diverged, or went on from one that did, are left out of every mean."""
+
+OWN_DONOR = """ and its own donor,
+  which begins with the values that networks from scratch begin with, but in the last stage: what
+  lies between them is what the donor learnt. Each alone is a fresh draw, so that means and
+  intervals hold"""
 
 
 def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) -> str:
@@ -246,7 +271,7 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
     if donors:
         about["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
     lost = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
-    of_donor = " and its own donor" if donors else "; the donor is the same for all"
+    of_donor = OWN_DONOR if donors else "; the donor is the same for all"
     method = METHOD.format(donor=of_donor, reach=reach(len({row.seed for row in results})))
     parts = [
         ("Findings", bullets(findings(results, layout))),

@@ -50,6 +50,14 @@ def mean_and_standard_error(values: Sequence[float] | Float[np.ndarray, " values
     )
 
 
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's (1927) two-sided 95% interval of a probability, by its share in so many draws."""
+    z = 1.959964
+    middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return (middle - half) / scale, (middle + half) / scale
+
+
 def confidence_interval(estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
     """Student's two-sided interval mean ± t((1 + level)/2; m − 1) s.e.; NaN for m < 2.
 

@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
+from tqdm import tqdm
 
-from jaxdl.data.encoded import Images
+from jaxdl.data.encoded import BAR, Images
 from jaxdl.data.source import Split, length
 from jaxdl.train.feed import Feed, Resident, make_feed
 from jaxdl.trees import map_batches
@@ -35,10 +36,14 @@ def make_features(
     run = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=(P(), every), out_specs=every))
 
     def features(variables: Variables, images: Images) -> Float[np.ndarray, "n ..."]:
-        def apply_to(places: Int[np.ndarray, " size"]) -> AnyArray:
-            return run(variables, np.stack([images[int(i)] for i in places]))
+        count = images.shape[0]
+        with tqdm(total=count, desc="features of frozen stages", unit=" images", **BAR) as bar:
 
-        return map_batches(size, apply_to, np.arange(images.shape[0]))
+            def apply_to(places: Int[np.ndarray, " size"]) -> AnyArray:
+                bar.update(min(size, count - bar.n))
+                return run(variables, np.stack([images[int(i)] for i in places]))
+
+            return map_batches(size, apply_to, np.arange(count))
 
     return features
 

@@ -141,6 +141,16 @@ def test_fractions_and_grey(write, dtype):
     assert source.splits["train"]["image"].shape == (24, 5, 4, 1)
     np.testing.assert_array_equal(source.splits["train"]["image"], same.splits["train"]["image"])
     assert source.fingerprint == same.fingerprint
+    coloured = npz(path, validation=3, test=3, seed=1, channels=3)
+    for ours, theirs in (
+        (coloured.splits["train"], source.splits["train"]),
+        (coloured.test.open(), source.test.open()),
+    ):
+        np.testing.assert_array_equal(ours["image"], theirs["image"] * np.ones(3, np.uint8))
+        np.testing.assert_array_equal(ours["label"], theirs["label"])
+    colour = npz(write(ALL), channels=3)
+    assert colour.fingerprint == npz(write(ALL, "same.npz")).fingerprint
+    refused(path, "channels=1 is not one of 0, 3", channels=1)
 
 
 def test_names_and_groups(write):

@@ -25,6 +25,7 @@ from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.weights import to_source, write_safetensors
 from jaxdl.report import finetune as reporting
 from jaxdl.report.finetune import DONOR, Layout, Result, findings
+from jaxdl.report.tables import wilson_interval
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.features import FeatureFeeds, make_features
 from jaxdl.train.interruption import StopFlag
@@ -161,6 +162,7 @@ def test_a_folder_of_images_by_the_best_network(finished, tmp_path):
         rows = list(csv.DictReader(file))
     words = text.splitlines()[0].split(", ")[1].split()
     name = {k: int(v) if v.isdigit() else v for k, v in (word.split("=") for word in words)}
+    assert name["images"] == 20  # of two numbers the larger
     _, network = from_run(finished[0], **name)
     logits = network.model.apply(network.variables, network.see(split["image"][:5]))
     assert [row["predicted"] for row in rows] == [str(i) for i in np.argmax(logits, -1)]
@@ -288,7 +290,7 @@ def test_settings_of_every_variant_can_be_had(variant):
     assert set(donors.check_methods(config)) == {*config.methods}
 
 
-LAYOUT = Layout({"scratch": 0, "tuned": 0, "frozen": 4}, "scratch", "tuned", 10, 5)
+LAYOUT = Layout({"scratch": 0, "tuned": 0, "frozen": 4}, "scratch", "tuned", 10, 5, 20)
 VALUES = {
     ("scratch", 10, 0): (0.2, 0.3, 0.25),
     ("tuned", 10, 0): (0.5, 0.6, 0.56),
@@ -313,6 +315,10 @@ def test_findings_are_paired_and_say_what_a_donor_is_worth():
     assert "not shown to differ n = 2 (−0.3 ± 0.3)" in stages
     assert sentences[-1].startswith("These are 7 comparisons")
     assert reporting.best(ROWS, LAYOUT) == ("tuned", 90, 0, 0)
+    low, high = wilson_interval(0.75, 20)
+    assert sentences[0].startswith("**tuned**, the best by validation with 90 images, is right in")
+    assert "75.0 % of the 20 images" in sentences[0]
+    assert f"allow {100 * low:.1f} to {100 * high:.1f} %" in sentences[0]
 
 
 def test_diverged_networks_are_in_no_mean_and_named():
@@ -321,6 +327,20 @@ def test_diverged_networks_are_in_no_mean_and_named():
     assert "- tuned 90 0 3" in text
     (line,) = (x for x in text.splitlines() if x.startswith("| 90     | tuned"))
     assert "75.0 ± 2.9" in line and "3 of 4" in line
+
+
+def test_what_goes_on_from_a_diverged_network_has_diverged(tmp_path):
+    """Even where its own training is finite, and through another method; others are judged."""
+    config = tiny()
+    config.seeds, config.images, config.every_stage, config.stages = 1, (10,), "", ()
+    config.source.training.rate = 1e30
+    del config.methods["changed"]
+    finetune.study(config, tmp_path / "run", StopFlag())
+    accuracies = read_names_and_accuracies(tmp_path / "run" / "results.csv")
+    assert {name[0] for name, x in accuracies.items() if np.isnan(x)} == {
+        *(DONOR, "frozen", "head_first")
+    }
+    assert [name[0] for name, x in accuracies.items() if x >= 0] == ["scratch"]
 
 
 def test_a_report_is_written_where_all_networks_on_most_images_diverged():

@@ -106,8 +106,8 @@ def test_convolutions_without_classes_have_filters_maps_and_units(tmp_path, monk
     ("change", "words"),
     [
         ({"stage": "fc3"}, r"config\.stage: 'fc3' is not one of '', conv1, conv2"),
-        ({"window": 9}, r"squares of 9 pixels, 3 apart, do not cover images of 8 x 8"),
-        ({"stride": 0}, r"config\.stride must be at least 1"),
+        ({"window": 9}, r"squares of 9 pixels, 5 apart, do not cover images of 8 x 8"),
+        ({"stride": -1}, r"config\.stride must be at least 0"),
         (
             {"data.name": "digits", "data.options": {"size": 9, "channels": 3}},
             r"images of \(9, 9, 3\) for test",

@@ -18,6 +18,7 @@ from jaxdl.report.tables import (
     markdown_table,
     mean_and_standard_error,
     read_rows,
+    wilson_interval,
     write_atomically,
     write_rows,
 )
@@ -47,6 +48,13 @@ def test_no_standard_error_for_fewer_than_two(values, mean):
     assert estimate.mean == pytest.approx(mean, nan_ok=True)
     assert math.isnan(estimate.se)
     assert all(map(math.isnan, confidence_interval(estimate)))
+
+
+def test_an_interval_of_a_share_is_scipys():
+    for right, count in ((0, 3), (23, 24), (24, 24), (4_810, 10_000)):
+        expected = stats.binomtest(right, count).proportion_ci(method="wilson")
+        ours = wilson_interval(right / count, count)
+        np.testing.assert_allclose(ours, (expected.low, expected.high), rtol=1e-6, atol=1e-9)
 
 
 def test_confidence_interval_is_the_paired_t_tests():

@@ -59,12 +59,8 @@ KINDS: declared.Kinds = {
     "amount": Between(0),
     **{name: recipe.KINDS[name] for name in RECIPE},
 }
-AMOUNTS: declared.Kinds = {
-    **dict.fromkeys(masks.DAMAGES, Between(0, above=True)),
-    "polygons": Between(3),
-    "missing": Between(0, 1, above=True),
-}
-"""How much of a damage there can be."""
+AMOUNTS: declared.Kinds = {"polygons": Between(3), "missing": Between(0, 1, above=True)}
+"""How much of a damage there can be, where that is not any number above 0."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
 """Fields of a row, and those of the same on shifted images."""
 DATA = ("source", "images", "damage", "amount", "sweep", "values")
@@ -175,8 +171,7 @@ class Dense(single_source.SingleSourceStudy):
 
     def options(self, settings: Mapping[str, Any]) -> dense.Options:
         """What the loss of a method depends on."""
-        names = ("losses", "foreground", "deviation")
-        return dense.Options(*(settings[name] for name in names), self.scale)
+        return dense.Options(*map(settings.get, ("losses", "foreground", "deviation")), self.scale)
 
     def make_prepare(self, settings: Mapping[str, Any]) -> Callable:
         """From stored images and answers to what a network sees and learns from."""
@@ -215,6 +210,7 @@ class Dense(single_source.SingleSourceStudy):
         self.tests = {name: s.splits["validation"] for name, s in self.sources.items()} | tests
         splits = {"validation": self.source.splits["validation"], **self.tests}
         parts = {name: self.apart(split) for name, split in splits.items()}
+        judge = partial(dense.judge, self.question, tolerance=self.config.tolerance)
         self.predictions, self.results = {}, []
         for network, values in self.predict_parts(parts):
             start = Network(self.trials[network[:2]].settings["start"], "", network.seed)
@@ -222,10 +218,7 @@ class Dense(single_source.SingleSourceStudy):
                 self.results.append(reporting.Result(*network, float("nan")))
                 continue
             answers = self.read(network, values, splits)
-            judged = {
-                name: dense.judge(self.question, answers[name], truth, self.config.tolerance)
-                for name, truth in self.tests.items()
-            }
+            judged = {name: judge(answers[name], truth) for name, truth in self.tests.items()}
             shifted = {SHIFTED[k]: x for k, x in judged.pop("shifted", {}).items() if k in SHIFTED}
             self.results.append(reporting.Result(*network, **judged["images"], **shifted))
             self.predictions[network] = {name: answers[name] for name in self.tests}
@@ -265,9 +258,8 @@ class Dense(single_source.SingleSourceStudy):
         config = self.config
         settings = declared.describe_methods(config, KINDS, get_config().base)
         data = self.describe_data(f"{length(self.source.splits['train']):,} training images")
-        data += f"; shifted: {declared.describe(config.data.shifted, {})}" * bool(
-            config.data.shifted
-        )
+        if config.data.shifted:
+            data += f"; shifted: {declared.describe(config.data.shifted, {})}"
         if self.question == "locate":
             data += f"; a place is right within {config.tolerance:g} pixels"
         described = {"Question": self.question, "Data": data}
@@ -283,7 +275,8 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
     """Raise ValueError for settings that would not be read, or are not those of the start."""
     settings, damage = trial.settings, trial.settings["damage"]
     if damage:
-        AMOUNTS[damage].check(f"{trial.place('amount')} of {damage}", settings["amount"], config)
+        kind, place = AMOUNTS.get(damage, Between(0, above=True)), trial.place("amount")
+        kind.check(f"{place} of {damage}", settings["amount"], config)
     if start := settings["start"]:
         shared = ("answer", "encoder", "weights", "widths", "normalization", "average")
         before = trials[start, ""].settings

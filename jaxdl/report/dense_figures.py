@@ -16,8 +16,10 @@ from jaxdl.report.supervised import by_point, number, value_order, values_of
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
 
-TRUE, ANSWER, WRONG, MISSED = "#2ca02c", "#00e5ff", "#e6194b", "#1f77ff"
-"""Colours of the truth, of a network's answer, and of pixels that are not so or are missed."""
+TRUE, ANSWER = "#2ca02c", "#00e5ff"
+"""Colours of the truth, and of a network's answer."""
+KINDS = {"found": "#ffffff", "false alarm": "#e6194b", "missed": "#1f77ff"}
+"""Colours of the pixels of a mask."""
 
 
 @own_style()
@@ -83,7 +85,8 @@ def overlays(
     *,
     tolerance: float,
 ) -> None:
-    """A row an example, a column for the truth and for each method.
+    """A row an example, a column for the truth and for each method; where that hides the image, one
+    for the image, too.
 
     Of two labels there are as many examples of one as of the other.
 
@@ -92,16 +95,19 @@ def overlays(
       tolerance: pixels by which a place may be wrong.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     images = np.asarray(split["image"])
     examples = np.arange(min(5, len(images)))
     if "label" in split:
         labels = np.asarray(split["label"])
         examples = np.concatenate([np.flatnonzero(labels == x)[:3] for x in (1, 0)])
-    columns = {"truth": drawing(question, split, tolerance)}
+    columns: dict[str, Draw] = {"image": lambda axes, i: ""} if question == "segment" else {}
+    columns |= {"truth": drawing(question, split, tolerance)}
     columns |= {name: drawing(question, split, tolerance, own) for name, own in answers.items()}
     height, width = images.shape[1:3]
-    size = (1.75 * len(columns), (1.75 * height / width + 0.22) * len(examples) + 0.25)
+    side = float(np.clip(width / 150, 1.75, 3.5))  # inches of a panel; thin vessels need more
+    size = (side * len(columns), (side * height / width + 0.22) * len(examples) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(examples), len(columns), squeeze=False)
     for row, (all_axes, i) in enumerate(zip(grid, examples.tolist(), strict=True)):
@@ -112,6 +118,9 @@ def overlays(
             axes.set_title(heading, fontsize=8)
             axes.set_axis_off()
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    if question == "segment":
+        kinds = [Patch(facecolor=c, edgecolor="gray", label=kind) for kind, c in KINDS.items()]
+        figure.legend(handles=kinds, loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     save(figure, path, dpi=110)
 
 
@@ -174,7 +183,7 @@ def draw_counts(counts: Float[np.ndarray, " n"], truth: Any, answers: Any = None
 
 
 def draw_pixels(mask: Integer[np.ndarray, "n h w"], answers: Any = None) -> Draw:
-    """What is rightly found (white), found and not there (red), and missed (blue)."""
+    """The pixels of each of :data:`KINDS`, of those that are not missing."""
 
     def draw(axes: "Axes", i: int) -> str:
         valid, truth = mask[i] <= 1, mask[i] == 1
@@ -194,9 +203,6 @@ def _colours(
 ) -> Float[np.ndarray, "h w 3"]:
     from matplotlib.colors import to_rgb
 
-    kinds = (
-        (predicted & truth, "white"),
-        (predicted & ~truth, WRONG),
-        (~predicted & truth, MISSED),
-    )
+    regions = predicted & truth, predicted & ~truth, ~predicted & truth
+    kinds = zip(regions, KINDS.values(), strict=True)
     return sum(np.multiply.outer(region, to_rgb(colour)) for region, colour in kinds)

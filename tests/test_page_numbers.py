@@ -1,0 +1,198 @@
+"""Numbers on the studies' pages are what today's commands give.
+
+``pytest -m slow tests/test_page_numbers.py`` runs each command to its end, some minutes each, and
+names every number that differs from its page by more than both standard errors allow.
+"""
+
+import csv
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from jaxdl.report.tables import Estimate, mean_and_standard_error
+
+ROOT = Path(__file__).parents[1]
+Rows = list[dict[str, str]]
+Value = Callable[[Rows], list[float]]
+"""From a run's ``results.csv`` to the values, one a seed, whose mean a number is."""
+
+
+class Claim(NamedTuple):
+    """A number on a page, with its standard error."""
+
+    line: str
+    """What the line begins with."""
+    place: str | int
+    """The words before the number, or how many cells of a table are."""
+    value: Value
+
+
+def values(column: str, *, scale: float = 100, **names: str) -> Value:
+    """Of one method: its rows have these names."""
+
+    def value(rows: Rows) -> list[float]:
+        return [
+            scale * float(row[column])
+            for row in rows
+            if all(row[key] == name for key, name in names.items())
+        ]
+
+    return value
+
+
+def minus_base(treatment: str, *cuts: int, split: str = "random") -> Value:
+    """Of the transferability study: by seed, over cuts and directions the mean of a treatment's
+    accuracy minus that of the base trained on the same task."""
+
+    def value(rows: Rows) -> list[float]:
+        accuracy = {
+            (row["treatment"], int(row["n"]), row["direction"][-1], row["seed"]): row["accuracy"]
+            for row in rows
+            if row["split"] == split
+        }
+        seeds: dict[str, list[float]] = {}
+        for (name, n, task, seed), reached in accuracy.items():
+            if name == treatment and n in cuts:
+                base = accuracy["base", 0, task, seed]
+                seeds.setdefault(seed, []).append(100 * (float(reached) - float(base)))
+        return [float(np.mean(differences)) for differences in seeds.values()]
+
+    return value
+
+
+def table(methods: Mapping[str, str], *columns: Callable[[str], Value]) -> list[Claim]:
+    """Claims of rows whose labels stand for methods, a column a cell."""
+    return [
+        Claim(f"| {label} |", i, column(method))
+        for label, method in methods.items()
+        for i, column in enumerate(columns, 1)
+    ]
+
+
+def scores(column: str, *, scale: float = 100, **names: str) -> Callable[[str], Value]:
+    """A column of a table: a method's values."""
+    return lambda method: values(column, scale=scale, method=method, **names)
+
+
+def finetuned(images: str) -> Callable[[str], Value]:
+    """A column: with so many images, and as many stages frozen as the method has."""
+    return lambda method: values(
+        "accuracy", method=method, images=images, frozen="6" if method == "frozen" else "0"
+    )
+
+
+of_supervised = partial(values, "score")
+CUTS = range(1, 7)
+PAGES: dict[str, list[Claim]] = {
+    "dann": table(
+        {
+            "source only": "source_only",
+            "source only, recoloured": "source_recoloured",
+            "DANN": "dann",
+            "DANN + consistency": "dann_consistency",
+            "train on target": "target_only",
+        },
+        *(scores("source_accuracy"), scores("target_accuracy")),
+    ),
+    "dense": table(
+        {f"`{name}`": name for name in ("mask", "heat_map", "coordinates", "class")},
+        *(scores("score", value=images) for images in ("16", "48", "144")),
+        *(scores("auc", value=images) for images in ("16", "48", "144")),
+        *(scores("error", scale=1, value=images) for images in ("16", "48", "144")),
+    ),
+    "finetune": table(
+        {
+            name: name
+            for name in (
+                *("scratch", "frozen", "fine_tuned", "head_first"),
+                *("fixed_statistics", "augmented"),
+            )
+        },
+        *(finetuned(images) for images in ("10", "30", "100", "300")),
+    ),
+    "supervised": table(
+        {
+            "SGD, rate .1": "sgd",
+            "momentum, .03 (the baseline)": "momentum",
+            "Nesterov, .03": "nesterov",
+            "Adam, .002": "adam",
+            "AdamW, .002, decay .05": "adamw",
+        },
+        *(scores("score"), lambda method: of_supervised(method=f"{method}_mlp")),
+    ),
+    "supervised:label_noise": [
+        Claim("| `label_noise` |", "at random", of_supervised(method="random", value="0.5")),
+        Claim("| `label_noise` |", "for the next", of_supervised(method="systematic", value="0.5")),
+        Claim("| `label_noise` |", "none", of_supervised(method="random", value="0")),
+    ],
+    "supervised:pca": [
+        Claim("| `pca` |", 2, of_supervised(method="pca")),
+        Claim("| `pca` |", "against", of_supervised(method="all")),
+    ],
+    "supervised:pca_fails": [
+        Claim("| `pca_fails` |", "all columns", of_supervised(method="all")),
+        Claim("| `pca_fails` |", "of PCA", of_supervised(method="pca")),
+        Claim("| `pca_fails` |", "of ICA", of_supervised(method="ica")),
+    ],
+    "transferability": [
+        Claim("| features become specific", 1, minus_base("AnB", CUTS[-1])),
+        Claim("| A's data help", 1, minus_base("AnB+", *CUTS)),
+        Claim("| A's data help", "BnB+, gives", minus_base("BnB+", *CUTS)),
+        Claim("| distance matters", 1, minus_base("AnB", CUTS[-1], split="dissimilar")),
+    ],
+}
+
+
+def quoted(study: str, claim: Claim) -> Estimate:
+    """The number on the page."""
+    page = ROOT / "experiments" / f"{study.partition(':')[0]}.md"
+    if isinstance(claim.place, int):
+        before = r"[^|]*\|" * (claim.place + 1)
+    else:
+        before = f".*?{re.escape(claim.place)}"
+    number = re.compile(rf"{before}\s*[*+]*(−?)(\d+\.\d+) ± (\d+\.\d+)")
+    lines = page.read_text(encoding="utf-8").splitlines()
+    matches = (number.match(line) for line in lines if line.startswith(claim.line))
+    match = next(filter(None, matches), None)
+    assert match, f"{page} has no number after {claim.place!r} in {claim.line!r}"
+    sign, mean, se = match.groups()
+    return Estimate(float(f"{'-' * bool(sign)}{mean}"), float(se), 0)
+
+
+def differences(study: str, rows: Rows) -> list[str]:
+    """What of a page a run has otherwise: a line each."""
+    lines = []
+    for claim in PAGES[study]:
+        page, ours = quoted(study, claim), mean_and_standard_error(claim.value(rows))
+        # The page has means of as many seeds, with one digit.
+        if not abs(page.mean - ours.mean) <= 2 * math.hypot(page.se, ours.se) + 0.05:
+            numbers = f"{page.mean} ± {page.se} there, {ours.mean:.2f} ± {ours.se:.2f} now"
+            lines.append(f"{claim.line.strip('| ')}, {claim.place}: {numbers}")
+    return lines
+
+
+@pytest.mark.parametrize("study", PAGES)
+def test_numbers_stand_on_the_page(study):
+    for claim in PAGES[study]:
+        assert 0 <= quoted(study, claim).se < 20
+    assert len(differences(study, [])) == len(PAGES[study])  # a run without rows has none of them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", PAGES)
+def test_the_command_gives_the_numbers_of_its_page(study, tmp_path):
+    name, _, variant = study.partition(":")
+    config = f"configs/{name}.py{f':{variant}' * bool(variant)}"
+    command = ["-m", f"experiments.{name}", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    with open(tmp_path / "run" / "results.csv", newline="") as file:
+        lines = differences(study, list(csv.DictReader(file)))
+    assert not lines, "\n".join(lines)

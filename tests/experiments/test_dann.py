@@ -524,6 +524,9 @@ def by_the_program(group, other):
     return dataclasses.replace(other, members=members)
 
 
+# Slow, since its three programs take half a minute to compile: that a step's batch depends on no
+# target label, and has none, is tested below.
+@pytest.mark.slow
 def test_target_labels_change_no_parameter(lab, seen, monkeypatch):
     lab, groups = lab
 

@@ -106,12 +106,12 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.source.name = ""
             config.seeds, config.images = 3, (10, 100)
             config.base.steps, config.steps_per_dispatch, config.base.batch = 100, 50, 16
-            for name in ("fixed_statistics", "augmented"):  # for the default shows them
+            for name in ("fixed_statistics", "augmented"):  # the default variant compares these
                 del config.methods[name]
             config.methods.frozen.rate = 1.0
             config.settings_from = (
-                "validation accuracies: of frozen's rates .03, .1, .3, 1 here, with 100 images and "
-                "one seed; of the other rates those of the default"
+                "validation accuracies with 100 images and one seed for frozen's rate, the "
+                "greatest of .03, .1, .3, 1; the other rates are those of the default"
             )
             # The first convolution, and each of the three groups of blocks that follow it.
             config.stages = (1, 4, 7, 10)

@@ -47,8 +47,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.examples = 100  # images whose attributions are compared; the first of those above
     config.stage = ""  # that Grad-CAM is taken at; empty for the last whose units see a part
     config.integration_steps = 32  # of integrated gradients
-    config.window = 0  # side in pixels of the squares of occlusion; 0 for a fifth of the image's
-    config.stride = 0  # between two of them; 0 for half of their side
+    config.window = 0  # side in pixels of the occluding squares; 0: a fifth of the image's
+    config.stride = 0  # pixels between two of them; 0: half the window, rounded up
     config.perturbation_steps = 20  # in which pixels are deleted and inserted
 
     # What is drawn.

@@ -87,13 +87,13 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
         )
     methods = declared.methods(config, METHOD)
     for name, (settings, sections) in methods.items():
-        own = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
+        views = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
         terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
         for wrong, problem in (
             ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
             (terms and settings["labels"] == "target", "labels=target leaves nothing to adapt"),
             ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
-            (own and "consistency" not in terms, f"{''.join(own[:1])} is not used: consistency=0"),
+            (views and "consistency" not in terms, f"{', '.join(views)}: not used, consistency=0"),
         ):
             if wrong:
                 raise ValueError(f"config.methods.{name}: {problem}")
@@ -271,7 +271,7 @@ class Adaptation(classification.DataStudy):
         methods = {name_of(n): self.methods[n] for n in sorted(self.methods, key=place_of)}
         lengths = sorted({(own["steps"], own["batch"]) for own in methods.values()})
         counts = sorted({trees.count(trained.states[0].params) for trained in self.trained})
-        usual = get_config("mnist_to_mnist_m").base.to_dict()  # which that variant does not change
+        usual = get_config("mnist_to_mnist_m").base.to_dict()  # whose base is the paper's
         return {
             domain.capitalize(): f"{source.name} ({len(self.ids[domain, 'train']):,} "
             f"training, {source.test.size:,} test images{', no labels' * (not source.labelled)})"

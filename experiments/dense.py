@@ -171,7 +171,8 @@ class Dense(single_source.SingleSourceStudy):
 
     def options(self, settings: Mapping[str, Any]) -> dense.Options:
         """What the loss of a method depends on."""
-        return dense.Options(*map(settings.get, ("losses", "foreground", "deviation")), self.scale)
+        names = "losses", "foreground", "deviation"
+        return dense.Options(*map(settings.__getitem__, names), self.scale)
 
     def make_prepare(self, settings: Mapping[str, Any]) -> Callable:
         """From stored images and answers to what a network sees and learns from."""
@@ -206,19 +207,19 @@ class Dense(single_source.SingleSourceStudy):
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """What all networks answer, and how good that is."""
-        faults = trainer.curves.faults(Network)
+        faults = {*trainer.curves.faults(Network)}
         self.tests = {name: s.splits["validation"] for name, s in self.sources.items()} | tests
         splits = {"validation": self.source.splits["validation"], **self.tests}
         parts = {name: self.apart(split) for name, split in splits.items()}
-        judge = partial(dense.judge, self.question, tolerance=self.config.tolerance)
+        compare = partial(dense.judge, self.question, tolerance=self.config.tolerance)
         self.predictions, self.results = {}, []
         for network, values in self.predict_parts(parts):
             start = Network(self.trials[network[:2]].settings["start"], "", network.seed)
-            if {network, start} & {*faults}:
+            if {network, start} & faults:  # no network that is started from is started itself
                 self.results.append(reporting.Result(*network, float("nan")))
                 continue
             answers = self.read(network, values, splits)
-            judged = {name: judge(answers[name], truth) for name, truth in self.tests.items()}
+            judged = {name: compare(answers[name], truth) for name, truth in self.tests.items()}
             shifted = {SHIFTED[k]: x for k, x in judged.pop("shifted", {}).items() if k in SHIFTED}
             self.results.append(reporting.Result(*network, **judged["images"], **shifted))
             self.predictions[network] = {name: answers[name] for name in self.tests}
@@ -279,8 +280,7 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         kind.check(f"{place} of {damage}", settings["amount"], config)
     if start := settings["start"]:
         shared = ("answer", "encoder", "weights", "widths", "normalization", "average")
-        before = trials[start, ""].settings
-        if others := [name for name in shared if settings[name] != before[name]]:
+        if others := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
             raise ValueError(f"{trial.place('start')}={start}, whose {others[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
     moving = "only masks move with their images, and are damaged"

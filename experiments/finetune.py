@@ -92,9 +92,9 @@ class FineTuning(SingleSourceStudy):
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
         own = {name: self.count_frozen(name) for name in self.methods}
-        at = config.every_stage, config.stages_at or self.numbers[-1]
-        sizes = len(self.stages), self.identity["sizes"][config.report_on]
-        self.layout = reporting.Layout(own, config.baseline, *at, *sizes)
+        at = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)
+        images = self.identity["sizes"][config.report_on]
+        self.layout = reporting.Layout(own, config.baseline, *at, images)
         self.programs: dict[tuple, Program] = {}
         self.states: dict[Network, TrainState] = {}
         self.plan: dict[str, list[Member]] = {"donors": [], "networks": [], "continued": []}
@@ -213,11 +213,12 @@ class FineTuning(SingleSourceStudy):
         fresh = self.init(member_key("init", network.seed))
         return fresh if start == "fresh" else self.donors.transplanted(network.seed, fresh)
 
-    def origin(self, network: Network) -> Network:
-        """What it goes on from: the seed's donor, or a method's network; "fresh" is none."""
+    def origin(self, network: Network) -> Network | None:
+        """The network that it starts from: the seed's donor, or another method's; None if fresh."""
         start = "fresh" if network.method == DONOR else self.methods[network.method]["start"]
         images = network.images if start in self.methods else 0
-        return Network(start, images, self.layout.own.get(start, 0), network.seed)
+        before = Network(start, images, self.layout.own.get(start, 0), network.seed)
+        return None if start == "fresh" else before
 
     def train(self, trainer: Trainer) -> None:
         """Donors first; then what begins with them; then what begins with one of those."""

@@ -92,7 +92,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
-    """The network of that name; of several the best by validation, of those on most images.
+    """The network of that name; of several, of those on most images the best by validation.
 
     Raises:
       ValueError: if there is none, or several of which no validation says which is best.

@@ -49,9 +49,9 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
             print(f"  --{option:<23}{description}")
         sys.exit(0)
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
+    names = sorted(_keys(default, free))
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
-        names = _keys(default, free)
         if argument.startswith("--config.") and not _is_setting(key, names):
             hint = "".join(f"is it config.{n}? " for n in get_close_matches(key, names, 1, 0.8))
             raise ValueError(
@@ -210,6 +210,6 @@ def _keys(config: ConfigDict, free: Collection[str]) -> set[str]:
     return names
 
 
-def _is_setting(key: str, names: set[str]) -> bool:
+def _is_setting(key: str, names: Collection[str]) -> bool:
     """Whether a key is a setting, a section, or within a data set's own options."""
     return any(n == key or n.startswith(f"{key}.") or key.startswith(f"{n}.") for n in names)

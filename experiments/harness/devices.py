@@ -48,8 +48,8 @@ def use_cores(count: int) -> None:
 
 
 def keep_programs() -> None:
-    """Keep compiled programs for later runs, small ones too, in the folder that JAX was told
-    (`JAX_COMPILATION_CACHE_DIR`) or among this project's cached files, where these can be.
+    """Store all compiled programs, however fast to compile, in `JAX_COMPILATION_CACHE_DIR` or, if
+    unset, in this project's cache folder, if there can be one. They may be deleted at any time.
 
     Raises:
       ValueError: a folder below the home of a user who has none.

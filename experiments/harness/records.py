@@ -82,7 +82,7 @@ def check_study(folder: Path, study: str) -> None:
     with suppress(DamagedFile):
         if path.exists() and (other := read(path).study) != study:
             raise ValueError(
-                f"{folder} holds a run of {other}: choose another --workdir, or delete it"
+                f"{folder} holds a run of {other}: choose another --workdir, or delete that folder"
             )
 
 

@@ -100,11 +100,11 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
     """Run a study to its end, or go on where it was stopped; its report."""
     finished = workdir / "report.md"
     with user_input():
+        records.check_study(workdir, name_of(kind))
         study = make_study(kind, config)
         if not finished.exists():
             study.build()
             figures.check()  # no run may fail for a figure after hours of training
-        records.check_study(workdir, name_of(kind))
         claim(workdir, config, study.identity, kind.settings.computing)
         if omissions := describe_omissions(*study.sources.values()):
             say(f"not read: {omissions}")

@@ -33,8 +33,8 @@ def npz(
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
       seed: draws them.
-      channels: 3 repeats grey images in every colour, as networks of photographs need them; 0
-        leaves all as they are.
+      channels: 3: repeat grey images along the channel axis, as networks of photographs need them;
+        0: keep the stored channels.
       unlabelled: whether images without labels will do: an archive of nothing but images.
 
     Raises:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # slow to import
 
 TRUE, ANSWER = "#2ca02c", "#00e5ff"
 """Colours of the truth, and of a network's answer."""
-KINDS = {"found": "#ffffff", "false alarm": "#e6194b", "missed": "#1f77ff"}
-"""Colours of the pixels of a mask."""
+PIXEL_COLOURS = {"found": "#ffffff", "false alarm": "#e6194b", "missed": "#1f77ff"}
+"""Colours of true positives, false positives and false negatives of a mask."""
 
 
 @own_style()
@@ -119,7 +119,9 @@ def overlays(
             axes.set_axis_off()
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     if question == "segment":
-        kinds = [Patch(facecolor=c, edgecolor="gray", label=kind) for kind, c in KINDS.items()]
+        kinds = [
+            Patch(facecolor=c, edgecolor="gray", label=kind) for kind, c in PIXEL_COLOURS.items()
+        ]
         figure.legend(handles=kinds, loc="outside lower right", ncols=3, frameon=False, fontsize=8)
     save(figure, path, dpi=110)
 
@@ -183,7 +185,7 @@ def draw_counts(counts: Float[np.ndarray, " n"], truth: Any, answers: Any = None
 
 
 def draw_pixels(mask: Integer[np.ndarray, "n h w"], answers: Any = None) -> Draw:
-    """The pixels of each of :data:`KINDS`, of those that are not missing."""
+    """Pixels in :data:`PIXEL_COLOURS`, but for those that are missing."""
 
     def draw(axes: "Axes", i: int) -> str:
         valid, truth = mask[i] <= 1, mask[i] == 1
@@ -203,6 +205,11 @@ def _colours(
 ) -> Float[np.ndarray, "h w 3"]:
     from matplotlib.colors import to_rgb
 
-    regions = predicted & truth, predicted & ~truth, ~predicted & truth
-    kinds = zip(regions, KINDS.values(), strict=True)
-    return sum(np.multiply.outer(region, to_rgb(colour)) for region, colour in kinds)
+    regions = {
+        "found": predicted & truth,
+        "false alarm": predicted & ~truth,
+        "missed": ~predicted & truth,
+    }
+    return sum(
+        np.multiply.outer(region, to_rgb(PIXEL_COLOURS[kind])) for kind, region in regions.items()
+    )

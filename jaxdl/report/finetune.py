@@ -80,8 +80,8 @@ class Layout(NamedTuple):
     """The images that those are trained on."""
     depth: int
     """The stages of a network."""
-    judged: int
-    """The images that accuracies are of."""
+    evaluation_images: int
+    """Number of images in the split that accuracies are measured on."""
 
     def condition(self, method: str, images: int) -> Condition:
         """Of a method on some images."""
@@ -158,22 +158,22 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
         reference = f"its own with {layout.own[layout.every_stage]}"
         sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
-    opening = [*reached(results, layout), *worth(accuracy, layout, counts)]
+    opening = [*uncertainty_of_images(results, layout), *worth(accuracy, layout, counts)]
     return [*opening, *sentences, *warn_of_several(count)]
 
 
-def reached(results: Sequence[Result], layout: Layout) -> list[str]:
-    """The accuracy of the best method by validation, and what so many images say of others."""
+def uncertainty_of_images(results: Sequence[Result], layout: Layout) -> list[str]:
+    """Accuracy of the method that is best on validation, with Wilson's interval over images."""
     if not (network := best(results, layout)):
         return []
     method, images, *_ = network
     share = over_seeds(by_condition(results)[network[:3]]).mean
-    low, high = wilson_interval(share, layout.judged)
+    low, high = wilson_interval(share, layout.evaluation_images)
     return [
-        f"**{method}**, the best by validation with {images} images, is right in "
-        f"{percent(share)} of the {layout.judged:,} images that it is judged on, on average. That "
-        f"there are only so many is in no standard error here: for other images of their kind they "
-        f"allow {format_number(low, 100)} to {percent(high)} (Wilson's 95% interval)."
+        f"**{method}** with {images} images, the best by validation, has a mean accuracy of "
+        f"{percent(share)} on {layout.evaluation_images:,} images. Standard errors over seeds do "
+        "not include the choice of these images: Wilson's 95% interval for the accuracy on new "
+        f"images is {format_number(low, 100)} to {percent(high)}."
     ]
 
 
@@ -249,9 +249,10 @@ METHOD = """\
   images, new layers and their order{donor}; all seeds share the test images.
 - Differences are taken within a seed. One is called above or below where its two-sided 95% t
   interval over seeds excludes zero: {reach}.
-- Every network is judged after its last step. Validation images choose nothing but the network of
-  the page of predictions. For networks on few images there are more validation images than
-  training images; with so few images in all, one could not choose by validation.
+- Every network is judged after its last step. Validation images choose nothing but the method of
+  the first finding and the network of the page of predictions. For networks on few images there
+  are more validation images than training images; with so few images in all, one could not choose
+  by validation.
 - That page, `predictions.png`, has the surest mistakes first, in red: what the network sees, with
   its probability, and what it is. The others are images at random.
 - Every network, those from scratch too, sees images normalized by the donor's mean and deviation.
@@ -259,9 +260,8 @@ METHOD = """\
 - Networks that diverged, or went on from one that did, are left out of every mean."""
 
 OWN_DONOR = """ and its own donor,
-  which begins with the values that networks from scratch begin with, but in the last stage: what
-  lies between them is what the donor learnt. Each alone is a fresh draw, so that means and
-  intervals hold"""
+  whose initial parameters are those of the networks from scratch, but for the last stage: their
+  difference is what the donor learnt. Initial values differ between seeds"""
 
 
 def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) -> str:

@@ -40,8 +40,9 @@ def make_features(
         with tqdm(total=count, desc="features of frozen stages", unit=" images", **BAR) as bar:
 
             def apply_to(places: Int[np.ndarray, " size"]) -> AnyArray:
+                outputs = run(variables, np.stack([images[int(i)] for i in places]))
                 bar.update(min(size, count - bar.n))
-                return run(variables, np.stack([images[int(i)] for i in places]))
+                return outputs
 
             return map_batches(size, apply_to, np.arange(count))
 

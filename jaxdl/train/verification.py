@@ -151,14 +151,14 @@ def _put(tree: PyTree, index: int | None, mesh: Mesh, spec: P) -> PyTree:
 
 
 def _on_host(leaf: Array | np.ndarray) -> Array | np.ndarray:
-    """A population's array as NumPy has it, with anything for members of other processes; NumPy
-    slices it without a program for each shape and member. Random keys remain as they are.
+    """A population's array as one of NumPy, which slices it without compiling anything. Members of
+    other processes are left uninitialized; random keys are returned unchanged.
 
-    A copy: while a view of an array exists, the devices cannot reuse its memory.
+    A copy of the whole: a view would keep the devices from reusing the array's memory.
     """
     if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     whole = np.empty(leaf.shape, leaf.dtype)
-    for shard in leaf.addressable_shards:
+    for shard in {str(shard.index): shard for shard in leaf.addressable_shards}.values():
         whole[shard.index] = np.asarray(shard.data)
     return whole

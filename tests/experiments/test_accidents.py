@@ -264,7 +264,7 @@ HASTY = """
 
     def initialize(*arguments, heartbeat_timeout_seconds, shutdown_timeout_seconds, **options):
         assert heartbeat_timeout_seconds + shutdown_timeout_seconds <= 50
-        whole(*arguments, heartbeat_timeout_seconds=5, shutdown_timeout_seconds=20, **options)
+        whole(*arguments, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=20, **options)
 
     jax.distributed.initialize = initialize
 """

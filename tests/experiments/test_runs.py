@@ -24,7 +24,7 @@ import configs
 from experiments import runs
 from experiments.__main__ import list_studies
 from experiments.harness import records
-from experiments.harness.run import print_or_fail
+from experiments.harness.run import UserError, print_or_fail
 from experiments.harness.settings import Count, Settings
 from experiments.harness.study import Headline, Study, conduct
 from jaxdl.report import figures
@@ -155,6 +155,9 @@ def test_a_folder_of_another_study_is_refused(finished, tmp_path):
     records.check_study(tmp_path, "test_runs")
     with pytest.raises(ValueError, match=r"holds a run of test_runs: choose another --workdir"):
         records.check_study(tmp_path, "dann")
+    (tmp_path / "run.json").write_text(json.dumps({"study": "dann", "starts": [START._asdict()]}))
+    with pytest.raises(UserError, match="holds a run of dann"):
+        study(tmp_path)
     (tmp_path / "run.json").write_text("{")  # which is set aside
     records.check_study(tmp_path, "dann")
 

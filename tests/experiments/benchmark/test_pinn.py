@@ -99,8 +99,8 @@ def start(stack: ExitStack, config: ConfigDict, *names: str) -> dict[str, Worker
         return {n: stack.enter_context(Worker(Setup(MAKES[n], 1), config)) for n in names}
 
 
-# Slow, since workers compile the solver for a quarter of a minute; and what is compared with ours is
-# there in few environments.
+# Slow, since workers compile the solver for a quarter of a minute; and few environments have what
+# is compared with ours.
 @pytest.mark.slow
 def test_all_begin_with_one_loss_and_parameters(little):
     with ExitStack() as stack:  # jinns' loss is one for both

@@ -317,7 +317,7 @@ def test_findings_are_paired_and_say_what_a_donor_is_worth():
     assert reporting.best(ROWS, LAYOUT) == ("tuned", 90, 0, 0)
     low, high = wilson_interval(0.75, 20)
     assert sentences[0].startswith("**tuned** with 90 images, the best by validation, has a mean")
-    assert "75.0 % of the 20 images" in sentences[0]
+    assert "75.0 % on 20 images" in sentences[0]
     assert f"images is {100 * low:.1f} to {100 * high:.1f} %" in sentences[0]
 
 

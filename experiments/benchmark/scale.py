@@ -45,7 +45,7 @@ SAVE, LAST = "a save", "the save at the end"
 COLD, WARM, BUSY, ABOUT = "cold", "warm", "cores at work", "about"
 SAVED, UNSAVED = "with saves", "without saves"
 """What contenders are asked."""
-SCALING, WAITING, SECONDS = 1.7, 2.0, 8.0  # goals; of waiting, in per cent
+SCALING, WAITING, SECONDS = 1.7, 2.0, 4.0  # goals; of waiting, in per cent
 IMAGE, CLASSES = (20, 20, 1), 24  # of the study's glyphs, and of a half of their classes
 COMMAND = (
     *(sys.executable, "-m", "experiments.transferability", "--config=configs/transferability.py"),

@@ -176,7 +176,7 @@ def test_report(little, tmp_path, measured, monkeypatch, platform):
     assert "throughput of 2 devices: at least 1.7 times one's: met, 2.00 (2.00–2.00)." in report
     # The middle one of .2, .3 and .9 s, of the 20 s between the study's saves.
     assert "% of training that waits for saves: below 2: met, 1.50 (1.00–4.50)." in report
-    assert "programs cached: at most 8: NOT met, 9.00 (9.00–9.00)." in report
+    assert "programs cached: at most 4: NOT met, 9.00 (9.00–9.00)." in report
     assert ["2 devices", "2000.00 (2000.00–2000.00)", "2.00 (2.00–2.00)", "2.00"] in lines
     assert [ours.SAVED, "11.00 (11.00–11.00)", "1.10 (1.10–1.10)"] in lines
     assert [ours.SAVE, "300.00 (200.00–900.00)", "–"] in lines
@@ -196,11 +196,11 @@ def test_report(little, tmp_path, measured, monkeypatch, platform):
 
 def test_goals_that_are_missed_or_not_measured(little):
     rows = [Row(ours.CORES, "1 device", 1, 1.0, 0), Row(ours.CORES, "2 devices", 2, 0.6, 0)]
-    rows.append(Row(ours.START, ours.WARM, 1, 8000.0, 0))
+    rows.append(Row(ours.START, ours.WARM, 1, 4000.0, 0))
     scaling, waiting, start = ours.goals(little, rows)
     assert scaling.endswith(": NOT met, 1.67 (1.67–1.67).")
     assert waiting.endswith(": NOT met, –.")
-    assert start.endswith(": met, 8.00 (8.00–8.00).")
+    assert start.endswith(": met, 4.00 (4.00–4.00).")
     waits = [Row(ours.CORES, ours.SAVE, 2, ms, 0) for ms in (400.0, 400.0)]
     assert ours.goals(little, rows + waits)[1].endswith(": NOT met, 2.00 (2.00–2.00).")
 

@@ -112,12 +112,14 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         if values.size and np.isfinite(values[-1]):
             best[network] = values[-1]
     if not best:
-        label, count = (
-            write_name(name) or "any name",
-            "several networks" if matches else "no network",
-        )
-        examples = "; ".join(write_name(network._asdict()) for network in list(curves)[:3])
-        raise ValueError(f"{run.folder} has {count} with {label}; there are {examples or 'none'}")
+        named = f" with {write_name(name)}" if name else ""
+        problem = f"has no network{named}"
+        if matches:
+            problem = f"has several networks{named}, and no validation says which is best"
+        shown = matches or list(curves)
+        examples = "; ".join(write_name(network._asdict()) for network in shown[:3]) or "none"
+        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
+        raise ValueError(f"{run.folder} {problem}: name one, of {examples}{more}")
     return max(best, key=lambda network: (getattr(network, "images", 0), best[network]))
 
 

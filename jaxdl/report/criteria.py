@@ -149,10 +149,10 @@ def choices(networks: Networks) -> Iterator[str]:
         )
     for method, seeds in few.items():
         if seeds:
-            count = math.floor(min(networks[method][s][1].effective_samples for s in seeds))
+            count = min(networks[method][s][1].effective_samples for s in seeds)
             yield (
                 f"{name_of(method)}, {list_seeds(seeds)}: the importance weights leave only "
-                f"{count} effective samples (fewer than {FEW_SAMPLES}), since the domains "
+                f"{count:.1f} effective samples (fewer than {FEW_SAMPLES}), since the domains "
                 "hardly overlap for the classifier behind them. By that accuracy it is not ranked."
             )
 

@@ -250,10 +250,13 @@ def load_network(run: Path, **name: Any) -> Variables:
         if not names:
             raise ValueError(f"{run} has no checkpoints of named networks")
         count = "several networks" if matches else "no network"
+        named = f" with {description}" if description else ""
         shown = [network for *_, network in matches] or names
+        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
         raise ValueError(
-            f"{run} has {count} with {description or 'any name'}, as "
+            f"{run} has {count}{named}: name one, as "
             + "; ".join(" ".join(f"{k}={v}" for k, v in network.items()) for network in shown[:3])
+            + more
         )
     folder, about, i, _ = matches[0]
     arrays = about["arrays"]

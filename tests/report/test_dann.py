@@ -400,7 +400,7 @@ def test_a_method_with_too_few_effective_samples_is_not_ranked_by_them():
         "Importance-weighted accuracy would choose DANN, the best of 2 by target accuracy. It "
         "orders 1 of 1 pairs" in text
     )
-    assert "MMD, seed 2: the importance weights leave only 12 effective samples" in text
+    assert "MMD, seed 2: the importance weights leave only 12.0 effective" in text
     assert "By that accuracy it is not ranked." in text
 
 

@@ -27,7 +27,7 @@ from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
 from jaxdl.train import logs
-from jaxdl.train.checkpoint import load_network
+from jaxdl.train.checkpoint import list_names, load_network
 from jaxdl.types import Variables
 
 Load = Callable[[tuple], Variables]
@@ -116,10 +116,8 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         problem = f"has no network{named}"
         if matches:
             problem = f"has several networks{named}, and no validation says which is best"
-        shown = matches or list(curves)
-        examples = "; ".join(write_name(network._asdict()) for network in shown[:3]) or "none"
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        raise ValueError(f"{run.folder} {problem}: name one, of {examples}{more}")
+        listing = list_names([network._asdict() for network in matches or curves]) or "none"
+        raise ValueError(f"{run.folder} {problem}: name one, as {listing}")
     return max(best, key=lambda network: (getattr(network, "images", 0), best[network]))
 
 

@@ -4,7 +4,7 @@ import errno
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,6 +214,12 @@ def _other_versions(versions: Mapping[str, str]) -> str:
     return "was written by " + " and ".join(differences) if differences else ""
 
 
+def list_names(names: Sequence[Mapping[str, Any]]) -> str:
+    """The names of the first three networks, as commands take them, and how many more there are."""
+    listing = "; ".join(" ".join(f"{k}={v}" for k, v in name.items()) for name in names[:3])
+    return f"{listing}; and {len(names) - 3} more" if len(names) > 3 else listing
+
+
 def load_network(run: Path, **name: Any) -> Variables:
     """The variables of one network, as a run's latest checkpoint has them, in arrays of the host::
 
@@ -252,12 +258,7 @@ def load_network(run: Path, **name: Any) -> Variables:
         count = "several networks" if matches else "no network"
         named = f" with {description}" if description else ""
         shown = [network for *_, network in matches] or names
-        more = f"; and {len(shown) - 3} more" if len(shown) > 3 else ""
-        raise ValueError(
-            f"{run} has {count}{named}: name one, as "
-            + "; ".join(" ".join(f"{k}={v}" for k, v in network.items()) for network in shown[:3])
-            + more
-        )
+        raise ValueError(f"{run} has {count}{named}: name one, as {list_names(shown)}")
     folder, about, i, _ = matches[0]
     arrays = about["arrays"]
     network_arrays = {

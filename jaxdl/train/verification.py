@@ -158,7 +158,7 @@ def _on_host(leaf: Array | np.ndarray) -> Array | np.ndarray:
     """
     if not isinstance(leaf, jax.Array) or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
-    whole = np.empty(leaf.shape, leaf.dtype)
+    copy = np.empty(leaf.shape, leaf.dtype)
     for shard in {str(shard.index): shard for shard in leaf.addressable_shards}.values():
-        whole[shard.index] = np.asarray(shard.data)
-    return whole
+        copy[shard.index] = np.asarray(shard.data)  # replicas once
+    return copy

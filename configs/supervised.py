@@ -51,6 +51,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.crop = 0  # side of random crops (in evaluation: the middle); 0 for none
     config.base.padding = 0  # pixels on every side, before cropping
     config.base.flip = False  # mirror every other image in training
+    config.base.mirrored = False  # in evaluation: the mean of an image and its mirror image
     config.base.changes = ()  # similarity, elastic, noise, colour, augmix; mixup, cutmix
     config.base.strength = 1.0  # of these
     # The network.

@@ -129,7 +129,10 @@ class Supervised(single_source.SingleSourceStudy):
             return {self.inputs: x, "label": label, **soft}
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-            return model.apply(state.evaluated_variables, x)
+            logits = model.apply(state.evaluated_variables, x)
+            if settings["mirrored"]:
+                logits = (logits + model.apply(state.evaluated_variables, x[:, :, ::-1])) / 2
+            return logits
 
         rule(recipe.numbers(settings))  # for its errors
         program = self.program(

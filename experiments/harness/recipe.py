@@ -67,7 +67,7 @@ KINDS: Kinds = {
     "features": OneOf(("", *FEATURES)),
     "changes": SomeOf(CHANGES),
     "subtract": OneOf(("channels", "pixels")),
-    "flip": Flag(),
+    **dict.fromkeys(("flip", "mirrored"), Flag()),
     **dict.fromkeys(("count", "crop", "padding", "warmup"), Count(0)),
     # The optimizer.
     "steps": (Count(), Multiple("steps_per_dispatch")),
@@ -100,10 +100,11 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     squared, subset = settings["loss"] == "squared_error", settings["examples"] == "folds"
     subset |= settings["share"] != 1
     mixed = {*settings["changes"]} & {*MIXING}
+    of_images = ("crop", "padding", "flip", "mirrored", "changes")
     for names, read, reason in (
         (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
-        (("crop", "padding", "flip", "changes"), images, "it is for images"),
-        (("crop", "padding", "flip", "changes"), not settings["features"], "features have none"),
+        (of_images, images, "it is for images"),
+        (of_images, not settings["features"], "features have none"),
         (("smoothing",), not squared, "squared errors have no smoothing"),
         (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
         (("soft",), not mixed, f"the teacher has not seen what {' and '.join(mixed)} make"),

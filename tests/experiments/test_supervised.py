@@ -15,8 +15,11 @@ from experiments.harness import recipe
 from experiments.harness.run import UserError
 from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
+from jaxdl.data import sources
+from jaxdl.nn.models import MODELS
 from jaxdl.report import supervised as reporting
 from jaxdl.report.supervised import Result, findings, read_results, report, table
+from jaxdl.train.checkpoint import load_network
 from jaxdl.train.groups import make_groups
 from jaxdl.train.interruption import StopFlag
 
@@ -300,6 +303,30 @@ def test_a_table_of_numbers_and_a_plane_of_classes(tmp_path):
     config.data.name, config.data.options.train = "imbalanced", 1000
     assert "Precision and recall" in supervised.study(config, tmp_path / "rare", StopFlag())
     assert (tmp_path / "rare" / "operating.png").exists()
+
+
+def test_mirrored_evaluation_is_of_the_mean_of_both_views(tmp_path):
+    config = tiny()
+    section = type(config)
+    mirrored = section({"mirrored": True})
+    config.methods, config.seeds = section({"momentum": section({}), "both": mirrored}), 1
+    supervised.study(config, tmp_path, StopFlag())
+    variables = load_network(tmp_path, method="both", seed=0)
+    alone = load_network(tmp_path, method="momentum", seed=0)  # trained alike
+    jax.tree.map(np.testing.assert_array_equal, variables, alone)
+    splits = sources.load("digits").splits
+    mean, deviation = splits["train"]["image"].mean(), splits["train"]["image"].std()
+    images, label = (splits["validation"][name] for name in ("image", "label"))
+    x = np.float32((images - mean) / deviation)
+    model = MODELS["mlp"](10, hidden=(16,))
+    views = [model.apply(variables, view) for view in (x, x[:, :, ::-1])]
+    expected = {
+        name: float(np.mean(np.argmax(logits, -1) == label))
+        for name, logits in (("momentum", views[0]), ("both", (views[0] + views[1]) / 2))
+    }
+    assert expected["momentum"] != expected["both"]
+    rows = read_results(tmp_path / "results.csv")
+    assert {row.method: row.validation for row in rows} == pytest.approx(expected)
 
 
 def test_a_student_learns_from_its_teacher_and_every_number_can_be_had(tmp_path):

@@ -96,6 +96,7 @@ def test_layers_are_named_for_their_depth(images):
         ("cifar_net", (28, 28, 1)),
         ("cifar_net", (32, 32, 3)),
         ("cifar_net", (64, 64, 3)),
+        ("pairs_net", (32, 32, 3)),
         ("caffenet", (227, 227, 3)),
     ],
     ids=str,

@@ -8,6 +8,7 @@ MODELS = {
     "cifar_net": convnet.cifar_net,
     "caffenet": convnet.caffenet,
     "small_net": convnet.small_net,
+    "pairs_net": convnet.pairs_net,
     "linear": convnet.linear,
     "mlp": mlp.mlp,
     "net1": lecun.net1,

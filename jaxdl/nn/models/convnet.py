@@ -173,6 +173,22 @@ def small_net(classes: int, **options) -> ConvNet:
     return ConvNet(convolutions, (128,), classes, batch_norm=True, **options)
 
 
+def pairs_net(classes: int, **options) -> ConvNet:
+    """For images of 32 pixels, the most that is known for its products: a convolution of 2 x 2, and
+    three pairs of 3 x 3, with pooling after the first of each, 1.98 million parameters.
+
+    The plan is that of Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), with
+    ReLU, and a first layer that is trained in the place of one that whitens.
+    """
+    convolutions = (
+        Conv(24, kernel=2, padding="VALID"),
+        *(Conv(64, pool=2), Conv(64)),
+        *(Conv(256, pool=2), Conv(256)),
+        *(Conv(256, pool=2), Conv(256, pool=3)),
+    )
+    return ConvNet(convolutions, (), classes, batch_norm=True, **options)
+
+
 def cifar_net(classes: int, **options) -> ConvNet:
     """Seven layers for images of 16 to 64 pixels: the plan of :func:`glyph_net`, wider."""
     convolutions = (

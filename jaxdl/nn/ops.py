@@ -8,6 +8,7 @@ gradients, and images of few channels, are spelled here as convolutions of the f
 those of `lax.conv_general_dilated`, gradients those of autodiff, up to the order of sums.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial, reduce
 
@@ -159,9 +160,11 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
 
 def _chunks(x: Array, g: Array) -> tuple[Array, Array]:
     """Images and gradients, divided into chunks that stay in a core's cache while a convolution
-    moves their axes: of 8 examples at least."""
+    moves their axes: of 8 examples and of 1,024 pixels at least, over which the products with a
+    kernel's gradient sum."""
     size = n = len(x)
-    limit = max(8, 3 * 2**18 // max(1, (x[0].nbytes + g[0].nbytes)))
+    pixels = max(1, math.prod(g.shape[1:3]))
+    limit = max(8, 1024 // pixels, 3 * 2**18 // max(1, (x[0].nbytes + g[0].nbytes)))
     while size > limit and size % 2 == 0:
         size //= 2
     if size > limit:

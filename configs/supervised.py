@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 VARIANTS = (
-    *("default", "cifar10"),
+    *("default", "cifar10", "cifar10_best"),
     *("sinusoid", "binary", "spirals", "iris", "wine", "breast_cancer", "diabetes"),
     *("optimizers", "learning_rate", "regularization", "bias_variance", "label_noise"),
     *("imbalance", "pca", "pca_fails", "folds", "bagging", "augmentation", "distillation"),
@@ -285,6 +285,17 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.steps_per_dispatch = 20  # an answer to a signal within some seconds
             config.dispatches_per_evaluation = 30
             add(config, {"momentum": {}})
+        case "cifar10_best":
+            tfds(config, "cifar10", validation=0.02)
+            config.seeds = config.bag = 2
+            config.base.model, config.base.steps, config.base.batch = "pairs_net", 2400, 128
+            config.base.optimizer, config.base.rate = "muon", 0.007
+            config.base.schedule, config.base.max_norm = "linear", 1.0
+            config.base.smoothing, config.base.crop, config.base.padding = 0.2, 32, 2
+            config.base.flip = config.base.mirrored = True
+            config.steps_per_dispatch, config.dispatches_per_evaluation = 5, 60
+            add(config, {"muon": {}})
+            config.baseline = "muon"
     return config
 
 

@@ -62,7 +62,8 @@ def parallel_coordinates(
 def best_so_far(
     searches: Mapping[str, Sequence[Float[np.ndarray, "3 _"]]], score: str, path: Path
 ) -> None:
-    """The best score so far against steps of networks, and against seconds.
+    """The best score so far against steps of networks, and against seconds; of several repetitions
+    thin lines and, where all have begun, their mean.
 
     Args:
       searches: by search, one of :func:`jaxdl.report.search.progress` a repetition.
@@ -76,9 +77,17 @@ def best_so_far(
         panels, (0, 1), ("steps of networks", "seconds of training"), strict=True
     ):
         for i, (name, repetitions) in enumerate(searches.items()):
-            for number, values in enumerate(repetitions):
-                entry = {"label": plain(name)} if number == 0 else {}
-                panel.step(values[row], values[2], where="post", color=f"C{i % 10}", **entry)
+            begun = [values for values in repetitions if values.size]
+            if not begun:
+                continue
+            colour = f"C{i % 10}"
+            for values in begun:
+                panel.step(values[row], values[2], where="post", color=colour, lw=0.8, alpha=0.4)
+            x = np.unique(np.concatenate([values[row] for values in begun]))
+            x = x[x >= max(values[row, 0] for values in begun)]
+            last = [np.searchsorted(values[row], x, "right") - 1 for values in begun]
+            mean = np.mean([values[2, at] for values, at in zip(begun, last, strict=True)], 0)
+            panel.step(x, mean, where="post", color=colour, label=plain(name))
         panel.set(xlabel=label)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)

@@ -5,15 +5,15 @@ against PyTorch; and the engine on networks of another size), `dann` (one networ
 a population, against PyTorch, on the CPU and on an accelerator where there is one), `data` (images
 a second, resident and streamed, against PyTorch's DataLoader), `pinn` (seconds to solve the heat
 equation, against DeepXDE and jinns), `search` (the trials of a random search, against PyTorch and
-Optuna) and `scale` (what more devices give, what checkpoints and the start cost; against nothing
-but ours).
+Optuna), `scale` (what more devices give, what checkpoints and the start cost; against nothing
+but ours) and `all`, one after the other.
 """
 
 from ml_collections import ConfigDict
 
 from configs import dann, pinn, search, transferability
 
-VARIANTS = ("transferability", "dann", "data", "pinn", "search", "scale")
+VARIANTS = ("transferability", "dann", "data", "pinn", "search", "scale", "all")
 
 
 def get_config(variant: str = "transferability") -> ConfigDict:

@@ -3,7 +3,8 @@
 python -m experiments.benchmark --config configs/benchmark.py:VARIANT
 
 A variant is a module here, with our side and the report: transferability, dann, data, pinn, search,
-scale. The others' side is in :mod:`experiments.benchmark.contenders`; how contenders take turns, in
+scale; or ``all``, one after the other. The others' side is in
+:mod:`experiments.benchmark.contenders`; how contenders take turns, in
 :mod:`experiments.benchmark.turns`. Everything runs on the CPU, but for what ``dann`` and ``scale``
 add where JAX has an accelerator.
 """
@@ -57,9 +58,24 @@ def processor() -> str:
 
 
 def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run the benchmark; the report. Rounds that are in ``results.csv`` are not timed again."""
+    """Run one benchmark, or all, each in a folder of its own; the reports. Rounds that are in
+    ``results.csv`` are not timed again."""
+    load, _, _ = os.getloadavg()  # of others: later it is our own
+    if config.variant != "all":
+        return compare(config, workdir, stop, load)
+    variants = [config.copy_and_resolve_references() for _ in BENCHMARKS]
+    for variant, name in zip(variants, BENCHMARKS, strict=True):
+        variant.variant = name
+        check(variant)
+    reports = [compare(v, workdir / v.variant, stop, load) for v in variants]
+    write_atomically(workdir / "report.md", report := "\n".join(reports))
+    return report
+
+
+def check(config: ConfigDict) -> None:
+    """End with a line where a benchmark cannot be made."""
+    benchmark = BENCHMARKS[config.variant]
     with user_input():
-        benchmark = BENCHMARKS[config.variant]
         absent = [name for package, name in benchmark.peers.items() if find_spec(package) is None]
         if absent:
             raise ValueError(
@@ -68,6 +84,13 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         if min(config.rounds, config.steps) < 1:
             raise ValueError("config.rounds and config.steps must be at least 1")
         benchmark.check(config)
+
+
+def compare(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> str:
+    """One benchmark: contenders in turns."""
+    check(config)
+    benchmark = BENCHMARKS[config.variant]
+    with user_input():
         computer = machine(benchmark.peers)
         claim(workdir, config, computer)
         finished, table = workdir / "report.md", workdir / "results.csv"
@@ -76,7 +99,6 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
         rows = read_rows(table, benchmark.row) if table.exists() else []
         if benchmark.draw:
             figures.check()
-    load, _, _ = os.getloadavg()
 
     def obey() -> None:
         if stop.received is not None:

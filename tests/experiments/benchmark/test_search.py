@@ -83,6 +83,18 @@ def test_the_report_has_ratios_and_goals(little, tmp_path, monkeypatch):
     assert "digit_net at least 4 times as fast: met" in text
 
 
+def test_all_benchmarks_are_one_report_each(little, tmp_path, monkeypatch):
+    stand_in(monkeypatch, Measured)
+    monkeypatch.setattr(ours, "make_trials", lambda *_: None)
+    names = ("first", "second")
+    monkeypatch.setattr(benchmark, "BENCHMARKS", dict.fromkeys(names, ours.BENCHMARK))
+    little.variant = "all"
+    text = benchmark.study(little, tmp_path, StopFlag())
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "report.md"}
+    parts = [(tmp_path / name / "report.md").read_text() for name in names]
+    assert text == "\n".join(parts) and text.count("# Benchmark: second") == 1
+
+
 def test_what_the_others_do_not_know_is_refused(little, tmp_path, monkeypatch):
     stand_in(monkeypatch, Measured)
     with little.unlocked():

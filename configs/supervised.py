@@ -243,9 +243,10 @@ def get_config(variant: str = "default") -> ConfigDict:
             add(config, {"distilled": taught})
             config.baseline = "student"
         case "lecun1989":
-            config.data.options = ConfigDict({"seed": 0, "size": 16})
+            # As in the paper 13 x 16 pixels at four places of 16 x 16, here by more than one hand.
+            config.data.options = ConfigDict({"seed": 0, "size": 16, "positions": 4})
             config.base.share, config.seeds, config.base.weight_decay = 320, 10, 1e-3
-            config.base.steps = 2000
+            config.base.steps, config.dispatches_per_evaluation = 2000, 20
             sweep(config, "rate", (0.01, 0.03, 0.1, 0.3))
             add(
                 config, {name: {"model": name} for name in ("net1", "net2", "net3", "net4", "net5")}

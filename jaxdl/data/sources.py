@@ -95,7 +95,9 @@ def _drawn(
     }
 
 
-def digits(seed: int = 0, *, size: int = 8, margin: int = 0, channels: int = 1) -> Source:
+def digits(
+    seed: int = 0, *, size: int = 8, margin: int = 0, channels: int = 1, positions: int = 1
+) -> Source:
     """1,797 real handwritten digits, 8×8 grey, split 60/20/20 within each class.
 
     scikit-learn's `load_digits`: the test part of "Optical Recognition of Handwritten Digits"
@@ -105,12 +107,19 @@ def digits(seed: int = 0, *, size: int = 8, margin: int = 0, channels: int = 1) 
       size: the side to resize to, bilinearly.
       margin: black pixels on every side of that: the digits themselves fill their images.
       channels: 1, or 3 equal ones.
+      positions: each digit comes in so many neighbouring places along the width, and is narrower by
+        one pixel for each beyond the first (LeCun 1989 has 4, of 13 x 16 in 16 x 16 pixels).
     """
-    splits = _digits(seed, size, margin)
+    if not 1 <= positions <= max(1, size):
+        raise ValueError(f"positions={positions}: ask for 1 to size={size}")
+    splits = _digits(seed, size, margin, size - positions + 1)
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: the digits are grey, 1, or grey in colour, 3")
     coloured = {
-        split: {"image": np.repeat(images[..., None], channels, -1), "label": labels}
+        split: {
+            "image": np.repeat(_shifted(images, positions)[..., None], channels, -1),
+            "label": np.repeat(labels, positions),
+        }
         for split, (images, labels) in splits.items()
     }
     return make_source("digits", tuple("0123456789"), coloured)
@@ -149,10 +158,17 @@ def digits_m(
     return make_source("digits_m", tuple("0123456789"), blended)
 
 
+def _shifted(images: UInt8[np.ndarray, "n h w"], positions: int) -> UInt8[np.ndarray, "_ h _"]:
+    """Each image at all places along a width that is greater by ``positions - 1`` black pixels."""
+    spare = positions - 1
+    places = [np.pad(images, ((0, 0), (0, 0), (left, spare - left))) for left in range(positions)]
+    return np.stack(places, 1).reshape(-1, images.shape[1], images.shape[2] + spare)
+
+
 def _digits(
-    seed: int, size: int, margin: int
-) -> dict[str, tuple[UInt8[np.ndarray, "n s s"], np.ndarray]]:
-    """scikit-learn's digits by split."""
+    seed: int, size: int, margin: int, width: int | None = None
+) -> dict[str, tuple[UInt8[np.ndarray, "n h w"], np.ndarray]]:
+    """scikit-learn's digits by split; ``width`` in pixels if that is not the ``size``."""
     from sklearn.datasets import load_digits  # slow to import, and only these sources need it
 
     if not 1 <= size <= 256:
@@ -161,10 +177,9 @@ def _digits(
         raise ValueError(f"margin={margin}: ask for 0 to 256 pixels")
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-    if size != 8:
-        resize = [
-            Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR) for i in images
-        ]
+    shape = (width or size, size)
+    if shape != (8, 8):
+        resize = [Image.fromarray(i).resize(shape, Image.Resampling.BILINEAR) for i in images]
         images = np.stack([np.asarray(image) for image in resize])
     images = np.pad(images, ((0, 0), (margin, margin), (margin, margin)))
     labels = labels.astype(np.int32)

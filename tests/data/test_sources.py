@@ -87,6 +87,22 @@ def test_digits_in_another_size_and_in_colour(size):
             np.testing.assert_array_equal(image[..., 0], picture)
 
 
+def test_digits_in_neighbouring_places():
+    plain, ours = (parts(load("digits", **o)) for o in ({}, {"size": 16, "positions": 4}))
+    for split in SPLITS:
+        images, labels = ours[split]
+        small, same = plain[split]
+        assert images.shape == (4 * len(same), 16, 16, 1)
+        np.testing.assert_array_equal(labels.reshape(-1, 4), np.stack([same] * 4, 1))
+        for four, digit in zip(images.reshape(-1, 4, 16, 16)[:20], small[:20], strict=True):
+            picture = Image.fromarray(digit[..., 0]).resize((13, 16), Image.Resampling.BILINEAR)
+            for left, image in enumerate(four):
+                np.testing.assert_array_equal(image[:, left : left + 13], picture)
+                assert image.sum() == np.asarray(picture, int).sum()
+    with pytest.raises(ValueError, match="positions=9: ask for 1 to size=8"):
+        load("digits", positions=9)
+
+
 def test_blended_digits_are_the_same_digits_on_photographs():
     """|photo - digit|: taking the digit off leaves one of the two photographs, up to its sign."""
     digits, source = load("digits", seed=4, size=12), load("digits_m", seed=4, size=12)

@@ -66,6 +66,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.stage = "conv3"  # 6 x 6 units, where the last convolution's pooling leaves 3 x 3
         case "run":
             config.run = "runs/supervised-default"
+            config.evaluation_batch = 10  # its images may be large
         case "resnet20":
             config.pretrained = "resnet20"
             config.data.name = "tfds"

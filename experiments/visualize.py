@@ -2,9 +2,8 @@
 
 python -m experiments.visualize --config configs/visualize.py[:variant]
 
-Of networks that are trained first, of one of a run, or of a pretrained one. Attributions (gradient,
-integrated gradients, occlusion, Grad-CAM) are drawn and put to the test: pixels are deleted and
-inserted in their order, beside a random one.
+Attributions (gradient, integrated gradients, occlusion, Grad-CAM) are drawn and put to the test:
+pixels are deleted and inserted in their order, beside a random one.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from configs.visualize import get_config
 from experiments import networks, runs, supervised
 from experiments.harness import settings as kinds
 from experiments.harness.classification import load_source, most_members
+from experiments.harness.progress import map_with_bar
 from experiments.harness.run import run
 from experiments.harness.study import Headline, Study, conduct, describe_source, make_study
 from experiments.harness.user_functions import blame
@@ -38,15 +38,13 @@ from jaxdl.report import visualize_figures as drawing
 from jaxdl.report.predictions import Prediction, probabilities
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.loop import Trainer
-from jaxdl.trees import map_batches
 from jaxdl.types import Variables
 from jaxdl.units import enlarge, patch, peaks, receptive_fields, stage_activations
 
-COUNTS = ("most_images", "evaluation_batch", "examples", "integration_steps")
-COUNTS += ("perturbation_steps", "shown", "units", "patches")
+SIZES = ("most_images", "evaluation_batch", "examples", "shown", "units", "patches")
 SETTINGS = kinds.Settings(
     {
-        **dict.fromkeys(COUNTS, kinds.Count()),
+        **dict.fromkeys((*SIZES, "integration_steps", "perturbation_steps"), kinds.Count()),
         **dict.fromkeys(("window", "stride"), kinds.Count(0)),
         "data.options": kinds.Options(),
         "report_on": kinds.OneOf(("test", "validation", "train")),
@@ -71,7 +69,7 @@ class Visualize(Study):
     headline = Headline(reporting.Result, "insertion", lambda n: n.attribution != reporting.RANDOM)
 
     def __init__(self, config: ConfigDict):
-        self.config, self.batches = config, partial(map_batches, config.evaluation_batch)
+        self.config = config
         self.classifier, self.title, source = self.find_network()
         own = self.classifier.variables  # of a network that is trained already
         self.variables: dict[int, Variables] = {0: own} if own else {}  # by seed
@@ -94,9 +92,8 @@ class Visualize(Study):
         if config.run and config.pretrained:
             raise ValueError("config.run and config.pretrained name two networks: choose one")
         if config.pretrained:
-            file = user_path(config.weights)
-            classifier = networks.from_weights(config.pretrained, file)
-            return classifier, f"{config.pretrained} with the weights of {file.name}", None
+            title = f"{config.pretrained} with the weights of {user_path(config.weights).name}"
+            return networks.from_weights(config.pretrained, user_path(config.weights)), title, None
         if config.run:
             folder, name = user_path(config.run), networks.parse_name(config.network)
             network, classifier = networks.from_run(folder, **name)
@@ -162,12 +159,13 @@ class Visualize(Study):
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Outputs and greatest activations for all images, attributions for some."""
         pixels, self.labels = self.choose_images(tests)
-        self.inputs = self.batches(jax.jit(self.classifier.see), pixels)
+        self.batches = partial(map_with_bar, trainer.stop, self.config.evaluation_batch)
+        self.inputs = self.batches("images", jax.jit(self.classifier.see), pixels)
         look, explain = jax.jit(self.look), jax.jit(self.explain)
-        self.logits: dict[int, np.ndarray] = {}  # by seed
-        self.areas, self.curves = {}, {}  # by attribution and seed; by attribution, in their order
+        # By seed; by attribution and seed; by attribution, in the order of seeds.
+        self.logits, self.areas, self.curves = {}, {}, {}
         for seed, variables in self.variables.items():
-            outputs, units = self.batches(partial(look, variables), self.inputs)
+            outputs, units = self.batches("activations", partial(look, variables), self.inputs)
             self.units = self.units if seed else units
             if self.classifies:
                 self.logits[seed] = outputs
@@ -207,22 +205,24 @@ class Visualize(Study):
         return maps, attribution.perturbation_curves(*example, maps, baseline, key, steps=steps)
 
     def compare(self, explain: Callable, seed: int) -> None:
-        """Attributions of the predicted classes of the first images, and their curves; of the first
-        network those of images that are to be shown, too."""
+        """Attributions of the predicted classes, their curves, and maps that are to be shown."""
         labels, numbers = self.logits[seed].argmax(-1), np.arange(len(self.labels))
-        examples = self.inputs, labels, numbers
-        _, curves = self.batches(explain, *(x[: self.config.examples] for x in examples))
-        for name, pair in curves.items():
-            deletion, insertion = (np.asarray(attribution.area(curve)) for curve in pair)
-            self.areas[name, seed] = deletion, insertion
-            self.curves.setdefault(name, []).append(np.mean(pair, 1))
+        rows, shown = numbers[: self.config.examples], self.config.shown
+        examples = len(rows)
         if seed == 0:
             wrong = np.flatnonzero((labels != self.labels) & (self.labels >= 0))
             sure = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
             self.mistakes = wrong[np.argsort(-sure, kind="stable")]
-            right = np.delete(numbers, wrong)
-            self.chosen = np.r_[right[: self.config.shown], self.mistakes[: self.config.shown]]
-            self.maps, _ = self.batches(explain, *(x[self.chosen] for x in examples))
+            self.chosen = np.r_[np.delete(numbers, wrong)[:shown], self.mistakes[:shown]]
+            rows = np.r_[rows, self.chosen]
+        arrays = (x[rows] for x in (self.inputs, labels, numbers))
+        maps, curves = self.batches(f"attributions, network {seed}", explain, *arrays)
+        for name, pair in curves.items():
+            pair = np.stack(pair)[:, :examples]
+            self.areas[name, seed] = tuple(np.asarray(attribution.area(curve)) for curve in pair)
+            self.curves.setdefault(name, []).append(pair.mean(1))
+        if seed == 0:
+            self.maps = {name: x[examples:] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
         """Of the first network filters, maps, units, attributions, mistakes; of all the curves of
@@ -286,8 +286,8 @@ class Visualize(Study):
             ]
         if self.staged:
             x, silent = self.inputs[:1], [int(np.sum(v.max(0) <= 0)) for v, _ in self.units]
-            like = partial(stage_activations, self.model), self.variables[0], x
-            shapes = [stage.shape[1:] for stage in jax.eval_shape(*like)]
+            stages = jax.eval_shape(partial(stage_activations, self.model), self.variables[0], x)
+            shapes = [stage.shape[1:] for stage in stages]
             table = reporting.stages(self.model.names(), shapes, [*self.fields.values()], silent)
             sections.append(("Stages", table))
         return reporting.report(about | facts, sections)

@@ -12,19 +12,18 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 from absl import flags
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from experiments.harness import command_line, records
 from experiments.harness.devices import describe_devices
 from experiments.harness.headline import Headline
-from experiments.harness.processes import first_process, say
+from experiments.harness.processes import say
+from experiments.harness.progress import progress_bar
 from experiments.harness.run import user_input
 from experiments.harness.settings import Between, Count, Settings, check
 from jaxdl.data.source import Source, Split, length
@@ -238,23 +237,6 @@ def shorten(value: Any) -> str:
     """A value in at most 60 characters."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-@contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar that a trainer's progress moves; ``total`` are the steps of all networks."""
-    style = {"unit": "step", "unit_scale": True, "mininterval": 0.5}
-    with tqdm(total=total, disable=not (total and first_process()), **style) as bar:
-        begun = set()
-
-        def progress(name: str, steps: int) -> None:
-            bar.set_description(name, refresh=False)
-            if name not in begun and not bar.disable:
-                begun.add(name)
-                bar.initial += steps  # steps of an earlier run do not count for the rate
-            bar.update(steps)
-
-        yield progress
 
 
 def curve_panels(

@@ -264,9 +264,10 @@ def get_config(variant: str = "default") -> ConfigDict:
         case "lenet5":
             tfds(config, "mnist")
             config.seeds, config.base.model = 3, "lenet5"
-            config.base.steps, config.base.batch, config.base.optimizer = 10_000, 64, "adamw"
+            config.base.steps, config.base.batch, config.base.optimizer = 20_000, 64, "adamw"
             config.base.rate, config.base.weight_decay = 3e-3, 0.05
-            add(config, {"plain": {}, "distorted": {"changes": ("similarity", "elastic")}})
+            distorted = {"changes": ("similarity", "elastic"), "strength": 0.5}
+            add(config, {"plain": {}, "distorted": distorted})
             config.baseline = "plain"
         case "mnist_distillation":
             tfds(config, "mnist")
@@ -329,3 +330,4 @@ def tfds(config: ConfigDict, dataset: str, **options: Any) -> None:
     config.data.options.seed = 0
     config.data.options.data_dir = ""  # empty for TFDS's own, ~/tensorflow_datasets
     config.data.options.update(options)
+    config.dispatches_per_evaluation = 20  # there are many validation images

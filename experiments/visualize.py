@@ -254,15 +254,15 @@ class Visualize(Study):
             prediction_figures.confusion(parts, "all", names, title, folder / "confusion.png")
 
     def unit_rows(self, images: np.ndarray) -> Iterator[drawing.Row]:
-        """By stage and channel, what its unit sees in the images with the greatest activations, and
-        where that is."""
+        """By stage and channel, what its unit sees of the images that drive it most, and where."""
         config, local = self.config, list(self.fields)
         for name in config.stages or drawing.spread(local, 4):
             field, (values, units) = self.fields[name], self.units[local.index(name)]
             for channel in drawing.spread(np.flatnonzero(values.max(0) > 0), config.units):
                 top = np.argsort(-values[:, channel], kind="stable")[: config.patches]
                 examples = [(images[i], units[i, channel]) for i in top]
-                parts = [patch(image, field, unit, fill=0.5)[0] for image, unit in examples]
+                beyond = min(field.size) > max(images.shape[1:3])  # then it sees all of an image
+                parts = [x if beyond else patch(x, field, u, fill=0.5)[0] for x, u in examples]
                 parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
 

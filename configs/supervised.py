@@ -200,8 +200,8 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.baseline = "mlp"
         case "label_noise":
             sweep(config, "wrong_labels", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
-            config.base.model, config.base.hidden, config.choose = "mlp", (128, 128), False
-            config.base.steps, config.base.optimizer, config.base.rate = 200, "adamw", 1e-3
+            config.choose, config.base.changes = False, ("similarity",)
+            config.base.optimizer, config.base.rate = "muon", 3e-3
             add(config, {"random": {}, "systematic": {"wrong_to": "next"}})
             config.baseline = "random"
         case "imbalance":

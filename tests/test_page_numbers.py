@@ -91,6 +91,20 @@ def finetuned(images: str) -> Callable[[str], Value]:
     )
 
 
+def fresh(column: str, search: str) -> Value:
+    """Of a search's winner from fresh seeds: a value a repetition, or a seed where there is one."""
+
+    def value(rows: Rows) -> list[float]:
+        own = [row for row in rows if row["search"] == search and row["stage"] == "fresh"]
+        key = "repetition" if len({row["repetition"] for row in own}) > 1 else "seed"
+        by_key: dict[str, list[float]] = {}
+        for row in own:
+            by_key.setdefault(row[key], []).append(100 * float(row[column]))
+        return [float(np.mean(numbers)) for numbers in by_key.values()]
+
+    return value
+
+
 supervised_score = partial(values, "score")
 CUTS = range(1, 7)
 PAGES: dict[str, list[Claim]] = {
@@ -120,6 +134,21 @@ PAGES: dict[str, list[Claim]] = {
         },
         *(finetuned(images) for images in ("10", "30", "100", "300")),
     ),
+    "search": [
+        Claim("| random | 32 |", 4, fresh("validation", "random")),
+        Claim("| random | 32 |", 5, fresh("score", "random")),
+        Claim("| random | 32 |", 6, fresh("score", "base")),
+    ],
+    "search:pays": [
+        *(
+            Claim(line, cell, fresh(column, search))
+            for line, search in (
+                *(("| random | 16 |", "random"), ("| halving | 68 |", "halving")),
+                *(("| PBT | 16 |", "pbt"), ("| `base`, set by hand |", "base")),
+            )
+            for cell, column in ((4, "validation"), (5, "score"))
+        )
+    ],
     "supervised": table(
         {
             "SGD, rate .1": "sgd",

@@ -5,8 +5,10 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from importlib import import_module
 from importlib.metadata import version
@@ -26,12 +28,13 @@ from experiments.__main__ import list_studies
 from experiments.harness import records
 from experiments.harness.run import UserError, print_or_fail
 from experiments.harness.settings import Count, Settings
-from experiments.harness.study import Headline, Study, conduct
+from experiments.harness.study import Headline, Study, conduct, describe_time
 from jaxdl.report import figures
 from jaxdl.report.comparisons import assemble
 from jaxdl.report.page import write_page
 from jaxdl.report.tables import markdown_table, write_rows
 from jaxdl.train.interruption import StopFlag
+from jaxdl.train.loop import Clock
 
 ROOT = Path(configs.__file__).parents[1]
 STUDIES = (
@@ -146,8 +149,22 @@ def test_a_restart_is_one_more_start_and_a_reprint_is_none(finished):
     first, second = records.read(folder / "run.json").starts
     assert json.loads(before["run.json"])["starts"] == [first._asdict()]
     assert second.began >= first.began and second.commit == first.commit
+    assert re.search(r"^- Time: \d+ s, 0 s of them compilation, 0 s training", report, re.M)
+    sums = r"^- Time: \d+ s: \d+ s before it was resumed, 0 s of them training; then \d+ s, 0 s of"
+    assert re.search(sums, again, re.M)
     code = [line for line in report.splitlines() if line.startswith("- Code: ")]
     assert [line for line in again.splitlines() if line.startswith("- Code: ")] == code
+
+
+def test_the_time_of_a_run_is_that_of_all_its_starts():
+    """Of those that were killed at least what they trained."""
+    clock = Clock(training=5.0, by_population={"a": 12.0, "b": 3.0})
+    before = "65 s before it was resumed, 10 s of them training; then 7 s, "
+    assert describe_time(clock, 7.0, [START]).startswith(f"72 s: {before}")
+    killed = START._replace(seconds=None)
+    assert describe_time(clock, 7.0, [START, killed]).startswith(f"≥ 72 s: ≥ {before}")
+    assert describe_time(clock, 7.0, [killed]).startswith("≥ 17 s: ≥ 10 s before it was ")
+    assert describe_time(clock, 7.0, []).startswith("7 s, 0 s of them compilation, 5 s training")
 
 
 def test_a_folder_of_another_study_is_refused(finished, tmp_path):
@@ -171,7 +188,7 @@ def test_a_damaged_record_is_set_aside(finished, tmp_path, capsys):
         '{"study": "supervised", "starts": [{"command": "python"}]}',
     ):
         (tmp_path / "run.json").write_text(content)
-        with records.recorded(tmp_path, "supervised") as starts:
+        with records.recorded(tmp_path, "supervised", time.monotonic()) as starts:
             assert len(starts) == 1
         assert "run.json is no record of a run" in capsys.readouterr().err
         assert (tmp_path / "run.json.damaged").read_text() == content
@@ -185,13 +202,13 @@ def test_a_record_of_a_later_version_is_read(tmp_path):
 
 
 def test_of_a_run_that_fails_the_time_is_recorded_and_the_failure_stays_what_it_is(tmp_path):
-    with pytest.raises(KeyError), records.recorded(tmp_path, "supervised"):
+    with pytest.raises(KeyError), records.recorded(tmp_path, "supervised", time.monotonic()):
         assert records.read(tmp_path / "run.json").starts[0].seconds is None  # if it is killed now
         raise KeyError
     assert records.read(tmp_path / "run.json").starts[0].seconds >= 0
     folder = tmp_path / "gone"
     folder.mkdir()
-    with pytest.raises(KeyError), records.recorded(folder, "supervised"):
+    with pytest.raises(KeyError), records.recorded(folder, "supervised", time.monotonic()):
         (folder / "run.json").unlink()
         folder.rmdir()
         raise KeyError

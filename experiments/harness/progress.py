@@ -21,8 +21,10 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
         begun = set()
 
         def progress(name: str, steps: int) -> None:
-            bar.set_description(name, refresh=False)
-            if name not in begun and not bar.disable:
+            first = name not in begun and not bar.disable
+            comes = first and bar.n + steps < total  # what takes a while and moves nothing
+            bar.set_description(f"{name}: compiling, first steps" if comes else name, refresh=comes)
+            if first:
                 begun.add(name)
                 bar.initial += steps  # steps of an earlier run do not count for the rate
             bar.update(steps)

@@ -26,6 +26,7 @@ import configs
 from experiments import runs
 from experiments.__main__ import list_studies
 from experiments.harness import records
+from experiments.harness.progress import progress_bar
 from experiments.harness.run import UserError, print_or_fail
 from experiments.harness.settings import Count, Settings
 from experiments.harness.study import Headline, Study, conduct, describe_time
@@ -255,6 +256,17 @@ def test_commit_and_whether_the_tree_is_clean(repository, monkeypatch):
 
 def test_no_repository_is_no_commit(tmp_path):
     assert records.find_commit(tmp_path) == (None, None)
+
+
+def test_the_bar_says_that_a_program_is_compiled_until_its_first_steps_are_done(capsys):
+    with progress_bar(40) as progress:
+        progress("a", 0)
+        assert capsys.readouterr().err.split("\r")[-1].startswith("a: compiling, first steps: ")
+        progress("a", 20)
+        progress("b", 10)  # that it had before it was resumed
+        assert "b: compiling, first steps: " in capsys.readouterr().err
+        progress("c", 10)  # which has all its steps
+    assert capsys.readouterr().err.split("\r")[-1].startswith("c: 100%")
 
 
 # The page.

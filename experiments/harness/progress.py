@@ -22,8 +22,9 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
 
         def progress(name: str, steps: int) -> None:
             first = name not in begun and not bar.disable
-            comes = first and bar.n + steps < total  # what takes a while and moves nothing
-            bar.set_description(f"{name}: compiling, first steps" if comes else name, refresh=comes)
+            unfinished = first and bar.n + steps < total  # what comes takes a while, unseen
+            note = ": compiling, first steps" * unfinished
+            bar.set_description(f"{name}{note}", refresh=unfinished)
             if first:
                 begun.add(name)
                 bar.initial += steps  # steps of an earlier run do not count for the rate

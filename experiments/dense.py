@@ -257,7 +257,7 @@ class Dense(single_source.SingleSourceStudy):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config = self.config
-        settings = declared.describe_methods(config, KINDS, get_config().base)
+        settings = declared.describe_methods(config, get_config().base)
         data = self.describe_data(f"{length(self.source.splits['train']):,} training images")
         if config.data.shifted:
             data += f"; shifted: {declared.describe(config.data.shifted, {})}"

@@ -278,14 +278,13 @@ class FineTuning(SingleSourceStudy):
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        config, base = self.config, self.config.base.to_dict()
+        config = self.config
         about = {
             "Data": self.describe_data(f"{length(self.source.splits['train']):,} training images"),
             "Donors": self.donors.description,
             "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters in "
             f"{len(self.stages)} stages",
-            "Base": declared.describe(base, {k: v for k, v in base.items() if v in ((), 0)}),
-            **declared.describe_changes(self.methods, base),
+            **declared.describe_methods(config, get_config().base),
             "Settings come from": config.settings_from,
             **self.describe_copies(),
             "Speed of training": self.describe_speed(trainer),

@@ -117,11 +117,10 @@ def main(arguments: Sequence[str]) -> str:
     colours = ["firebrick" if has_truths and not right[i] else "black" for i, _ in sheet]
     images = np.stack([image for _, image in sheet]) / 255
     samples(images, titles, out / "predictions.png", 8, side=1.2, colours=colours)
-    counts = Counter(row.predicted for row in rows).most_common(10)
-    lines = [
-        f"network: {called}",
-        f"{len(rows):,} images: " + ", ".join(f"{n:,} {name}" for name, n in counts),
-    ]
+    counts = Counter(row.predicted for row in rows).most_common()
+    classes = ", ".join(f"{name} ({n:,})" for name, n in counts[:10])
+    classes += f" and {len(counts) - 10} more" * (len(counts) > 10)
+    lines = [f"network: {called}", f"{len(rows):,} images, by predicted class: {classes}"]
     if has_truths:
         share = f"{100 * np.mean(right):.1f} %"
         lines.append(f"right, by the names of their folders: {sum(right):,}, {share}")

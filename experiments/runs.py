@@ -156,17 +156,18 @@ def describe_changes(run: Run) -> str:
 
 
 def describe_result(run: Run) -> str:
-    """The one number of a run, with what it is the mean of."""
+    """The mean over seeds, with what it is of: of several methods the lowest and the highest."""
     if not run.values:
         return MISSING
     headline = run.kind.headline
-    counted = headline.counted(run.values)
-    names = list(headline.groups(counted))
-    scope = [parts[0] for parts in zip(*names, strict=True) if len(set(parts)) == 1 and parts[0]]
-    if len(names) > 1:
-        scope.append(f"mean of {len(names)}")
-    number = f"{headline.name} {headline.format(estimate(counted))}{headline.unit}"
-    return f"{number} ({', '.join(scope)})" if scope else number
+    groups = headline.groups(headline.counted(run.values)).items()
+    means = {", ".join(filter(None, name)): estimate(values) for name, values in groups}
+    present = {name: x for name, x in means.items() if x.used} or means
+    ordered = sorted(present.items(), key=lambda item: item[1].mean)
+    ends = dict([ordered[0], ordered[-1]]).items()
+    numbers = (f"{headline.format(x)}{headline.unit}" + f" ({n})" * bool(n) for n, x in ends)
+    among = f", among {len(means)}" if len(means) > len(ends) else ""
+    return f"{headline.name} {' to '.join(numbers)}{among}"
 
 
 def list_runs(folder: Path) -> str:
@@ -231,9 +232,6 @@ def paired(runs: Sequence[Run], numbers: Sequence[str]) -> Iterator[tuple[str, s
     grouped = [headline.groups(values) for values in columns]
     names = list(dict.fromkeys(name for groups in grouped for name in groups))
     cells = [[estimate(groups.get(name, {})) for groups in grouped] for name in names]
-    if len(names) > 1:
-        cells.append([estimate(headline.counted(values)) for values in columns])
-        names.append(("headline", *[""] * (len(names[0]) - 1)))
     used = [any(parts) for parts in zip(*names, strict=True)]
     fields = list(compress(headline.fields(network), used))
     names = [tuple(compress(name, used)) for name in names]

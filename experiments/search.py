@@ -267,12 +267,12 @@ class Search(Supervised):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config, base = self.config, declared.method(self.config).settings
-        searched = {"sweep": "", "values": (), **{name: base[name] for name in self.space}}
+        usual = declared.off(get_config().base) | {name: base[name] for name in self.space}
         kind = "images" if self.inputs == "image" else "examples"
         facts = {
             "Data": self.describe_data(f"{len(self.ids['images', 'train']):,} training {kind}"),
             "Space": ", ".join(f"{name} {value}" for name, value in config.space.items()),
-            "All other settings": declared.describe(base, searched),
+            "All other settings": declared.describe(base, usual),
             **facts,
         }
         return reporting.report(

@@ -252,7 +252,7 @@ class Supervised(single_source.SingleSourceStudy):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config = self.config
-        settings = declared.describe_methods(config, recipe.KINDS, get_config().base)
+        settings = declared.describe_methods(config, get_config().base)
         data = self.describe_data(f"{len(self.data.train):,} training examples")
         copies = self.describe_copies() if self.inputs == "image" else {}
         facts = {"Data": data} | settings | copies | facts

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +27,15 @@ OPTIONS: dict[str, tuple[Callable, str]] = {
 }
 """Options beside the configuration: how each is defined, and what it means."""
 
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "tuple": "a tuple such as \"(1, 2)\" or \"('a', 'b')\"",
+    "string": "a section such as \"{'seed': 0}\"",  # of words themselves none is refused
+}
+"""What the value of an option has to be, by the type that absl's parsers have."""
 
 HELP = {"--help", "-h", "-help", "--helpfull"}
 """Words that ask for help."""
@@ -76,6 +86,8 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     except flags.UnrecognizedFlagError as error:
         raise ValueError(f"there is no option --{error.flagname}: see --help") from None
     except flags.Error as error:
+        if refusal := _refusal(error):
+            raise ValueError(refusal) from None
         # The loader of configurations puts a whole traceback into its message.
         line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
         line = re.sub(r"\('(.*)', ('.*')\)$", r"\1 \2", line)  # the arguments of an exception
@@ -111,6 +123,9 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         raise ValueError(f"{where}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{where}its get_config() returns no ConfigDict")
+    if {*config} != {*default} and (owner := _owner(config)):
+        command = f"python -m experiments.{owner} --config={requested}"
+        raise ValueError(f"{where}this is a configuration of {owner}: {command}")
     check_options(flags.FLAGS)
     if rest[1:]:
         raise ValueError(
@@ -134,6 +149,14 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                 f"--config.methods.NAME.{key}=VALUE, NAME being {', '.join(methods)}"
             )
     return rest
+
+
+def _refusal(error: flags.Error) -> str:
+    """What an option has to be whose value cannot be read; empty for other errors."""
+    name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
+    kind = KINDS.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
+    given = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
+    return f"{given}: give {kind}" if kind else ""
 
 
 def check_methods(argv: list[str], default_file: str) -> None:
@@ -199,6 +222,14 @@ def _resolved(requested: str) -> str:
     if not path.exists() and path.parts[:1] == ("configs",) and shipped.exists():
         path = shipped
     return f"{path}{colon}{variant}"
+
+
+def _owner(config: ConfigDict) -> str:
+    """The study whose configurations have these sections; empty if there is none."""
+    names = (path.stem for path in Path(configs.__file__).parent.glob("[!_]*.py"))
+    studies = filter(lambda name: find_spec(f"experiments.{name}"), sorted(names))
+    sections = ((name, import_module(f"configs.{name}").get_config()) for name in studies)
+    return next((name for name, theirs in sections if {*theirs} == {*config}), "")
 
 
 def _keys(config: ConfigDict, free: Collection[str]) -> set[str]:

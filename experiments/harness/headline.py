@@ -22,7 +22,7 @@ class Headline(NamedTuple):
     """The NamedTuple of a row, which begins with the fields of the network's name."""
     column: str
     counts: Callable[[Any], bool] = lambda network: True
-    """Whether the run's headline averages this network; if none qualifies, all are averaged."""
+    """Whether the list of runs shows networks of this name; if none qualifies, it shows all."""
     averaged: tuple[str, ...] = ()
     """Fields of the name, over which the values of a seed are averaged: networks that differ in
     them alone are one row of a comparison."""
@@ -73,7 +73,7 @@ class Headline(NamedTuple):
         return groups
 
     def counted(self, values: Values) -> Values:
-        """The values that the headline averages."""
+        """The values that the list of runs shows."""
         return {n: x for n, x in values.items() if self.counts(n)} or values
 
     def fields(self, network: type[tuple]) -> list[str]:

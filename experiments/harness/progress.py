@@ -21,8 +21,11 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
         begun = set()
 
         def progress(name: str, steps: int) -> None:
-            bar.set_description(name, refresh=False)
-            if name not in begun and not bar.disable:
+            first = name not in begun and not bar.disable
+            unfinished = first and bar.n + steps < total  # what comes takes a while, unseen
+            note = ": compiling, first steps" * unfinished
+            bar.set_description(f"{name}{note}", refresh=unfinished)
+            if first:
                 begun.add(name)
                 bar.initial += steps  # steps of an earlier run do not count for the rate
             bar.update(steps)

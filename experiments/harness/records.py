@@ -53,14 +53,17 @@ class Record(NamedTuple):
 
 
 @contextmanager
-def recorded(folder: Path, study: str) -> Iterator[list[Start]]:
+def recorded(folder: Path, study: str, began: float) -> Iterator[list[Start]]:
     """Record this start in ``run.json`` on entry, and its duration on exit; yields all starts. A
     file that is damaged is set aside as ``run.json.damaged``: no run needs it.
+
+    Args:
+      began: when, by ``time.monotonic()``.
 
     Raises:
       OSError: if it cannot be read or written.
     """
-    path, began = folder / "run.json", time.monotonic()
+    path = folder / "run.json"
     starts = [make_start()]
     try:
         starts = [*(read(path).starts if path.exists() else ()), *starts]

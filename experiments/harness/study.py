@@ -33,7 +33,7 @@ from jaxdl.report.tables import write_atomically
 from jaxdl.train import logs
 from jaxdl.train.groups import Member
 from jaxdl.train.interruption import StopFlag
-from jaxdl.train.loop import Trainer
+from jaxdl.train.loop import Clock, Trainer
 
 
 class Study(ABC):
@@ -97,7 +97,7 @@ class Study(ABC):
 
 def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run a study to its end, or go on where it was stopped; its report."""
-    finished = workdir / "report.md"
+    began, finished = time.monotonic(), workdir / "report.md"
     with user_input():
         records.check_study(workdir, name_of(kind))
         study = make_study(kind, config)
@@ -113,7 +113,7 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
                 write_page(workdir, report)
             return report
     # There is something to save from here on.
-    with records.recorded(workdir, name_of(kind)) as starts, stop:
+    with records.recorded(workdir, name_of(kind), began) as starts, stop:
         with progress_bar(study.steps) as progress:
             trainer = make_trainer(config, workdir, stop, progress)
             study.train(trainer)
@@ -123,7 +123,8 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
         study.measure(trainer, tests)
         study.draw(trainer)
         code = {"Code": records.describe_code(starts)}
-        report = study.report(trainer, code | describe_run(trainer, study))
+        times = {"Time": describe_time(trainer.clock, time.monotonic() - began, starts[:-1])}
+        report = study.report(trainer, code | times | describe_run(trainer, study))
         write_page(workdir, report)
         write_atomically(finished, report)
         return report
@@ -282,7 +283,7 @@ def describe_omissions(*sources: Source) -> str:
 
 
 def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
-    """What was not read, what diverged, and how long it took on what: for the report."""
+    """What was not read, what diverged, and on what and how fast it ran: for the report."""
     clock, lines = trainer.clock, {}
     if omissions := describe_omissions(*study.sources.values()):
         lines["Not read"] = omissions
@@ -291,13 +292,7 @@ def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
             f"{'/'.join(map(str, network))} at step {fault.step} in {fault.array}"
             for network, fault in faults.items()
         )
-    lines |= {
-        "Device": describe_devices(),
-        "Time": f"{time.time() - BEGAN:.0f} s, {clock.compilation:.0f} s of them compilation, "
-        f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
-        f"{clock.verification:.1f} s checking first losses, "
-        f"{clock.saving:.1f} s waiting for checkpoints",
-    }
+    lines["Device"] = describe_devices()
     if trainer.discrepancies:
         differences = trainer.discrepancies.values()
         lines["First losses"] = (
@@ -307,9 +302,6 @@ def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
     if clock.steps:
         rate = clock.steps / clock.training
         lines["Speed"] = f"{rate:,.0f} steps of networks a second"
-    before = sum(clock.by_population.values()) - clock.training
-    if before > 1:
-        lines["Time"] += f"; before it was resumed, {before:.0f} s training"
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.local_devices()]
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     lines["Memory at most"] = f"{host / 1e9:.1f} GB of the host" + (
@@ -318,4 +310,21 @@ def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
     return lines
 
 
-BEGAN = time.time()
+def describe_time(clock: Clock, seconds: float, earlier: Sequence[records.Start]) -> str:
+    """How long a run took: since its last start, and the ``earlier`` ones, which can be killed."""
+    line = (
+        f"{seconds:.0f} s, {clock.compilation:.0f} s of them compilation, "
+        f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
+        f"{clock.verification:.1f} s checking first losses, "
+        f"{clock.saving:.1f} s waiting for checkpoints"
+    )
+    if not earlier:
+        return line
+    trained = sum(clock.by_population.values()) - clock.training
+    recorded = [start.seconds for start in earlier]
+    before = max(trained, sum(filter(None, recorded)))
+    least = "≥ " * (None in recorded)
+    return (
+        f"{least}{before + seconds:.0f} s: {least}{before:.0f} s before it was resumed, "
+        f"{trained:.0f} s of them training; then {line}"
+    )

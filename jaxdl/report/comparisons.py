@@ -96,6 +96,21 @@ def compare(
     return f"{opening} {subject} is {side} {reference}: {quote(x, unit)}."
 
 
+Comparison = tuple[str, Estimate, str]
+"""What is compared, the difference, and what it is compared with."""
+
+
+def compare_all(comparisons: Sequence[Comparison]) -> list[str]:
+    """:func:`compare` each; of several in a single seed, whose differences are in a table, one
+    sentence."""
+    if len(comparisons) > 1 and max(x.used for _, x, _ in comparisons) == 1:
+        return [
+            f"None of {len(comparisons)} comparisons can be judged, since {reach(1)}: the table "
+            "has the differences."
+        ]
+    return [compare(*comparison) for comparison in comparisons]
+
+
 def warn_of_several(count: int) -> list[str]:
     """A sentence on so many comparisons in one report, if there are several."""
     if count < 2:

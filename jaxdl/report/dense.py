@@ -15,8 +15,10 @@ from jaxtyping import Float, Integer
 from jaxdl.data.source import Split
 from jaxdl.nn.metrics import confusion_matrix, dice
 from jaxdl.report.comparisons import (
+    Comparison,
     assemble,
     compare,
+    compare_all,
     judged,
     list_seeds,
     minus,
@@ -25,7 +27,6 @@ from jaxdl.report.comparisons import (
 )
 from jaxdl.report.supervised import Point, by_point, label, value_order
 from jaxdl.report.tables import (
-    Estimate,
     bullets,
     format_mean,
     markdown_table,
@@ -65,8 +66,6 @@ class Result(NamedTuple):
     """And the error."""
 
 
-Comparison = tuple[str, Estimate, str]
-"""What is compared, the difference over images, and what it is compared with."""
 Column = tuple[str, str, float, int]
 """A field of :class:`Result`, its title, the factor and the decimals it is written with."""
 COLUMNS: Mapping[str, Sequence[Column]] = {
@@ -164,18 +163,15 @@ def findings(
     measures = {"score": SCORES[question], "shifted": f"{SCORES[question]} on shifted images"}
     area = "the area under the ROC curve of "
     measures |= {"auc": area + ("pixels" if question == "segment" else "whether it is there")}
-    sentences, count = [], 0
+    comparisons: list[Comparison] = []
     for field, name in measures.items():
         for (method, value), gain in differences(results, baseline, field).items():
             estimate = over_seeds(gain)
             if not math.isnan(estimate.mean):
                 subject = f"**{method}**" + (f" at {value}" if value else "")
-                sentences.append(compare(subject, estimate, f"{baseline}, by {name}"))
-                count += judged(estimate)
-    for subject, estimate, reference in guesses:
-        sentences.append(compare(subject, estimate, reference, unit="image"))
-        count += judged(estimate)
-    return sentences + warn_of_several(count)
+                comparisons.append((subject, estimate, f"{baseline}, by {name}"))
+    sentences = [*compare_all(comparisons), *(compare(*own, unit="image") for own in guesses)]
+    return sentences + warn_of_several(sum(judged(x) for _, x, _ in [*comparisons, *guesses]))
 
 
 def against_guess(
@@ -187,7 +183,7 @@ def against_guess(
       predictions: :class:`jaxdl.dense.Counts` by method, value and seed, and by data set.
       tests: the truths, by data set; those without a ``count`` are left out.
     """
-    comparisons = []
+    comparisons: list[Comparison] = []
     for name, split in tests.items():
         if "count" not in split:
             continue

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jaxdl.report.comparisons import (
     assemble,
-    compare,
+    compare_all,
     judged,
     list_seeds,
     minus,
@@ -203,12 +203,12 @@ def findings(
       score: the score's name.
       sweeps: the setting that each method is swept over.
     """
-    differences = gains(results, baseline, choose=choose)
-    sentences = [
-        compare(f"**{label(point)}**", over_seeds(gain), f"{baseline}, by {score}")
-        for point, gain in differences.items()
+    comparisons = [
+        (f"**{label(point)}**", over_seeds(gain), f"{baseline}, by {score}")
+        for point, gain in gains(results, baseline, choose=choose).items()
     ]
-    sentences += warn_of_several(sum(judged(over_seeds(gain)) for gain in differences.values()))
+    sentences = compare_all(comparisons)
+    sentences += warn_of_several(sum(judged(gain) for _, gain, _ in comparisons))
     if choose:
         sentences += [edges(results, m, setting) for m, setting in (sweeps or {}).items()]
     return sentences

@@ -112,3 +112,6 @@ def test_a_method_is_the_base_with_changes_and_knows_where_each_value_is_from():
 def test_settings_in_words():
     assert settings.describe({"a": 0.5, "b": "x", "c": 2}, {"a": 0.1, "b": "x"}) == "a 0.5, c 2"
     assert settings.describe({"a": 1}, {"a": 1}) == ""
+    # What is empty is told where it is a change only.
+    empty = {"hidden": (), "sweep": "", "values": (), "model": "linear"}
+    assert settings.describe(empty, {"hidden": (64, 64), "sweep": ""}) == "no hidden, model linear"

@@ -1,6 +1,7 @@
 """The study of what networks see, in tiny and in this process."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -100,6 +101,37 @@ def test_convolutions_without_classes_have_filters_maps_and_units(tmp_path, monk
     assert "Findings" not in text and rows(tmp_path / "run") == []
     drawn = {path.stem for path in (tmp_path / "run").glob("*.png")}
     assert drawn == {"filters", "feature_maps", "units"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "stride", "expected"),
+    [
+        ((13, 11), 0, 0, (2, 1)),
+        ((4, 9), 0, 0, (1, 1)),
+        ((15, 15), 0, 2, (3, 2)),
+        ((9, 9), 4, 0, (4, 2)),
+    ],
+)
+def test_without_a_window_a_fifth_of_the_side_is_occluded(
+    shape, window, stride, expected, monkeypatch
+):
+    """And without a stride squares overlap by half."""
+
+    class Asked(Exception):
+        pass
+
+    def occlusion(*_, window, stride):
+        raise Asked(window, stride)
+
+    for name in ("gradients", "integrated_gradients"):
+        monkeypatch.setattr(visualize.attribution, name, lambda scores, x, *_, **__: x)
+    monkeypatch.setattr(visualize.attribution, "occlusion", occlusion)
+    config = SimpleNamespace(window=window, stride=stride, integration_steps=1)
+    study = SimpleNamespace(config=config, model=SimpleNamespace(apply=len))
+    with pytest.raises(Asked) as asked:
+        x, number = np.zeros((1, *shape, 1)), np.zeros(1, int)
+        visualize.Visualize.explain(study, {}, x, number, number)
+    assert asked.value.args == expected
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from scipy import stats
 from jaxdl.report.comparisons import (
     assemble,
     compare,
+    compare_all,
     judged,
     minus,
     over_seeds,
@@ -41,6 +42,17 @@ def test_values_that_differ_by_rounding_alone_show_nothing():
     assert shows(-1, one) is None and "in one seed" in compare("a", one, "b")
     assert quote(one) == "+10.0 points (1 seed, no standard error)"
     assert quote(mean_and_standard_error([])) == "not measured"
+
+
+def test_of_one_seed_it_is_said_once_that_nothing_can_be_judged():
+    one, two = mean_and_standard_error([0.1]), mean_and_standard_error([0.1, 0.2])
+    comparisons = [("a", one, "c"), ("b", one, "c")]
+    (line,) = compare_all(comparisons)
+    assert line.startswith("None of 2 comparisons can be judged, since one seed has no interval: ")
+    assert compare_all(comparisons[:1]) == [compare("a", one, "c")]
+    (a, b) = compare_all([("a", one, "c"), ("b", two, "c")])
+    assert "+10.0 points in one seed" in a and b == compare("b", two, "c")
+    assert compare_all([]) == []
 
 
 def test_all_of_several_must_show():

@@ -22,7 +22,7 @@ def get_config(variant: str = "transferability") -> ConfigDict:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
     config = ConfigDict()
     config.variant = variant
-    config.rounds = 3  # of all contenders in turns
+    config.rounds = 3  # of all contenders in turns; 0 in `all`: of each variant its own
 
     # transferability
     config.steps = 50  # of each network in a round
@@ -85,4 +85,6 @@ def get_config(variant: str = "transferability") -> ConfigDict:
     config.scale.study = transferability.get_config()  # network, rule, batch, dispatches, interval
     if variant in ("dann", "data", "scale"):
         config.rounds = 5
+    elif variant == "all":
+        config.rounds = 0
     return config

@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> str:
     samples(images, titles, out / "predictions.png", 8, side=1.2, colours=colours)
     counts = Counter(row.predicted for row in rows).most_common()
     classes = ", ".join(f"{name} ({n:,})" for name, n in counts[:10])
-    classes += f" and {len(counts) - 10} more" * (len(counts) > 10)
+    classes += f" and {len(counts) - 10} more classes" * (len(counts) > 10)
     lines = [f"network: {called}", f"{len(rows):,} images, by predicted class: {classes}"]
     if has_truths:
         share = f"{100 * np.mean(right):.1f} %"

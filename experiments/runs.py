@@ -162,12 +162,14 @@ def describe_result(run: Run) -> str:
     headline = run.kind.headline
     groups = headline.groups(headline.counted(run.values)).items()
     means = {", ".join(filter(None, name)): estimate(values) for name, values in groups}
-    present = {name: x for name, x in means.items() if x.used} or means
-    ordered = sorted(present.items(), key=lambda item: item[1].mean)
-    ends = dict([ordered[0], ordered[-1]]).items()
-    numbers = (f"{headline.format(x)}{headline.unit}" + f" ({n})" * bool(n) for n, x in ends)
-    among = f", among {len(means)}" if len(means) > len(ends) else ""
-    return f"{headline.name} {' to '.join(numbers)}{among}"
+    ordered = sorted((x.mean, name) for name, x in means.items() if x.used)
+    if not ordered:
+        return MISSING
+    ends = dict.fromkeys((ordered[0], ordered[-1]))
+    cells = {name: f"{headline.format(means[name])}{headline.unit}" for _, name in ends}
+    numbers = (f"{cell} ({name})" if name else cell for name, cell in cells.items())
+    total = f", of {len(means)}" if len(means) > len(ends) else ""
+    return f"{headline.name} {' to '.join(numbers)}{total}"
 
 
 def list_runs(folder: Path) -> str:

@@ -267,7 +267,7 @@ class Search(Supervised):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config, base = self.config, declared.method(self.config).settings
-        usual = declared.off(get_config().base) | {name: base[name] for name in self.space}
+        usual = declared.neutral(get_config().base) | {name: base[name] for name in self.space}
         kind = "images" if self.inputs == "image" else "examples"
         facts = {
             "Data": self.describe_data(f"{len(self.ids['images', 'train']):,} training {kind}"),

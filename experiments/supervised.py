@@ -26,6 +26,7 @@ from experiments.harness.settings import Count, Flag, OneOf, Settings
 from experiments.harness.study import Headline, conduct, describe_source
 from jaxdl.data import sampling, sources
 from jaxdl.data.source import Split
+from jaxdl.predict import make_logits
 from jaxdl.report import prediction_figures, predictions
 from jaxdl.report import supervised as reporting
 from jaxdl.train.evaluate import make_accuracy, make_r2
@@ -115,6 +116,7 @@ class Supervised(single_source.SingleSourceStudy):
         shape = jax.eval_shape(lambda x: see(x, None), row).shape[1:]
         init, _ = self.initializer(model, shape, f"{place}={settings['model']}")
         rule = recipe.update_rule(settings)
+        logits = make_logits(model.apply, settings["both_views"])
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             x = see(stored[self.inputs], key)
@@ -129,10 +131,7 @@ class Supervised(single_source.SingleSourceStudy):
             return {self.inputs: x, "label": label, **soft}
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> jax.Array:
-            logits = model.apply(state.evaluated_variables, x)
-            if settings["mirrored"]:
-                logits = (logits + model.apply(state.evaluated_variables, x[:, :, ::-1])) / 2
-            return logits
+            return logits(state.evaluated_variables, x)
 
         rule(recipe.numbers(settings))  # for its errors
         program = self.program(

@@ -39,7 +39,7 @@ from jaxdl.report.predictions import Prediction, probabilities
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.loop import Trainer
 from jaxdl.types import Variables
-from jaxdl.units import enlarge, patch, peaks, receptive_fields, stage_activations
+from jaxdl.units import enlarge, peaks, receptive_fields, stage_activations, view
 
 SIZES = ("most_images", "evaluation_batch", "examples", "shown", "units", "patches")
 SETTINGS = kinds.Settings(
@@ -205,7 +205,8 @@ class Visualize(Study):
         return maps, attribution.perturbation_curves(*example, maps, baseline, key, steps=steps)
 
     def compare(self, explain: Callable, seed: int) -> None:
-        """Attributions of the predicted classes, their curves, and maps that are to be shown."""
+        """Attributions of the predicted classes of the first images, and their curves; of the first
+        network maps of those that are shown, too."""
         labels, numbers = self.logits[seed].argmax(-1), np.arange(len(self.labels))
         rows, shown = numbers[: self.config.examples], self.config.shown
         examples = len(rows)
@@ -214,7 +215,7 @@ class Visualize(Study):
             sure = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
             self.mistakes = wrong[np.argsort(-sure, kind="stable")]
             self.chosen = np.r_[np.delete(numbers, wrong)[:shown], self.mistakes[:shown]]
-            rows = np.r_[rows, self.chosen]
+            rows = np.union1d(rows, self.chosen)
         arrays = (x[rows] for x in (self.inputs, labels, numbers))
         maps, curves = self.batches(f"attributions, network {seed}", explain, *arrays)
         for name, pair in curves.items():
@@ -222,7 +223,7 @@ class Visualize(Study):
             self.areas[name, seed] = tuple(np.asarray(attribution.area(curve)) for curve in pair)
             self.curves.setdefault(name, []).append(pair.mean(1))
         if seed == 0:
-            self.maps = {name: x[examples:] for name, x in maps.items()}
+            self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
         """Of the first network filters, maps, units, attributions, mistakes; of all the curves of
@@ -261,8 +262,7 @@ class Visualize(Study):
             for channel in drawing.spread(np.flatnonzero(values.max(0) > 0), config.units):
                 top = np.argsort(-values[:, channel], kind="stable")[: config.patches]
                 examples = [(images[i], units[i, channel]) for i in top]
-                beyond = min(field.size) > max(images.shape[1:3])  # then it sees all of an image
-                parts = [x if beyond else patch(x, field, u, fill=0.5)[0] for x, u in examples]
+                parts = [view(image, field, unit) for image, unit in examples]
                 parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
 

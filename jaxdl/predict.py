@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from jaxdl.data.encoded import Form, cores, decode
 from jaxdl.data.folder import SUFFIXES
@@ -33,6 +33,18 @@ class Classifier(NamedTuple):
     """From a file's content, and its name for messages, to pixels of the one size that the network
     takes; raises DamagedFile."""
     class_names: tuple[str, ...]
+    both_views: bool = False
+    """See :func:`make_logits`."""
+
+
+def make_logits(
+    apply: Callable[[Variables, AnyArray], Float[Array, "b k"]], both_views: bool
+) -> Callable[[Variables, AnyArray], Float[Array, "b k"]]:
+    """``logits(variables, x)`` of a network; with ``both_views`` the mean of those of images
+    [b, h, w, c] and of their mirror images."""
+    if not both_views:
+        return apply
+    return lambda variables, x: (apply(variables, x) + apply(variables, x[:, :, ::-1])) / 2
 
 
 def decoder(
@@ -81,10 +93,11 @@ def classify(
       DamagedFile: naming a file that is no whole image.
       OSError: if one cannot be read.
     """
+    logits = make_logits(classifier.model.apply, classifier.both_views)
 
     @jax.jit
     def probabilities(variables: Variables, pixels: AnyArray) -> AnyArray:
-        return jax.nn.softmax(classifier.model.apply(variables, classifier.see(pixels)))
+        return jax.nn.softmax(logits(variables, classifier.see(pixels)))
 
     def read(path: Path) -> UInt8[np.ndarray, "h w c"]:
         return classifier.decode(path.read_bytes(), printable(str(path)))

@@ -175,3 +175,14 @@ def patch(
         put.append(slice(start - first, stop - first))
     cut[*put], inside[*put] = image[*taken], True
     return cut, inside
+
+
+def view(
+    image: Float[np.ndarray, "h w c"], field: Field, unit: tuple[int, int] | Int[np.ndarray, "2"]
+) -> Float[np.ndarray, "ph pw c"]:
+    """What a unit (row, column) sees of an image of values 0 … 1, to be drawn: :func:`patch`, grey
+    beyond the image; of a field larger than the image only what is inside."""
+    cut, inside = patch(image, field, unit, fill=0.5)
+    if max(field.size) <= max(image.shape[:2]):
+        return cut
+    return cut[inside.any(1)][:, inside.any(0)]

@@ -166,6 +166,18 @@ PAGES: dict[str, list[Claim]] = {
         ),
         Claim("| `label_noise` |", "none", supervised_score(method="random", value="0")),
     ],
+    "supervised:lecun1989": [
+        Claim("| `lecun1989` |", network, supervised_score(method=network, value=rate))
+        for network, rate in (
+            *(
+                ("net1", "0.01"),
+                ("net2", "0.03"),
+                ("net3", "0.1"),
+                ("net4", "0.1"),
+                ("net5", "0.1"),
+            ),
+        )
+    ],
     "supervised:pca": [
         Claim("| `pca` |", 2, supervised_score(method="pca")),
         Claim("| `pca` |", "against", supervised_score(method="all")),

@@ -62,18 +62,19 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     ``results.csv`` are not timed again."""
     load, _, _ = os.getloadavg()  # of others: later it is our own
     if config.variant != "all":
-        return compare(config, workdir, stop, load)
-    variants = [config.copy_and_resolve_references() for _ in BENCHMARKS]
-    for variant, name in zip(variants, BENCHMARKS, strict=True):
-        variant.variant = name
-        check(variant)
-    reports = [compare(v, workdir / v.variant, stop, load) for v in variants]
+        return run_benchmark(config, workdir, stop, load)
+    parts = {}
+    for name in BENCHMARKS:
+        parts[name] = part = config.copy_and_resolve_references()
+        part.variant, part.rounds = name, config.rounds or get_config(name).rounds
+        check(part)  # all, before the first one takes its minutes
+    reports = [run_benchmark(part, workdir / name, stop, load) for name, part in parts.items()]
     write_atomically(workdir / "report.md", report := "\n".join(reports))
     return report
 
 
 def check(config: ConfigDict) -> None:
-    """End with a line where a benchmark cannot be made."""
+    """Raise UserError where a benchmark cannot be made."""
     benchmark = BENCHMARKS[config.variant]
     with user_input():
         absent = [name for package, name in benchmark.peers.items() if find_spec(package) is None]
@@ -86,8 +87,12 @@ def check(config: ConfigDict) -> None:
         benchmark.check(config)
 
 
-def compare(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> str:
-    """One benchmark: contenders in turns."""
+def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> str:
+    """One benchmark: contenders in turns.
+
+    Args:
+      load: the mean number of others' processes at work, before the first benchmark.
+    """
     check(config)
     benchmark = BENCHMARKS[config.variant]
     with user_input():
@@ -123,6 +128,7 @@ def compare(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> s
             bar.update()
         first_seconds = {name: worker.first_seconds for name, worker in workers.items()}
     doubt = "" if load < 0.5 else ", so others were at work: measure again on an idle machine"
+    busy = f"Load before the first: {load:.1f}{doubt}"
     packages = {"jax": "jax", **benchmark.peers}
     versions = ", ".join(f"{name} {computer[package]}" for package, name in packages.items())
     measurements = Measurements(config, rows, answers, first_seconds)
@@ -131,7 +137,7 @@ def compare(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> s
 # Benchmark: {config.variant}
 
 {computer["cores"]} cores of {computer["processor"]}; {versions}.
-{config.rounds} rounds in turns, each contender alone at work. Load before: {load:.1f}{doubt}.
+{config.rounds} rounds in turns, each contender alone at work. {busy}.
 
 {sections}
 """

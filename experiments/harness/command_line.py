@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,12 +27,12 @@ OPTIONS: dict[str, tuple[Callable, str]] = {
 """Options beside the configuration: how each is defined, and what it means."""
 
 
-KINDS = {
+EXPECTED = {
     "int": "a whole number",
     "float": "a number",
     "bool": "True or False",
     "tuple": "a tuple such as \"(1, 2)\" or \"('a', 'b')\"",
-    "string": "a section such as \"{'seed': 0}\"",  # of words themselves none is refused
+    "string": "a section such as \"{'seed': 0}\"",  # text is never refused
 }
 """What the value of an option has to be, by the type that absl's parsers have."""
 
@@ -59,6 +58,17 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
             print(f"  --{option:<23}{description}")
         sys.exit(0)
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
+    requested = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
+    where = "" if requested is None else f"--config={requested}: "  # to begin a message with
+    if requested:
+        file = _resolved(requested)
+        if not Path(file.partition(":")[0]).exists():
+            raise ValueError(f"{where}there is no such file")
+        path = Path(file.partition(":")[0]).resolve()
+        if path.parent == Path(configs.__file__).parent and path.stem != name:
+            command = f"python -m experiments.{path.stem} --config={requested}"
+            raise ValueError(f"{where}this is a configuration of {path.stem}: {command}")
+        argv[argv.index(f"--config={requested}")] = f"--config={file}"
     names = sorted(_keys(default, free))
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
@@ -67,13 +77,6 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
             raise ValueError(
                 f"there is no setting config.{key}: {hint}configs/{name}.py has them all"
             )
-    requested = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
-    where = "" if requested is None else f"--config={requested}: "  # to begin a message with
-    if requested:
-        file = _resolved(requested)
-        if not Path(file.partition(":")[0]).exists():
-            raise ValueError(f"{where}there is no such file")
-        argv[argv.index(f"--config={requested}")] = f"--config={file}"
     try:
         flags.DEFINE_string("workdir", None, "Where everything is written.")
         for option, (define, description) in OPTIONS.items():
@@ -91,8 +94,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         # The loader of configurations puts a whole traceback into its message.
         line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
         line = re.sub(r"\('(.*)', ('.*')\)$", r"\1 \2", line)  # the arguments of an exception
-        of_another = re.match(r"flag --(?!config)", line)
-        raise ValueError(line if of_another else where + line) from None
+        raise ValueError(where + line) from None
     except ValueError as error:  # said for the user, as of an unknown variant
         raise ValueError(f"{where}{error}") from None
     except AttributeError as error:  # how a ConfigDict says that it has no such key
@@ -123,9 +125,6 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         raise ValueError(f"{where}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{where}its get_config() returns no ConfigDict")
-    if {*config} != {*default} and (owner := _owner(config)):
-        command = f"python -m experiments.{owner} --config={requested}"
-        raise ValueError(f"{where}this is a configuration of {owner}: {command}")
     check_options(flags.FLAGS)
     if rest[1:]:
         raise ValueError(
@@ -154,7 +153,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
 def _refusal(error: flags.Error) -> str:
     """What an option has to be whose value cannot be read; empty for other errors."""
     name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
-    kind = KINDS.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
+    kind = EXPECTED.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
     given = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
     return f"{given}: give {kind}" if kind else ""
 
@@ -222,14 +221,6 @@ def _resolved(requested: str) -> str:
     if not path.exists() and path.parts[:1] == ("configs",) and shipped.exists():
         path = shipped
     return f"{path}{colon}{variant}"
-
-
-def _owner(config: ConfigDict) -> str:
-    """The study whose configurations have these sections; empty if there is none."""
-    names = (path.stem for path in Path(configs.__file__).parent.glob("[!_]*.py"))
-    studies = filter(lambda name: find_spec(f"experiments.{name}"), sorted(names))
-    sections = ((name, import_module(f"configs.{name}").get_config()) for name in studies)
-    return next((name for name, theirs in sections if {*theirs} == {*config}), "")
 
 
 def _keys(config: ConfigDict, free: Collection[str]) -> set[str]:

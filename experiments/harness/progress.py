@@ -21,11 +21,9 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
         begun = set()
 
         def progress(name: str, steps: int) -> None:
-            first = name not in begun and not bar.disable
-            unfinished = first and bar.n + steps < total  # what comes takes a while, unseen
-            note = ": compiling, first steps" * unfinished
-            bar.set_description(f"{name}{note}", refresh=unfinished)
-            if first:
+            begins = name not in begun and steps == 0  # compiling shows no progress
+            bar.set_description(f"{name}{': compiling, first steps' * begins}", refresh=begins)
+            if name not in begun and not bar.disable:
                 begun.add(name)
                 bar.initial += steps  # steps of an earlier run do not count for the rate
             bar.update(steps)
@@ -36,14 +34,14 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
 def map_with_bar(
     stop: StopFlag, size: int, name: str, function: Callable[..., PyTree], *arrays: np.ndarray
 ) -> PyTree:
-    """:func:`jaxdl.trees.map_batches` with a bar; Interrupted once the flag is set."""
+    """:func:`jaxdl.trees.map_batches` with a bar; raises Interrupted once the flag is set."""
     total = -(-len(arrays[0]) // size)
     with tqdm(desc=name, total=total, unit="batch", disable=not first_process()) as bar:
 
         def counted(*batch: np.ndarray) -> PyTree:
             if stop.received is not None:
                 raise Interrupted(stop.received)
-            outputs = jax.device_get(function(*batch))
+            outputs = jax.device_get(function(*batch))  # waits, so that the bar is true
             bar.update()
             return outputs
 

@@ -58,7 +58,7 @@ def recorded(folder: Path, study: str, began: float) -> Iterator[list[Start]]:
     file that is damaged is set aside as ``run.json.damaged``: no run needs it.
 
     Args:
-      began: when, by ``time.monotonic()``.
+      began: when it began, as ``time.monotonic()`` gives it.
 
     Raises:
       OSError: if it cannot be read or written.

@@ -124,7 +124,7 @@ def run(
             reason = f"{error.strerror or error} ({error.filename or workdir})"
             fail(f"{reason}: when that is mended, the same command goes on where it stopped")
         except Interrupted as stopped:
-            say(f"\nsaved and stopped; to go on, run the same command again ({workdir})")
+            say(f"\nstopped, all training saved; to go on, run the same command again ({workdir})")
             sys.exit(128 + stopped.signal)
         except WrongNumbers as error:
             fail(error)

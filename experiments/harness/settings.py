@@ -285,18 +285,18 @@ def check_section(config: ConfigDict, section: str) -> None:
 
 
 def describe(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """The settings that differ from the usual ones, in words; empty if none does. What is empty is
-    left out, unless it usually is something."""
+    """The settings that differ from the usual ones, in words; empty if none does. Empty values are
+    left out, or ``none`` where the usual one is not empty."""
     lines = []
     for key, value in settings.items():
         if value in ("", ()):
-            lines += [f"no {key}"] * bool(usual.get(key))
+            lines += [f"{key} none"] * bool(usual.get(key))
         elif value != usual.get(key):
             lines.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
     return ", ".join(lines)
 
 
-def off(defaults: Mapping[str, Any]) -> dict[str, Any]:
+def neutral(defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are off, or 1, in the base of a study's default: usual in its reports."""
     return {key: value for key, value in defaults.items() if value in (False, -1, 0, 1)}
 
@@ -315,8 +315,8 @@ def describe_changes(
 
 
 def describe_methods(config: ConfigDict, defaults: ConfigDict) -> dict[str, str]:
-    """For a report: the base where it differs from what is :func:`off` in ``defaults``, and each
-    method from that."""
+    """For a report: the base where it differs from what is :func:`neutral` in ``defaults``, and
+    each method from that."""
     base = config.base.to_dict()
     chosen = {name: own.settings for name, own in methods(config, {}).items()}
-    return {"Base": describe(base, off(defaults))} | describe_changes(chosen, base)
+    return {"Base": describe(base, neutral(defaults))} | describe_changes(chosen, base)

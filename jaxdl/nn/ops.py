@@ -159,9 +159,10 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
 
 
 def _chunks(x: Array, g: Array) -> tuple[Array, Array]:
-    """Images and gradients, divided into chunks that stay in a core's cache while a convolution
-    moves their axes: of 8 examples and of 1,024 pixels at least, over which the products with a
-    kernel's gradient sum."""
+    """Images and gradients in equal chunks, by halving, of at most so many examples as stay in a
+    core's cache while a convolution moves their axes; but 8 may be in one, and as many as have
+    1,024 pixels, since each chunk makes a whole kernel's gradient. All are one where halving ends
+    above that."""
     size = n = len(x)
     pixels = max(1, math.prod(g.shape[1:3]))
     limit = max(8, 1024 // pixels, 3 * 2**18 // max(1, (x[0].nbytes + g[0].nbytes)))

@@ -101,12 +101,12 @@ Comparison = tuple[str, Estimate, str]
 
 
 def compare_all(comparisons: Sequence[Comparison]) -> list[str]:
-    """:func:`compare` each; of several in a single seed, whose differences are in a table, one
+    """:func:`compare` each; of several in a single seed, whose values are in a table, one
     sentence."""
-    if len(comparisons) > 1 and max(x.used for _, x, _ in comparisons) == 1:
+    if len(comparisons) > 1 and all(x.used == 1 for _, x, _ in comparisons):
         return [
             f"None of {len(comparisons)} comparisons can be judged, since {reach(1)}: the table "
-            "has the differences."
+            "has the values."
         ]
     return [compare(*comparison) for comparison in comparisons]
 

@@ -258,6 +258,17 @@ def lineage(line: Sequence[Round]) -> str:
     return markdown_table(("steps", "trial", *settings[0], "validation, %"), rows)
 
 
+def mean_course(courses: Sequence[Float[np.ndarray, "2 _"]]) -> Float[np.ndarray, "2 _"]:
+    """The mean of step functions, each by the places where it changes and its values from there on,
+    from where the last of them begins; each has its last value ever after."""
+    if not courses:
+        return np.zeros((2, 0))
+    places = np.unique(np.concatenate([x for x, _ in courses]))
+    places = places[places >= max(x[0] for x, _ in courses)]
+    values = [y[np.searchsorted(x, places, "right") - 1] for x, y in courses]
+    return np.stack([places, np.mean(values, 0)])
+
+
 def progress(
     records: Iterable[Mapping[str, Any]],
     prefix: str,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdl.report.figures import own_style, plain, save
-from jaxdl.report.search import Round
+from jaxdl.report.search import Round, mean_course
 
 Ticks = Sequence[tuple[float, str]]
 """Positions 0 … 1 on an axis, and what is written there."""
@@ -62,8 +62,8 @@ def parallel_coordinates(
 def best_so_far(
     searches: Mapping[str, Sequence[Float[np.ndarray, "3 _"]]], score: str, path: Path
 ) -> None:
-    """The best score so far against steps of networks, and against seconds; of several repetitions
-    thin lines and, where all have begun, their mean.
+    """The best score so far against steps of networks, and against seconds: its mean over the
+    repetitions, and where there are several a thin line for each.
 
     Args:
       searches: by search, one of :func:`jaxdl.report.search.progress` a repetition.
@@ -77,17 +77,11 @@ def best_so_far(
         panels, (0, 1), ("steps of networks", "seconds of training"), strict=True
     ):
         for i, (name, repetitions) in enumerate(searches.items()):
-            begun = [values for values in repetitions if values.size]
-            if not begun:
-                continue
-            colour = f"C{i % 10}"
-            for values in begun:
-                panel.step(values[row], values[2], where="post", color=colour, lw=0.8, alpha=0.4)
-            x = np.unique(np.concatenate([values[row] for values in begun]))
-            x = x[x >= max(values[row, 0] for values in begun)]
-            last = [np.searchsorted(values[row], x, "right") - 1 for values in begun]
-            mean = np.mean([values[2, at] for values, at in zip(begun, last, strict=True)], 0)
-            panel.step(x, mean, where="post", color=colour, label=plain(name))
+            style = {"where": "post", "color": f"C{i % 10}"}
+            for values in repetitions if len(repetitions) > 1 else ():
+                panel.step(values[row], values[2], linewidth=0.8, alpha=0.4, **style)
+            courses = [values[[row, 2]] for values in repetitions if values.size]
+            panel.step(*mean_course(courses), label=plain(name), **style)
         panel.set(xlabel=label)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)

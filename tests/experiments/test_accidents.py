@@ -194,7 +194,7 @@ def test_accident_after_accident_it_goes_on_in_the_same_folder(finished, start, 
         ended = study.wait()
         assert time.monotonic() - asked < 10
         assert ended.code == 128 + number
-        assert "saved and stopped" in ended.complaint and str(workdir) in ended.complaint
+        assert "stopped, all training saved" in ended.complaint and str(workdir) in ended.complaint
         last = json.loads(curves(workdir)[-1])
         assert (workdir / "checkpoints" / last["population"] / str(last["step"])).exists()
         assert_unfinished()

@@ -114,4 +114,6 @@ def test_settings_in_words():
     assert settings.describe({"a": 1}, {"a": 1}) == ""
     # What is empty is told where it is a change only.
     empty = {"hidden": (), "sweep": "", "values": (), "model": "linear"}
-    assert settings.describe(empty, {"hidden": (64, 64), "sweep": ""}) == "no hidden, model linear"
+    assert (
+        settings.describe(empty, {"hidden": (64, 64), "sweep": ""}) == "hidden none, model linear"
+    )

@@ -16,6 +16,7 @@ from jaxdl.report.search import (
     best,
     findings,
     fresh,
+    mean_course,
     progress,
     ranking,
     read_results,
@@ -106,6 +107,18 @@ def test_the_best_so_far_counts_all_networks_that_train_beside_it():
     )
 
 
+def test_the_mean_of_courses_is_that_at_every_place():
+    rng = np.random.default_rng(0)
+    courses = [np.cumsum(rng.random((2, n)), 1) for n in (3, 5, 4)]
+    places, means = mean_course(courses)
+    assert places[0] == max(x[0] for x, _ in courses)
+    assert {*places} == {v for x, _ in courses for v in x if v >= places[0]}
+    for place, mean in zip(places, means, strict=True):
+        values = [max(y[i] for i in range(len(x)) if x[i] <= place) for x, y in courses]
+        assert mean == pytest.approx(np.mean(values))
+    assert mean_course([]).shape == (2, 0)
+
+
 def test_a_whole_report_with_its_figures(tmp_path):
     rows, line = results(), rounds()
     shares = {"pbt": {"rate": 0.6, "hidden": 0.1}}
@@ -130,6 +143,7 @@ def test_a_whole_report_with_its_figures(tmp_path):
     lost = {"pbt": (rng.random((2, 2)), np.full(2, math.nan))}
     search_figures.parallel_coordinates(lost, axes, "accuracy", figures / "b.png")
     course = {"pbt": [np.array([[1.0, 2], [1, 2], [0.5, 0.6]]), np.zeros((3, 0))]}
+    search_figures.best_so_far({"pbt": course["pbt"][1:]}, "accuracy", figures / "b.png")
     search_figures.best_so_far(course, "accuracy", figures / "c.png")
     search_figures.importances(shares, figures / "d.png")
     numbers = [

@@ -174,11 +174,12 @@ def small_net(classes: int, **options) -> ConvNet:
 
 
 def pairs_net(classes: int, **options) -> ConvNet:
-    """For images of 32 pixels, the most that is known for its products: a convolution of 2 x 2, and
-    three pairs of 3 x 3, with pooling after the first of each, 1.98 million parameters.
+    """Eight layers for images of 32 pixels, of high accuracy for what they cost: a convolution of
+    2 x 2; three pairs of 3 x 3, with pooling after the first of each and, over 3 x 3, after the
+    last; the logits. 1.97 million parameters.
 
-    The plan is that of Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), with
-    ReLU, and a first layer that is trained in the place of one that whitens.
+    After Jordan, "94 % on CIFAR-10 in 3.29 seconds on a single GPU" (2024), with ReLU in the place
+    of GELU, and a first layer that is trained in the place of one that whitens.
     """
     convolutions = (
         Conv(24, kernel=2, padding="VALID"),

@@ -88,11 +88,20 @@ def test_all_benchmarks_are_one_report_each(little, tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "make_trials", lambda *_: None)
     names = ("first", "second")
     monkeypatch.setattr(benchmark, "BENCHMARKS", dict.fromkeys(names, ours.BENCHMARK))
-    little.variant = "all"
-    text = benchmark.study(little, tmp_path, StopFlag())
+    monkeypatch.setattr(
+        benchmark, "get_config", lambda name: {"first": little, "second": five}[name]
+    )
+    five, config = little.copy_and_resolve_references(), configs.get_config("all")
+    five.rounds, config.search = 5, little.search
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    assert_refused(config, tmp_path, "compares with PyTorch and Optuna: pip install")
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: True)
+    text = benchmark.study(config, tmp_path, StopFlag())
     assert {path.name for path in tmp_path.iterdir()} == {*names, "report.md"}
     parts = [(tmp_path / name / "report.md").read_text() for name in names]
-    assert text == "\n".join(parts) and text.count("# Benchmark: second") == 1
+    assert text == "\n".join(parts)
+    for part, name, rounds in zip(parts, names, (2, 5), strict=True):
+        assert f"# Benchmark: {name}" in part and f"\n{rounds} rounds in turns" in part
 
 
 def test_what_the_others_do_not_know_is_refused(little, tmp_path, monkeypatch):

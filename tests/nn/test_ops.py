@@ -103,9 +103,13 @@ def test_convolution_is_laxs_in_values_and_gradients(size, window, stride, paddi
     assert_close(*both(x, kernel))
 
 
-@pytest.mark.parametrize("examples, chunks", [(20, 4), (19, 1)])
-def test_gradients_of_many_examples_come_in_chunks(examples, chunks):
-    x, kernel = normal(0, examples, 34, 34, 16), normal(1, 3, 3, 16, 16)
+@pytest.mark.parametrize(
+    "examples, side, channels, chunks",
+    # Of 5 x 5 pixels a chunk has up to 40, though 20 fill the cache.
+    [(20, 34, 16, 4), (19, 34, 16, 1), (64, 7, 128, 2)],
+)
+def test_gradients_of_many_examples_come_in_chunks(examples, side, channels, chunks):
+    x, kernel = normal(0, examples, side, side, channels), normal(1, 3, 3, channels, channels)
     assert len(ops._chunks(*map(jnp.asarray, (x, x[:, 2:, 2:])))[0]) == chunks
     ours = jax.jit(lambda *a: value_and_gradients(partial(convolution, padding="VALID"), *a))
     theirs = jax.jit(lambda *a: value_and_gradients(partial(plain, padding="VALID"), *a))

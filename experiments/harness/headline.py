@@ -22,7 +22,7 @@ class Headline(NamedTuple):
     """The NamedTuple of a row, which begins with the fields of the network's name."""
     column: str
     counts: Callable[[Any], bool] = lambda network: True
-    """Whether the list of runs shows networks of this name; if none qualifies, it shows all."""
+    """Whether networks of this name enter the list of runs; if none qualifies, all do."""
     averaged: tuple[str, ...] = ()
     """Fields of the name, over which the values of a seed are averaged: networks that differ in
     them alone are one row of a comparison."""

@@ -311,7 +311,8 @@ def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
 
 
 def describe_time(clock: Clock, seconds: float, earlier: Sequence[records.Start]) -> str:
-    """How long a run took: since its last start, and the ``earlier`` ones, which can be killed."""
+    """How long all starts of a run took together. Starts that were killed have no time of their
+    own: with one among the ``earlier`` ones the sum is a lower bound, marked ≥."""
     line = (
         f"{seconds:.0f} s, {clock.compilation:.0f} s of them compilation, "
         f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "

@@ -107,8 +107,12 @@ def digits(
       size: the side to resize to, bilinearly.
       margin: black pixels on every side of that: the digits themselves fill their images.
       channels: 1, or 3 equal ones.
-      positions: each digit comes in so many neighbouring places along the width, and is narrower by
-        one pixel for each beyond the first (LeCun 1989 has 4, of 13 x 16 in 16 x 16 pixels).
+      positions: each digit comes so many times, at neighbouring places along the width, and is
+        narrower by one pixel for each beyond the first (LeCun 1989 has 4, of 13 x 16 pixels in
+        16 x 16).
+
+    Raises:
+      ValueError: for a number that is out of its range.
     """
     if not 1 <= positions <= max(1, size):
         raise ValueError(f"positions={positions}: ask for 1 to size={size}")

@@ -49,8 +49,8 @@ def parse_name(words: Sequence[str]) -> dict[str, Any]:
 
 
 def write_name(name: Mapping[str, Any]) -> str:
-    """Columns and values as :func:`parse_name` reads them, word by word."""
-    return " ".join(f"{column}={value}" for column, value in name.items())
+    """Columns and values as :func:`parse_name` reads them, word by word, but for empty ones."""
+    return " ".join(f"{column}={value}" for column, value in name.items() if value != "")
 
 
 def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:

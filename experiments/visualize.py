@@ -274,8 +274,8 @@ class Visualize(Study):
         if self.classifies:
             about["Explained"] = (
                 f"the predicted classes of {min(config.examples, count):,} images; a pixel that "
-                f"goes becomes 0 in the network's input, the mean that was subtracted; Grad-CAM at "
-                f"{self.cam_stage or 'no stage'}"
+                f"goes becomes 0 in the network's input, the mean that was subtracted; "
+                f"{f'Grad-CAM at {self.cam_stage}' if self.cam_stage else 'no stage for Grad-CAM'}"
             )
             shares = {seed: probabilities(x) for seed, x in self.logits.items()}
             predictions = shares, self.labels, self.classifier.class_names

@@ -86,7 +86,9 @@ def best_so_far(
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(plain(f"best {score} so far"))
-    panels[0].legend(frameon=False, fontsize=8)
+    most = max(map(len, searches.values()))
+    title = f"means of {most} repetitions" if most > 1 else None
+    panels[0].legend(title=title, frameon=False, fontsize=8, title_fontsize=8)
     save(figure, path, dpi=150)
 
 

@@ -216,7 +216,8 @@ def _other_versions(versions: Mapping[str, str]) -> str:
 
 def list_names(names: Sequence[Mapping[str, Any]]) -> str:
     """The names of the first three networks, as commands take them, and how many more there are."""
-    listing = "; ".join(" ".join(f"{k}={v}" for k, v in name.items()) for name in names[:3])
+    words = [[f"{k}={v}" for k, v in name.items() if v != ""] for name in names[:3]]
+    listing = "; ".join(map(" ".join, words))
     return f"{listing}; and {len(names) - 3} more" if len(names) > 3 else listing
 
 

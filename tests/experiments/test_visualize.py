@@ -73,7 +73,7 @@ def test_a_network_of_a_run_is_seen_as_when_it_was_trained(finished, tmp_path):
     config = tiny()
     config.run, config.network = str(finished[0] / "network"), ("method=momentum", "seed=1")
     text = visualize.study(config, tmp_path / "run", StopFlag())
-    assert "method=momentum value= seed=1 of " in text
+    assert "method=momentum seed=1 of " in text
     trained = [{**row, "seed": "0"} for row in rows(finished[0]) if row["seed"] == "1"]
     assert rows(tmp_path / "run") == trained
     config.network = ("method=momentum", "seed=0")

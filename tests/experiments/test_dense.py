@@ -68,7 +68,12 @@ def test_a_run_has_a_row_for_each_network(finished):
     for row in rows(folder):
         assert float(row["score"]) * 8 == pytest.approx(round(float(row["score"]) * 8))
         assert (row["overlap"] == "nan") == (row["method"] == "class")
-    for part in ("comparisons can be judged, since", "minus class", "Question: locate", "within 4 "):
+    for part in (
+        "comparisons can be judged, since",
+        "minus class",
+        "Question: locate",
+        "within 4 ",
+    ):
         assert part in text
 
 

@@ -27,7 +27,7 @@ from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
 from jaxdl.train import logs
-from jaxdl.train.checkpoint import list_names, load_network
+from jaxdl.train.checkpoint import list_names, load_network, write_name
 from jaxdl.types import Variables
 
 Load = Callable[[tuple], Variables]
@@ -46,11 +46,6 @@ def parse_name(words: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             name[column] = value
     return name
-
-
-def write_name(name: Mapping[str, Any]) -> str:
-    """Columns and values as :func:`parse_name` reads them, word by word, but for empty ones."""
-    return " ".join(f"{column}={value}" for column, value in name.items() if value != "")
 
 
 def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:

@@ -63,8 +63,8 @@ class Run(NamedTuple):
     @property
     def time(self) -> str:
         """Of all starts; those that were killed, or are at work, are not in it."""
-        seconds = [start.seconds for start in self.record.starts]
-        return "≥ " * (None in seconds) + tqdm.format_interval(sum(filter(None, seconds)))
+        seconds, least = records.total_seconds(self.record.starts)
+        return least + tqdm.format_interval(seconds)
 
 
 def load(folder: Path) -> Run:

@@ -98,8 +98,8 @@ def _stage_field(model: Staged, i: int, shape: tuple[int, ...]) -> Field | None:
         x: Float[Array, "2 h w c"], unit: Int[Array, "2"]
     ) -> Float[Array, "units 2 h w c"]:
         y, pull = jax.vjp(apply, x)
-        chosen = (jnp.zeros_like(y).at[:, u[0], u[1]].set(1.0) for u in (unit, unit + 1))
-        return jnp.stack([pull(one)[0] for one in chosen])
+        cotangents = (jnp.zeros_like(y).at[:, u[0], u[1]].set(1.0) for u in (unit, unit + 1))
+        return jnp.stack([pull(cotangent)[0] for cotangent in cotangents])
 
     for side in (CYCLE, 2 * CYCLE, 4 * CYCLE, 8 * CYCLE):
         sides = np.array([side + size % CYCLE for size in shape[:2]])

@@ -168,15 +168,10 @@ PAGES: dict[str, list[Claim]] = {
     ],
     "supervised:lecun1989": [
         Claim("| `lecun1989` |", network, supervised_score(method=network, value=rate))
-        for network, rate in (
-            *(
-                ("net1", "0.01"),
-                ("net2", "0.03"),
-                ("net3", "0.1"),
-                ("net4", "0.1"),
-                ("net5", "0.1"),
-            ),
-        )
+        for network, rate in {
+            **{"net1": "0.01", "net2": "0.03"},
+            **dict.fromkeys(("net3", "net4", "net5"), "0.1"),
+        }.items()
     ],
     "supervised:pca": [
         Claim("| `pca` |", 2, supervised_score(method="pca")),

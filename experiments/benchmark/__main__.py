@@ -62,6 +62,7 @@ def study(config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     ``results.csv`` are not timed again."""
     load, _, _ = os.getloadavg()  # of others: later it is our own
     if config.variant != "all":
+        check(config)
         return run_benchmark(config, workdir, stop, load)
     parts = {}
     for name in BENCHMARKS:
@@ -88,12 +89,11 @@ def check(config: ConfigDict) -> None:
 
 
 def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> str:
-    """One benchmark: contenders in turns.
+    """One benchmark that has been checked: contenders in turns.
 
     Args:
       load: the mean number of others' processes at work, before the first benchmark.
     """
-    check(config)
     benchmark = BENCHMARKS[config.variant]
     with user_input():
         computer = machine(benchmark.peers)
@@ -128,7 +128,7 @@ def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float
             bar.update()
         first_seconds = {name: worker.first_seconds for name, worker in workers.items()}
     doubt = "" if load < 0.5 else ", so others were at work: measure again on an idle machine"
-    busy = f"Load before the first: {load:.1f}{doubt}"
+    load_note = f"Load before the first: {load:.1f}{doubt}"
     packages = {"jax": "jax", **benchmark.peers}
     versions = ", ".join(f"{name} {computer[package]}" for package, name in packages.items())
     measurements = Measurements(config, rows, answers, first_seconds)
@@ -137,7 +137,7 @@ def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float
 # Benchmark: {config.variant}
 
 {computer["cores"]} cores of {computer["processor"]}; {versions}.
-{config.rounds} rounds in turns, each contender alone at work. {busy}.
+{config.rounds} rounds in turns, each contender alone at work. {load_note}.
 
 {sections}
 """

@@ -154,8 +154,8 @@ def _refusal(error: flags.Error) -> str:
     """What an option has to be whose value cannot be read; empty for other errors."""
     name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
     kind = EXPECTED.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
-    given = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
-    return f"{given}: give {kind}" if kind else ""
+    assignment = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
+    return f"{assignment}: give {kind}" if kind else ""
 
 
 def check_methods(argv: list[str], default_file: str) -> None:

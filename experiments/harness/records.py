@@ -52,6 +52,13 @@ class Record(NamedTuple):
     starts: list[Start]
 
 
+def total_seconds(starts: Sequence[Start]) -> tuple[float, str]:
+    """How long the starts took together, and "≥ " where one was killed, or is at work: it has no
+    time."""
+    seconds = [start.seconds for start in starts]
+    return sum(filter(None, seconds)), "≥ " * (None in seconds)
+
+
 @contextmanager
 def recorded(folder: Path, study: str, began: float) -> Iterator[list[Start]]:
     """Record this start in ``run.json`` on entry, and its duration on exit; yields all starts. A

@@ -322,9 +322,8 @@ def describe_time(clock: Clock, seconds: float, earlier: Sequence[records.Start]
     if not earlier:
         return line
     trained = sum(clock.by_population.values()) - clock.training
-    recorded = [start.seconds for start in earlier]
-    before = max(trained, sum(filter(None, recorded)))
-    least = "≥ " * (None in recorded)
+    recorded, least = records.total_seconds(earlier)
+    before = max(trained, recorded)
     return (
         f"{least}{before + seconds:.0f} s: {least}{before:.0f} s before it was resumed, "
         f"{trained:.0f} s of them training; then {line}"

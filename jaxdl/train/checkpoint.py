@@ -214,10 +214,14 @@ def _other_versions(versions: Mapping[str, str]) -> str:
     return "was written by " + " and ".join(differences) if differences else ""
 
 
+def write_name(name: Mapping[str, Any]) -> str:
+    """A network's name as commands take it, word by word, without empty columns."""
+    return " ".join(f"{column}={value}" for column, value in name.items() if value != "")
+
+
 def list_names(names: Sequence[Mapping[str, Any]]) -> str:
-    """The names of the first three networks, as commands take them, and how many more there are."""
-    words = [[f"{k}={v}" for k, v in name.items() if v != ""] for name in names[:3]]
-    listing = "; ".join(map(" ".join, words))
+    """:func:`write_name` of the first three networks, and how many more there are."""
+    listing = "; ".join(map(write_name, names[:3]))
     return f"{listing}; and {len(names) - 3} more" if len(names) > 3 else listing
 
 

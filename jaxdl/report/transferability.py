@@ -216,9 +216,7 @@ mostly these halves; paired with their own bases they gain alike. The random lay
 all 1000 classes, and have no base in the logs."""
 
 
-def report(
-    results: Sequence[Result], published: Sequence[Cell], *, facts: Mapping[str, str]
-) -> str:
+def report(results: Sequence[Result], published: Sequence[Cell], facts: Mapping[str, str]) -> str:
     """The whole report in Markdown: findings in words, tables, the paper's values, the method.
 
     Args:

@@ -106,7 +106,8 @@ def fresh(column: str, search: str) -> Value:
 
 
 def chosen(method: str) -> Value:
-    """Of a method that was trained at several values: at the one with the best validation mean."""
+    """Of a method that was trained at several values: at the one with the best validation mean, of
+    equal ones the first."""
 
     def value(rows: Rows) -> list[float]:
         by_value: dict[str, list[tuple[float, float]]] = {}
@@ -114,7 +115,8 @@ def chosen(method: str) -> Value:
             if row["method"] == method:
                 scores = float(row["validation"]), 100 * float(row["score"])
                 by_value.setdefault(row["value"], []).append(scores)
-        best = max(by_value.values(), key=lambda pairs: np.mean(pairs, 0)[0], default=[])
+        # Means are equal to the digits that the table has.
+        best = max(by_value.values(), key=lambda pairs: round(np.mean(pairs, 0)[0], 5), default=[])
         return [score for _, score in best]
 
     return value

@@ -21,7 +21,7 @@ from configs.finetune import get_config
 from experiments.harness import classification, donors, recipe
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Count, Each, Settings
+from experiments.harness.settings import Count, Settings, TupleOf
 from experiments.harness.single_source import Part, SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
@@ -40,8 +40,8 @@ from jaxdl.types import Hyper, Variables
 
 KINDS = {
     **classification.COMMON,
-    "images": Each(Count(0), "(10, 100), numbers of training images", least=1),
-    "stages": Each(Count(0), "(1, 2, 3), numbers of frozen stages"),
+    "images": TupleOf(Count(0), "(10, 100), numbers of training images", least=1),
+    "stages": TupleOf(Count(0), "(1, 2, 3), numbers of frozen stages"),
     "stages_at": Count(0),
 }
 SETTINGS = Settings(KINDS, ("options", "methods", "training"), ("data.workers",))
@@ -80,9 +80,9 @@ class FineTuning(SingleSourceStudy):
         """Networks, programs, and the plan of all members."""
         super().build()
         config, shape = self.config, self.image_shape()
-        place, classes = f"config.model={config.model}", len(self.source.class_names)
+        path, classes = f"config.model={config.model}", len(self.source.class_names)
         self.model = self.donors.make_network(classes, self.placement.axis_name)
-        self.init, self.shapes = self.initializer(self.model, shape, place)
+        self.init, self.shapes = self.initializer(self.model, shape, path)
         self.stages = self.donors.fit(self.model, self.shapes, shape)
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
@@ -91,10 +91,10 @@ class FineTuning(SingleSourceStudy):
         self.feature_feeds = self.donors.feature_feeds(
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
-        own = {name: self.count_frozen(name) for name in self.methods}
-        at = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)
+        frozen = {name: self.count_frozen(name) for name in self.methods}
+        every_stage = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)
         images = self.identity["sizes"][config.report_on]
-        self.layout = reporting.Layout(own, config.baseline, *at, images)
+        self.layout = reporting.Layout(frozen, config.baseline, *every_stage, images)
         self.programs: dict[tuple, Program] = {}
         self.states: dict[Network, TrainState] = {}
         self.plan: dict[str, list[Member]] = {"donors": [], "networks": [], "continued": []}
@@ -102,12 +102,12 @@ class FineTuning(SingleSourceStudy):
             self.plan["donors"] = [self.donor(seed) for seed in range(config.seeds)]
         for network in self.list_networks():
             (method, _, n, _), start = network, self.methods[network.method]["start"]
-            if own.get(start, n) < n:  # the start has trained stages that this one would freeze
+            if frozen.get(start, n) < n:  # the start has trained stages that this one would freeze
                 raise ValueError(
-                    f"config.methods.{method}: frozen={n}, but only {own[start]} stages of {start} "
-                    "are still the donor's"
+                    f"config.methods.{method}: frozen={n}, but only {frozen[start]} stages of "
+                    f"{start} are still the donor's"
                 )
-            self.plan["continued" if start in own else "networks"].append(self.member(network))
+            self.plan["continued" if start in frozen else "networks"].append(self.member(network))
         # The first is drawn: one that sees images, if any does.
         self.members = [member for members in self.plan.values() for member in members]
         self.members.sort(key=lambda m: (m.networks[0].frozen, m.networks[0].method == DONOR))
@@ -123,7 +123,7 @@ class FineTuning(SingleSourceStudy):
     def list_networks(self) -> Iterator[Network]:
         """All but the donors."""
         for method, images, seed in product(self.methods, self.numbers, range(self.config.seeds)):
-            stages = {self.layout.own[method]}
+            stages = {self.layout.frozen[method]}
             if (method, images) == (self.layout.every_stage, self.layout.stages_at):
                 stages |= {*self.config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
@@ -217,7 +217,7 @@ class FineTuning(SingleSourceStudy):
         """The network that it starts from: the seed's donor, or another method's; None if fresh."""
         start = "fresh" if network.method == DONOR else self.methods[network.method]["start"]
         images = network.images if start in self.methods else 0
-        before = Network(start, images, self.layout.own.get(start, 0), network.seed)
+        before = Network(start, images, self.layout.frozen.get(start, 0), network.seed)
         return None if start == "fresh" else before
 
     def train(self, trainer: Trainer) -> None:
@@ -261,8 +261,8 @@ class FineTuning(SingleSourceStudy):
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of the donors, and of methods on most images."""
-        own = network.method == DONOR or network.frozen == self.layout.own[network.method]
-        return network.method if own and network.images in (0, self.numbers[-1]) else None
+        shown = network.method == DONOR or network.frozen == self.layout.frozen[network.method]
+        return network.method if shown and network.images in (0, self.numbers[-1]) else None
 
     def draw(self, trainer: Trainer) -> None:
         """Accuracies against images and frozen stages, and what the best method makes of images."""

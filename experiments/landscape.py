@@ -40,7 +40,7 @@ SETTINGS = kinds.Settings(
     {
         "surfaces": kinds.SomeOf(tuple(SURFACES), least=1),
         "optimizers": kinds.SomeOf(tuple(OPTIMIZERS), least=1),
-        "rates": kinds.Each(kinds.Between(0, above=True), "(0.01, 0.1)", least=1),
+        "rates": kinds.TupleOf(kinds.Between(0, above=True), "(0.01, 0.1)", least=1),
         **{"seeds": kinds.Count(), "spread": kinds.Between(0)},
         "steps_per_dispatch": kinds.Count(),
         "steps": (kinds.Count(), kinds.Multiple("steps_per_dispatch")),

@@ -156,7 +156,7 @@ def _supervised(study: DataStudy, network: Any, variables: Load) -> Classifier:
     if study.inputs != "image" or study.regression:
         raise ValueError("its networks see columns of a table, and classify no images")
     return Classifier(
-        recipe.make_model(trial.settings, study.width, None, trial.place("model")),
+        recipe.make_model(trial.settings, study.width, None, trial.path("model")),
         variables(network),
         partial(recipe.make_see(trial.settings, train["image"], train["label"]), key=None),
         _decode(study.config.data.options, study.image_shape()),

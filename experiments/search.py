@@ -25,7 +25,7 @@ from configs.search import get_config
 from experiments.harness import classification, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Multiple, Settings, SomeOf
+from experiments.harness.settings import Between, Count, Multiple, Settings, SomeOf, TupleOf
 from experiments.harness.spaces import SEARCHES, as_tuple, make_search, make_space, with_settings
 from experiments.harness.study import Headline, conduct
 from experiments.supervised import Supervised
@@ -34,7 +34,7 @@ from jaxdl.data.source import Split
 from jaxdl.report import predictions, search_figures
 from jaxdl.report import search as reporting
 from jaxdl.report.importance import importance
-from jaxdl.report.search import NOT_SEARCHED, Result, Round
+from jaxdl.report.search import NOT_SEARCHED, Result, SearchRound
 from jaxdl.report.tables import write_rows
 from jaxdl.search import NEW, Stretch
 from jaxdl.train.groups import Group, Member, Program, to_trained
@@ -48,7 +48,7 @@ KINDS = {
     **dict.fromkeys(("levels", "eta"), Count(2)),
     **dict.fromkeys(("least", "interval"), (Count(), Multiple("steps_per_dispatch"))),
     "replaced": Between(0, 0.5),
-    "factors": Each(Between(0, above=True), "(0.8, 1.2)", 1),
+    "factors": TupleOf(Between(0, above=True), "(0.8, 1.2)", 1),
 }
 SETTINGS = Settings(KINDS, ("options", "methods", "space"), ("data.workers",))
 FEW = 8  # with fewer trials nothing is said of importance
@@ -124,8 +124,8 @@ class Search(Supervised):
         for i, end in enumerate(sorted(ends)):  # a population is at one step
             runs = []
             for name, stretches in courses:
-                if now := next((s for s in stretches if s.steps >= end), None):
-                    part = now._replace(steps=end, parent=now.trial if i else NEW)
+                if segment := next((s for s in stretches if s.steps >= end), None):
+                    part = segment._replace(steps=end, parent=segment.trial if i else NEW)
                     runs += [(name, part, seed) for seed in self.fresh_seeds]
             groups, scores = self.advance(trainer, f"fresh-{i}", runs)
             self.validation |= scores
@@ -183,7 +183,7 @@ class Search(Supervised):
         """``rounds.csv`` and ``results.csv``; fresh networks alone meet the test split."""
         self.tests, faults = tests, trainer.curves.faults(Network)
         self.rounds = [
-            Round(*plan, number, s.trial, s.parent, s.steps, score, json.dumps(s.settings))
+            SearchRound(*plan, number, s.trial, s.parent, s.steps, score, json.dumps(s.settings))
             for plan, history in self.histories.items()
             for number, (stretches, scores) in enumerate(history)
             for s, score in zip(stretches, scores, strict=True)
@@ -203,14 +203,14 @@ class Search(Supervised):
             facts = settings["steps"], self.validation[network], score, searched
             repetition = repetitions.get(network[:2], 0)
             results.append(Result(*network, "fresh", repetition, *facts))
-        write_rows(trainer.folder / "rounds.csv", Round, self.rounds)
+        write_rows(trainer.folder / "rounds.csv", SearchRound, self.rounds)
         reporting.write_results(trainer.folder / "results.csv", results)
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of fresh networks."""
         return network.search if network.seed in self.fresh_seeds else None
 
-    def positions(self, rows: Sequence[Result | Round]) -> np.ndarray:
+    def positions(self, rows: Sequence[Result | SearchRound]) -> np.ndarray:
         """Of settings in the space, [n, d]."""
         settings = [json.loads(row.settings) for row in rows]
         space = self.space.items()
@@ -255,7 +255,7 @@ class Search(Supervised):
                 shares[kind] = dict(zip(self.space, values, strict=True))
         return shares
 
-    def lines(self) -> dict[str, list[Round]]:
+    def lines(self) -> dict[str, list[SearchRound]]:
         """What led to the winner of population-based training."""
         if "pbt" not in self.config.searches:
             return {}

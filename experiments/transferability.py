@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from configs.transferability import get_config
 from experiments.harness.classification import COMMON
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
+from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings, SomeOf, TupleOf
 from experiments.harness.single_source import SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
@@ -57,7 +57,7 @@ SETTINGS = Settings(
         "optimizer.learning_rate": Between(0, above=True),
         "optimizer.weight_decay": Between(0),
         "optimizer.bias_rate": Between(0, above=True),
-        "schedule.drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
+        "schedule.drops": TupleOf(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
     },
     free=("options",),
     computing=("data.workers",),
@@ -119,9 +119,9 @@ class Transferability(SingleSourceStudy):
             see = preparation.standardized(self.images, **config.image)
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
-        place = f"config.model={config.model}"
+        path = f"config.model={config.model}"
         shape = self.image_shape(config.image.crop)
-        self.init, self.shapes = self.initializer(self.model, shape, place)
+        self.init, self.shapes = self.initializer(self.model, shape, path)
         self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:

@@ -38,7 +38,7 @@ class Range:
     high: float
     log: bool = False
     """Whether their logarithms are drawn uniformly, and not they themselves."""
-    whole: bool = False
+    integer: bool = False
     """Whether they are integers, each equally probable."""
 
     def __post_init__(self):
@@ -47,13 +47,13 @@ class Range:
             raise ValueError(f"{ends} is no range: it has to begin below its end")
         if self.log and self.low <= 0:
             raise ValueError(f"{ends} has no logarithms: it has to begin above 0")
-        if self.whole and (self.log or self.low % 1 or self.high % 1):
+        if self.integer and (self.log or self.low % 1 or self.high % 1):
             raise ValueError(f"{ends} is no range of whole numbers")
 
     def at(self, position: float) -> float | int:
         """The value at a position 0 … 1."""
         low, high = self.low, self.high
-        if self.whole:
+        if self.integer:
             return min(int(low) + math.floor(position * (high - low + 1)), int(high))
         if self.log:
             value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
@@ -64,7 +64,7 @@ class Range:
     def position(self, value: float) -> float:
         """The inverse of :meth:`at`; of a whole number the middle of its positions."""
         low, high = self.low, self.high
-        if self.whole:
+        if self.integer:
             return (value - low + 0.5) / (high - low + 1)
         if self.log:
             return math.log(value / low) / math.log(high / low)
@@ -72,7 +72,7 @@ class Range:
 
     def grid(self, count: int) -> list:
         """So many values from end to end, evenly spaced; of whole numbers at most all."""
-        if self.whole:
+        if self.integer:
             return np.unique(np.round(np.linspace(self.low, self.high, count)).astype(int)).tolist()
         return [self.at(float(position)) for position in np.linspace(0, 1, count)]
 
@@ -82,7 +82,7 @@ class Range:
 
     def scale(self, value: float, factor: float) -> float | int:
         """The product, or the end of the range that it is beyond; of whole numbers the next."""
-        if self.whole:
+        if self.integer:
             return int(self.clip((math.ceil if factor > 1 else math.floor)(value * factor)))
         return self.clip(value * factor)
 

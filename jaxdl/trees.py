@@ -29,9 +29,9 @@ def stack(members: Sequence[PyTree]) -> PyTree:
         members = [plain(member) for member in members]
         for i, member in enumerate(members):
             if len({jax.tree.structure(member), jax.tree.structure(members[0])}) > 1:
-                odd = sorted(_paths(member) ^ _paths(members[0]))
-                where = f": only one of them has {odd[0]}" if odd else ""
-                raise ValueError(f"members 0 and {i} differ in structure{where}")
+                different = sorted(_paths(member) ^ _paths(members[0]))
+                difference = f": only one of them has {different[0]}" if different else ""
+                raise ValueError(f"members 0 and {i} differ in structure{difference}")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
 

@@ -168,12 +168,12 @@ def patch(
     of it; the rest is ``fill``."""
     cut = np.full((*field.size, image.shape[2]), fill, image.dtype)
     inside = np.zeros(field.size, bool)
-    taken, put = [], []
+    source_rows, target_rows = [], []
     for first, size, side in zip(field.corner(unit), field.size, image.shape, strict=False):
         start, stop = max(first, 0), min(first + size, side)
-        taken.append(slice(start, stop))
-        put.append(slice(start - first, stop - first))
-    cut[*put], inside[*put] = image[*taken], True
+        source_rows.append(slice(start, stop))
+        target_rows.append(slice(start - first, stop - first))
+    cut[*target_rows], inside[*target_rows] = image[*source_rows], True
     return cut, inside
 
 

@@ -209,8 +209,8 @@ def deep_embedded_validation(
     # eta does not depend on the unit of the weights. Seen from the first of them, equal ones are at
     # a distance of exactly 0; their own mean is rounded, and would leave a variance to divide by.
     unit = weights / largest
-    away = unit - unit[0]
-    deviation = away - jnp.mean(away)
+    offsets = unit - unit[0]
+    deviation = offsets - jnp.mean(offsets)
     variance = jnp.mean(deviation**2)
     covariance = jnp.mean(deviation * (unit * correct - jnp.mean(unit * correct)))
     differ = variance > (4 * jnp.finfo(unit.dtype).eps) ** 2

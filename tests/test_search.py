@@ -17,7 +17,7 @@ from jaxdl.search import NEW, Choice, Range, Stretch
 SPACE = {
     "rate": Range(1e-4, 1.0, log=True),
     "momentum": Range(0.5, 0.99),
-    "width": Range(2, 5, whole=True),
+    "width": Range(2, 5, integer=True),
     "hidden": Choice(((64,), (128, 128), ())),
 }
 NUMBERS = {name: SPACE[name] for name in ("rate", "momentum", "width")}
@@ -34,7 +34,7 @@ def by_rate(stretches):
     [
         (Range(1e-4, 1.0, log=True), (0, 0.25, 0.5, 1), (1e-4, 1e-3, 1e-2, 1.0)),
         (Range(-1.0, 3.0), (0, 0.25, 1), (-1.0, 0.0, 3.0)),
-        (Range(2, 5, whole=True), (0, 0.24, 0.26, 0.99, 1), (2, 2, 3, 5, 5)),
+        (Range(2, 5, integer=True), (0, 0.24, 0.26, 0.99, 1), (2, 2, 3, 5, 5)),
         (Choice(("a", "b")), (0, 0.49, 0.5, 1), ("a", "a", "b", "b")),
     ],
 )
@@ -221,7 +221,7 @@ def test_a_population_that_has_diverged_goes_on_as_it_is():
         (lambda: Range(0.0, math.inf), "no range"),
         (lambda: Range(math.nan, 1.0), "no range"),
         (lambda: Range(0.0, 1.0, log=True), "begin above 0"),
-        (lambda: Range(0.5, 3, whole=True), "whole numbers"),
+        (lambda: Range(0.5, 3, integer=True), "whole numbers"),
         (lambda: Choice(()), "no choice"),
         (lambda: Choice((1, 2, 1)), "no choice"),
     ],

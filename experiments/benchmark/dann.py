@@ -242,7 +242,7 @@ def times(rows: Sequence[Row], kind: str, names: Sequence[str]) -> dict[str, np.
 def tables(measurements: Measurements, reference: str) -> list[str]:
     """A table a kind: ours and, where it was measured, the reference."""
     _, rows, _, first_seconds = measurements
-    text, place = [], ", accelerator" if reference == FAST_TORCH else ""
+    text, device = [], ", accelerator" if reference == FAST_TORCH else ""
     for kind in (SINGLE, MANY):
         ms, table = times(rows, kind, (*COMPARED[reference], reference)), []
         (networks,) = {r.networks for r in rows if r.kind == kind and r.contender in ms}
@@ -250,7 +250,7 @@ def tables(measurements: Measurements, reference: str) -> list[str]:
             ratio = spread(ms[reference] / t) if reference in ms else MISSING
             table.append([name, spread(t), ratio, f"{first_seconds[name][kind]:.0f}"])
         text += [
-            f"## {'One network' if kind == SINGLE else f'A population of {networks}'}{place}",
+            f"## {'One network' if kind == SINGLE else f'A population of {networks}'}{device}",
             markdown_table(["", "ms a step", "times PyTorch's speed", "first call, s"], table),
         ]
     return text

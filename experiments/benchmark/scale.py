@@ -27,7 +27,7 @@ from experiments.benchmark import turns
 from experiments.benchmark.populations import Noise, train_on_noise
 from experiments.benchmark.summaries import paragraph, series, spread, verdict
 from experiments.benchmark.turns import MILLI, Contender, Measurements, Row, Setup, Worker
-from experiments.harness.settings import Between, Count, Each
+from experiments.harness.settings import Between, Count, TupleOf
 from experiments.harness.settings import check as check_settings
 from experiments.transferability import SETTINGS, make_rule
 from jaxdl.data.encoded import cores
@@ -56,7 +56,7 @@ COMMAND = (
 KINDS = {
     **dict.fromkeys(("scale.devices", "scale.members", "scale.steps", "scale.saves"), Count()),
     "scale.seconds_between_saves": Between(0, above=True),
-    "scale.accelerator_members": Each(Count(), "(1, 2, 4)"),
+    "scale.accelerator_members": TupleOf(Count(), "(1, 2, 4)"),
     "scale.accelerator_steps": Count(),
 }
 PEAKS = {

@@ -49,13 +49,13 @@ def check_methods(config: ConfigDict) -> dict[str, dict[str, Any]]:
     if config.every_stage and config.stages_at not in config.images:
         raise ValueError(f"config.stages_at={config.stages_at} is not one of config.images")
     for name, settings in methods.items():
-        place, start = f"config.methods.{name}", settings["start"]
+        path, start = f"config.methods.{name}", settings["start"]
         if name == DONOR:
-            raise ValueError(f"{place}: this is what donors are called in the tables")
+            raise ValueError(f"{path}: this is what donors are called in the tables")
         if start == "fresh" and settings["frozen"]:
-            raise ValueError(f"{place}: frozen={settings['frozen']} stages that nothing was taught")
+            raise ValueError(f"{path}: frozen={settings['frozen']} stages that nothing was taught")
         if start in methods and methods[start]["start"] in methods:
-            raise ValueError(f"{place}.start={start}, which itself starts from a method")
+            raise ValueError(f"{path}.start={start}, which itself starts from a method")
     return methods
 
 
@@ -164,9 +164,9 @@ class Donors:
                 size = " x ".join(map(str, shape))
                 problem = f"config.model={self.name} with config.weights on images of {size}"
                 raise ValueError(f"{problem}: {error}") from None
-        if odd := [n for n in self.frozen if n >= len(self.stages)]:
+        if excess := [n for n in self.frozen if n >= len(self.stages)]:
             problem = f"config.stages: config.model={self.name} has {len(self.stages)} stages"
-            raise ValueError(f"{problem}, {odd[0]} cannot be frozen")
+            raise ValueError(f"{problem}, {excess[0]} cannot be frozen")
         return self.stages
 
     def feature_feeds(self, model: Any, images: Images, mesh: Mesh, batch: int) -> FeatureFeeds:

@@ -74,10 +74,10 @@ def lock(workdir: Path) -> None:
     Raises:
       ValueError: if one does.
     """
-    path, held = workdir, os.open(workdir, os.O_RDONLY)
+    path, descriptor = workdir, os.open(workdir, os.O_RDONLY)
     for _ in range(50):  # what a killed run has started may take a moment to end
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             time.sleep(0.1)
@@ -85,7 +85,7 @@ def lock(workdir: Path) -> None:
             if path.name == ".lock":  # a file system without locks
                 return
             path = workdir / ".lock"
-            held = os.open(path, os.O_RDWR | os.O_CREAT)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     raise ValueError(
         f"another run is at work in {workdir}: wait for its end, or choose another --workdir"
     )

@@ -18,13 +18,13 @@ from experiments.harness import user_functions
 from experiments.harness.settings import (
     Between,
     Count,
-    Each,
     Flag,
     Kinds,
     Method,
     Multiple,
     OneOf,
     SomeOf,
+    TupleOf,
 )
 from jaxdl.data import augment, features, preparation, sampling, splits
 from jaxdl.data.encoded import Images, in_memory
@@ -55,7 +55,7 @@ KINDS: Kinds = {
     "wrong_to": OneOf(("any", "next")),
     "balance": OneOf(("", "weights", "over", "under")),
     # The network.
-    "hidden": Each(Count(), "(256, 256), widths"),
+    "hidden": TupleOf(Count(), "(256, 256), widths"),
     "activation": OneOf(("", *ACTIVATIONS)),
     "normalization": OneOf(("", "batch")),
     **dict.fromkeys(("dropout", "smoothing", "average"), Between(0, 1, below=True)),
@@ -79,7 +79,7 @@ KINDS: Kinds = {
     **dict.fromkeys(("momentum", "b1", "b2"), Between(-1, 1, below=True)),
     "eps": Between(-1),
     **dict.fromkeys(("weight_decay", "max_norm", "max_abs", "clip_norm"), Between(0)),
-    "drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
+    "drops": TupleOf(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
 }
 """The kinds of these settings."""
 
@@ -111,21 +111,21 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     ):
         for name in names:
             if settings[name] and not read:
-                raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
+                raise ValueError(f"{trial.path(name)}={settings[name]} is not used: {reason}")
     if settings["features"] in FITTED and subset:
         raise ValueError(
-            f"{trial.place('features')}={settings['features']} is fitted to all training examples, "
+            f"{trial.path('features')}={settings['features']} is fitted to all training examples, "
             "held-out ones included: not with examples=folds, and only with share=1"
         )
     for name in ("momentum", "b1", "b2", "eps"):
         value, numbers = settings[name], OPTIMIZERS[settings["optimizer"]].numbers
         if value != -1 and (value < 0 or name not in numbers):
             raise ValueError(
-                f"{trial.place(name)}={value}: {settings['optimizer']} takes "
+                f"{trial.path(name)}={value}: {settings['optimizer']} takes "
                 f"{', '.join(numbers) or 'none'}, from 0, or -1 for its own"
             )
     if settings["share"] > 1 and settings["share"] % 1:
-        raise ValueError(f"{trial.place('share')}={settings['share']} is no number of examples")
+        raise ValueError(f"{trial.path('share')}={settings['share']} is no number of examples")
 
 
 def program_key(settings: Mapping[str, Any], excluded: Collection[str] = DATA) -> tuple:
@@ -169,11 +169,11 @@ def trained_first(trials: Trials, name: str, switch: str = "") -> Trials:
     for trial in trials.values():
         needed, value = trial.settings[name], trial.settings[switch]
         if needed and not value and trial.settings["sweep"] != switch:
-            raise ValueError(f"{trial.place(name)}={needed!r} is not used: {switch} is 0")
+            raise ValueError(f"{trial.path(name)}={needed!r} is not used: {switch} is 0")
         if value and needed not in first:
             listing = ", ".join(first) or "of which there is none"
-            problem = f"{trial.place(name)}={needed!r} is no method without {switch} and sweep"
-            reason = "" if switch == name else f"{trial.place(switch)}={value} needs a {name}, and "
+            problem = f"{trial.path(name)}={needed!r} is no method without {switch} and sweep"
+            reason = "" if switch == name else f"{trial.path(switch)}={value} needs a {name}, and "
             raise ValueError(f"{reason}{problem}: {listing}")
     return dict(sorted(trials.items(), key=lambda item: bool(item[1].settings[switch])))
 
@@ -183,7 +183,7 @@ def draw_size(trials: Trials, seeds: int, bag: int) -> int:
     if bag > seeds:
         raise ValueError(f"config.bag={bag} networks need as many seeds, not config.seeds={seeds}")
     settings = [trial.settings for trial in trials.values()]
-    folds = {own["folds"] for own in settings if own["examples"] == "folds"}
+    folds = {row["folds"] for row in settings if row["examples"] == "folds"}
     if folds and bag:
         raise ValueError(f"config.bag={bag}: seeds divide the folds, and cannot be bags as well")
     return max({bag, 1} | folds)
@@ -252,29 +252,29 @@ def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.Gradient
     return rule
 
 
-def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None, place: str) -> Any:
+def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None, path: str) -> Any:
     """The Flax module.
 
     Args:
       outputs: how many numbers it puts out.
       axis_name: of the devices that share a batch, for batch normalization.
-      place: the setting that names the model, for messages.
+      path: the setting that names the model, for messages.
 
     Raises:
       ValueError: for an unknown model, and a setting that it does not take.
     """
-    function = user_functions.function_named(settings["model"], MODELS, place, "model")
+    function = user_functions.function_named(settings["model"], MODELS, path, "model")
     names = ("hidden", "activation", "normalization", "dropout", "noise")
     options = {name: settings[name] for name in names if settings[name]}
     parameters = inspect.signature(function).parameters
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if odd := [name for name in options if not accepts_any and name not in parameters]:
-        taken = ", ".join(name for name in names if name in parameters) or "none of these"
-        raise ValueError(f"{place}={settings['model']} has no {odd[0]}; it has {taken}")
+    if unknown := [name for name in options if not accepts_any and name not in parameters]:
+        accepted = ", ".join(name for name in names if name in parameters) or "none of these"
+        raise ValueError(f"{path}={settings['model']} has no {unknown[0]}; it has {accepted}")
     try:
         return function(outputs, axis_name=axis_name, **options)
     except TypeError as error:
-        raise ValueError(f"{place}={settings['model']}: {error}") from error
+        raise ValueError(f"{path}={settings['model']}: {error}") from error
 
 
 def over_devices(model: Any, axis_name: str | None) -> Any:

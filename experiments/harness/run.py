@@ -131,10 +131,8 @@ def run(
         except FloatingPointError as error:  # of --debug
             frames = traceback.extract_tb(error.__traceback__)
             own_frames = [f for f in frames if "site-packages" not in f.filename]
-            where = (
-                f"{own_frames[-1].filename}, line {own_frames[-1].lineno}: {own_frames[-1].line}"
-            )
-            fail(f"{str(error).strip().splitlines()[0]} ({where})")
+            line = f"{own_frames[-1].filename}, line {own_frames[-1].lineno}: {own_frames[-1].line}"
+            fail(f"{str(error).strip().splitlines()[0]} ({line})")
         except Exception as error:
             if alone():
                 raise

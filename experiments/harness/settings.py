@@ -102,7 +102,7 @@ class SomeOf:
 
 
 @dataclass(frozen=True)
-class Each:
+class TupleOf:
     """A tuple of values of a kind, at least so many, such as the example."""
 
     kind: Kind
@@ -179,11 +179,11 @@ def check_counts(config: ConfigDict, *names: str) -> None:
 
 
 def _check(
-    kinds: Kinds, value: Callable[[str], Any], place: Callable[[str], str], config: ConfigDict
+    kinds: Kinds, value: Callable[[str], Any], path: Callable[[str], str], config: ConfigDict
 ) -> None:
     for name, kind in kinds.items():
         for part in kind if isinstance(kind, tuple) else (kind,):
-            part.check(place(name), value(name), config)
+            part.check(path(name), value(name), config)
 
 
 def value_of(config: Any, name: str) -> Any:
@@ -200,13 +200,13 @@ class Method(NamedTuple):
     sections: dict[str, str]
     """Where each setting has its value from: ``config.base``, say."""
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         """A setting as the user would write it, for messages."""
         return f"{self.sections[name]}.{name}"
 
     def check(self, config: ConfigDict, kinds: Kinds) -> None:
         """Raise ValueError where a setting is not of its kind."""
-        _check(kinds, self.settings.__getitem__, self.place, config)
+        _check(kinds, self.settings.__getitem__, self.path, config)
 
 
 def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
@@ -218,15 +218,15 @@ def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
     settings = config.base.to_dict()
     sections = dict.fromkeys(settings, "config.base")
     for section, name in names:
-        place, changes = f"config.{section}.{name}", config[section][name]
+        path, changes = f"config.{section}.{name}", config[section][name]
         if not isinstance(changes, ConfigDict):
-            raise ValueError(f"{place}: {changes!r} is not a ConfigDict of settings")
+            raise ValueError(f"{path}: {changes!r} is not a ConfigDict of settings")
         if unknown := sorted(set(changes) - set(config.base)):
             raise ValueError(
-                f"{place}: there is no setting {unknown[0]!r}: config.base has them all"
+                f"{path}: there is no setting {unknown[0]!r}: config.base has them all"
             )
         settings |= changes.to_dict()
-        sections |= dict.fromkeys(changes, place)
+        sections |= dict.fromkeys(changes, path)
     return Method(settings, sections)
 
 
@@ -239,10 +239,10 @@ def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[
     """
     check_section(config, section)
     method(config).check(config, kinds)  # config.base, whose settings methods need not use
-    chosen_methods = {name: method(config, (section, name)) for name in config[section]}
-    for chosen in chosen_methods.values():
-        chosen.check(config, kinds)
-    return chosen_methods
+    by_name = {name: method(config, (section, name)) for name in config[section]}
+    for variant in by_name.values():
+        variant.check(config, kinds)
+    return by_name
 
 
 def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
@@ -257,12 +257,12 @@ def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
         setting, values = chosen.settings["sweep"], chosen.settings["values"]
         if not setting:
             if values:
-                raise ValueError(f"{chosen.place('values')}={values}: of which sweep?")
+                raise ValueError(f"{chosen.path('values')}={values}: of which sweep?")
             trials[name, ""] = chosen
             continue
-        OneOf(tuple(kinds)).check(chosen.place("sweep"), setting, config)
+        OneOf(tuple(kinds)).check(chosen.path("sweep"), setting, config)
         if not isinstance(values, tuple | list) or not values:
-            raise ValueError(f"{chosen.place('values')}: {values!r} is no tuple of values")
+            raise ValueError(f"{chosen.path('values')}: {values!r} is no tuple of values")
         for value in values:
             sections = {**chosen.sections, setting: chosen.sections["values"]}
             trial = Method({**chosen.settings, setting: value}, sections)
@@ -318,5 +318,5 @@ def describe_methods(config: ConfigDict, defaults: ConfigDict) -> dict[str, str]
     """For a report: the base where it differs from what is :func:`neutral` in ``defaults``, and
     each method from that."""
     base = config.base.to_dict()
-    chosen = {name: own.settings for name, own in methods(config, {}).items()}
-    return {"Base": describe(base, neutral(defaults))} | describe_changes(chosen, base)
+    settings = {name: variant.settings for name, variant in methods(config, {}).items()}
+    return {"Base": describe(base, neutral(defaults))} | describe_changes(settings, base)

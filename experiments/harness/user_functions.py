@@ -82,10 +82,10 @@ def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
 
 def _in_a_line(error: BaseException, file: str = "") -> str:
     """An exception's type, its text, and the last line of a file that led to it."""
-    text, at = (str(error).splitlines() or [""])[0], _last_line(error, file)
+    text, line = (str(error).splitlines() or [""])[0], _last_line(error, file)
     if isinstance(error, SyntaxError) and error.filename:
-        text, at = error.msg, f"{Path(error.filename).name}, line {error.lineno}"
-    return f"{type(error).__name__}: {text}" + (f" ({at})" if at else "")
+        text, line = error.msg, f"{Path(error.filename).name}, line {error.lineno}"
+    return f"{type(error).__name__}: {text}" + (f" ({line})" if line else "")
 
 
 def _last_line(error: BaseException | None, file: str) -> str:

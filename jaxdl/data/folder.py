@@ -26,8 +26,8 @@ class _Files:
 
     paths: tuple[str, ...]
 
-    def __call__(self, place: int) -> tuple[bytes, str]:
-        path = self.paths[place]
+    def __call__(self, index: int) -> tuple[bytes, str]:
+        path = self.paths[index]
         return Path(path).read_bytes(), printable(path)
 
 
@@ -101,9 +101,9 @@ def folder(
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of class folders of every split, and the folders of splits that have none."""
-    beside = {path.name: path for path in _folders(root)}
-    train = [path for name, path in beside.items() if split_of(name) == "train"]
-    unknown = [path for name, path in beside.items() if not split_of(name)]
+    folders = {path.name: path for path in _folders(root)}
+    train = [path for name, path in folders.items() if split_of(name) == "train"]
+    unknown = [path for name, path in folders.items() if not split_of(name)]
     is_class = train and not any(map(_folders, train)) and any(map(_has_images, unknown))
     if is_class or not train:
         return {"train": root}, []
@@ -113,35 +113,39 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
                 f"{path} has images that would not be read, for beside {train[0].name} there are "
                 f"splits: rename it (test, validation) or move it out of {root}"
             )
-    names = by_split({name: name for name in beside}, str(root))
-    folders = {split: beside[name] for split, name in names.items()}
+    names = by_split({name: name for name in folders}, str(root))
+    split_folders = {split: folders[name] for split, name in names.items()}
     # ImageNet's own test folder has no classes: its labels are not public.
-    held_out = [folders[s] for s in ("test", "validation") if s in folders and _folders(folders[s])]
+    held_out = [
+        split_folders[s]
+        for s in ("test", "validation")
+        if s in split_folders and _folders(split_folders[s])
+    ]
     splits = {
-        "train": folders["train"],
+        "train": split_folders["train"],
         **dict(zip(("test", "validation"), held_out, strict=False)),
     }
-    return splits, [path.name for path in folders.values() if path not in splits.values()]
+    return splits, [path.name for path in split_folders.values() if path not in splits.values()]
 
 
 def _bare_splits(root: Path) -> dict[str, Path]:
     """The folder of images of every split where there are no classes; none where there are."""
-    beside = {path.name: path for path in _folders(root)}
-    if not beside:
+    folders = {path.name: path for path in _folders(root)}
+    if not folders:
         return {"train": root} if _has_images(root) else {}
-    bare = all(split_of(n) and _has_images(p) and not _folders(p) for n, p in beside.items())
-    names = by_split({name: name for name in beside}, str(root)) if bare else {}
-    return {split: beside[name] for split, name in names.items()} if "train" in names else {}
+    bare = all(split_of(n) and _has_images(p) and not _folders(p) for n, p in folders.items())
+    names = by_split({name: name for name in folders}, str(root)) if bare else {}
+    return {split: folders[name] for split, name in names.items()} if "train" in names else {}
 
 
-def _folders(where: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     """The folders in a folder, in the order of their names' bytes, which no locale changes."""
-    paths = [e.path for e in os.scandir(where) if e.is_dir() and e.name[0] != "."]
+    paths = [e.path for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."]
     return list(map(Path, sorted(paths, key=os.fsencode)))
 
 
-def _has_images(where: Path) -> bool:
-    with os.scandir(where) as entries:
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
         return any(map(_is_image, entries))
 
 
@@ -160,57 +164,57 @@ def _omissions(passed: Counter[str], without_classes: list[str]) -> str:
     return printable(", ".join(parts))
 
 
-def _classes(where: Path) -> tuple[str, ...]:
+def _classes(folder: Path) -> tuple[str, ...]:
     """The names of the class folders, sorted."""
-    names = [path.name for path in _folders(where)]
+    names = [path.name for path in _folders(folder)]
     if len(names) < 2:
         raise ValueError(
-            f"{where} has {len(names)} class folders: it takes 2 or more to tell apart"
+            f"{folder} has {len(names)} class folders: it takes 2 or more to tell apart"
         )
     by_casefold: dict[str, str] = {}
     for name in names:
-        plain = " ".join(name.casefold().split())
-        if plain in by_casefold:
+        key = " ".join(name.casefold().split())
+        if key in by_casefold:
             raise ValueError(
-                f"{where}: two classes with one name, {by_casefold[plain]!r} and {name!r}"
+                f"{folder}: two classes with one name, {by_casefold[key]!r} and {name!r}"
             )
-        by_casefold[plain] = name
+        by_casefold[key] = name
     return tuple(names)
 
 
 def _list(
-    where: Path, class_names: tuple[str, ...], passed: Counter[str]
+    folder: Path, class_names: tuple[str, ...], passed: Counter[str]
 ) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
     """All image files in the order of classes and names, and their labels: -1 without classes.
 
     What else is there is counted, by its kind, in ``passed``.
     """
     if not class_names:
-        paths = _images(where, passed)
+        paths = _images(folder, passed)
         return paths, np.full(len(paths), -1, np.int32)
-    unknown = sorted(set(_classes(where)) - set(class_names))
+    unknown = sorted(set(_classes(folder)) - set(class_names))
     if unknown:
-        raise ValueError(f"{where}: class {unknown[0]!r} is not among the training classes")
-    with os.scandir(where) as entries:
+        raise ValueError(f"{folder}: class {unknown[0]!r} is not among the training classes")
+    with os.scandir(folder) as entries:
         if loose := sum(map(_is_image, entries)):
             passed["images in no class folder"] += loose
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        if not (where / name).is_dir():
-            raise ValueError(f"{where}: there is no folder for class {name!r}")
-        files = _images(where / name, passed)
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder}: there is no folder for class {name!r}")
+        files = _images(folder / name, passed)
         if not files:
             kinds = ", ".join(SUFFIXES)
-            raise ValueError(f"{where / name} has no images ({kinds}): add some or remove it")
+            raise ValueError(f"{folder / name} has no images ({kinds}): add some or remove it")
         paths += files
         labels += [label] * len(files)
     return paths, np.array(labels, np.int32)
 
 
-def _images(where: Path, passed: Counter[str]) -> list[Path]:
+def _images(folder: Path, passed: Counter[str]) -> list[Path]:
     """The image files in a folder, by name; what else is there is counted in ``passed``."""
     files = []
-    for entry in os.scandir(where):
+    for entry in os.scandir(folder):
         if _is_image(entry):
             files.append(entry.path)
         elif entry.name[0] != ".":

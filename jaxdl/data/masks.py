@@ -20,35 +20,35 @@ Damage = tuple[str, float]
 
 
 def check_masks(
-    images: tuple[int, ...], masks: Integer[np.ndarray, "n ..."], where: str, *, filled: bool
+    images: tuple[int, ...], masks: Integer[np.ndarray, "n ..."], prefix: str, *, filled: bool
 ) -> None:
     """Raise ValueError, in one line, for masks that cannot be learnt from.
 
     Args:
       images: their shape, [n, height, width, channels].
-      where: begins the message.
+      prefix: begins the message.
       filled: whether every mask must have something in it; else one of all.
     """
     if masks.shape != images[:3]:
         raise ValueError(
-            f"{where}: masks are {list(masks.shape)}, images {list(images)}: a mask has the height "
-            "and width of its image"
+            f"{prefix}: masks are {list(masks.shape)}, images {list(images)}: a mask has the "
+            "height and width of its image"
         )
     classes = [c for c in np.unique(masks).tolist() if c not in (-1, 0, 1, MISSING)]
     if classes:
         example = int(np.argmax((masks == classes[0]).any((1, 2))))
         raise ValueError(
-            f"{where}: the mask of example {example} has pixels of class {classes[0]}: expected 0 "
+            f"{prefix}: the mask of example {example} has pixels of class {classes[0]}: expected 0 "
             "and 1, and 255 or -1 where it is not known"
         )
     empty = ~(masks == 1).any((1, 2))
     if filled and empty.any():
         raise ValueError(
-            f"{where}: the mask of example {int(np.argmax(empty))} is empty, with no pixel of "
+            f"{prefix}: the mask of example {int(np.argmax(empty))} is empty, with no pixel of "
             "class 1: leave the example out"
         )
     if empty.all():
-        raise ValueError(f"{where}: all {len(masks)} masks are empty, with no pixel of class 1")
+        raise ValueError(f"{prefix}: all {len(masks)} masks are empty, with no pixel of class 1")
 
 
 def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
@@ -127,7 +127,7 @@ class Answers:
     filled: bool = False
     """Whether every mask must have something in it."""
 
-    def of_split(self, split: Split, where: str) -> Split:
+    def of_split(self, split: Split, prefix: str) -> Split:
         """Its ``image`` and these arrays; ``mask`` is uint8 [n, versions, h, w].
 
         Raises:
@@ -137,14 +137,14 @@ class Answers:
         needed |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
         needed |= {"instances"} if "depth" in self.arrays else set()
         if lacking := sorted(needed - {*split}):
-            raise ValueError(f"{where} has {', '.join(split)}: this study needs {lacking[0]}")
+            raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {lacking[0]}")
         arrays = {name: split[name] for name in ("image", *self.arrays) if name in split}
         if "depth" in self.arrays:
             arrays["depth"] = np.stack([depth_map(x) for x in in_memory(split["instances"])])
         if "mask" in self.arrays:
             masks = np.asarray(in_memory(split[self.mask]))
             masks = np.minimum(masks, 1) if self.mask == "instances" else masks
-            check_masks(split["image"].shape, masks, where, filled=self.filled)
+            check_masks(split["image"].shape, masks, prefix, filled=self.filled)
             arrays["mask"] = self._versions(masks, split)
         return arrays
 
@@ -164,7 +164,7 @@ class Answers:
 
     def of_source(self, source: Source) -> Source:
         """A data set with these arrays in all its splits: see :meth:`of_split`."""
-        where = f"data set {source.name!r}, split"
-        splits = {name: self.of_split(s, f"{where} {name!r}") for name, s in source.splits.items()}
-        test = source.test.changed(lambda split: self.of_split(split, f"{where} 'test'"))
+        prefix = f"data set {source.name!r}, split"
+        splits = {name: self.of_split(s, f"{prefix} {name!r}") for name, s in source.splits.items()}
+        test = source.test.changed(lambda split: self.of_split(split, f"{prefix} 'test'"))
         return dataclasses.replace(source, splits=splits, test=test)

@@ -44,12 +44,12 @@ class _Records:
     sources: tuple[Any, ...]
     names: tuple[str, ...]
 
-    def __call__(self, place: int) -> tuple[bytes, str]:
+    def __call__(self, index: int) -> tuple[bytes, str]:
         for source, name in zip(self.sources, self.names, strict=True):
-            if place < len(source):
-                return _read(source, [place], name)[0]["image"], f"{name}, record {place}"
-            place -= len(source)
-        raise IndexError(place)
+            if index < len(source):
+                return _read(source, [index], name)[0]["image"], f"{name}, record {index}"
+            index -= len(source)
+        raise IndexError(index)
 
 
 def prepared(
@@ -94,8 +94,8 @@ def prepared(
 
     for key, kind in {"image": tfds.features.Image, "label": tfds.features.ClassLabel}.items():
         if key not in info.features or not isinstance(info.features[key], kind):
-            has = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
-            raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {has}")
+            features = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
+            raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {features}")
     # Other names of a split count where it is not there by its own: nobody can rename TFDS's.
     exact = {"train", "validation", "test"} & set(info.splits)
     candidates = [s for s in info.splits if s in exact or split_of(s) not in exact]
@@ -152,8 +152,8 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     import tensorflow_datasets as tfds
 
     bare = dataset.split("/")[0].split(":")[0]
-    where = user_path(data_dir or tfds.core.constants.DATA_DIR)
-    keywords: dict[str, Any] = {"data_dir": str(where)}
+    folder = user_path(data_dir or tfds.core.constants.DATA_DIR)
+    keywords: dict[str, Any] = {"data_dir": str(folder)}
     if bare in BUILDERS:
         importlib.import_module(f"jaxdl.data.builders.{bare}")
         if settings:
@@ -166,15 +166,15 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     try:
         builder = tfds.builder(dataset, **keywords)
     except tfds.core.DatasetNotFoundError:
-        raise ValueError(f"TFDS knows no data set {dataset!r}, and {where} holds none") from None
+        raise ValueError(f"TFDS knows no data set {dataset!r}, and {folder} holds none") from None
     except Exception as error:  # no such version or configuration, a damaged dataset_info.json
-        raise ValueError(f"data set {dataset!r} in {where}: {_line(error)}") from None
-    command = _command(dataset, where)
+        raise ValueError(f"data set {dataset!r} in {folder}: {_line(error)}") from None
+    command = _command(dataset, folder)
     if not builder.data_path.exists():
         builder = tfds.builder(dataset, **keywords, file_format="array_record")
         if bare not in BUILDERS and not _online():
             raise ValueError(
-                f"data set {dataset} is not in {where}, and there is no network to fetch it: "
+                f"data set {dataset} is not in {folder}, and there is no network to fetch it: "
                 f"where there is one, run {command}"
             )
         try:
@@ -182,14 +182,14 @@ def _builder(dataset: str, data_dir: str, settings: dict):
                 builder.download_and_prepare()
         except Exception as error:  # whatever a builder's own code may raise
             raise ValueError(
-                f"data set {dataset} cannot be prepared in {where} ({_line(error)}); "
+                f"data set {dataset} cannot be prepared in {folder} ({_line(error)}); "
                 f"to try it alone, run {command}"
             ) from None
     about = Path(builder.data_path) / "dataset_info.json"
     stored = json.loads(about.read_text(encoding="utf-8"))
     kind = stored.get("fileFormat", "tfrecord")
     if kind != "array_record":
-        elsewhere = where.with_name(f"{where.name}-array_record")
+        elsewhere = folder.with_name(f"{folder.name}-array_record")
         raise ValueError(
             f"{builder.data_path} is prepared as {kind}, which takes TensorFlow to read: prepare "
             f"it again in another folder, {_command(dataset, elsewhere)}, and set data_dir to it"
@@ -197,13 +197,13 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     return builder
 
 
-def _command(dataset: str, where: Path) -> str:
+def _command(dataset: str, folder: Path) -> str:
     """What prepares a data set without this project."""
     bare = dataset.split("/")[0].split(":")[0]
     known_by = f", jaxdl.data.builders.{bare}" if bare in BUILDERS else ""
     return (
         f'python -c "import tensorflow_datasets as tfds{known_by}; tfds.builder('
-        f"'{dataset}', data_dir='{where}', file_format='array_record').download_and_prepare()\""
+        f"'{dataset}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
     )
 
 
@@ -239,21 +239,21 @@ def _labels(source, name: str) -> Int32[np.ndarray, " n"]:
 
 
 def _read(source, places: Sequence[int], name: str) -> list[dict[str, Any]]:
-    where = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+    span = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
     try:
         # Many at once take a third of the time; for one, that way would start a thread.
         records = [source[places[0]]] if len(places) == 1 else source.__getitems__(list(places))
     except Exception as error:  # the reader's, which names no file
-        raise _damaged(name, where, _line(error)) from None
+        raise _damaged(name, span, _line(error)) from None
     # Of a file that ends between two of its blocks the reader makes records that hold nothing.
     if any(record[key] is None for record in records for key in ("image", "label")):
-        raise _damaged(name, where, "no image or no label: the file is not whole")
+        raise _damaged(name, span, "no image or no label: the file is not whole")
     return records
 
 
-def _damaged(name: str, where: str, reason: str) -> DamagedFile:
+def _damaged(name: str, prefix: str, reason: str) -> DamagedFile:
     return DamagedFile(
-        f"{name}: {where} cannot be read ({reason}): delete the folder to prepare it again"
+        f"{name}: {prefix} cannot be read ({reason}): delete the folder to prepare it again"
     )
 
 

@@ -198,12 +198,12 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
 
 
-def by_split(names: Mapping[str, str], where: str) -> dict[str, str]:
+def by_split(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Names by the split that they hold; names of no split are left out.
 
     Args:
       names: from each name to the part of it that may say a split.
-      where: begins the message of an error.
+      prefix: begins the message of an error.
 
     Raises:
       ValueError: two names say the same split.
@@ -213,8 +213,8 @@ def by_split(names: Mapping[str, str], where: str) -> dict[str, str]:
         split = split_of(word)
         if split in names_by_split:
             raise ValueError(
-                f"{where}: {names_by_split[split]} and {name} are both its {split} split, by their "
-                "names: rename or remove one"
+                f"{prefix}: {names_by_split[split]} and {name} are both its {split} split, by "
+                "their names: rename or remove one"
             )
         if split:
             names_by_split[split] = name
@@ -256,10 +256,10 @@ def divide(
             raise ValueError(f"{split}={share} would take all {left} training {unit}")
         try:
             labels = train["label"] if by_class and "label" in train else np.zeros(left, np.int32)
-            remaining, chosen = stratified(np.asarray(labels), count, seed + (split == "test"))
+            remaining, selection = stratified(np.asarray(labels), count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training {unit}: {error}") from None
-        divided["train"], divided[split] = take(train, remaining), take(train, chosen)
+        divided["train"], divided[split] = take(train, remaining), take(train, selection)
     return divided
 
 
@@ -287,33 +287,35 @@ def _check(
         if len(set(shapes.values())) > 1:
             raise ValueError(f"data set {name!r}: {array} shapes differ between splits, {shapes}")
     for split, columns in splits.items():
-        where = f"data set {name!r}, split {split!r}"
+        prefix = f"data set {name!r}, split {split!r}"
         n = length(columns)
         for array, column in columns.items():
-            _check_array(where, array, column, n, missing)
+            _check_array(prefix, array, column, n, missing)
         if n == 0:
-            raise ValueError(f"{where}: no {'images' if 'image' in columns else 'examples'}")
+            raise ValueError(f"{prefix}: no {'images' if 'image' in columns else 'examples'}")
         labels = np.asarray(columns.get("label", np.zeros(0, np.int32)))
         if missing:
             labels = labels[labels != -1]
         if len(labels) and (labels.min() < 0 or labels.max() >= classes):
             span = f"{labels.min()}..{labels.max()}"
-            raise ValueError(f"{where}: labels are {span}; {classes} classes need 0..{classes - 1}")
+            raise ValueError(
+                f"{prefix}: labels are {span}; {classes} classes need 0..{classes - 1}"
+            )
 
 
-def _check_array(where: str, name: str, array: Images, n: int, missing: bool) -> None:
+def _check_array(prefix: str, name: str, array: Images, n: int, missing: bool) -> None:
     """Raise ValueError unless an array of so many examples is one that networks can be given."""
     dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
     description = f"{dtype}{list(shape)}"
     if name == "image" and (dtype != np.uint8 or len(shape) != 4):
         raise ValueError(
-            f"{where}: images are {description}; expected uint8 [n, height, width, channels]"
+            f"{prefix}: images are {description}; expected uint8 [n, height, width, channels]"
         )
     if name == "label" and (dtype != np.int32 or shape != (n,)):
-        raise ValueError(f"{where}: labels are {description}; expected int32 [{n}]")
+        raise ValueError(f"{prefix}: labels are {description}; expected int32 [{n}]")
     if dtype.name not in DTYPES or not shape or shape[0] != n:
         raise ValueError(
-            f"{where}: {name} is {description}; expected {', '.join(DTYPES)} [{n}, ...], a row an "
+            f"{prefix}: {name} is {description}; expected {', '.join(DTYPES)} [{n}, ...], a row an "
             "example"
         )
     if dtype != np.float32 or name in PARTIAL or (missing and name == "target"):
@@ -321,7 +323,7 @@ def _check_array(where: str, name: str, array: Images, n: int, missing: bool) ->
     finite = np.isfinite(np.asarray(array)).reshape(n, -1).all(1)
     if not finite.all():
         odd = np.argmin(finite)
-        raise ValueError(f"{where}: {name} has NaN or infinities, first in example {odd}")
+        raise ValueError(f"{prefix}: {name} has NaN or infinities, first in example {odd}")
 
 
 def digest_arrays(splits: Mapping[str, Split]) -> str:

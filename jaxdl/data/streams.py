@@ -47,12 +47,12 @@ class Joined:
         """As of an array of all."""
         return np.dtype(getattr(self.parts[0], "dtype", np.uint8))
 
-    def __getitem__(self, place: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray:
         for part in self.parts:
-            if place < part.shape[0]:
-                return part[place]
-            place -= part.shape[0]
-        raise IndexError(place)
+            if index < part.shape[0]:
+                return part[index]
+            index -= part.shape[0]
+        raise IndexError(index)
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -77,8 +77,8 @@ def read(
     unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
     batch = np.empty((ids.size, *array.shape[1:]), getattr(array, "dtype", np.uint8))
     rows = (threads.map if threads else map)(array.__getitem__, unique.tolist())
-    for at, row in zip(first, rows, strict=True):
-        batch[at] = row
+    for position, row in zip(first, rows, strict=True):
+        batch[position] = row
     batch = batch if len(unique) == ids.size else batch[first[back.reshape(-1)]]
     return batch.reshape(*ids.shape, *array.shape[1:])
 

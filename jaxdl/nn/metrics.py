@@ -48,10 +48,10 @@ def correct_among(
     """
     if not 1 <= top <= logits.shape[-1]:
         raise ValueError(f"top={top} of {logits.shape[-1]} classes: choose from 1 to all of them")
-    at = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
+    class_ids = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
-    label_logit = jnp.sum(jnp.where(at == labels[..., None], logits, 0), -1, keepdims=True)
-    before = (logits > label_logit) | ((logits == label_logit) & (at < labels[..., None]))
+    label_logit = jnp.sum(jnp.where(class_ids == labels[..., None], logits, 0), -1, keepdims=True)
+    before = (logits > label_logit) | ((logits == label_logit) & (class_ids < labels[..., None]))
     valid = (labels >= 0) & (labels < logits.shape[-1]) & ~jnp.any(jnp.isnan(logits), -1)
     return valid & (jnp.sum(before, -1) < top)
 

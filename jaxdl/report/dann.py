@@ -57,7 +57,7 @@ UNADAPTED = ("source_only", "source_recoloured")  # trained on the source alone
 class Published(NamedTuple):
     """A published target accuracy."""
 
-    who: str
+    source: str
     pair: str
     method: str
     target_accuracy: float
@@ -92,7 +92,7 @@ def _compare_published(subject: str, x: Estimate, published: Sequence[Published]
     for p in published:
         above, below = p.target_accuracy < low, p.target_accuracy > high
         side = "above" if above else "below" if below else "not shown to differ from"
-        judgements.append(f"{side} {p.who}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
+        judgements.append(f"{side} {p.source}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
     reach = f"{format_number(max(low, 0.0), 100)} to {percent(min(high, 1.0))}"
     interval = f"{reach} (95% interval, {x.used} seeds)"
     return f"{subject}, its mean in {interval}, is {'; '.join(judgements)}."
@@ -149,10 +149,12 @@ def findings(
 
 
 def _published_gap(row: Published, published: Sequence[Published]) -> float:
-    same = {
-        p.method: p.target_accuracy for p in published if (p.who, p.pair) == (row.who, row.pair)
+    accuracies = {
+        p.method: p.target_accuracy
+        for p in published
+        if (p.source, p.pair) == (row.source, row.pair)
     }
-    low, high = (same.get(m, math.nan) for m in BOUNDS)
+    low, high = (accuracies.get(m, math.nan) for m in BOUNDS)
     wide = high - low >= MINIMAL_GAP and row.method not in BOUNDS
     return (row.target_accuracy - low) / (high - low) if wide else math.nan
 
@@ -171,8 +173,8 @@ def table(summary: Sequence[Summary], published: Sequence[Published]) -> str:
     for p in published:
         gap = format_number(_published_gap(p, published), 100)
         mark = f" [{notes.index(p.note) + 1}]" if p.note else ""
-        who = f"{p.who}: {name_of(p.method)}{mark}"
-        rows.append((who, MISSING, format_number(p.target_accuracy, 100), gap, "published"))
+        label = f"{p.source}: {name_of(p.method)}{mark}"
+        rows.append((label, MISSING, format_number(p.target_accuracy, 100), gap, "published"))
     header = ("method", "source accuracy, %", "target accuracy, %", "gap covered, %", "networks")
     footnotes = "; ".join(f"[{i}] {note}" for i, note in enumerate(notes, start=1))
     return markdown_table(header, rows) + f"\n\n{footnotes}." * bool(notes)

@@ -70,7 +70,7 @@ def by_condition(
 class Layout(NamedTuple):
     """What a study's rows are compared by."""
 
-    own: Mapping[str, int]
+    frozen: Mapping[str, int]
     """How many stages each method freezes, in the order of the methods."""
     baseline: str
     """The method that others are compared with."""
@@ -85,7 +85,7 @@ class Layout(NamedTuple):
 
     def condition(self, method: str, images: int) -> Condition:
         """Of a method on some images."""
-        return method, images, self.own[method]
+        return method, images, self.frozen[method]
 
     def counts(self, results: Iterable[Result]) -> list[int]:
         """The numbers of images."""
@@ -93,8 +93,8 @@ class Layout(NamedTuple):
 
     def stages(self, results: Iterable[Result]) -> list[int]:
         """The numbers of stages that are frozen of the one method; none if there is one only."""
-        at = self.every_stage, self.stages_at
-        stages = sorted({row.frozen for row in results if (row.method, row.images) == at})
+        condition = self.every_stage, self.stages_at
+        stages = sorted({row.frozen for row in results if (row.method, row.images) == condition})
         return stages if len(stages) > 1 else []
 
 
@@ -103,18 +103,18 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
     if all of those diverged."""
     most = layout.counts(results)[-1]
     validation = by_condition(results, "validation")
-    conditions = [(method, most, n) for method, n in layout.own.items()]
+    conditions = [(method, most, n) for method, n in layout.frozen.items()]
     trained = [c for c in conditions if validation[c]]
-    chosen = max(trained, key=lambda c: over_seeds(validation[c]), default=None)
-    return (*chosen, min(validation[chosen])) if chosen else None
+    choice = max(trained, key=lambda c: over_seeds(validation[c]), default=None)
+    return (*choice, min(validation[choice])) if choice else None
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
     """Where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with 30"."""
     groups: dict[str, list[str]] = {}
-    for where, x in differences.items():
+    for condition, x in differences.items():
         word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"
-        groups.setdefault(word, []).append(f"{where} ({_mean(x, signed=True)})")
+        groups.setdefault(word, []).append(f"{condition} ({_mean(x, signed=True)})")
     parts = "; ".join(f"{word} {', '.join(items)}" for word, items in groups.items())
     return f"{subject} against {reference}, in points: {parts}."
 
@@ -126,7 +126,7 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
     counts, stages = layout.counts(results), layout.stages(results)
     references = dict.fromkeys(name for name in (layout.baseline, layout.every_stage) if name)
     for reference in references:
-        for method in layout.own:
+        for method in layout.frozen:
             if method in references and (method, reference) != (
                 layout.every_stage,
                 layout.baseline,
@@ -145,18 +145,18 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
             sentences.append(verdict(f"**{method}**", differences, reference))
     if stages:
         own_accuracy = accuracy[
-            layout.every_stage, layout.stages_at, layout.own[layout.every_stage]
+            layout.every_stage, layout.stages_at, layout.frozen[layout.every_stage]
         ]
         differences = {
             f"n = {n}": over_seeds(
                 minus(accuracy[layout.every_stage, layout.stages_at, n], own_accuracy)
             )
             for n in stages
-            if n != layout.own[layout.every_stage]
+            if n != layout.frozen[layout.every_stage]
         }
         count += sum(map(judged, differences.values()))
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
-        reference = f"its own with {layout.own[layout.every_stage]}"
+        reference = f"its own with {layout.frozen[layout.every_stage]}"
         sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
     opening = [*uncertainty_of_images(results, layout), *worth(accuracy, layout, counts)]
     return [*opening, *sentences, *warn_of_several(count)]
@@ -184,7 +184,7 @@ def worth(
     above it with the fewest."""
     means = {condition: over_seeds(seeds).mean for condition, seeds in accuracy.items()}
     fewest, name, sentences = counts[0], layout.baseline, []
-    for method in layout.own:
+    for method in layout.frozen:
         value = means[layout.condition(method, fewest)]
         gain = minus(
             accuracy[layout.condition(method, fewest)], accuracy[layout.condition(name, fewest)]
@@ -205,7 +205,7 @@ def table(results: Sequence[Result], layout: Layout) -> str:
     accuracy, train = by_condition(results), by_condition(results, "train")
     validation, rows = by_condition(results, "validation"), []
     for images in layout.counts(results):
-        for method, n in layout.own.items():
+        for method, n in layout.frozen.items():
             condition = method, images, n
             gain = minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)])
             values = (over_seeds(x[condition]) for x in (accuracy, validation, train))
@@ -227,9 +227,9 @@ def stage_table(results: Sequence[Result], layout: Layout) -> str:
     method, images = layout.every_stage, layout.stages_at
     for n in layout.stages(results):
         condition = method, images, n
-        own = accuracy[method, images, layout.own[method]]
+        value = accuracy[method, images, layout.frozen[method]]
         differences = (
-            minus(accuracy[condition], own),
+            minus(accuracy[condition], value),
             minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)]),
         )
         cells = (_mean(over_seeds(x), signed=True) for x in differences)

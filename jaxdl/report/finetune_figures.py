@@ -26,15 +26,18 @@ def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
     )
     lines = {
         method: (counts, [accuracy[method, count, n] for count in counts])
-        for method, n in layout.own.items()
+        for method, n in layout.frozen.items()
     }
     _errorbars(lines, "training images", folder / "images.png", logarithmic=True)
     if not stages:
         return
-    method, at = layout.every_stage, layout.stages_at
-    lines = {method: (stages, [accuracy[method, at, n] for n in stages])}
-    lines[layout.baseline] = stages, [accuracy[layout.condition(layout.baseline, at)]] * len(stages)
-    label = f"first stages frozen, of {layout.depth}; {at} training images"
+    method, images = layout.every_stage, layout.stages_at
+    lines = {method: (stages, [accuracy[method, images, n] for n in stages])}
+    lines[layout.baseline] = (
+        stages,
+        [accuracy[layout.condition(layout.baseline, images)]] * len(stages),
+    )
+    label = f"first stages frozen, of {layout.depth}; {images} training images"
     _errorbars(lines, label, folder / "stages.png")
 
 
@@ -50,10 +53,10 @@ def _errorbars(
     axes, middle = figure.subplots(), (len(lines) - 1) / 2
     for i, (name, (places, values)) in enumerate(lines.items()):
         shift = 0.05 * (i - middle)  # side by side
-        at = [x * 10 ** (0.4 * shift) if logarithmic else x + shift for x in places]
+        positions = [x * 10 ** (0.4 * shift) if logarithmic else x + shift for x in places]
         estimates = [over_seeds(seeds) for seeds in values]
         axes.errorbar(
-            at,
+            positions,
             [100 * x.mean for x in estimates],
             [0 if math.isnan(x.se) else 100 * x.se for x in estimates],
             marker="o",
@@ -62,7 +65,7 @@ def _errorbars(
             color=f"C{i % 10}",
             label=plain(name),
         )
-        for x, seeds in zip(at, values, strict=True):
+        for x, seeds in zip(positions, values, strict=True):
             dots = [100 * value for value in seeds.values()]
             axes.plot([x] * len(dots), dots, ".", color=f"C{i % 10}", alpha=0.3, markersize=4)
     if logarithmic:

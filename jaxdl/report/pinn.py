@@ -41,7 +41,7 @@ class Published(NamedTuple):
     """A published relative L2 error."""
 
     problem: str
-    who: str
+    source: str
     rel_l2: float
 
 
@@ -111,7 +111,14 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
             for p in published:
                 if p.problem == problem:
                     rows.append(
-                        ("", p.who, *[MISSING] * 2, f"{p.rel_l2:.1e}", *[MISSING] * 2, "published")
+                        (
+                            "",
+                            p.source,
+                            *[MISSING] * 2,
+                            f"{p.rel_l2:.1e}",
+                            *[MISSING] * 2,
+                            "published",
+                        )
                     )
     header = (
         "problem",
@@ -133,31 +140,35 @@ def findings(
     sentences = []
     for (problem, method), rows in _groups(results).items():
         alive = [r for r in rows if not diverged(r)]
-        who = f"**{problem}** by {method}"
+        entry = f"**{problem}** by {method}"
         for r in rows:
             if diverged(r):
-                sentences.append(f"{who}, seed {r.seed}: diverged; it is in no median.")
+                sentences.append(f"{entry}, seed {r.seed}: diverged; it is in no median.")
             elif not math.isfinite(r.heldout_loss + r.rel_l2):
                 sentences.append(
-                    f"{who}, seed {r.seed}: the network is finite, but a residual or the solution "
-                    f"is not at all held-out points: held-out loss {r.heldout_loss:.1e}, relative "
-                    f"L2 {r.rel_l2:.1e}, in no median if not finite. Look for a root, a logarithm "
+                    f"{entry}, seed {r.seed}: the network is finite, but a residual or the "
+                    "solution is not at all held-out points: held-out loss "
+                    f"{r.heldout_loss:.1e}, relative L2 {r.rel_l2:.1e}, in no median if not "
+                    "finite. Look for a root, a logarithm "
                     "or a quotient in the equation that does not bear the network there."
                 )
             elif false_loss(r):
                 sentences.append(
-                    f"{who}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "
+                    f"{entry}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "
                     f"on the points that were trained on and {r.heldout_loss:.1e} beside them, "
                     f"more than {FALSE} times as much. Take more points, draw them anew now and "
                     "then, or train for less long."
                 )
         if alive:
-            sentences.append(f"{who}: relative L2 error {_scientific([r.rel_l2 for r in alive])}.")
+            sentences.append(
+                f"{entry}: relative L2 error {_scientific([r.rel_l2 for r in alive])}."
+            )
             for p in published:
                 if p.problem == problem:
                     below = sum(r.rel_l2 < p.rel_l2 for r in alive)
                     sentences.append(
-                        f"{who}: {below} of {len(alive)} seeds are below {p.who}'s {p.rel_l2:.1e}."
+                        f"{entry}: {below} of {len(alive)} seeds are below {p.source}'s "
+                        f"{p.rel_l2:.1e}."
                     )
     by_name: dict[tuple[str, str, str], list[Parameter]] = {}
     for parameter in parameters:

@@ -51,7 +51,7 @@ class Result(NamedTuple):
     settings: str  # those that are searched, as they were last, in JSON
 
 
-class Round(NamedTuple):
+class SearchRound(NamedTuple):
     """A trial from one decision to the next, a row of `rounds.csv`."""
 
     search: str
@@ -74,7 +74,7 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, sorted(results))
 
 
-def searched(rounds: Iterable[Round]) -> list[Result]:
+def searched(rounds: Iterable[SearchRound]) -> list[Result]:
     """The trials of searches as they were after the last round that they were in; the networks of a
     repetition have its number for a seed."""
     last = {(row.search, row.trial): row for row in rounds}
@@ -158,9 +158,9 @@ def findings(
         winner, *others = tried(results, name, 0)
         biased, worth = best(results, name), over_seeds(fresh(results, name))
         validation = over_seeds(fresh(results, name, "validation"))
-        again = len(repetitions(results, name))
-        times = f", mean of {again} searches" if again > 1 else ""
-        first = ", the first time," if again > 1 else ""
+        repetition_count = len(repetitions(results, name))
+        times = f", mean of {repetition_count} searches" if repetition_count > 1 else ""
+        first = ", the first time," if repetition_count > 1 else ""
         sentences.append(
             f"**{name}** found{first} {describe(winner.settings)} in {costs[name]:,} steps of "
             f"networks: {percent(biased)} % validation {score}{times}, the best of "
@@ -243,7 +243,7 @@ def shares_table(shares: Mapping[str, Mapping[str, float]]) -> str:
     return markdown_table(("setting", *(f"{search}, %" for search in shares)), rows)
 
 
-def lineage(line: Sequence[Round]) -> str:
+def lineage(line: Sequence[SearchRound]) -> str:
     """Markdown: how the winner's settings changed, and which trials it was a copy of."""
     settings = [json.loads(row.settings) for row in line]
     rows = [
@@ -324,7 +324,7 @@ def report(
     split: str,
     costs: Mapping[str, int],
     shares: Mapping[str, Mapping[str, float]],
-    lines: Mapping[str, Sequence[Round]],
+    lines: Mapping[str, Sequence[SearchRound]],
 ) -> str:
     """The whole report in Markdown.
 

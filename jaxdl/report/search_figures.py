@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdl.report.figures import own_style, plain, save
-from jaxdl.report.search import Round, mean_course
+from jaxdl.report.search import SearchRound, mean_course
 
 Ticks = Sequence[tuple[float, str]]
 """Positions 0 … 1 on an axis, and what is written there."""
@@ -114,7 +114,10 @@ def importances(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
 
 @own_style()
 def schedules(
-    rounds: Sequence[Round], winner: Sequence[Round], logarithmic: Sequence[str], path: Path
+    rounds: Sequence[SearchRound],
+    winner: Sequence[SearchRound],
+    logarithmic: Sequence[str],
+    path: Path,
 ) -> None:
     """How the settings of a population changed: all trials grey, what led to the winner in colour,
     with a dot where it was copied.
@@ -129,7 +132,7 @@ def schedules(
     names = list(json.loads(winner[0].settings))
     figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
-    trials: dict[int, list[Round]] = {}
+    trials: dict[int, list[SearchRound]] = {}
     for row in rounds:
         trials.setdefault(row.trial, []).append(row)
     for panel, name in zip(panels, names, strict=True):
@@ -146,6 +149,6 @@ def schedules(
     save(figure, path, dpi=150)
 
 
-def stairs(line: Sequence[Round], name: str) -> tuple[list[float], list[int]]:
+def stairs(line: Sequence[SearchRound], name: str) -> tuple[list[float], list[int]]:
     """The values of a setting, and the steps between which it had them."""
     return [json.loads(row.settings)[name] for row in line], [0, *(row.steps for row in line)]

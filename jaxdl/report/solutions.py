@@ -60,21 +60,21 @@ def surfaces(
         slice_ = ", ".join(
             f"{c} = {x:g}" for c, x in zip(names[:-2], earlier.max(axis=0), strict=True)
         )
-        where = f" at {slice_}" if slice_ else ""
+        slice_note = f" at {slice_}" if slice_ else ""
         axis = [np.unique(column) for column in plane[last].T]
-        place = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
+        index = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
         top = max(float(np.nanmax(error[last], initial=0.0)), 1e-30)  # of a slice that is exact
         colours = {"cmap": "viridis"}
         if (finite := exact[last][np.isfinite(exact[last])]).size:
             colours |= {"vmin": finite.min(), "vmax": finite.max()}
         parts: tuple[tuple[str, np.ndarray, dict[str, Any]], ...] = (
-            (f"{name}{where}", solution, colours),
-            (f"exact{where}", exact, colours),
-            (f"|error|{where}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
+            (f"{name}{slice_note}", solution, colours),
+            (f"exact{slice_note}", exact, colours),
+            (f"|error|{slice_note}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
         )
         for axes, (label, values, style) in zip(row.subplots(1, 3), parts, strict=True):
             image = np.full([len(a) for a in axis], np.nan)
-            image[place] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
+            image[index] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
             drawing = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
             row.colorbar(drawing, ax=axes)
             axes.set(xlabel=plain(names[-2]), ylabel=plain(names[-1]), title=plain(label))

@@ -128,11 +128,11 @@ def value_order(value: str) -> tuple[float, str]:
 def references(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, Point]:
     """What each point is compared with, but for the baseline's own: the baseline at its best value,
     or, of conditions, at the same one, where it has that."""
-    every, best = by_point(results), best_values(results)[baseline]
+    scores, best = by_point(results), best_values(results)[baseline]
     pairs = {}
     for point in points(results, choose=choose):
-        same = baseline, point[1]
-        pairs[point] = same if not choose and same in every else (baseline, best)
+        twin = baseline, point[1]
+        pairs[point] = twin if not choose and twin in scores else (baseline, best)
     return {point: other for point, other in pairs.items() if point != other}
 
 
@@ -226,10 +226,14 @@ def edges(results: Sequence[Result], method: str, setting: str) -> str:
             lost.append(value)
         elif shows(-1, over_seeds(minus(seeds, scores[method, best]))):
             worse.append(value)
-    at = values.index(best)
-    inside = [v for v in values if v not in {*worse, *lost}]
-    low = next((values[i + 1] for i in range(at - 1, -1, -1) if values[i] not in inside), values[0])
-    high = next((values[i - 1] for i in range(at + 1, len(values)) if values[i] not in inside), "")
+    index = values.index(best)
+    equivalent = [v for v in values if v not in {*worse, *lost}]
+    low = next(
+        (values[i + 1] for i in range(index - 1, -1, -1) if values[i] not in equivalent), values[0]
+    )
+    high = next(
+        (values[i - 1] for i in range(index + 1, len(values)) if values[i] not in equivalent), ""
+    )
     sentence = (
         f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
         f"from {low} to {high or values[-1]} none is shown to be worse"
@@ -276,9 +280,9 @@ def report(
     }
     values = ("\n- " + (CHOSEN if choose else CONDITIONS)) if sweeps else ""
     draws = f" {draw} seeds share their examples: their mean counts as one." if draw > 1 else ""
-    every = ""
+    full_table = ""
     if sweeps and choose and len(lost) <= 60:
-        every = table(pool(results, draw), baseline, score, choose=False)
+        full_table = table(pool(results, draw), baseline, score, choose=False)
     pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
     values_of_one = len({row.seed for row in pooled}), "draw" if draw > 1 else "seed"
     method = METHOD.format(score=score, values=values, draws=draws, reach=reach(*values_of_one))
@@ -287,7 +291,7 @@ def report(
         ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
         ("Results", table(pooled, baseline, score, choose=choose, unit=unit)),
         *sections,
-        ("All values", every),
+        ("All values", full_table),
         (
             "Diverged networks",
             bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),

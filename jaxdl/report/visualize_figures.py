@@ -45,8 +45,8 @@ def pictures(rows: Sequence[Row], path: Path) -> None:
             side = (CELL - 0.08) / max(pixels.shape[:2])
             middle, base = margin + CELL * (i + 0.5), top + CELL / 2
             half = [side * n / 2 for n in pixels.shape[:2]]
-            at = (middle - half[1], middle + half[1], base - half[0], base + half[0])
-            axes.imshow(pixels, extent=at, interpolation="nearest")
+            extent = (middle - half[1], middle + half[1], base - half[0], base + half[0])
+            axes.imshow(pixels, extent=extent, interpolation="nearest")
             axes.text(
                 middle, top + CELL + 0.01, plain(caption), fontsize=7, ha="center", linespacing=1.1
             )
@@ -62,21 +62,23 @@ def shown(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
     return images if images.shape[-1] == 3 else images.mean(-1, keepdims=True).repeat(3, -1)
 
 
-def signed(values: Float[np.ndarray, "h w"], over: RGB | None = None, share: float = 0.3) -> RGB:
+def signed(
+    values: Float[np.ndarray, "h w"], background: RGB | None = None, share: float = 0.3
+) -> RGB:
     """Red above 0, blue below, white at 0; the hundredth of the values that are largest are in full
     colour.
 
     Args:
-      over: a picture of the same size that shines through, in grey.
+      background: a picture of the same size that shines through, in grey.
       share: of that.
     """
     from matplotlib import colormaps
 
     limit = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
     colours = colormaps["RdBu_r"](0.5 + values / (2 * limit))[..., :3]
-    if over is None:
+    if background is None:
         return colours
-    return (1 - share) * colours + share * over.mean(-1, keepdims=True)
+    return (1 - share) * colours + share * background.mean(-1, keepdims=True)
 
 
 def positive(values: Num[np.ndarray, "h w"]) -> RGB:

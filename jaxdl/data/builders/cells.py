@@ -71,9 +71,9 @@ def _draw(rng: np.random.Generator, size: int, crowding: float) -> dict[str, np.
     """One micrograph."""
     most = round(1.5 * crowding * (1 + 2 * _MARGIN) ** 2 / (math.pi * RADIUS**2))
     scale = rng.uniform(0.9, 1.1)
-    drawn = int(rng.integers(most // 3, most + 1))
+    count = int(rng.integers(most // 3, most + 1))
     whites = _white_cells(rng)
-    centres = _scatter(rng, drawn, scale, whites)
+    centres = _scatter(rng, count, scale, whites)
     focus = rng.uniform(0.004, 0.022) if rng.random() < 0.8 else rng.uniform(0.022, 0.04)
     cells = _red_cells(rng, centres, scale, size, focus)
     p = cells.coverage.shape[-1]
@@ -139,8 +139,8 @@ def _scatter(
         for middle, radius in whites:
             clearance = np.hypot(*(candidates - middle).T) - radius
             gap = np.where(clearance < 0.6 * RADIUS, 0, gap)
-        wanted = reach * rng.uniform(0.5, 1.0)
-        good = np.flatnonzero(gap >= wanted)
+        least = reach * rng.uniform(0.5, 1.0)
+        good = np.flatnonzero(gap >= least)
         centres[i] = candidates[good[0] if len(good) else gap.argmax()]
     return centres
 

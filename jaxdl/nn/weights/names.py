@@ -115,14 +115,16 @@ def to_flax(
         for path, leaf in jax.tree.leaves_with_path(like)
     }
     paths = {entry.path for entry in names.values()}
-    for problem, which in (
+    for problem, tensor_names in (
         ("the file lacks", names.keys() - arrays.keys()),
         ("this network has no use for", surplus),
         ("the map does not set", shapes.keys() - paths),
         ("the network does not have", paths - shapes.keys()),
     ):
-        if which:
-            raise ValueError(f"other weights than of this network: {problem} {_listed(which)}")
+        if tensor_names:
+            raise ValueError(
+                f"other weights than of this network: {problem} {_listed(tensor_names)}"
+            )
     leaves = {}
     for name, (path, layout) in names.items():
         array, leaf = arrays[name], shapes[path]

@@ -145,8 +145,8 @@ class FineTuning(SingleSourceStudy):
         settings = self.methods[network.method]
 
         def start() -> TrainState:
-            _, above = transfer.cut(self.beginning(network), network.frozen, self.stages)
-            return create_state(above, recipe.update_rule(settings), self.hyper(network))
+            _, upper = transfer.cut(self.beginning(network), network.frozen, self.stages)
+            return create_state(upper, recipe.update_rule(settings), self.hyper(network))
 
         program = self.make(settings, network.frozen, self.model)
         return Member([network], program, start, partial(self.hyper, network))
@@ -207,9 +207,9 @@ class FineTuning(SingleSourceStudy):
         """All stages as they are before the first step."""
         start = self.methods[network.method]["start"]
         if start in self.methods:
-            before = self.origin(network)
-            below = self.donors.below(network.seed, before.frozen)
-            return transfer.join(below, self.states[before].variables)
+            origin = self.origin(network)
+            below = self.donors.below(network.seed, origin.frozen)
+            return transfer.join(below, self.states[origin].variables)
         fresh = self.init(member_key("init", network.seed))
         return fresh if start == "fresh" else self.donors.transplanted(network.seed, fresh)
 
@@ -217,8 +217,8 @@ class FineTuning(SingleSourceStudy):
         """The network that it starts from: the seed's donor, or another method's; None if fresh."""
         start = "fresh" if network.method == DONOR else self.methods[network.method]["start"]
         images = network.images if start in self.methods else 0
-        before = Network(start, images, self.layout.frozen.get(start, 0), network.seed)
-        return None if start == "fresh" else before
+        origin = Network(start, images, self.layout.frozen.get(start, 0), network.seed)
+        return None if start == "fresh" else origin
 
     def train(self, trainer: Trainer) -> None:
         """Donors first; then what begins with them; then what begins with one of those."""
@@ -279,7 +279,7 @@ class FineTuning(SingleSourceStudy):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config = self.config
-        about = {
+        lines = {
             "Data": self.describe_data(f"{length(self.source.splits['train']):,} training images"),
             "Donors": self.donors.description,
             "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters in "
@@ -290,7 +290,7 @@ class FineTuning(SingleSourceStudy):
             "Speed of training": self.describe_speed(trainer),
             "Speed of features": self.feature_feeds.describe(),
         }
-        return reporting.report(self.results, self.layout, about | facts)
+        return reporting.report(self.results, self.layout, lines | facts)
 
 
 study = partial(conduct, FineTuning)

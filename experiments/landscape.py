@@ -156,7 +156,7 @@ class Landscape(Study):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config, results = self.config, reporting.read_results(trainer.folder / "results.csv")
-        about = {
+        lines = {
             "Paths": f"{len(results):,} of {config.steps:,} steps, in one program",
             "Rates": ", ".join(f"{rate:g}" for rate in config.rates),
             "Starts": f"the surface's own and {config.seeds} around it, normally distributed with "
@@ -165,7 +165,7 @@ class Landscape(Study):
         }
         if "Diverged" in facts:  # too many to be named there
             facts = {**facts, "Diverged": reporting.describe_diverged(results)}
-        return reporting.report(results, about | facts)
+        return reporting.report(results, lines | facts)
 
 
 study = partial(conduct, Landscape)

@@ -149,10 +149,10 @@ def describe_changes(run: Run) -> str:
         f"{name}={shorten(actual[name])}" if name in actual else f"without {name}"
         for name in {**actual, **usual}
         if usual.get(name, MISSING) != actual.get(name, MISSING)
-        and not any(name == left or name.startswith(f"{left}.") for left in computing)
+        and not any(name == section or name.startswith(f"{section}.") for section in computing)
     ]
-    more = [f"{len(changes) - 6} more"] if len(changes) > 6 else []
-    return ", ".join([*changes[:6], *more])
+    rest = [f"{len(changes) - 6} more"] if len(changes) > 6 else []
+    return ", ".join([*changes[:6], *rest])
 
 
 def describe_result(run: Run) -> str:

@@ -128,9 +128,9 @@ class Transferability(SingleSourceStudy):
             labels = hyper["label_of"][stored["label"]]
             return {"image": see(stored["image"], key), "label": labels}
 
-        def start(variables: Variables, several: bool) -> TrainState:
-            alive = transfer.alive(variables) if several else True
-            return create_state(variables, self.rule, alive=alive)
+        def start(variables: Variables, is_shared: bool) -> TrainState:
+            flags = transfer.alive(variables) if is_shared else True
+            return create_state(variables, self.rule, alive=flags)
 
         self.start = jax.jit(start, static_argnums=1)
         model, cuts = self.model, self.cuts

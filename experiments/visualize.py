@@ -71,8 +71,8 @@ class Visualize(Study):
     def __init__(self, config: ConfigDict):
         self.config = config
         self.classifier, self.title, source = self.find_network()
-        own = self.classifier.variables  # of a network that is trained already
-        self.variables: dict[int, Variables] = {0: own} if own else {}  # by seed
+        variables = self.classifier.variables  # of a network that is trained already
+        self.variables: dict[int, Variables] = {0: variables} if variables else {}  # by seed
         self.model = self.classifier.model
         self.files = list_images(user_path(config.images)) if config.images else []
         if self.files:
@@ -106,7 +106,7 @@ class Visualize(Study):
         classifier = networks.BY_STUDY["supervised"](study, network, lambda _: {})
         image = jax.ShapeDtypeStruct((1, *study.image_shape()), jnp.uint8)
         key, init, see = jax.random.key(0), classifier.model.init, classifier.see
-        self.like = jax.eval_shape(lambda x: init(key, see(x)), image)
+        self.shapes = jax.eval_shape(lambda x: init(key, see(x)), image)
         title = f"{config.training.base.model} trained on {study.source.name} (folder network)"
         return classifier, title, study.source
 
@@ -115,10 +115,10 @@ class Visualize(Study):
         see, model = self.classifier.see, self.model
         splits = [source.splits["train"]["image"] for source in self.sources.values()]
         shape = self.read(0).shape if self.files else splits[0].shape[1:]
-        like, number = self.variables.get(0) or self.like, jnp.zeros(1, jnp.int32)
+        variables, number = self.variables.get(0) or self.shapes, jnp.zeros(1, jnp.int32)
         with blame(f"images of {shape} for {self.title}", type(model), shipped=False):
             x = jax.eval_shape(see, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
-            outputs = jax.eval_shape(model.apply, like, x)
+            outputs = jax.eval_shape(model.apply, variables, x)
         self.staged = isinstance(model, Staged)
         self.fields = receptive_fields(model, x.shape[1:]) if self.staged else {}
         kinds.SomeOf(tuple(self.fields)).check("config.stages", self.config.stages, self.config)
@@ -126,7 +126,7 @@ class Visualize(Study):
         self.cam_stage = self.config.stage or next(reversed(self.fields), "")
         self.classifies = len(outputs.shape) == 2 and outputs.shape[1] > 1
         if self.classifies:
-            jax.eval_shape(self.explain, like, x, number, number)
+            jax.eval_shape(self.explain, variables, x, number, number)
 
     def read(self, i: int) -> np.ndarray:
         """The pixels of an image file."""
@@ -212,8 +212,8 @@ class Visualize(Study):
         examples = len(rows)
         if seed == 0:
             wrong = np.flatnonzero((labels != self.labels) & (self.labels >= 0))
-            sure = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
-            self.mistakes = wrong[np.argsort(-sure, kind="stable")]
+            confidence = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
+            self.mistakes = wrong[np.argsort(-confidence, kind="stable")]
             self.chosen = np.r_[np.delete(numbers, wrong)[:shown], self.mistakes[:shown]]
             rows = np.union1d(rows, self.chosen)
         arrays = (x[rows] for x in (self.inputs, labels, numbers))
@@ -260,8 +260,8 @@ class Visualize(Study):
         for name in config.stages or drawing.spread(local, 4):
             field, (values, units) = self.fields[name], self.units[local.index(name)]
             for channel in drawing.spread(np.flatnonzero(values.max(0) > 0), config.units):
-                top = np.argsort(-values[:, channel], kind="stable")[: config.patches]
-                examples = [(images[i], units[i, channel]) for i in top]
+                strongest = np.argsort(-values[:, channel], kind="stable")[: config.patches]
+                examples = [(images[i], units[i, channel]) for i in strongest]
                 parts = [view(image, field, unit) for image, unit in examples]
                 parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
@@ -270,9 +270,9 @@ class Visualize(Study):
         """The report in Markdown."""
         config, count, sections = self.config, len(self.labels), []
         data = [f"{x.name}, {config.report_on} split" for x in self.sources.values()]
-        about = {"Network": self.title, "Images": f"{count:,} of {(data or [config.images])[0]}"}
+        lines = {"Network": self.title, "Images": f"{count:,} of {(data or [config.images])[0]}"}
         if self.classifies:
-            about["Explained"] = (
+            lines["Explained"] = (
                 f"the predicted classes of {min(config.examples, count):,} images; a pixel that "
                 f"goes becomes 0 in the network's input, the mean that was subtracted; "
                 f"{f'Grad-CAM at {self.cam_stage}' if self.cam_stage else 'no stage for Grad-CAM'}"
@@ -290,7 +290,7 @@ class Visualize(Study):
             shapes = [stage.shape[1:] for stage in stages]
             table = reporting.stages(self.model.names(), shapes, [*self.fields.values()], silent)
             sections.append(("Stages", table))
-        return reporting.report(about | facts, sections)
+        return reporting.report(lines | facts, sections)
 
 
 study = partial(conduct, Visualize)

@@ -112,11 +112,11 @@ def _class_loss(logits: Float[Array, "b h w k"], batch: Batch, options: Options)
 def _coordinate_loss(outputs: Float[Array, "b 3"], batch: Batch, options: Options) -> Array:
     size = jnp.array(batch["image"].shape[1:3], jnp.float32)
     visible = jnp.all(jnp.isfinite(batch["point"]), -1)
-    place = jnp.where(visible[:, None], batch["point"] / size[None], 0.5)
-    far = jnp.sum((outputs[:, :2] - (place - 0.5) / SPREAD) ** 2, -1) / 2
+    point = jnp.where(visible[:, None], batch["point"] / size[None], 0.5)
+    distances = jnp.sum((outputs[:, :2] - (point - 0.5) / SPREAD) ** 2, -1) / 2
     return example_losses.binary_cross_entropy(
         outputs[:, 2], visible.astype(jnp.float32)
-    ) + jnp.where(visible, far, 0)
+    ) + jnp.where(visible, distances, 0)
 
 
 def _heat_loss(outputs: Float[Array, "b h w 1"], batch: Batch, options: Options) -> Array:
@@ -192,8 +192,8 @@ def _read_density(outputs: Outputs, shape: Shape, options: Options) -> Counts:
 
 
 def _read_instances(outputs: Outputs, shape: Shape, options: Options) -> Counts:
-    inside, labels, scores = _foreground(outputs[..., :2]), [], []
-    for probability, depth in zip(inside, outputs[..., 2], strict=True):
+    foreground, labels, scores = _foreground(outputs[..., :2]), [], []
+    for probability, depth in zip(foreground, outputs[..., 2], strict=True):
         instance_map = instances(probability > 0.5, depth)
         sizes = np.maximum(np.bincount(instance_map.ravel()), 1)
         labels.append(instance_map)
@@ -230,18 +230,18 @@ REPRESENTATIONS: Mapping[str, Representation] = {
 """By name."""
 
 
-def common_question(places: Mapping[str, str]) -> str:
+def common_question(paths: Mapping[str, str]) -> str:
     """The question that representations answer.
 
     Args:
-      places: by name, where it was chosen, for messages.
+      paths: by name, the setting that it comes from, for messages.
 
     Raises:
       ValueError: if they answer several.
     """
-    questions = {REPRESENTATIONS[name].question: place for name, place in places.items()}
+    questions = {REPRESENTATIONS[name].question: path for name, path in paths.items()}
     if len(questions) > 1:
-        listing = ", ".join(f"{place}: {question}" for question, place in questions.items())
+        listing = ", ".join(f"{path}: {question}" for question, path in questions.items())
         raise ValueError(f"methods answer different questions ({listing}): choose one of them")
     return next(iter(questions))
 
@@ -268,8 +268,8 @@ def judge_sightings(
     """
     visible = np.isfinite(points).all(1)
     distances = point_errors(answers.points, points)
-    near = np.where(visible, distances <= tolerance, True)
-    right = ((answers.scores >= answers.limit) == visible) & near
+    hits = np.where(visible, distances <= tolerance, True)
+    right = ((answers.scores >= answers.limit) == visible) & hits
     mixed = 0 < visible.sum() < len(visible)
     return {
         "score": float(right.mean()),

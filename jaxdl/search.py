@@ -174,10 +174,10 @@ def rehearse(search: Search) -> History:
 
 def cost(history: History) -> int:
     """Steps of networks that a search takes."""
-    reached, total = {NEW: 0}, 0
+    steps_by_trial, total = {NEW: 0}, 0
     for stretches, _ in history:
-        total += sum(stretch.steps - reached[stretch.parent] for stretch in stretches)
-        reached |= {stretch.trial: stretch.steps for stretch in stretches}
+        total += sum(stretch.steps - steps_by_trial[stretch.parent] for stretch in stretches)
+        steps_by_trial |= {stretch.trial: stretch.steps for stretch in stretches}
     return total
 
 
@@ -189,10 +189,10 @@ def trials(history: History) -> list[Stretch]:
 def winner(history: History) -> tuple[Stretch, float]:
     """The best of the trials that were trained longest, and its score: the greatest of many, which
     is more than the same settings are worth in expectation."""
-    played = [pair for stretches, scores in history for pair in zip(stretches, scores, strict=True)]
-    longest = max(stretch.steps for stretch, _ in played)
-    played = [pair for pair in played if pair[0].steps == longest]
-    return played[ranked([score for _, score in played])[0]]
+    pairs = [pair for stretches, scores in history for pair in zip(stretches, scores, strict=True)]
+    longest = max(stretch.steps for stretch, _ in pairs)
+    pairs = [pair for pair in pairs if pair[0].steps == longest]
+    return pairs[ranked([score for _, score in pairs])[0]]
 
 
 def ancestry(history: History, trial: int) -> list[Stretch]:
@@ -273,11 +273,11 @@ def hyperband(
       candidates: as many as all sizes together.
       sizes: of the brackets, from :func:`bracket_sizes`.
     """
-    begun = 0
+    start = 0
     for i, size in enumerate(sizes):
-        bracket = candidates[begun : begun + size]
-        yield from halving(bracket, rungs[i:], eta, first=first + begun)
-        begun += size
+        bracket = candidates[start : start + size]
+        yield from halving(bracket, rungs[i:], eta, first=first + start)
+        start += size
 
 
 def bracket_sizes(rungs: int, eta: int, trainings: int | None = None) -> list[int]:

@@ -57,10 +57,10 @@ def apply_train(
     modes = {"train": True, "training": True, "deterministic": False}
     modes = {name: value for name, value in modes.items() if name in arguments}
     collections = {kind: variables[kind] for kind in variables if kind != "params"}
-    outputs, new = model.apply(
+    outputs, updated = model.apply(
         variables, x, mutable=["batch_stats", *collections], rngs={"dropout": key}, **modes
     )
-    return outputs, {**collections, **new}
+    return outputs, {**collections, **updated}
 
 
 def make_loss(
@@ -88,10 +88,10 @@ def make_loss(
         if weights is not None:
             batch = {name: _without_missing(array, weights) for name, array in batch.items()}
         variables = {"params": _cast(params, dtype), **collections}
-        outputs, new = apply_train(model, variables, _cast(batch[inputs], dtype), key)
+        outputs, updated = apply_train(model, variables, _cast(batch[inputs], dtype), key)
         if dtype is not None:
             outputs = _cast(outputs, jnp.float32)
-            new = jax.tree.map(lambda a, old: a.astype(old.dtype), new, collections)
+            updated = jax.tree.map(lambda a, old: a.astype(old.dtype), updated, collections)
         losses, metrics = per_example(outputs, batch)
 
         def mean(values: AnyArray) -> Float[Array, ""]:
@@ -101,7 +101,7 @@ def make_loss(
             tiny = jnp.finfo(values.dtype).tiny
             return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), tiny)
 
-        return mean(losses), (new, jax.tree.map(mean, metrics))
+        return mean(losses), (updated, jax.tree.map(mean, metrics))
 
     return loss_fn
 
@@ -154,8 +154,8 @@ def classification_loss(
             weights = class_weights
             losses = cross_entropy(logits, labels, smoothing=smoothing, class_weights=weights)
         if "teacher" in batch:
-            taught = distillation(logits, batch["teacher"], temperature)
-            losses = jnp.asarray((1 - soft) * losses + soft * taught)
+            soft_loss = distillation(logits, batch["teacher"], temperature)
+            losses = jnp.asarray((1 - soft) * losses + soft * soft_loss)
         right = correct(logits, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
         return losses, {"accuracy": right}
 

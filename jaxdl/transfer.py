@@ -65,11 +65,11 @@ def layers(variables: Variables) -> tuple[str, ...]:
     names = tuple(by_depth[depth] for depth in sorted(by_depth))
     blocks = [(tuple(map(int, re.findall(r"\d+", name)[:-1])), name) for name in names]
     blocks = [(numbers, name) for numbers, name in blocks if numbers]
-    for (first, before), (second, after) in pairwise(blocks):
+    for (first, layer), (second, next_layer) in pairwise(blocks):
         if first > second:
             raise ValueError(
-                f"layers {before!r} and {after!r}: their numbers tell of no one order: pass "
-                "order=(...)"
+                f"layers {layer!r} and {next_layer!r}: their numbers tell of no one order: "
+                "pass order=(...)"
             )
     return names
 
@@ -92,19 +92,19 @@ def cut(
         raise ValueError(f"cannot cut after layer {n}: the network has {len(names)} layers")
     first = set(names[:n])
 
-    def part(below: bool) -> Variables:
+    def part(is_lower: bool) -> Variables:
         return {
-            kind: {name: leaf for name, leaf in collection.items() if (name in first) == below}
+            kind: {name: leaf for name, leaf in collection.items() if (name in first) == is_lower}
             for kind, collection in variables.items()
         }
 
     return part(True), part(False)
 
 
-def join(below: Variables, above: Variables) -> Variables:
-    """The network whose first layers are ``below``: the inverse of :func:`cut`."""
-    kinds = [*above, *(kind for kind in below if kind not in above)]
-    return {kind: {**below.get(kind, {}), **above.get(kind, {})} for kind in kinds}
+def join(lower: Variables, upper: Variables) -> Variables:
+    """The network whose first layers are ``lower``: the inverse of :func:`cut`."""
+    kinds = [*upper, *(kind for kind in lower if kind not in upper)]
+    return {kind: {**lower.get(kind, {}), **upper.get(kind, {})} for kind in kinds}
 
 
 def transplant(
@@ -160,8 +160,8 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
     what ``make_optimizer(trainable=...)`` does with the mask of ``params``; the last follows from
     applying the frozen layers with ``train=False``, as :class:`Frozen` does.
     """
-    below, above = cut(variables, n, order)
-    return join(jax.tree.map(lambda _: False, below), jax.tree.map(lambda _: True, above))
+    lower, upper = cut(variables, n, order)
+    return join(jax.tree.map(lambda _: False, lower), jax.tree.map(lambda _: True, upper))
 
 
 @runtime_checkable
@@ -218,13 +218,13 @@ class Frozen:
         rngs: Mapping[str, PRNGKeyArray] | None = None,
     ) -> Array | tuple[Array, Collections]:
         """As of a Flax module: outputs, and with ``mutable`` the new collections of all layers."""
-        below, above = cut(variables, self._n, self._order)
-        h = lax.stop_gradient(self._model.apply(below, x, train=False, start=0, stop=self._n))
-        result = self._model.apply(above, h, train=train, start=self._n, mutable=mutable, rngs=rngs)
+        lower, upper = cut(variables, self._n, self._order)
+        h = lax.stop_gradient(self._model.apply(lower, x, train=False, start=0, stop=self._n))
+        result = self._model.apply(upper, h, train=train, start=self._n, mutable=mutable, rngs=rngs)
         if not mutable:
             return result
         outputs, new = result
-        return outputs, {kind: {**below.get(kind, {}), **layers} for kind, layers in new.items()}
+        return outputs, {kind: {**lower.get(kind, {}), **layers} for kind, layers in new.items()}
 
 
 class Above:
@@ -261,11 +261,11 @@ def activations(
     model: Layered, base: Variables, x: Float[Array, "b ..."], cuts: Sequence[int]
 ) -> list[Float[Array, "b ..."]]:
     """What layers ``cuts`` (ascending) of a base put out, all from one forward pass."""
-    outputs, reached = [], 0
+    outputs, depth = [], 0
     for n in cuts:
-        x = model.apply(base, x, train=False, start=reached, stop=n)
+        x = model.apply(base, x, train=False, start=depth, stop=n)
         outputs.append(x)
-        reached = n
+        depth = n
     return outputs
 
 
@@ -289,9 +289,9 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
         losses, accuracies = {}, []
         new: dict[str, dict[str, Any]] = {kind: {} for kind in collections}
         for n, h in zip(cuts, hidden, strict=True):
-            above, name = _above_cut(variables, n), f"cut{n:02}"
-            logits, changed = model.apply(
-                above,
+            upper, name = _above_cut(variables, n), f"cut{n:02}"
+            logits, updates = model.apply(
+                upper,
                 h,
                 train=True,
                 start=n,
@@ -299,7 +299,7 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
                 rngs={"dropout": jax.random.fold_in(key, n)},
             )
             for kind in collections:
-                new[kind][name] = changed.get(kind, above[kind])
+                new[kind][name] = updates.get(kind, upper[kind])
             losses[name] = jnp.mean(cross_entropy(logits, labels))
             accuracies.append(jnp.mean(correct(logits, labels), dtype=jnp.float32))
         return losses, (new, {"accuracy": jnp.stack(accuracies)})
@@ -311,25 +311,25 @@ def shared_prefix_logits(
     model: Layered,
     cuts: Sequence[int],
     base: Variables,
-    above: Variables,
+    upper: Variables,
     x: Float[Array, "b ..."],
 ) -> Float[Array, "cuts b k"]:
     """Evaluation logits of the networks that :func:`shared_prefix_loss` trains.
 
     Args:
-      above: collections of ``{f"cut{n:02}": the layers above cut n}``.
+      upper: collections of ``{f"cut{n:02}": the layers above cut n}``.
     """
     hidden = activations(model, base, x, cuts)
     return jnp.stack(
         [
-            model.apply(_above_cut(above, n), h, train=False, start=n)
+            model.apply(_above_cut(upper, n), h, train=False, start=n)
             for n, h in zip(cuts, hidden, strict=True)
         ]
     )
 
 
-def _above_cut(above: Variables, n: int) -> Variables:
-    return {kind: collection[f"cut{n:02}"] for kind, collection in above.items()}
+def _above_cut(upper: Variables, n: int) -> Variables:
+    return {kind: collection[f"cut{n:02}"] for kind, collection in upper.items()}
 
 
 def alive(variables: Variables) -> dict[str, bool]:
@@ -343,7 +343,7 @@ def stack_cuts(
 ) -> Variables:
     """The variables that :func:`shared_prefix_loss` trains: the layers above each cut, one
     fresh network a cut."""
-    above = {n: cut(network, n, order)[1] for n, network in zip(cuts, fresh, strict=True)}
+    upper = {n: cut(network, n, order)[1] for n, network in zip(cuts, fresh, strict=True)}
     return {
-        kind: {f"cut{n:02}": variables[kind] for n, variables in above.items()} for kind in fresh[0]
+        kind: {f"cut{n:02}": variables[kind] for n, variables in upper.items()} for kind in fresh[0]
     }

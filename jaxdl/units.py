@@ -37,7 +37,7 @@ class Field(NamedTuple):
     stride: tuple[int, int]
     offset: tuple[int, int]
 
-    def under(self, stage: "Field") -> "Field":
+    def compose(self, stage: "Field") -> "Field":
         """The fields of the units of a stage whose own fields are of units of these fields."""
         sides = zip(*self, *stage, strict=True)
         size, stride, offset = zip(
@@ -74,7 +74,7 @@ def receptive_fields(model: Staged, shape: tuple[int, int, int]) -> dict[str, Fi
         stage = _stage_field(model, i, x.shape[1:])
         if stage is None:
             break
-        field = fields[name] = field.under(stage)
+        field = fields[name] = field.compose(stage)
         x = jax.eval_shape(lambda x, i=i: _apply_positive(model, i, x), x)
     return fields
 
@@ -124,13 +124,13 @@ def _stage_field(model: Staged, i: int, shape: tuple[int, ...]) -> Field | None:
 def _apply_positive(model: Staged, i: int, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     """Stage ``i + 1`` with kernels that take means, no biases, and normalization by 0 and 1."""
 
-    def leaf(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> Array:
+    def leaf(path: tuple[Any, ...], template: jax.ShapeDtypeStruct) -> Array:
         kind = path[-1].key
-        value = 1 / math.prod(like.shape[:-1]) if kind == "kernel" else kind in ("scale", "var")
-        return jnp.full(like.shape, value, like.dtype)
+        value = 1 / math.prod(template.shape[:-1]) if kind == "kernel" else kind in ("scale", "var")
+        return jnp.full(template.shape, value, template.dtype)
 
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), x, start=i, stop=i + 1))
-    variables = jax.tree_util.tree_map_with_path(leaf, like)
+    template = jax.eval_shape(lambda: model.init(jax.random.key(0), x, start=i, stop=i + 1))
+    variables = jax.tree_util.tree_map_with_path(leaf, template)
     return jnp.asarray(model.apply(variables, x, start=i, stop=i + 1))
 
 
@@ -167,14 +167,14 @@ def patch(
     """The receptive field of a unit (row, column), cut out of the image, and where it lies inside
     of it; the rest is ``fill``."""
     cut = np.full((*field.size, image.shape[2]), fill, image.dtype)
-    inside = np.zeros(field.size, bool)
+    mask = np.zeros(field.size, bool)
     source_rows, target_rows = [], []
     for first, size, side in zip(field.corner(unit), field.size, image.shape, strict=False):
         start, stop = max(first, 0), min(first + size, side)
         source_rows.append(slice(start, stop))
         target_rows.append(slice(start - first, stop - first))
-    cut[*target_rows], inside[*target_rows] = image[*source_rows], True
-    return cut, inside
+    cut[*target_rows], mask[*target_rows] = image[*source_rows], True
+    return cut, mask
 
 
 def view(
@@ -182,7 +182,7 @@ def view(
 ) -> Float[np.ndarray, "ph pw c"]:
     """What a unit (row, column) sees of an image of values 0 … 1, to be drawn: :func:`patch`, grey
     beyond the image; of a field larger than the image only what is inside."""
-    cut, inside = patch(image, field, unit, fill=0.5)
+    cut, mask = patch(image, field, unit, fill=0.5)
     if max(field.size) <= max(image.shape[:2]):
         return cut
-    return cut[inside.any(1)][:, inside.any(0)]
+    return cut[mask.any(1)][:, mask.any(0)]

@@ -59,10 +59,10 @@ def soft_neighbourhood_density(
     probabilities = jax.nn.softmax(logits)
     unit = probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
     similarities = jnp.matmul(unit, unit.T, precision="highest") / temperature
-    itself = jnp.eye(n, dtype=bool)
-    log_q = jax.nn.log_softmax(jnp.where(itself, -jnp.inf, similarities))
-    log_q = jnp.where(itself, 0.0, log_q)
-    return -jnp.sum(jnp.where(itself, 0.0, jnp.exp(log_q)) * log_q) / n
+    diagonal = jnp.eye(n, dtype=bool)
+    log_q = jax.nn.log_softmax(jnp.where(diagonal, -jnp.inf, similarities))
+    log_q = jnp.where(diagonal, 0.0, log_q)
+    return -jnp.sum(jnp.where(diagonal, 0.0, jnp.exp(log_q)) * log_q) / n
 
 
 # What the errors on labelled source examples say of the target domain, under covariate shift: the

@@ -158,17 +158,17 @@ def make_streamed(scratch: Path, workers: int, config: ConfigDict) -> Contender:
     words = np.asarray(jax.random.key_data(member_key("data")))
     for size in config.data.sizes:
         split = folder(str(scratch / str(size))).splits["train"]
-        reading = streams.stream(
+        batches = streams.stream(
             split,
             [streams.Order(words, np.arange(length(split)))],
             batch=config.data.batch,
             steps=range(10**9),
             workers=workers,
         )
-        arriving = (jax.block_until_ready(jax.device_put(batch)) for batch in reading)
-        slices[kind_name(size)] = take_batches(arriving, config.data.batches, workers)
-        readings.append(reading)
-    return Contender(slices, close=lambda: [reading.close() for reading in readings])
+        arrivals = (jax.block_until_ready(jax.device_put(batch)) for batch in batches)
+        slices[kind_name(size)] = take_batches(arrivals, config.data.batches, workers)
+        readings.append(batches)
+    return Contender(slices, close=lambda: [batches.close() for batches in readings])
 
 
 def make_loader(scratch: Path, config: ConfigDict) -> Contender:
@@ -221,19 +221,19 @@ def endless(loader) -> Iterator[Any]:
         yield from loader
 
 
-def take_batches(arriving: Iterator[Any], batches: int, workers: int) -> Slice:
+def take_batches(arrivals: Iterator[Any], batches: int, workers: int) -> Slice:
     """So many batches of an endless stream, from a steady state."""
 
     def take(count: int) -> None:
         for _ in range(count):
-            next(arriving)
+            next(arrivals)
 
-    def before() -> None:
+    def warm_up() -> None:
         time.sleep(SETTLE)
         # What was read ahead is used up, so that as much is read as is drawn while it is timed.
         take(AHEAD * max(workers, 1))
 
-    return Slice(1, batches, partial(take, batches), before)
+    return Slice(1, batches, partial(take, batches), warm_up)
 
 
 # --- the report --------------------------------------------------------------------------------

@@ -147,24 +147,26 @@ def make_cores(scratch: Path, config: ConfigDict) -> Contender:
                 steps_per_dispatch=steps,
                 watch=lambda _: {},
             )
-        waits, before = [wait for wait in np.diff(waited).tolist() if wait > 0], waited[-1]
-        return Fitted(networks, clock.training + before, clock.steps, waits, clock.saving - before)
+        waits, last_wait = [wait for wait in np.diff(waited).tolist() if wait > 0], waited[-1]
+        return Fitted(
+            networks, clock.training + last_wait, clock.steps, waits, clock.saving - last_wait
+        )
 
     in_interval = scale.seconds_between_saves / (fit(2, math.inf).training / 2)  # and it compiles
     dispatches = math.ceil(scale.saves * (in_interval + 1)) + 1
     answers = {
-        BUSY: lambda: {kind: busy(piece.run) for kind, piece in slices.items()},
+        BUSY: lambda: {kind: busy_cores(piece.run) for kind, piece in slices.items()},
         SAVED: partial(fit, dispatches, scale.seconds_between_saves),
         UNSAVED: partial(fit, dispatches, math.inf),
     }
     return Contender(slices, answers)
 
 
-def busy(run: Callable[[], object]) -> float:
+def busy_cores(run: Callable[[], object]) -> float:
     """How many cores this process keeps busy meanwhile."""
-    began = time.process_time()
+    start = time.process_time()
     duration = turns.seconds(run)
-    return (time.process_time() - began) / duration
+    return (time.process_time() - start) / duration
 
 
 def make_start(scratch: Path, config: ConfigDict) -> Contender:
@@ -184,7 +186,7 @@ def first_line(command: Sequence[str], scratch: Path, environment: Mapping[str, 
       RuntimeError: if it ends before.
     """
     with TemporaryDirectory(dir=scratch) as folder, open(Path(folder, "errors"), "w+b") as errors:
-        curves, began = Path(folder, "workdir", "metrics.jsonl"), time.perf_counter()
+        curves, start = Path(folder, "workdir", "metrics.jsonl"), time.perf_counter()
         process = subprocess.Popen(
             [*command, f"--workdir={curves.parent}"],
             cwd=Path(__file__).parents[2],
@@ -198,7 +200,7 @@ def first_line(command: Sequence[str], scratch: Path, environment: Mapping[str, 
                 reason = errors.read()[-2000:].decode(errors="replace")
                 raise RuntimeError(f"no step was made: {reason}")
             time.sleep(0.005)
-        duration = time.perf_counter() - began
+        duration = time.perf_counter() - start
         process.send_signal(signal.SIGINT)
         process.wait()
         return duration
@@ -211,8 +213,8 @@ def make_accelerator(config: ConfigDict) -> Contender:
         str(members): make_noise(scale.study, 1, members, scale.accelerator_steps).slice()
         for members in scale.accelerator_members
     }
-    about = {ABOUT: lambda: (jax.devices()[0].device_kind, step_flops(scale.study))}
-    return Contender(slices, about)
+    answers = {ABOUT: lambda: (jax.devices()[0].device_kind, step_flops(scale.study))}
+    return Contender(slices, answers)
 
 
 def step_flops(study: ConfigDict) -> float:

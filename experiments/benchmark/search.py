@@ -145,9 +145,9 @@ def make_optuna(config: ConfigDict) -> Contender:
                 for name in ("rate", "weight_decay")
             )
             rates = (rate * np.array(task.rates) / task.rates[0]).tolist()
-            own = task._replace(rates=rates, weight_decay=decay)
+            search_task = task._replace(rates=rates, weight_decay=decay)
             start = starts[trial.number % len(starts)], 0
-            (loss,) = pytorch.one_after_the_other(model, [start], own, setting)[1]()
+            (loss,) = pytorch.one_after_the_other(model, [start], search_task, setting)[1]()
             return min(loss, 1e9)  # also of one that has diverged
 
         def run(train=train, count=config.search.share) -> None:

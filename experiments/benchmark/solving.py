@@ -122,9 +122,9 @@ def make_contender(
         run = begin(start)
         moments, iterations, seconds = [(0, 0.0, run.params())], 0, 0.0
         while seconds < config.pinn.seconds:
-            began = time.perf_counter()
+            chunk_start = time.perf_counter()
             chunk = run.advance()
-            seconds += time.perf_counter() - began
+            seconds += time.perf_counter() - chunk_start
             iterations += chunk
             moments.append((iterations, seconds, run.params()))
             if not chunk:
@@ -152,5 +152,5 @@ def compile_timed(
     function: Callable[..., PyTree], *arguments: PyTree
 ) -> tuple[Callable[..., PyTree], float]:
     """What a jitted function is compiled to, and the seconds that took, tracing included."""
-    began = time.perf_counter()
-    return function.lower(*arguments).compile(), time.perf_counter() - began
+    start = time.perf_counter()
+    return function.lower(*arguments).compile(), time.perf_counter() - start

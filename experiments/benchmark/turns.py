@@ -133,9 +133,9 @@ def _serve(pipe: Connection, setup: Setup, config: Any) -> None:
 
 def seconds(run: Callable[[], object]) -> float:
     """How long a call takes."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def in_new_process(function: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness.processes import alone, say
+from experiments.harness.processes import say
 from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.files import user_path
@@ -85,7 +85,7 @@ def describe_devices() -> str:
     """What is computed on."""
     devices = jax.devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
-    processes = "" if alone() else f" of {jax.process_count()} processes"
+    processes = "" if is_alone() else f" of {jax.process_count()} processes"
     return f"{len(devices)} x {kind}{processes}, jax {jax.__version__}"
 
 
@@ -93,9 +93,9 @@ def describe_devices() -> str:
 def float64() -> Iterator[None]:
     """Within, or within a function decorated by it, JAX computes in double precision, in all
     threads."""
-    before = jax.config.jax_enable_x64
+    setting = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_x64", before)
+        jax.config.update("jax_enable_x64", setting)

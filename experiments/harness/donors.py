@@ -94,15 +94,15 @@ class Donors:
     """
 
     def __init__(self, config: ConfigDict, kinds: Kinds):
-        place, self.name = "config.model", config.model
+        setting, self.name = "config.model", config.model
         builders = MODELS | {name: row.build for name, row in PRETRAINED.items()}
-        self._build = user_functions.function_named(self.name, builders, place, "model")
+        self._build = user_functions.function_named(self.name, builders, setting, "model")
         self.networks: list[Variables] = []
         """Their variables: those of a file, or, when they are trained, one a seed."""
         self.source: Source | None = None
         """The data that they are trained on in this run."""
         if config.weights:
-            OneOf(tuple(PRETRAINED)).check(place, self.name, config)
+            OneOf(tuple(PRETRAINED)).check(setting, self.name, config)
             path, row = user_path(config.weights), PRETRAINED[self.name]
             self.networks = [load(self.name, path)[1]]
             self.identity = {"weights": digest_file(path)}
@@ -123,7 +123,7 @@ class Donors:
             row = PRETRAINED.get(self.name)
             file = f": {row.weights}" if row else ""
             raise ValueError(
-                f"config.weights is empty: name the file with weights of {place}{file}"
+                f"config.weights is empty: name the file with weights of {setting}{file}"
             )
         self.count, self.frozen = len(self.networks) or config.seeds, config.stages
 
@@ -174,7 +174,7 @@ class Donors:
         see = self.make_see(images)
 
         def apply(n: int) -> Apply:
-            return lambda below, pixels: model.apply(below, see(pixels, None), stop=n)
+            return lambda lower, pixels: model.apply(lower, see(pixels, None), stop=n)
 
         def networks(n: int) -> list[Variables]:
             return [self.below(seed, n) for seed in range(self.count)]

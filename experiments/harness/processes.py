@@ -55,7 +55,7 @@ def agree(config: ConfigDict, workdir: Path) -> None:
     Raises:
       ValueError: if they were not, with what differs.
     """
-    if alone():
+    if is_alone():
         return
     settings = {"--workdir": str(workdir.resolve())} | config.to_dict()
     marks = np.array([zlib.crc32(repr(value).encode()) for value in settings.values()])
@@ -91,7 +91,7 @@ def lock(workdir: Path) -> None:
     )
 
 
-def alone() -> bool:
+def is_alone() -> bool:
     """Whether the run is this process."""
     return jax.process_count() == 1
 
@@ -114,7 +114,7 @@ def own_folder(workdir: Path) -> Iterator[Path]:
     All processes compute alike what is written, from what they exchange, so none needs to be told
     to keep quiet. Checkpoints alone have one folder, to which all write.
     """
-    if alone():
+    if is_alone():
         yield workdir
         return
     workdir, checkpoints = workdir.resolve(), workdir.resolve() / "checkpoints"

@@ -124,8 +124,8 @@ def find_commit(folder: Path) -> tuple[str | None, bool | None]:
             return None, None
         changes = git("status", "--porcelain", "--untracked-files=no")
         # A study that was added is a change, too; runs and notes that are not tracked are none.
-        added = git("ls-files", "--others", "--exclude-standard", "--", "*.py")
-        return commit, not (changes or added)
+        untracked = git("ls-files", "--others", "--exclude-standard", "--", "*.py")
+        return commit, not (changes or untracked)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None, None
 

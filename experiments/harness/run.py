@@ -24,7 +24,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from experiments.harness import command_line, devices, processes
-from experiments.harness.processes import alone, first_process, say
+from experiments.harness.processes import first_process, is_alone, say
 from jaxdl.data.encoded import cores
 from jaxdl.files import user_path
 from jaxdl.train.interruption import Interrupted, StopFlag
@@ -134,7 +134,7 @@ def run(
             line = f"{own_frames[-1].filename}, line {own_frames[-1].lineno}: {own_frames[-1].line}"
             fail(f"{str(error).strip().splitlines()[0]} ({line})")
         except Exception as error:
-            if alone():
+            if is_alone():
                 raise
             try:
                 if not any(sign in str(error) for sign in OTHERS_GONE):

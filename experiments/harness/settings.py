@@ -253,19 +253,19 @@ def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
       ValueError: as :func:`methods` does.
     """
     trials = {}
-    for name, chosen in methods(config, kinds).items():
-        setting, values = chosen.settings["sweep"], chosen.settings["values"]
+    for name, variant in methods(config, kinds).items():
+        setting, values = variant.settings["sweep"], variant.settings["values"]
         if not setting:
             if values:
-                raise ValueError(f"{chosen.path('values')}={values}: of which sweep?")
-            trials[name, ""] = chosen
+                raise ValueError(f"{variant.path('values')}={values}: of which sweep?")
+            trials[name, ""] = variant
             continue
-        OneOf(tuple(kinds)).check(chosen.path("sweep"), setting, config)
+        OneOf(tuple(kinds)).check(variant.path("sweep"), setting, config)
         if not isinstance(values, tuple | list) or not values:
-            raise ValueError(f"{chosen.path('values')}: {values!r} is no tuple of values")
+            raise ValueError(f"{variant.path('values')}: {values!r} is no tuple of values")
         for value in values:
-            sections = {**chosen.sections, setting: chosen.sections["values"]}
-            trial = Method({**chosen.settings, setting: value}, sections)
+            sections = {**variant.sections, setting: variant.sections["values"]}
+            trial = Method({**variant.settings, setting: value}, sections)
             trial.check(config, kinds)
             trials[name, text(value)] = trial
     return trials

@@ -97,36 +97,36 @@ class Study(ABC):
 
 def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
     """Run a study to its end, or go on where it was stopped; its report."""
-    began, finished = time.monotonic(), workdir / "report.md"
+    start, report_path = time.monotonic(), workdir / "report.md"
     with user_input():
         records.check_study(workdir, name_of(kind))
         study = make_study(kind, config)
-        if not finished.exists():
+        if not report_path.exists():
             study.build()
             figures.check()  # no run may fail for a figure after hours of training
         claim(workdir, config, study.identity, kind.settings.computing)
         if omissions := describe_omissions(*study.sources.values()):
             say(f"not read: {omissions}")
-        if finished.exists():
-            report = finished.read_text(encoding="utf-8")
+        if report_path.exists():
+            report = report_path.read_text(encoding="utf-8")
             if not (workdir / "report.html").exists():
                 write_page(workdir, report)
             return report
     # There is something to save from here on.
-    with records.recorded(workdir, name_of(kind), began) as starts, stop:
+    with records.recorded(workdir, name_of(kind), start) as starts, stop:
         with progress_bar(study.steps) as progress:
             trainer = make_trainer(config, workdir, stop, progress)
             study.train(trainer)
         # Everything is trained and chosen: here, and nowhere before, the test images are read.
-        opened = study.sources.items() if study.opens_test else ()
-        tests = {name: source.test.open() for name, source in opened}
+        test_sources = study.sources.items() if study.opens_test else ()
+        tests = {name: source.test.open() for name, source in test_sources}
         study.measure(trainer, tests)
         study.draw(trainer)
         code = {"Code": records.describe_code(starts)}
-        times = {"Time": describe_time(trainer.clock, time.monotonic() - began, starts[:-1])}
+        times = {"Time": describe_time(trainer.clock, time.monotonic() - start, starts[:-1])}
         report = study.report(trainer, code | times | describe_run(trainer, study))
         write_page(workdir, report)
-        write_atomically(finished, report)
+        write_atomically(report_path, report)
         return report
 
 
@@ -200,9 +200,9 @@ def claim(
         differ = sorted(_differences(old, new, (*COMPUTING, *computing)))
         differ.sort(key=lambda line: not line.startswith("variant "))  # which explains the rest
         if differ:
-            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            rest = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
-                f"{workdir} holds a run with another {', '.join(differ[:5])}{more}: "
+                f"{workdir} holds a run with another {', '.join(differ[:5])}{rest}: "
                 "choose another --workdir, or delete it"
             )
     elif any((workdir / "checkpoints").glob("*/*")):
@@ -310,21 +310,21 @@ def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
     return lines
 
 
-def describe_time(clock: Clock, seconds: float, earlier: Sequence[records.Start]) -> str:
+def describe_time(clock: Clock, seconds: float, earlier_starts: Sequence[records.Start]) -> str:
     """How long all starts of a run took together. Starts that were killed have no time of their
-    own: with one among the ``earlier`` ones the sum is a lower bound, marked ≥."""
+    own: with one among the ``earlier_starts`` the sum is a lower bound, marked ≥."""
     line = (
         f"{seconds:.0f} s, {clock.compilation:.0f} s of them compilation, "
         f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
         f"{clock.verification:.1f} s checking first losses, "
         f"{clock.saving:.1f} s waiting for checkpoints"
     )
-    if not earlier:
+    if not earlier_starts:
         return line
-    trained = sum(clock.by_population.values()) - clock.training
-    recorded, least = records.total_seconds(earlier)
-    before = max(trained, recorded)
+    training = sum(clock.by_population.values()) - clock.training
+    recorded, least = records.total_seconds(earlier_starts)
+    earlier = max(training, recorded)
     return (
-        f"{least}{before + seconds:.0f} s: {least}{before:.0f} s before it was resumed, "
-        f"{trained:.0f} s of them training; then {line}"
+        f"{least}{earlier + seconds:.0f} s: {least}{earlier:.0f} s before it was resumed, "
+        f"{training:.0f} s of them training; then {line}"
     )

@@ -34,11 +34,11 @@ def function_named(
     try:
         value = getattr(importlib.import_module(module), function, None)
     except Exception as error:
-        through = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        entered = [f for f in through if f not in (__file__, importlib.__file__) and f[0] != "<"]
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        user_files = [f for f in files if f not in (__file__, importlib.__file__) and f[0] != "<"]
         # Where the module was found, its own lines or its syntax were what failed.
-        if entered or isinstance(error, SyntaxError):
-            raise ValueError(f"{name}: {_in_a_line(error, *entered[:1])}") from error
+        if user_files or isinstance(error, SyntaxError):
+            raise ValueError(f"{name}: {_in_a_line(error, *user_files[:1])}") from error
         example = next(iter(table))
         raise ValueError(f"{missing} ({error}): name one of ours, as {example}, {advice}") from None
     if not callable(value):

@@ -47,11 +47,11 @@ def npz(
     if channels not in (0, 3):
         raise ValueError(f"channels={channels} is not one of 0, 3")
     arrays = _plain_arrays(path)
-    bare = unlabelled and all(name.casefold().endswith("images") for name in arrays)
+    without_labels = unlabelled and all(name.casefold().endswith("images") for name in arrays)
     parts = {
         split: {
             "image": _pixels(path, images, arrays, channels),
-            "label": _labels(path, images if bare else labels, arrays, bare),
+            "label": _labels(path, images if without_labels else labels, arrays, without_labels),
         }
         for split, (images, labels) in _names(path, arrays).items()
     }
@@ -167,10 +167,10 @@ def _pixels(
 
 
 def _labels(
-    path: str, name: str, arrays: Mapping[str, np.ndarray], bare: bool
+    path: str, name: str, arrays: Mapping[str, np.ndarray], without_labels: bool
 ) -> Int32[np.ndarray, " n"]:
-    """The labels of that name; with ``bare``, -1 for each of the images of that name."""
-    if bare:
+    """The labels of that name; with ``without_labels``, -1 for each of the images of that name."""
+    if without_labels:
         return np.full(len(arrays[name]), -1, np.int32)
     labels = _array(path, name, arrays)
     if labels.ndim == 2 and labels.shape[1] == 1:

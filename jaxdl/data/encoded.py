@@ -243,20 +243,20 @@ def encoded(read: Reader, count: int, form: Form, content: str) -> Encoded:
 def cores() -> int:
     """How many of the machine's this process may use: by its affinity, and by the quota of its
     container, a part of a core counted as one."""
-    several = os.cpu_count() or 1
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not everywhere
-        several = len(os.sched_getaffinity(0))
-    return max(1, math.ceil(min(several, quota())))
+        count = len(os.sched_getaffinity(0))
+    return max(1, math.ceil(min(count, quota())))
 
 
 def quota(root: Path = Path("/")) -> float:
     """Seconds of computing a second that Linux grants this process's control groups: the least of
     theirs and of those around them, of version 2 or 1; infinity where nothing is said."""
-    granted = math.inf
+    share = math.inf
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return granted
+        return share
     for line in groups.splitlines():  # NUMBER:CONTROLLERS:PATH, of version 2 without controllers
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -269,12 +269,14 @@ def quota(root: Path = Path("/")) -> float:
         inner = PurePosixPath(path.lstrip("/"))  # within a container, as often as not, not there
         for mount, group in itertools.product(mounts, (inner, *inner.parents)):
             with contextlib.suppress(OSError, ValueError):  # not there; "max", for no limit
-                at = root / mount / group
-                words = " ".join((at / name).read_text(encoding="utf-8") for name in files).split()
+                group_path = root / mount / group
+                words = " ".join(
+                    (group_path / name).read_text(encoding="utf-8") for name in files
+                ).split()
                 budget, period = map(int, words)
                 if budget > 0 and period > 0:  # -1 is version 1's word for no limit
-                    granted = min(granted, budget / period)
-    return granted
+                    share = min(share, budget / period)
+    return share
 
 
 def in_memory(images: Images) -> np.ndarray:

@@ -119,8 +119,8 @@ def _linear(
     elif targets is None or np.ptp(targets) == 0:
         raise ValueError(f"{name} features are selected by labels or targets that differ")
     else:
-        chosen = SELECTIONS[name](standardized, targets, count)
-        matrix = np.eye(len(chosen))[:, chosen]
+        mask = SELECTIONS[name](standardized, targets, count)
+        matrix = np.eye(len(mask))[:, mask]
     matrix = matrix.astype(np.float32)
     return lambda x: jnp.matmul(standardize(x), matrix, precision=jax.lax.Precision.HIGHEST)
 
@@ -163,10 +163,10 @@ def _independent(x: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "
 def _components(x: Float[np.ndarray, "n d"], count: int, limit: int) -> int:
     """``count``, or for 0 as many as there are: directions in which the examples vary, up to a
     limit."""
-    most = min(int(np.linalg.matrix_rank(x)), limit)
-    if count > most:
-        raise ValueError(f"{count} components: {len(x)} such training examples have {most}")
-    return count or most
+    rank = min(int(np.linalg.matrix_rank(x)), limit)
+    if count > rank:
+        raise ValueError(f"{count} components: {len(x)} such training examples have {rank}")
+    return count or rank
 
 
 # Selections of columns.
@@ -227,9 +227,9 @@ def _are_labels(targets: Num[np.ndarray, " n"]) -> bool:
 
 def _greatest(scores: Float[np.ndarray, " d"], count: int) -> Bool[np.ndarray, " d"]:
     """Where the ``count`` greatest scores are, of equal ones the first."""
-    chosen = np.zeros(len(scores), bool)
-    chosen[np.argsort(-scores, kind="stable")[:count]] = True
-    return chosen
+    mask = np.zeros(len(scores), bool)
+    mask[np.argsort(-scores, kind="stable")[:count]] = True
+    return mask
 
 
 PLAIN: dict[str, Callable[[Array], Array]] = {

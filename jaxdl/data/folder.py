@@ -77,8 +77,8 @@ def folder(
     if not (split_folders := _bare_splits(root) if unlabelled else {}):
         split_folders, without_classes = _splits(root)
         class_names = _classes(split_folders["train"])
-    passed: Counter[str] = Counter()
-    listed = {split: _list(f, class_names, passed) for split, f in split_folders.items()}
+    omitted: Counter[str] = Counter()
+    listed = {split: _list(f, class_names, omitted) for split, f in split_folders.items()}
     paths = [p for files, _ in listed.values() for p in files]
     content = digest_files(paths, root)
     read = _Files(tuple(map(str, paths)))
@@ -95,7 +95,7 @@ def folder(
         splits,
         class_groups=imagenet.GROUPS if imagenet.is_imagenet(class_names) else (),
         fingerprint=content,
-        omissions=_omissions(passed, without_classes),
+        omissions=_omissions(omitted, without_classes),
     )
 
 
@@ -133,8 +133,10 @@ def _bare_splits(root: Path) -> dict[str, Path]:
     folders = {path.name: path for path in _folders(root)}
     if not folders:
         return {"train": root} if _has_images(root) else {}
-    bare = all(split_of(n) and _has_images(p) and not _folders(p) for n, p in folders.items())
-    names = by_split({name: name for name in folders}, str(root)) if bare else {}
+    without_classes = all(
+        split_of(n) and _has_images(p) and not _folders(p) for n, p in folders.items()
+    )
+    names = by_split({name: name for name in folders}, str(root)) if without_classes else {}
     return {split: folders[name] for split, name in names.items()} if "train" in names else {}
 
 
@@ -150,14 +152,14 @@ def _has_images(folder: Path) -> bool:
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    named = entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
-    return named and not entry.is_dir()
+    is_named = entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
+    return is_named and not entry.is_dir()
 
 
-def _omissions(passed: Counter[str], without_classes: list[str]) -> str:
+def _omissions(omitted: Counter[str], without_classes: list[str]) -> str:
     """In words: ``8 .heic, 3 folders in class folders, folder test without class folders``."""
-    kinds = passed.most_common(5)
-    if rest := passed.total() - sum(count for _, count in kinds):
+    kinds = omitted.most_common(5)
+    if rest := omitted.total() - sum(count for _, count in kinds):
         kinds.append(("others", rest))
     parts = [f"{count:,} {kind}" for kind, count in kinds]
     parts += [f"folder {name} without class folders" for name in without_classes]
@@ -183,26 +185,26 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _list(
-    folder: Path, class_names: tuple[str, ...], passed: Counter[str]
+    folder: Path, class_names: tuple[str, ...], omitted: Counter[str]
 ) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
     """All image files in the order of classes and names, and their labels: -1 without classes.
 
-    What else is there is counted, by its kind, in ``passed``.
+    What else is there is counted, by its kind, in ``omitted``.
     """
     if not class_names:
-        paths = _images(folder, passed)
+        paths = _images(folder, omitted)
         return paths, np.full(len(paths), -1, np.int32)
     unknown = sorted(set(_classes(folder)) - set(class_names))
     if unknown:
         raise ValueError(f"{folder}: class {unknown[0]!r} is not among the training classes")
     with os.scandir(folder) as entries:
         if loose := sum(map(_is_image, entries)):
-            passed["images in no class folder"] += loose
+            omitted["images in no class folder"] += loose
     paths, labels = [], []
     for label, name in enumerate(class_names):
         if not (folder / name).is_dir():
             raise ValueError(f"{folder}: there is no folder for class {name!r}")
-        files = _images(folder / name, passed)
+        files = _images(folder / name, omitted)
         if not files:
             kinds = ", ".join(SUFFIXES)
             raise ValueError(f"{folder / name} has no images ({kinds}): add some or remove it")
@@ -211,14 +213,14 @@ def _list(
     return paths, np.array(labels, np.int32)
 
 
-def _images(folder: Path, passed: Counter[str]) -> list[Path]:
-    """The image files in a folder, by name; what else is there is counted in ``passed``."""
+def _images(folder: Path, omitted: Counter[str]) -> list[Path]:
+    """The image files in a folder, by name; what else is there is counted in ``omitted``."""
     files = []
     for entry in os.scandir(folder):
         if _is_image(entry):
             files.append(entry.path)
         elif entry.name[0] != ".":
-            passed[_kind(entry)] += 1
+            omitted[_kind(entry)] += 1
     return list(map(Path, sorted(files, key=os.fsencode)))
 
 

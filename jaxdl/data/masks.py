@@ -57,8 +57,8 @@ def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     depth = np.zeros(labels.shape, np.float32)
     for i, box in enumerate(ndimage.find_objects(labels), 1):
         if box is not None:
-            inside = np.pad(labels[box] == i, 1)
-            distance = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+            interior = np.pad(labels[box] == i, 1)
+            distance = ndimage.distance_transform_edt(interior)[1:-1, 1:-1]
             depth[box] += (distance / distance.max()).astype(np.float32)
     return depth
 
@@ -74,8 +74,8 @@ def shifted(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> Binary
 
 def dilated(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> BinaryMask:
     """Larger by so many pixels on every side."""
-    far = ndimage.distance_transform_edt(mask == 0) > pixels
-    return np.where(far, 0, np.uint8(mask.any()))
+    distant = ndimage.distance_transform_edt(mask == 0) > pixels
+    return np.where(distant, 0, np.uint8(mask.any()))
 
 
 def polygons(mask: BinaryMask, corners: float, rng: np.random.Generator) -> BinaryMask:
@@ -87,9 +87,9 @@ def polygons(mask: BinaryMask, corners: float, rng: np.random.Generator) -> Bina
         rows, columns = np.nonzero(labels == i)
         offsets = rows - rows.mean(), columns - columns.mean()
         turns = (np.arctan2(*offsets) / (2 * np.pi) + rng.uniform()) % 1
-        sectors, far = (turns * corners).astype(int), np.hypot(*offsets)
+        sectors, radii = (turns * corners).astype(int), np.hypot(*offsets)
         order = [np.flatnonzero(sectors == s) for s in range(int(corners))]
-        ends = [pixels[np.argmax(far[pixels])] for pixels in order if len(pixels)]
+        ends = [pixels[np.argmax(radii[pixels])] for pixels in order if len(pixels)]
         outline = [(int(columns[end]), int(rows[end])) for end in ends]
         ImageDraw.Draw(canvas).polygon(outline * (1 if len(outline) > 1 else 2), fill=1)
     return np.array(canvas)
@@ -133,11 +133,11 @@ class Answers:
         Raises:
           ValueError: in one line, for arrays that it does not have, or masks that do not fit.
         """
-        needed = {"image", *self.arrays} - {"mask", "depth"}
-        needed |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
-        needed |= {"instances"} if "depth" in self.arrays else set()
-        if lacking := sorted(needed - {*split}):
-            raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {lacking[0]}")
+        required = {"image", *self.arrays} - {"mask", "depth"}
+        required |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
+        required |= {"instances"} if "depth" in self.arrays else set()
+        if missing := sorted(required - {*split}):
+            raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {missing[0]}")
         arrays = {name: split[name] for name in ("image", *self.arrays) if name in split}
         if "depth" in self.arrays:
             arrays["depth"] = np.stack([depth_map(x) for x in in_memory(split["instances"])])
@@ -151,16 +151,16 @@ class Answers:
     def _versions(
         self, masks: Integer[np.ndarray, "n h w"], split: Split
     ) -> UInt8[np.ndarray, "n versions h w"]:
-        unknown = (masks == -1) | (masks == MISSING)
+        ignored = (masks == -1) | (masks == MISSING)
         if self.field:
-            unknown |= np.asarray(in_memory(split[self.field])) == 0
+            ignored |= np.asarray(in_memory(split[self.field])) == 0
         clean = np.where(masks == 1, 1, 0).astype(np.uint8)
         versions = [clean]
         for name, amount in self.damages[1:]:
             rngs = (np.random.default_rng([i, 3]) for i in range(len(masks)))
             pairs = zip(clean, rngs, strict=True)
             versions.append(np.stack([DAMAGES[name](m, amount, rng) for m, rng in pairs]))
-        return np.where(unknown[:, None], np.uint8(MISSING), np.stack(versions, 1))
+        return np.where(ignored[:, None], np.uint8(MISSING), np.stack(versions, 1))
 
     def of_source(self, source: Source) -> Source:
         """A data set with these arrays in all its splits: see :meth:`of_split`."""

@@ -108,21 +108,23 @@ def prepared(
         zip(("test", "validation"), held_out, strict=False)
     )
 
-    raw = [_records(tfds_builder, part) for part in origin.values()]
+    sources = [_records(tfds_builder, part) for part in origin.values()]
     folder = Path(tfds_builder.data_path)
     content = digest_files(sorted(p for p in folder.iterdir() if p.is_file()), folder)
 
     names = tuple(f"{folder}, split {part}" for part in origin.values())
 
     def read_labels() -> dict[str, np.ndarray]:
-        records = zip(origin, raw, names, strict=True)
+        records = zip(origin, sources, names, strict=True)
         return {split: _labels(source, name) for split, source, name in records}
 
     labels = cached(f"labels-{name}", (content, tuple(origin.items())), read_labels)
     declared = info.features["image"].shape[-1]
     channels = channels or (declared if declared in MODES else 0)
-    sizes = [len(source) for source in raw]
-    images = encoded(_Records(tuple(raw), names), sum(sizes), Form(size, fit, channels), content)
+    sizes = [len(source) for source in sources]
+    images = encoded(
+        _Records(tuple(sources), names), sum(sizes), Form(size, fit, channels), content
+    )
     ends = np.cumsum(sizes)
     parts: dict[str, Split] = {
         split: {"image": images.take(np.arange(end - n, end)), "label": labels[split]}
@@ -151,14 +153,14 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     os.environ.setdefault("NO_GCE_CHECK", "true")  # do not search for a cloud's metadata server
     import tensorflow_datasets as tfds
 
-    bare = dataset.split("/")[0].split(":")[0]
+    name = dataset.split("/")[0].split(":")[0]
     folder = user_path(data_dir or tfds.core.constants.DATA_DIR)
     keywords: dict[str, Any] = {"data_dir": str(folder)}
-    if bare in BUILDERS:
-        importlib.import_module(f"jaxdl.data.builders.{bare}")
+    if name in BUILDERS:
+        importlib.import_module(f"jaxdl.data.builders.{name}")
         if settings:
             try:
-                keywords["config"] = type(tfds.builder_cls(bare).BUILDER_CONFIGS[0])(**settings)
+                keywords["config"] = type(tfds.builder_cls(name).BUILDER_CONFIGS[0])(**settings)
             except TypeError as error:
                 raise ValueError(f"data set {dataset!r}: {error}") from None
     elif settings:
@@ -172,7 +174,7 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     command = _command(dataset, folder)
     if not builder.data_path.exists():
         builder = tfds.builder(dataset, **keywords, file_format="array_record")
-        if bare not in BUILDERS and not _online():
+        if name not in BUILDERS and not _online():
             raise ValueError(
                 f"data set {dataset} is not in {folder}, and there is no network to fetch it: "
                 f"where there is one, run {command}"
@@ -185,22 +187,22 @@ def _builder(dataset: str, data_dir: str, settings: dict):
                 f"data set {dataset} cannot be prepared in {folder} ({_line(error)}); "
                 f"to try it alone, run {command}"
             ) from None
-    about = Path(builder.data_path) / "dataset_info.json"
-    stored = json.loads(about.read_text(encoding="utf-8"))
+    info_path = Path(builder.data_path) / "dataset_info.json"
+    stored = json.loads(info_path.read_text(encoding="utf-8"))
     kind = stored.get("fileFormat", "tfrecord")
     if kind != "array_record":
-        elsewhere = folder.with_name(f"{folder.name}-array_record")
+        other_folder = folder.with_name(f"{folder.name}-array_record")
         raise ValueError(
             f"{builder.data_path} is prepared as {kind}, which takes TensorFlow to read: prepare "
-            f"it again in another folder, {_command(dataset, elsewhere)}, and set data_dir to it"
+            f"it again in another folder, {_command(dataset, other_folder)}, and set data_dir to it"
         )
     return builder
 
 
 def _command(dataset: str, folder: Path) -> str:
     """What prepares a data set without this project."""
-    bare = dataset.split("/")[0].split(":")[0]
-    known_by = f", jaxdl.data.builders.{bare}" if bare in BUILDERS else ""
+    name = dataset.split("/")[0].split(":")[0]
+    known_by = f", jaxdl.data.builders.{name}" if name in BUILDERS else ""
     return (
         f'python -c "import tensorflow_datasets as tfds{known_by}; tfds.builder('
         f"'{dataset}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""

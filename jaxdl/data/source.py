@@ -142,11 +142,12 @@ def end_to_end(
     for (name, _), part in splits.items():
         for array, values in part.items():
             shape = list(values.shape[1:])
-            other, usual = shapes.setdefault(array, (name, shape))
-            if shape != usual:
+            first_split, first_shape = shapes.setdefault(array, (name, shape))
+            if shape != first_shape:
                 raise ValueError(
-                    f"{array} in {other} is {usual}, in {name} {shape}: networks are trained on "
-                    "examples of one shape, so the options of both data sets must agree in size"
+                    f"{array} in {first_split} is {first_shape}, in {name} {shape}: networks are "
+                    "trained on examples of one shape, so the options of both data sets must "
+                    "agree in size"
                 )
     return splits, ids_end_to_end(splits)
 
@@ -249,13 +250,13 @@ def divide(
             continue
         if not 0 < share < math.inf:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
-        train, left = divided["train"], length(divided["train"])
+        train, size = divided["train"], length(divided["train"])
         count = round(share * total) if share < 1 else int(share)
         unit = "images" if "image" in train else "examples"
-        if count >= left:
-            raise ValueError(f"{split}={share} would take all {left} training {unit}")
+        if count >= size:
+            raise ValueError(f"{split}={share} would take all {size} training {unit}")
         try:
-            labels = train["label"] if by_class and "label" in train else np.zeros(left, np.int32)
+            labels = train["label"] if by_class and "label" in train else np.zeros(size, np.int32)
             remaining, selection = stratified(np.asarray(labels), count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training {unit}: {error}") from None

@@ -91,7 +91,7 @@ def _drawn(
         if count < 1:
             raise ValueError(f"{split}={count}: ask for 1 image or more")
     return {
-        split: draw(count, (seed, place)) for place, (split, count) in enumerate(counts.items())
+        split: draw(count, (seed, number)) for number, (split, count) in enumerate(counts.items())
     }
 
 
@@ -152,10 +152,10 @@ def digits_m(
     # At half their size a patch shows more than one colour.
     photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
     blended = {}
-    for place, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
+    for number, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
         if split == "train":
             images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
-        images = blend(images, photos, np.random.default_rng([seed, place]))
+        images = blend(images, photos, np.random.default_rng([seed, number]))
         if channels == 1:
             images = images.mean(-1, keepdims=True).astype(np.uint8)
         blended[split] = {"image": images, "label": labels}
@@ -193,11 +193,9 @@ def _digits(
         members = rng.permutation(np.flatnonzero(labels == digit))
         parts.append(np.split(members, [round(0.6 * len(members)), round(0.8 * len(members))]))
     splits = {}
-    for split, chosen in zip(
-        ("train", "validation", "test"), zip(*parts, strict=True), strict=True
-    ):
-        chosen = np.sort(np.concatenate(chosen))  # the data set's own order, which mixes classes
-        splits[split] = (images[chosen], labels[chosen])
+    for split, ids in zip(("train", "validation", "test"), zip(*parts, strict=True), strict=True):
+        ids = np.sort(np.concatenate(ids))  # the data set's own order, which mixes classes
+        splits[split] = (images[ids], labels[ids])
     return splits
 
 

@@ -127,20 +127,20 @@ def grouped(
         missing = ((share == 0) | (share == 1)) & (groups_of[classes] > 1)
         return float(np.sum((share - fraction) ** 2 + len(names) * missing))  # missing is worst
 
-    rng, everything = np.random.default_rng(seed), np.arange(len(names))
+    rng, all_classes = np.random.default_rng(seed), np.arange(len(names))
     best, least = np.zeros(len(classes_of), bool), math.inf
     for _ in range(10):
         out, held_out = np.zeros(len(classes_of), bool), np.zeros(len(names), np.int64)
-        moved = True
-        while moved:
-            moved = False
+        changed = True
+        while changed:
+            changed = False
             for g in rng.permutation(free):
                 before = held_out[classes_of[g]]
                 after = before + (-sizes_of[g] if out[g] else sizes_of[g])
                 if badness(after, classes_of[g]) < badness(before, classes_of[g]) - 1e-9:
-                    out[g], held_out[classes_of[g]], moved = not out[g], after, True
-        if badness(held_out, everything) < least:
-            best, least, sizes = out, badness(held_out, everything), held_out
+                    out[g], held_out[classes_of[g]], changed = not out[g], after, True
+        if badness(held_out, all_classes) < least:
+            best, least, sizes = out, badness(held_out, all_classes), held_out
         if least < len(names) * 1e-4:  # a hundredth of each class, and none is missing
             break
     absent = np.flatnonzero(((sizes == 0) | (sizes == counts)) & (groups_of > 1))
@@ -149,8 +149,8 @@ def grouped(
             f"class {names[absent[0]]} has {groups_of[absent[0]]} groups, but no division into "
             "parts that both have every class was found"
         )
-    aside = best[of_example]
-    return _sorted_ids(np.flatnonzero(~aside), np.flatnonzero(aside))
+    is_held_out = best[of_example]
+    return _sorted_ids(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
 
 
 def folds(

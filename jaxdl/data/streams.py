@@ -74,12 +74,12 @@ def read(
     """Rows [*b, ...] by their places, by several threads if given; each is read once."""
     if isinstance(array, np.ndarray):
         return array[ids]
-    unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
+    unique, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     batch = np.empty((ids.size, *array.shape[1:]), getattr(array, "dtype", np.uint8))
     rows = (threads.map if threads else map)(array.__getitem__, unique.tolist())
     for position, row in zip(first, rows, strict=True):
         batch[position] = row
-    batch = batch if len(unique) == ids.size else batch[first[back.reshape(-1)]]
+    batch = batch if len(unique) == ids.size else batch[first[inverse.reshape(-1)]]
     return batch.reshape(*ids.shape, *array.shape[1:])
 
 
@@ -153,12 +153,14 @@ def stream(
     part = batch // hosts
     share = slice(host * part, (host + 1) * part)
     work = _ReadStep(data, list(orders), batch, share)
-    reading = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
+    dataset = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
     # Of small images Python takes most of the time, which threads only take from one another.
     large = any(len(a.shape) == 4 and min(a.shape[1:3]) >= 64 for a in data.values())
     threads = cores() if large else 1
-    ahead = grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=AHEAD)
-    batches = reading.to_iter_dataset(ahead)
+    read_options = grain.ReadOptions(
+        num_threads=0 if workers else threads, prefetch_buffer_size=AHEAD
+    )
+    batches = dataset.to_iter_dataset(read_options)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a script without absl; grain reads its options there
             flags.FLAGS.mark_as_parsed()
@@ -180,11 +182,11 @@ def _without_interrupts(items: grain.DatasetIterator) -> Generator[dict]:
     resource_tracker.ensure_running()  # it unblocks the signal where it is started
     with closing(items):
         while True:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 item = next(items, None)
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
             if item is None:
                 return
             yield item

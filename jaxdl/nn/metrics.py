@@ -51,9 +51,9 @@ def correct_among(
     class_ids = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
     label_logit = jnp.sum(jnp.where(class_ids == labels[..., None], logits, 0), -1, keepdims=True)
-    before = (logits > label_logit) | ((logits == label_logit) & (class_ids < labels[..., None]))
+    ahead = (logits > label_logit) | ((logits == label_logit) & (class_ids < labels[..., None]))
     valid = (labels >= 0) & (labels < logits.shape[-1]) & ~jnp.any(jnp.isnan(logits), -1)
-    return valid & (jnp.sum(before, -1) < top)
+    return valid & (jnp.sum(ahead, -1) < top)
 
 
 # Classification and segmentation, from counts.
@@ -124,8 +124,8 @@ def roc_curve(
     From (0, 0), with the threshold infinity, one point an example by falling score. Equal scores
     give equal points. Rates of a class without examples are NaN.
     """
-    false, true, thresholds = _counts_above(scores, positive, weights)
-    return false / false[-1], true / true[-1], thresholds
+    false_counts, true_counts, thresholds = _counts_above(scores, positive, weights)
+    return false_counts / false_counts[-1], true_counts / true_counts[-1], thresholds
 
 
 def roc_auc(
@@ -133,8 +133,8 @@ def roc_auc(
 ) -> Float[Array, ""]:
     """The area under :func:`roc_curve`: the probability that a positive example has a higher score
     than a negative one, ties counted half. NaN without examples of both, and for NaN scores."""
-    false, true, _ = roc_curve(scores, positive, weights)
-    area = jnp.sum(jnp.diff(false) * (true[1:] + true[:-1]) / 2)
+    false_rates, true_rates, _ = roc_curve(scores, positive, weights)
+    area = jnp.sum(jnp.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2)
     return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, area)
 
 
@@ -152,8 +152,8 @@ def _counts_above(
     def counts(w: Float[AnyArray, " n"]) -> Float[Array, " n+1"]:
         return jnp.concatenate([jnp.zeros(1), jnp.cumsum(w)[last]])
 
-    false, true = counts(jnp.where(positive, 0, w)), counts(jnp.where(positive, w, 0))
-    return false, true, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
+    false_counts, true_counts = counts(jnp.where(positive, 0, w)), counts(jnp.where(positive, w, 0))
+    return false_counts, true_counts, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
 
 
 def domain_accuracy(

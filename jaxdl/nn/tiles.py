@@ -45,8 +45,8 @@ def predict_tiled(
     Raises:
       ValueError: for tiles that have no middle.
     """
-    placed = [_tiles(side, tile, margin, blend, stride) for side in image.shape[:2]]
-    (rows, row_weights), (columns, column_weights) = placed
+    axes = [_tiles(side, tile, margin, blend, stride) for side in image.shape[:2]]
+    (rows, row_weights), (columns, column_weights) = axes
     tiles = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
 
     def predict_tiles(places: Int[np.ndarray, "b 2"]) -> Float[AnyArray, "b h w k"]:
@@ -84,4 +84,4 @@ def _tiles(
         weights.append(weight)
         total[start : start + size] += weight
     slices = [slice(start, start + size) for start in starts]
-    return slices, [weight / total[place] for weight, place in zip(weights, slices, strict=True)]
+    return slices, [weight / total[slice_] for weight, slice_ in zip(weights, slices, strict=True)]

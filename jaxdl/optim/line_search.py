@@ -148,14 +148,14 @@ def wolfe_searched(
                 search.slope - trial_slope
             )
             secant = jnp.where(trial_slope == search.slope, jnp.inf, secant)
-            beyond = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
-            following = jnp.where(bracketed, _between(*lowest, *chosen), beyond)
+            extrapolation = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
+            next_trial = jnp.where(bracketed, _between(*lowest, *chosen), extrapolation)
             return _Search(
                 *lowest,
                 jax.tree.map(lambda t, b: jnp.where(accepted, t, b), grad, search.grad),
                 *chosen,
                 bracketed,
-                following,
+                next_trial,
                 stop,
                 search.evaluations + 1,
             )
@@ -195,5 +195,5 @@ def _between(a: Array, fa: Array, da: Array, b: Array, fb: Array, db: Array) -> 
     minimum = b - (b - a) * (db + root - slope) / (db - da + 2 * root)
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     margin = 0.03 * (high - low)
-    inside = jnp.clip(minimum, low + margin, high - margin)
-    return jnp.where(jnp.isfinite(minimum), inside, (a + b) / 2)
+    inner = jnp.clip(minimum, low + margin, high - margin)
+    return jnp.where(jnp.isfinite(minimum), inner, (a + b) / 2)

@@ -147,12 +147,12 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         H = jnp.where(usable, inverse_update(H, Hy, s, y, tau, phi), H)
         d = H @ g
         stuck = ~fresh & (s @ s == 0) & (y @ y == 0)  # nothing lower was found along H g
-        anew = stuck | (fresh & first)
+        restart = stuck | (fresh & first)
         # A unit step would be too long by far where H has become small; and the next time shorter.
         short = 0.01 * (g @ d) / (g @ g)
         unit = jnp.where(stuck & (short > 0) & jnp.isfinite(short), short, unit)
-        H = jnp.where(anew, unit * jnp.eye(g.size, dtype=g.dtype), H)
-        d = jnp.where(anew, unit * g, d)
+        H = jnp.where(restart, unit * jnp.eye(g.size, dtype=g.dtype), H)
+        d = jnp.where(restart, unit * g, d)
         lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
         d = jnp.where(lost, unit * g, d)
         # Fresh without pairs: the next update writes H anew.

@@ -197,12 +197,14 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     for method, members in networks.items():
         rows = [r for r, _ in counted[method].values()]
         gains = minus(target(counted, method), lower) if wide and method not in BOUNDS else {}
-        lost = tuple(s for s, pair in members.items() if diverged(*pair))
-        fallen = tuple(s for s, (_, d) in members.items() if collapsed(d) and s not in lost)
+        diverged_seeds = tuple(s for s, pair in members.items() if diverged(*pair))
+        fallen = tuple(
+            s for s, (_, d) in members.items() if collapsed(d) and s not in diverged_seeds
+        )
         estimates = (
             mean_and_standard_error([r.source_accuracy for r in rows]),
             mean_and_standard_error([r.target_accuracy for r in rows]),
             mean_and_standard_error([g / gaps[s] for s, g in gains.items() if s in gaps]),
         )
-        summary.append(Summary(method, *estimates, len(rows), fallen, lost))
+        summary.append(Summary(method, *estimates, len(rows), fallen, diverged_seeds))
     return summary

@@ -59,8 +59,8 @@ def diagnostics(networks: Networks) -> list[str]:
     sentences = list(_left_out(networks))
     blind = " Whether their classes match, labels alone could tell." * unlabelled(networks)
     for method, members in networks.items():
-        alive = {s: pair for s, pair in members.items() if not diverged(*pair)}
-        adversarial = {s: (r, d) for s, (r, d) in alive.items() if d.adversarial}
+        survivors = {s: pair for s, pair in members.items() if not diverged(*pair)}
+        adversarial = {s: (r, d) for s, (r, d) in survivors.items() if d.adversarial}
         lost = {
             s: (r, d)
             for s, (r, d) in adversarial.items()
@@ -96,7 +96,7 @@ def diagnostics(networks: Networks) -> list[str]:
                 "encoder. p must be counted in steps of the whole run, and λ must reach the step.",
             ),
             (
-                [s for s, (_, d) in alive.items() if 0.5 <= d.top_share < COLLAPSED],
+                [s for s, (_, d) in survivors.items() if 0.5 <= d.top_share < COLLAPSED],
                 "top_share",
                 "One class has {} of the target predictions. That is close to a collapse; it is "
                 "in the mean.",

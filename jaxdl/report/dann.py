@@ -78,8 +78,8 @@ def _control(method: str, networks: Networks, colours: Mapping[str, float]) -> s
         return None
     names = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
     controls = [m for m in names if m in networks and m != method]
-    alike = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
-    return next(iter(alike or controls), None)
+    matches = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
+    return next(iter(matches or controls), None)
 
 
 def _compare_published(subject: str, x: Estimate, published: Sequence[Published]) -> str:
@@ -90,8 +90,8 @@ def _compare_published(subject: str, x: Estimate, published: Sequence[Published]
     low, high = confidence_interval(x)
     judgements = []
     for p in published:
-        above, below = p.target_accuracy < low, p.target_accuracy > high
-        side = "above" if above else "below" if below else "not shown to differ from"
+        is_above, is_below = p.target_accuracy < low, p.target_accuracy > high
+        side = "above" if is_above else "below" if is_below else "not shown to differ from"
         judgements.append(f"{side} {p.source}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
     reach = f"{format_number(max(low, 0.0), 100)} to {percent(min(high, 1.0))}"
     interval = f"{reach} (95% interval, {x.used} seeds)"
@@ -229,7 +229,7 @@ def report(
             f"{format_number(gaps[seed], 100, signed=True)} points, and a share of less than "
             f"{100 * MINIMAL_GAP:g} points means nothing."
         )
-    said = criteria.diagnostics(networks) or [
+    sentences = criteria.diagnostics(networks) or [
         "Nothing to report: no domain classifier has won or lost, every λ rose, and no network "
         "collapsed or diverged."
     ]
@@ -240,7 +240,7 @@ def report(
         ("", recoloured * bool(changed)),
         ("", no_gap),
         ("", "There are no published numbers beside ours." * (not published)),
-        ("Diagnostics", bullets(said)),
+        ("Diagnostics", bullets(sentences)),
         ("Criteria that need no target labels", criteria.table(counted)),
         ("", bullets(criteria.choices(counted))),
         (

@@ -104,8 +104,8 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
     most = layout.counts(results)[-1]
     validation = by_condition(results, "validation")
     conditions = [(method, most, n) for method, n in layout.frozen.items()]
-    trained = [c for c in conditions if validation[c]]
-    choice = max(trained, key=lambda c: over_seeds(validation[c]), default=None)
+    candidates = [c for c in conditions if validation[c]]
+    choice = max(candidates, key=lambda c: over_seeds(validation[c]), default=None)
     return (*choice, min(validation[choice])) if choice else None
 
 
@@ -191,8 +191,8 @@ def worth(
         )
         if len(counts) == 1 or not shows(+1, over_seeds(gain)):
             continue
-        enough = [c for c in counts if means[layout.condition(name, c)] >= value]
-        text = f"needs {enough[0]} for that" if enough else f"has less with {counts[-1]}"
+        sufficient = [c for c in counts if means[layout.condition(name, c)] >= value]
+        text = f"needs {sufficient[0]} for that" if sufficient else f"has less with {counts[-1]}"
         sentences.append(
             f"**{method}** has {format_number(value, 100)} % with {fewest} images; {name}, by the "
             f"means of this run, {text}."
@@ -212,8 +212,8 @@ def table(results: Sequence[Result], layout: Layout) -> str:
             cells = [_mean(x) for x in values]
             networks = sum(row[:3] == condition for row in results)
             difference = "" if method == layout.baseline else _mean(over_seeds(gain), signed=True)
-            used = f"{len(accuracy[condition])} of {networks}"
-            rows.append((images, method, n, cells[0], difference, *cells[1:], used))
+            networks_used = f"{len(accuracy[condition])} of {networks}"
+            rows.append((images, method, n, cells[0], difference, *cells[1:], networks_used))
     header = (
         *("images", "method", "frozen stages", "accuracy, %", f"minus {layout.baseline}, points"),
         *("on validation, %", "in training, %", "networks"),
@@ -267,17 +267,17 @@ OWN_DONOR = """ and its own donor,
 def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) -> str:
     """The whole report in Markdown."""
     donors = {row.seed: row.accuracy for row in results if row.method == DONOR}
-    about = dict(facts)
+    lines = dict(facts)
     if donors:
-        about["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
-    lost = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
+        lines["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
+    diverged = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
     of_donor = OWN_DONOR if donors else "; the donor is the same for all"
     method = METHOD.format(donor=of_donor, reach=reach(len({row.seed for row in results})))
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),
         (f"The first n stages frozen, {layout.stages_at} images", stage_table(results, layout)),
-        ("Diverged networks (method, images, frozen stages, seed)", bullets(lost)),
+        ("Diverged networks (method, images, frozen stages, seed)", bullets(diverged)),
         ("How the numbers are computed", method),
     ]
-    return assemble("Fine-tuning", {"Networks": str(len(results)), **about}, parts)
+    return assemble("Fine-tuning", {"Networks": str(len(results)), **lines}, parts)

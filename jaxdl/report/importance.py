@@ -53,8 +53,8 @@ def main_effects(tree: Any, dimensions: int) -> tuple[Float[np.ndarray, " d"], f
     for j in range(dimensions):
         edges = np.unique([low[:, j], high[:, j]])
         middles = (edges[1:] + edges[:-1]) / 2
-        inside = (low[:, j] < middles[:, None]) & (middles[:, None] < high[:, j])
-        conditional = inside @ (values * volumes / sides[:, j])
+        members = (low[:, j] < middles[:, None]) & (middles[:, None] < high[:, j])
+        conditional = members @ (values * volumes / sides[:, j])
         effects[j] = np.sum(np.diff(edges) * (conditional - mean) ** 2)
     return effects, float(np.sum(volumes * (values - mean) ** 2))
 

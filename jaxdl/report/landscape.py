@@ -55,9 +55,9 @@ def measure(
     """
     if diverged:
         return Result(*network, math.nan, math.nan, math.nan, 0.0)
-    minima, above = np.array(SURFACES[network[0]].minima), np.flatnonzero(path[:, 2] > tolerance)
+    minima, distant = np.array(SURFACES[network[0]].minima), np.flatnonzero(path[:, 2] > tolerance)
     distance = float(np.linalg.norm(path[-1, :2] - minima, axis=1).min())
-    steps = int(above[-1]) + 1 if above.size else 0
+    steps = int(distant[-1]) + 1 if distant.size else 0
     if steps == len(path):
         return Result(*network, float(path[-1, 2]), distance, math.nan, 0.0)
     return Result(*network, float(path[-1, 2]), distance, float(steps), 1.0)

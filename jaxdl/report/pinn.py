@@ -95,14 +95,14 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
     last = None
     groups = _groups(results)
     for i, ((problem, method), rows_of_group) in enumerate(groups.items()):
-        alive = [r for r in rows_of_group if not diverged(r)]
+        finite = [r for r in rows_of_group if not diverged(r)]
         columns = (
-            _scientific([r.train_loss for r in alive]),
-            _scientific([r.heldout_loss for r in alive]),
-            _scientific([r.rel_l2 for r in alive]),
+            _scientific([r.train_loss for r in finite]),
+            _scientific([r.heldout_loss for r in finite]),
+            _scientific([r.rel_l2 for r in finite]),
             f"{rows_of_group[0].iterations}",  # alike for all
             f"{np.median([r.seconds for r in rows_of_group]):.1f}",
-            f"{len(alive)} of {len(rows_of_group)}",
+            f"{len(finite)} of {len(rows_of_group)}",
         )
         rows.append((problem if problem != last else "", method, *columns))
         last = problem
@@ -139,7 +139,7 @@ def findings(
     """What the run shows, in words."""
     sentences = []
     for (problem, method), rows in _groups(results).items():
-        alive = [r for r in rows if not diverged(r)]
+        finite = [r for r in rows if not diverged(r)]
         entry = f"**{problem}** by {method}"
         for r in rows:
             if diverged(r):
@@ -159,15 +159,15 @@ def findings(
                     f"more than {FALSE} times as much. Take more points, draw them anew now and "
                     "then, or train for less long."
                 )
-        if alive:
+        if finite:
             sentences.append(
-                f"{entry}: relative L2 error {_scientific([r.rel_l2 for r in alive])}."
+                f"{entry}: relative L2 error {_scientific([r.rel_l2 for r in finite])}."
             )
             for p in published:
                 if p.problem == problem:
-                    below = sum(r.rel_l2 < p.rel_l2 for r in alive)
+                    below = sum(r.rel_l2 < p.rel_l2 for r in finite)
                     sentences.append(
-                        f"{entry}: {below} of {len(alive)} seeds are below {p.source}'s "
+                        f"{entry}: {below} of {len(finite)} seeds are below {p.source}'s "
                         f"{p.rel_l2:.1e}."
                     )
     by_name: dict[tuple[str, str, str], list[Parameter]] = {}

@@ -101,7 +101,7 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     threshold = float(thresholds[np.argmax(f1[:-1])])
 
-    def at(threshold: float) -> tuple[float, float, float]:
+    def measures(threshold: float) -> tuple[float, float, float]:
         positive = margins[split] >= threshold
         precision, recall, f1, _ = metrics.precision_recall_fscore_support(
             answers, positive, average="binary", zero_division=0
@@ -109,11 +109,13 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
         return float(precision), float(recall), float(f1)
 
     names = ("precision", "recall", "F1")
-    chosen = dict(zip((f"{name} at threshold" for name in names), at(threshold), strict=True))
+    by_threshold = dict(
+        zip((f"{name} at threshold" for name in names), measures(threshold), strict=True)
+    )
     return {
         "accuracy": score(parts[split]),
-        **dict(zip(names, at(0.0), strict=True)),
-        **chosen,
+        **dict(zip(names, measures(0.0), strict=True)),
+        **by_threshold,
         "ROC area": metrics.roc_auc_score(answers, margins[split]),
         "average precision": metrics.average_precision_score(answers, margins[split]),
     }
@@ -308,8 +310,8 @@ def references(
             ensemble.RandomForestRegressor(random_state=0),
         )
     scaler = preprocessing.StandardScaler()
-    fitted = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
-    return {name: float(model.score(*evaluated)) for name, model in fitted.items()}
+    pipelines = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
+    return {name: float(model.score(*evaluated)) for name, model in pipelines.items()}
 
 
 def least_squares(

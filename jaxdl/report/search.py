@@ -180,10 +180,10 @@ def findings(
 
 def paired(results: Sequence[Result], name: str, other: str) -> dict[int, float]:
     """Differences of fresh scores, by what is independent (:func:`fresh`)."""
-    own, reference = fresh(results, name), fresh(results, other)
-    if own.keys() & reference.keys() or not reference:
-        return minus(own, reference)
-    return {key: value - over_seeds(reference).mean for key, value in own.items()}
+    scores, reference = fresh(results, name), fresh(results, other)
+    if scores.keys() & reference.keys() or not reference:
+        return minus(scores, reference)
+    return {key: value - over_seeds(reference).mean for key, value in scores.items()}
 
 
 def capital(sentence: str) -> str:
@@ -202,11 +202,11 @@ def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str,
     rows = []
     for name in dict.fromkeys([*searches(results), *(row.search for row in results)]):
         trials = tried(results, name, 0)
-        own = ("", "", "")
+        cells = ("", "", "")
         if trials:
-            own = (str(len(trials)), f"{costs[name]:,}", percent(best(results, name)))
+            cells = (str(len(trials)), f"{costs[name]:,}", percent(best(results, name)))
         values = (over_seeds(fresh(results, name, f)) for f in ("validation", "score"))
-        rows.append((name, *own, *map(percent, values)))
+        rows.append((name, *cells, *map(percent, values)))
     header = (
         "search",
         "trials",
@@ -236,9 +236,13 @@ def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
 
 def shares_table(shares: Mapping[str, Mapping[str, float]]) -> str:
     """Markdown: of each setting the share in the variance of the scores, by search."""
-    settings = dict.fromkeys(name for own in shares.values() for name in own)
+    settings = dict.fromkeys(name for values in shares.values() for name in values)
     rows = [
-        (name, *(format_number(own[name], 100, 0) for own in shares.values())) for name in settings
+        (
+            name,
+            *(format_number(values[name], 100, 0) for values in shares.values()),
+        )
+        for name in settings
     ]
     return markdown_table(("setting", *(f"{search}, %" for search in shares)), rows)
 

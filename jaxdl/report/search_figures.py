@@ -86,8 +86,8 @@ def best_so_far(
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(plain(f"best {score} so far"))
-    most = max(map(len, searches.values()))
-    title = f"means of {most} repetitions" if most > 1 else None
+    longest = max(map(len, searches.values()))
+    title = f"means of {longest} repetitions" if longest > 1 else None
     panels[0].legend(title=title, frameon=False, fontsize=8, title_fontsize=8)
     save(figure, path, dpi=150)
 
@@ -97,13 +97,13 @@ def importances(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Bars: of each setting the share in the variance of the scores, by search."""
     from matplotlib.figure import Figure
 
-    settings = list(dict.fromkeys(name for own in shares.values() for name in own))
+    settings = list(dict.fromkeys(name for values in shares.values() for name in values))
     height = 0.8 / len(shares)
     figure = Figure(figsize=(6, 1 + 0.45 * len(settings)), layout="constrained")
     axes = figure.subplots()
-    for i, (search, own) in enumerate(shares.items()):
+    for i, (search, values) in enumerate(shares.items()):
         middles = np.arange(len(settings)) + (i - (len(shares) - 1) / 2) * height
-        axes.barh(middles, [100 * own[name] for name in settings], height, label=plain(search))
+        axes.barh(middles, [100 * values[name] for name in settings], height, label=plain(search))
     axes.set_yticks(range(len(settings)), list(map(plain, settings)))
     axes.invert_yaxis()
     axes.set(xlabel="share of the variance, %")

@@ -55,10 +55,10 @@ def surfaces(
             errors.plot(points[:, 0], error, color="C3")
             errors.set(xlabel=plain(names[0]), title="|error|", yscale="log")
             continue
-        earlier, plane = points[:, :-2], points[:, -2:]
-        last = (earlier == earlier.max(axis=0)).all(axis=1)
+        outer, plane = points[:, :-2], points[:, -2:]
+        last = (outer == outer.max(axis=0)).all(axis=1)
         slice_ = ", ".join(
-            f"{c} = {x:g}" for c, x in zip(names[:-2], earlier.max(axis=0), strict=True)
+            f"{c} = {x:g}" for c, x in zip(names[:-2], outer.max(axis=0), strict=True)
         )
         slice_note = f" at {slice_}" if slice_ else ""
         axis = [np.unique(column) for column in plane[last].T]
@@ -106,8 +106,8 @@ def scattered(
         for height, (group, points) in enumerate(groups.items()):
             x, y = points.T[:2] if len(names) > 1 else (points[:, 0], [height] * len(points))
             axes.scatter(x, y, s=3, lw=0, label=plain(f"{group}: {len(points):,}"))
-        along = f", seen along {', '.join(names[2:])}" if len(names) > 2 else ""
-        axes.set(xlabel=plain(names[0]), title=plain(f"{name}{along}"))
+        axes_note = f", seen along {', '.join(names[2:])}" if len(names) > 2 else ""
+        axes.set(xlabel=plain(names[0]), title=plain(f"{name}{axes_note}"))
         if len(names) > 1:
             axes.set_ylabel(plain(names[1]))
         else:

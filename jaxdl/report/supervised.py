@@ -218,16 +218,16 @@ def edges(results: Sequence[Result], method: str, setting: str) -> str:
     """Which values of a sweep are as good as its best, as far as can be shown."""
     scores, best = by_point(results), best_values(results)[method]
     values = values_of(results, method)
-    worse, lost = [], []
+    worse, diverged = [], []
     for value in values:
         seeds = scores[method, value]
         rows = sum((row.method, row.value) == (method, value) for row in results)
         if len(seeds) < rows:
-            lost.append(value)
+            diverged.append(value)
         elif shows(-1, over_seeds(minus(seeds, scores[method, best]))):
             worse.append(value)
     index = values.index(best)
-    equivalent = [v for v in values if v not in {*worse, *lost}]
+    equivalent = [v for v in values if v not in {*worse, *diverged}]
     low = next(
         (values[i + 1] for i in range(index - 1, -1, -1) if values[i] not in equivalent), values[0]
     )
@@ -238,7 +238,7 @@ def edges(results: Sequence[Result], method: str, setting: str) -> str:
         f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
         f"from {low} to {high or values[-1]} none is shown to be worse"
     )
-    return sentence + (f"; networks diverged at {', '.join(lost)}." if lost else ".")
+    return sentence + (f"; networks diverged at {', '.join(diverged)}." if diverged else ".")
 
 
 METHOD = """\
@@ -274,14 +274,14 @@ def report(
       sections: further headings and texts, after the results.
       score, sweeps: see :func:`findings`.
     """
-    lost = {
+    diverged = {
         point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
         for point, seeds in by_point(results).items()
     }
     values = ("\n- " + (CHOSEN if choose else CONDITIONS)) if sweeps else ""
     draws = f" {draw} seeds share their examples: their mean counts as one." if draw > 1 else ""
     full_table = ""
-    if sweeps and choose and len(lost) <= 60:
+    if sweeps and choose and len(diverged) <= 60:
         full_table = table(pool(results, draw), baseline, score, choose=False)
     pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
     values_of_one = len({row.seed for row in pooled}), "draw" if draw > 1 else "seed"
@@ -294,7 +294,7 @@ def report(
         ("All values", full_table),
         (
             "Diverged networks",
-            bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),
+            bullets(f"{label(p)}, {list_seeds(s)}" for p, s in diverged.items() if s),
         ),
         ("How the numbers are computed", method),
     ]

@@ -89,8 +89,8 @@ def table(areas: Areas) -> str:
         for part, gain in enumerate(differences):
             area = mean_and_standard_error(by_image(areas, name, part))
             cells.append(format_mean(area.mean, area.se))
-            own = gain.get(name)
-            cells.append(format_mean(own.mean, own.se, signed=True) if own else "")
+            value = gain.get(name)
+            cells.append(format_mean(value.mean, value.se, signed=True) if value else "")
         rows.append((name, *cells))
     better = "better than random"
     header = ("order of the pixels", *(x for part in PARTS for x in (f"{part}, %", better)))
@@ -145,7 +145,7 @@ def predictions(
     guesses = {seed: p.argmax(-1) for seed, p in probabilities.items()}
     right = np.stack([guess[labelled] == labels[labelled] for guess in guesses.values()])
     accuracy = mean_and_standard_error(right.mean(1))
-    sure = np.stack([p[labelled].max(-1) for p in probabilities.values()])
+    confidence = np.stack([p[labelled].max(-1) for p in probabilities.values()])
     mean = format_mean(accuracy.mean, accuracy.se)
     sentences = [
         f"Of {labelled.sum():,} images with a known class {mean} % are classified rightly"
@@ -155,8 +155,8 @@ def predictions(
     if right.any() and not right.all():
         sentences.append(
             "The mean probability of the predicted class is "
-            f"{percent(float(sure[right].mean()))} where it is right, "
-            f"{percent(float(sure[~right].mean()))} where it is wrong."
+            f"{percent(float(confidence[right].mean()))} where it is right, "
+            f"{percent(float(confidence[~right].mean()))} where it is wrong."
         )
         counts = np.zeros((len(class_names),) * 2, int)
         for guess in guesses.values():

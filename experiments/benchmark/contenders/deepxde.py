@@ -90,9 +90,9 @@ def make(config: ConfigDict) -> Contender:
                 return count
             if model.opt_name != "L-BFGS":
                 model.compile("L-BFGS", verbose=0)
-            before = lbfgs_iterations(model.opt)
+            start = lbfgs_iterations(model.opt)
             step()
-            count = lbfgs_iterations(model.opt) - before
+            count = lbfgs_iterations(model.opt) - start
             return count if count > 1 else 0  # by 1 DeepXDE knows that it has converged
 
         def params() -> Params:

@@ -74,7 +74,7 @@ def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
             logits, stats = apply(model, {**variables, "params": params}, images[ids], trains)
             return jnp.mean(cross_entropy(logits, labels[ids])), stats
 
-        def where_trains(tree):
+        def trainable(tree):
             return {
                 name: jax.tree.map(lambda x, t=trains[name]: jnp.where(t, x, 0), layer)
                 for name, layer in tree.items()
@@ -83,8 +83,8 @@ def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
         params = variables["params"]
         (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         # Gradients, so that static booleans leave nothing to compute; updates because of the decay.
-        updates, opt_state = rule.update(where_trains(grads), opt_state, params)
-        updates = where_trains(updates)
+        updates, opt_state = rule.update(trainable(grads), opt_state, params)
+        updates = trainable(updates)
         params = optax.apply_updates(params, updates)
         return {"params": params, "batch_stats": stats}, opt_state, loss
 

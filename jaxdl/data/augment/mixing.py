@@ -181,9 +181,9 @@ def _box(
 ) -> Bool[Array, "h w"]:
     """Whether each pixel is in a box of these sides around a pixel that is drawn evenly."""
 
-    def along(key: PRNGKeyArray, pixels: int, side: int | Array) -> Bool[Array, " pixels"]:
+    def side_mask(key: PRNGKeyArray, pixels: int, side: int | Array) -> Bool[Array, " pixels"]:
         first = integer_below(key, pixels) - side // 2
         return (first <= jnp.arange(pixels)) & (jnp.arange(pixels) < first + side)
 
-    rows, columns = map(along, random.split(key), size, sides)
+    rows, columns = map(side_mask, random.split(key), size, sides)
     return rows[:, None] & columns[None]

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness.processes import say
+from experiments.harness.processes import is_alone, say
 from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.files import user_path

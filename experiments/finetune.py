@@ -48,7 +48,7 @@ SETTINGS = Settings(KINDS, ("options", "methods", "training"), ("data.workers",)
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     method: str
     images: int  # that it is trained on; 0 for a donor, which has all of its own
@@ -87,7 +87,7 @@ class FineTuning(SingleSourceStudy):
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
         self.count = sum(map(length, self.source.splits.values()))
-        """Of training and validation images of the target, the first in the feed."""
+        """Number of training and validation images of the target, which the feed begins with."""
         self.feature_feeds = self.donors.feature_feeds(
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
@@ -113,7 +113,7 @@ class FineTuning(SingleSourceStudy):
         self.members.sort(key=lambda m: (m.networks[0].frozen, m.networks[0].method == DONOR))
 
     def count_frozen(self, method: str) -> int:
-        """How many of the first stages a method freezes; ValueError where none is left to train."""
+        """The number of stages that a method freezes; ValueError where none is left to train."""
         n, depth = self.methods[method]["frozen"], len(self.stages)
         if n >= depth:
             problem = f"config.methods.{method}: frozen={n}, but config.model={self.config.model}"
@@ -121,7 +121,7 @@ class FineTuning(SingleSourceStudy):
         return n if n >= 0 else depth - 1
 
     def list_networks(self) -> Iterator[Network]:
-        """All but the donors."""
+        """All networks but the donors."""
         for method, images, seed in product(self.methods, self.numbers, range(self.config.seeds)):
             stages = {self.layout.frozen[method]}
             if (method, images) == (self.layout.every_stage, self.layout.stages_at):
@@ -129,7 +129,8 @@ class FineTuning(SingleSourceStudy):
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
     def donor(self, seed: int) -> Member:
-        """One trained on data of its own, from where the seed's networks from scratch begin."""
+        """A donor, trained on its own data from the initial values of the seed's networks from
+        scratch."""
         settings, ids = self.donors.training, self.ids[DONOR, "train"]
         classes = len(self.sources[DONOR].class_names)
         model = self.donors.make_network(classes, self.placement.axis_name)
@@ -172,11 +173,12 @@ class FineTuning(SingleSourceStudy):
         return self.programs[key]
 
     def is_cached(self, network: Network) -> bool:
-        """Whether it is trained on features that are computed once."""
+        """Whether a network is trained on precomputed features."""
         return network.frozen > 0 and not donors.changes(self.methods[network.method])
 
     def offset(self, network: Network, count: int) -> np.int32:
-        """Where a network's examples begin in its feed: each donor has features of ``count``."""
+        """The first index of a network's examples in its feed: each donor has features of
+        ``count``."""
         return np.int32(self.is_cached(network) and count * self.donors.number(network.seed))
 
     def draw_examples(self, network: Network) -> np.ndarray:
@@ -189,7 +191,7 @@ class FineTuning(SingleSourceStudy):
         return ids[order[: network.images]] + self.offset(network, self.count)
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """All that are for validation."""
+        """The ids of all validation examples."""
         (network,) = member.networks
         name = DONOR if network.method == DONOR else "images"
         return self.ids[name, "validation"] + self.offset(network, self.count)
@@ -204,7 +206,7 @@ class FineTuning(SingleSourceStudy):
         return hyper
 
     def beginning(self, network: Network) -> Variables:
-        """All stages as they are before the first step."""
+        """The variables of all stages before the first step."""
         start = self.methods[network.method]["start"]
         if start in self.methods:
             origin = self.origin(network)
@@ -229,7 +231,7 @@ class FineTuning(SingleSourceStudy):
                 self.donors.networks = [self.states[m.networks[0]].variables for m in members]
 
     def parts(self, tests: Mapping[str, Split], trained: Trained) -> dict[str, Part]:
-        """By split the examples of a group's networks, which are of one kind."""
+        """The examples of a group's networks, which are of one kind, by split."""
         first = trained.group.networks[0]
         name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
         feed = self.feature_feeds.feed(n, "train", self.source.splits) if n else self.feed
@@ -250,7 +252,7 @@ class FineTuning(SingleSourceStudy):
         return parts
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """What all networks put out, and their accuracies."""
+        """Compute all networks' outputs and accuracies."""
         self.tests, faults = tests, trainer.curves.faults(Network)
         self.predictions = self.judge(partial(self.parts, tests), faults)
         self.results = [

@@ -62,7 +62,7 @@ class Network(NamedTuple):
 
 
 def networks(config: ConfigDict) -> list[Network]:
-    """All paths."""
+    """The names of all paths."""
     rates, seeds = map(float, config.rates), range(config.seeds + 1)
     return [Network(*name) for name in product(config.surfaces, config.optimizers, rates, seeds)]
 
@@ -117,19 +117,19 @@ class Landscape(Study):
             self.members.append(Member([network], program, start, lambda hyper=hyper: hyper))
 
     def position(self, network: Network) -> np.ndarray:
-        """Where a path starts: for a seed the same with all optimizers and rates."""
+        """The start of a path: for a seed the same with all optimizers and rates."""
         surface = SURFACES[network.surface]
         spread = self.config.spread * np.ptp(surface.window, axis=1) * (network.seed > 0)
         noise = np.random.default_rng(network.seed).standard_normal(2)
         return np.float32(surface.start + spread * noise)
 
     def train(self, trainer: Trainer) -> None:
-        """All paths together."""
+        """Train all paths as one population."""
         group = Group("paths", self.members, len(self.members))
         self.trained = train(group, trainer, self.placement)
 
     def measure(self, trainer: Trainer, tests: Mapping) -> None:
-        """How far each path came."""
+        """Measure each path and write the table."""
         faults, self.paths, self.results = trainer.curves.faults(Network), {}, []
         for network, state in zip(self.trained.group.networks, self.trained.states, strict=True):
             steps = faults[network].step if network in faults else self.config.steps

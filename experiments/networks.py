@@ -239,4 +239,5 @@ BY_STUDY: Mapping[str, Callable[[Any, Any, Load], Classifier]] = {
     "dann": _dann,
     "finetune": _finetune,
 }
-"""From a study whose data are loaded, a network's name and :data:`Load` to the network."""
+"""By study, a function from the study with its data, a network's name and :data:`Load` to the
+network."""

@@ -55,7 +55,7 @@ FEW = 8  # with fewer trials nothing is said of importance
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     search: str
     trial: int  # numbered through all repetitions
@@ -92,7 +92,7 @@ class Search(Supervised):
 
     @property
     def steps(self) -> int:
-        """Those of all networks."""
+        """The steps of all networks."""
         fresh = sum(method.settings["steps"] for method in self.compared.values())
         fresh += len(self.plans) * self.config.base.steps
         return sum(self.costs.values()) * self.config.repetitions + self.config.seeds * fresh
@@ -114,7 +114,8 @@ class Search(Supervised):
                     raise ValueError(f"{key[0]}, trial {key[1]}: {error}") from None
 
     def train(self, trainer: Trainer) -> None:
-        """All searches; then their winners and what these are compared with, from fresh seeds."""
+        """Run all searches; then train their winners and the methods that these are compared with,
+        from fresh seeds."""
         self.histories = {plan: self.search(trainer, *plan) for plan in self.plans}
         self.validation, self.members = {}, []
         courses = [(kind, self.course(history)) for (kind, _), history in self.histories.items()]
@@ -135,7 +136,7 @@ class Search(Supervised):
                     self.members += group.members
 
     def search(self, trainer: Trainer, kind: str, repetition: int) -> search.History:
-        """One search, from its first round to its last. All its networks have one seed."""
+        """Run one search, from its first round to its last. All its networks have one seed."""
         numbers = itertools.count()
 
         def train(stretches: Sequence[Stretch]) -> list[float]:
@@ -146,7 +147,8 @@ class Search(Supervised):
         return search.drive(self.plan(kind, repetition), train)
 
     def course(self, history: search.History) -> list[Stretch]:
-        """What the winner of a search was trained with, from its start on, as its own."""
+        """The stretches of training of a search's winner, from its start on, as if none were
+        copied."""
         trial = search.winner(history)[0].trial
         return [
             list(part)[-1]._replace(trial=trial)
@@ -170,7 +172,7 @@ class Search(Supervised):
         return groups, {network: scores[network] for (network,) in (m.networks for m in members)}
 
     def member(self, network: Network, steps: int) -> Member:
-        """What trains a network to a step."""
+        """The member that trains a network to a step."""
         key, seed = network[:2], network.seed
         program, start = self.programs[recipe.program_key(self.trials[key].settings)]
         if steps != program.steps:
@@ -211,7 +213,7 @@ class Search(Supervised):
         return network.search if network.seed in self.fresh_seeds else None
 
     def positions(self, rows: Sequence[Result | SearchRound]) -> np.ndarray:
-        """Of settings in the space, [n, d]."""
+        """The positions of settings in the space, [n, d]."""
         settings = [json.loads(row.settings) for row in rows]
         space = self.space.items()
         return np.array([[v.position(as_tuple(s[name])) for name, v in space] for s in settings])
@@ -245,7 +247,7 @@ class Search(Supervised):
             search_figures.schedules(rounds, line, logarithmic, folder / "schedules.png")
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """Of each setting in the variance of the scores of the first round, by search."""
+        """Each setting's share in the variance of the first round's scores, by search."""
         shares = {}
         for kind in self.config.searches:
             rows = [row for row in self.rounds if row[:3] == (kind, 0, 0)]
@@ -256,7 +258,7 @@ class Search(Supervised):
         return shares
 
     def lines(self) -> dict[str, list[SearchRound]]:
-        """What led to the winner of population-based training."""
+        """The rounds that led to the winner of population-based training."""
         if "pbt" not in self.config.searches:
             return {}
         history = self.histories["pbt", 0]

@@ -42,7 +42,7 @@ MOST_TRAIN = 5000  # training examples on which networks are evaluated
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     method: str
     value: str  # of the setting that the method is swept over; empty without one
@@ -172,16 +172,16 @@ class Supervised(single_source.SingleSourceStudy):
         return self.lessons[network]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """Those for validation."""
+        """The ids of the validation examples."""
         return self.draw_examples(member.networks[0])[1]
 
     def origin(self, network: Network) -> Network | None:
-        """Its teacher."""
+        """The network's teacher."""
         settings = self.trials[network[:2]].settings
         return Network(settings["teacher"], "", network.seed) if settings["soft"] else None
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """What all networks put out, and their scores."""
+        """Compute all networks' outputs and scores."""
         self.tests = tests
 
         def examples(part: int) -> Callable[[Member], np.ndarray]:
@@ -212,11 +212,11 @@ class Supervised(single_source.SingleSourceStudy):
         return *self.apart(split), lambda network, ids: answers[ids]
 
     def entry(self, network: Network) -> str | None:
-        """Curves are those of what the table shows."""
+        """Curves are drawn of the networks in the table."""
         return reporting.label(network[:2]) if network[:2] in self.shown else None
 
     def draw(self, trainer: Trainer) -> None:
-        """Curves, images, scores against settings, and what suits the data."""
+        """Draw curves, images, scores against settings, and figures for the kind of data."""
         folder, split = trainer.folder, self.config.report_on
         self.shown = dict.fromkeys(reporting.points(self.results, choose=self.config.choose))
         super().draw(trainer)
@@ -235,7 +235,7 @@ class Supervised(single_source.SingleSourceStudy):
             prediction_figures.confusion(best_networks, split, *names, folder / "confusion.png")
 
     def draw_plane(self, path: Path) -> None:
-        """What networks make of all points of one or two features."""
+        """Draw predictions for a grid of one or two features."""
         train = self.source.splits["train"]
         features, answers = (np.asarray(train[name]) for name in ("features", self.answers))
         points = prediction_figures.grid(features)
@@ -267,7 +267,7 @@ class Supervised(single_source.SingleSourceStudy):
         )
 
     def sections(self) -> Iterator[tuple[str, str]]:
-        """What the report says beyond scores, as far as data and settings have it."""
+        """Sections of the report beyond scores, where data and settings allow them."""
         split, networks = self.config.report_on, self.networks
         settings = {point: trial.settings for point, trial in self.trials.items()}
         samples = {p for p, row in settings.items() if row["examples"] == "bootstrap"}

@@ -65,7 +65,7 @@ SETTINGS = Settings(
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     split: str
     seed: int
@@ -149,10 +149,10 @@ class Transferability(SingleSourceStudy):
         self.plan = self.make_plan()
         self.members = [member for members in self.plan.values() for member in members]
         self.variables: dict[Network, Variables] = {}
-        """Of the bases, when they are trained."""
+        """Variables of the bases, after their training."""
 
     def make_tasks(self) -> dict[tuple[str, int, str], splits.Task]:
-        """By kind of halves, seed, and A or B."""
+        """Tasks by kind of halves, seed, and A or B."""
         config, source, tasks = self.config, self.source, {}
         labels = {split: arrays["label"] for split, arrays in source.splits.items()}
         for split, seed in product(config.splits, range(config.seeds)):
@@ -210,7 +210,7 @@ class Transferability(SingleSourceStudy):
         return self.tasks[network.split, network.seed, network.direction[1]]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """Those of the member's task."""
+        """The ids of the examples of the member's task."""
         task = self.task_of(member.networks[0])
         if not tests:
             return task.examples["validation"]
@@ -279,12 +279,12 @@ class Transferability(SingleSourceStudy):
 
 
 UNTRAINED = {"treatment": "untrained", "n": 0}
-"""In the name of a network of random features, the same for all cuts."""
+"""The name of a network of random features, the same for all cuts."""
 
 
 def most_members(config: ConfigDict) -> int:
-    """How many members are trained at a time, at most: of fine-tuned networks there may be many,
-    of frozen ones a member for each base and treatment."""
+    """The greatest number of members trained at a time: fine-tuned networks may be many, frozen
+    ones are a member for each base and treatment."""
     for treatment in config.treatments:
         if treatment in transfer.TREATMENTS and not transfer.TREATMENTS[treatment].frozen:
             return config.members_per_round

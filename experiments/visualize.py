@@ -56,7 +56,7 @@ MOST_CLASSES = 30  # of a confusion that can be read
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     attribution: str
     seed: int
@@ -182,7 +182,8 @@ class Visualize(Study):
     def explain(
         self, variables: Variables, x: jax.Array, labels: jax.Array, numbers: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
-        """By attribution its maps, and the probability while pixels go and while they come."""
+        """Attribution maps, and the probability while pixels are deleted and inserted, by
+        attribution."""
         config, scores = self.config, partial(self.model.apply, variables)
         key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(0), numbers[0]))
         baseline, steps = jnp.zeros((1, *x.shape[1:])), config.integration_steps
@@ -226,8 +227,8 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Of the first network filters, maps, units, attributions, mistakes; of all the curves of
-        deletion and insertion, and the confusion."""
+        """Draw filters, maps, units, attributions and mistakes of the first network; curves of
+        deletion and insertion, and the confusion, of all."""
         folder, images = trainer.folder, drawing.shown(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]
@@ -255,7 +256,8 @@ class Visualize(Study):
             prediction_figures.confusion(parts, "all", names, title, folder / "confusion.png")
 
     def unit_rows(self, images: np.ndarray) -> Iterator[drawing.Row]:
-        """By stage and channel, what its unit sees of the images that drive it most, and where."""
+        """The patches of the images that drive each channel's units most, and their positions, by
+        stage and channel."""
         config, local = self.config, list(self.fields)
         for name in config.stages or drawing.spread(local, 4):
             field, (values, units) = self.fields[name], self.units[local.index(name)]

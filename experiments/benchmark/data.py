@@ -30,7 +30,7 @@ from jaxdl.types import Batch
 
 RESIDENT, TORCH = "resident", "PyTorch's DataLoader"
 RESIDENT_GOAL, STREAMED_GOAL = 20.0, 1.0
-"""How many times as fast as the DataLoader."""
+"""Least ratios of our speed to the DataLoader's."""
 CLASSES = ("a", "b")
 SETTLE = 0.5  # seconds after which what others have read ahead is complete
 AHEAD = 12  # batches: more than any worker reads ahead
@@ -172,7 +172,7 @@ def make_streamed(scratch: Path, workers: int, config: ConfigDict) -> Contender:
 
 
 def make_loader(scratch: Path, config: ConfigDict) -> Contender:
-    """What one would write with PyTorch."""
+    """A PyTorch DataLoader for the same batches."""
     from torch.utils.data import DataLoader  # torch is an extra
 
     data, slices, loaders, sizes = config.data, {}, [], {}
@@ -222,7 +222,7 @@ def endless(loader) -> Iterator[Any]:
 
 
 def take_batches(arrivals: Iterator[Any], batches: int, workers: int) -> Slice:
-    """So many batches of an endless stream, from a steady state."""
+    """Work that takes ``batches`` batches of an endless stream in its steady state."""
 
     def take(count: int) -> None:
         for _ in range(count):
@@ -271,7 +271,7 @@ def sections(measurements: Measurements) -> list[str]:
 
 
 def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
-    """Whether they are met, by the median of the ratios."""
+    """Verdicts on the goals, by the median of the ratios."""
     streamed = stream_name(config.data.loader_workers)
     compared = [(RESIDENT, min(config.data.sizes), RESIDENT_GOAL)]
     compared += [(streamed, size, STREAMED_GOAL) for size in config.data.sizes]

@@ -44,7 +44,7 @@ CORES, START, FAST = "networks on cores", "start", "accelerator"
 SAVE, LAST = "a save", "the save at the end"
 COLD, WARM, BUSY, ABOUT = "cold", "warm", "cores at work", "about"
 SAVED, UNSAVED = "with saves", "without saves"
-"""What contenders are asked."""
+"""Questions to contenders."""
 SCALING, WAITING, SECONDS = 1.7, 2.0, 4.0  # goals; of waiting, in per cent
 IMAGE, CLASSES = (20, 20, 1), 24  # of the study's glyphs, and of a half of their classes
 COMMAND = (
@@ -94,7 +94,7 @@ def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
 
 
 def make_noise(study: ConfigDict, devices: int, members: int, steps: int) -> Noise:
-    """So many networks of the study on the first devices."""
+    """A population of networks of the study, on noise, on the first devices."""
     mesh = make_mesh(devices=jax.devices()[:devices])
     model = MODELS[study.model](CLASSES, axis_name="data")
     sizes = {"members": members, "steps": steps, "batch": study.batch}
@@ -102,12 +102,12 @@ def make_noise(study: ConfigDict, devices: int, members: int, steps: int) -> Noi
 
 
 def device_name(devices: int) -> str:
-    """The work of so many devices."""
+    """The name of the work on a number of devices."""
     return "1 device" if devices == 1 else f"{devices} devices"
 
 
 class Fitted(NamedTuple):
-    """What a training with checkpoints took."""
+    """Times of a training with checkpoints."""
 
     networks: int
     training: float  # seconds until the last step, with what it waited for saves
@@ -117,8 +117,8 @@ class Fitted(NamedTuple):
 
 
 def make_cores(scratch: Path, config: ConfigDict) -> Contender:
-    """As many networks on each device of one and of all, each a core; and what the training on all
-    waits for checkpoints."""
+    """The same number of networks a device on one device and on all, each a core; and the time that
+    the training on all waits for checkpoints."""
     scale, study = config.scale, config.scale.study
     slices = {
         device_name(n): make_noise(study, n, n * scale.members, scale.steps).slice()
@@ -128,7 +128,7 @@ def make_cores(scratch: Path, config: ConfigDict) -> Contender:
     noise = make_noise(study, scale.devices, networks, steps)
 
     def fit(dispatches: int, seconds_between_saves: float) -> Fitted:
-        """From the start, by the loop that the studies have, in a folder that is thrown away."""
+        """Train from the start by the studies' loop, in a temporary folder."""
         clock, waited = Clock(), []
 
         def progress(*_) -> None:  # is called after each dispatch, before a save that may follow
@@ -163,7 +163,7 @@ def make_cores(scratch: Path, config: ConfigDict) -> Contender:
 
 
 def busy_cores(run: Callable[[], object]) -> float:
-    """How many cores this process keeps busy meanwhile."""
+    """The mean number of cores that this process uses during a run."""
     start = time.process_time()
     duration = turns.seconds(run)
     return (time.process_time() - start) / duration
@@ -297,7 +297,7 @@ def values(rows: Sequence[Row], kind: str) -> np.ndarray:
 
 
 def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
-    """Whether they are met, by the median."""
+    """Verdicts on the goals, by the median."""
     name, waits = device_name(config.scale.devices), values(rows, SAVE)
     speedup = series(rows, CORES, device_name(1)) / series(rows, CORES, name)
     share = 100 * waits / MILLI / config.scale.study.seconds_between_saves

@@ -30,7 +30,7 @@ from jaxdl.types import Variables
 
 OURS, TORCH, OPTUNA = "population", "PyTorch", "Optuna"
 GOALS = {"mlp": 8, "digit_net": 4}
-"""How many times as fast as PyTorch a population is to train each network."""
+"""Least ratios of a population's speed to PyTorch's, by network."""
 
 
 def check(config: ConfigDict) -> None:
@@ -76,7 +76,7 @@ def make_population(config: ConfigDict) -> Contender:
 
 
 class Reference(NamedTuple):
-    """What the others train."""
+    """Network, initial values and tasks of the other contenders."""
 
     model: Any
     starts: list[Variables]  # of each trial
@@ -125,7 +125,7 @@ def make_pytorch(config: ConfigDict) -> Contender:
 
 
 def make_optuna(config: ConfigDict) -> Contender:
-    """The same, by Optuna's random search over the same space: an objective makes a network and
+    """PyTorch by Optuna's random search over the same space: an objective makes a network and
     trains it."""
     import optuna  # an extra
 

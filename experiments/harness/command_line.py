@@ -34,14 +34,14 @@ EXPECTED = {
     "tuple": "a tuple such as \"(1, 2)\" or \"('a', 'b')\"",
     "string": "a section such as \"{'seed': 0}\"",  # text is never refused
 }
-"""What the value of an option has to be, by the type that absl's parsers have."""
+"""Descriptions of an option's value, by the type of absl's parser."""
 
 HELP = {"--help", "-h", "-help", "--helpfull"}
 """Words that ask for help."""
 
 
 def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]) -> list[str]:
-    """Define and read the flags of the study ``name``; what is left over of ``argv``.
+    """Define and read the flags of the study ``name``; returns the remaining arguments.
 
     Args:
       free: sections, by their last name, that each configuration fills as it likes.
@@ -151,7 +151,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
 
 
 def _refusal(error: flags.Error) -> str:
-    """What an option has to be whose value cannot be read; empty for other errors."""
+    """A message for an option whose value cannot be parsed; empty for other errors."""
     name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
     kind = EXPECTED.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
     assignment = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")

@@ -1,4 +1,4 @@
-"""What a run computes on: cores, platforms, and programs that are kept for later runs."""
+"""Cores, platforms and the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from jaxdl.files import user_path
 
 
 def device_count(config: ConfigDict, members: int) -> int:
-    """How many CPU cores are made devices: all that this process may use, but no more than can
-    share the work of so many networks."""
+    """The number of CPU cores to use as devices: all that this process may use, but no more than
+    can share the work of ``members`` networks."""
     parallel = config.get("parallel", {})  # benchmarks have none
     along_data = parallel.get("data", 1)
     if along_data < 1:  # a batch can be divided over any number
@@ -82,7 +82,7 @@ def check_platform() -> None:
 
 
 def describe_devices() -> str:
-    """What is computed on."""
+    """Devices and version of JAX, in words."""
     devices = jax.devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
     processes = "" if is_alone() else f" of {jax.process_count()} processes"

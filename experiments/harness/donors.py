@@ -1,5 +1,5 @@
-"""The networks whose first stages others begin with: one of a file, or one a seed that the run
-itself trains; and the settings of methods that begin so."""
+"""Donors, the networks whose first stages others start from: one from a file, or one a seed trained
+in the run itself; and the settings of methods that start from them."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def changes(settings: Mapping[str, Any]) -> bool:
 
 
 def make_prepare(model: Any, see: preparation.See, n: int, cached: bool) -> Prepare:
-    """From stored images, or features, to what stages above n see.
+    """A function from stored images, or features, to the inputs of the stages above n.
 
     Args:
-      cached: whether features are stored; else the stages below, ``hyper["below"]``, make them of
-        each batch.
+      cached: whether features are stored; else the stages below n, ``hyper["below"]``, compute them
+        for each batch.
     """
 
     def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
@@ -98,9 +98,9 @@ class Donors:
         builders = MODELS | {name: row.build for name, row in PRETRAINED.items()}
         self._build = user_functions.function_named(self.name, builders, setting, "model")
         self.networks: list[Variables] = []
-        """Their variables: those of a file, or, when they are trained, one a seed."""
+        """The donors' variables: one from a file, or one a seed after their training."""
         self.source: Source | None = None
-        """The data that they are trained on in this run."""
+        """The data that donors are trained on in this run; None with weights from a file."""
         if config.weights:
             OneOf(tuple(PRETRAINED)).check(setting, self.name, config)
             path, row = user_path(config.weights), PRETRAINED[self.name]
@@ -128,7 +128,8 @@ class Donors:
         self.count, self.frozen = len(self.networks) or config.seeds, config.stages
 
     def make_network(self, classes: int, axis_name: str | None) -> Any:
-        """The module for so many classes, of which any stretch of stages can be applied alone."""
+        """The module with ``classes`` outputs, of which any range of stages can be applied
+        alone."""
         model = self._build(classes)
         transfer.check_layered(model)
         return recipe.over_devices(model, axis_name)
@@ -136,7 +137,7 @@ class Donors:
     def make_see(
         self, images: Images, *, changes: Sequence[str] = (), strength: float = 1.0, **options: Any
     ) -> preparation.See:
-        """What networks see of such images: normalized as the donors'.
+        """``see(images, key)``: images normalized as the donors' inputs are.
 
         Args:
           changes, strength: of images in training, see :func:`preparation.augmentations`.
@@ -170,7 +171,7 @@ class Donors:
         return self.stages
 
     def feature_feeds(self, model: Any, images: Images, mesh: Mesh, batch: int) -> FeatureFeeds:
-        """What the donors' first stages put out for images such as these."""
+        """Precomputed outputs of the donors' first stages."""
         see = self.make_see(images)
 
         def apply(n: int) -> Apply:
@@ -182,7 +183,7 @@ class Donors:
         return FeatureFeeds(apply, networks, mesh, batch)
 
     def number(self, seed: int) -> int:
-        """Which donor the networks of a seed begin with."""
+        """The number of the donor that a seed's networks start from."""
         return seed % self.count
 
     def below(self, seed: int, n: int) -> Variables:

@@ -12,7 +12,7 @@ from jaxdl.report.tables import Estimate, format_mean, mean_and_standard_error, 
 from jaxdl.types import DamagedFile
 
 Values = Mapping[tuple, float]
-"""By the name of a network."""
+"""Values by network name."""
 
 
 class Headline(NamedTuple):
@@ -34,12 +34,12 @@ class Headline(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is averaged."""
+        """The name of the averaged value."""
         return "log10 " * self.logarithm + self.column
 
     @property
     def unit(self) -> str:
-        """Of what :meth:`format` writes."""
+        """The unit of :meth:`format`'s text."""
         return "" if self.logarithm else " %"
 
     def format(self, x: Estimate, signed: bool = False) -> str:

@@ -50,10 +50,10 @@ PATIENCE = 300
 
 
 def agree(config: ConfigDict, workdir: Path) -> None:
-    """See that all processes of the run were started alike.
+    """Check that all processes of the run were started with the same settings.
 
     Raises:
-      ValueError: if they were not, with what differs.
+      ValueError: if they were not, naming the settings that differ.
     """
     if is_alone():
         return
@@ -69,10 +69,10 @@ def agree(config: ConfigDict, workdir: Path) -> None:
 
 
 def lock(workdir: Path) -> None:
-    """See that no other run writes to the folder, until the end of this process.
+    """Lock the work folder against other runs, until the end of this process.
 
     Raises:
-      ValueError: if one does.
+      ValueError: if another run holds the lock.
     """
     path, descriptor = workdir, os.open(workdir, os.O_RDONLY)
     for _ in range(50):  # what a killed run has started may take a moment to end
@@ -92,7 +92,7 @@ def lock(workdir: Path) -> None:
 
 
 def is_alone() -> bool:
-    """Whether the run is this process."""
+    """Whether this process is the only one of the run."""
     return jax.process_count() == 1
 
 
@@ -102,7 +102,7 @@ def first_process() -> bool:
 
 
 def say(line: str) -> None:
-    """A line for the user, who needs it once."""
+    """Print a line for the user, in the first process only."""
     if first_process():
         tqdm.write(line, file=sys.stderr)
 

@@ -1,7 +1,7 @@
-"""How a network is trained, as settings that the methods of a study differ in.
+"""Training settings shared by studies: optimizer, loss, model, examples, data options.
 
-Numbers among them are traced: methods that differ in nothing else share a program. Those that are
-off in one method and on in another do not, so that what is off costs nothing.
+Numeric settings are traced: methods that differ only in them share a program. A number that is off
+in one method and on in another takes two programs, so that what is off costs nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ OFF: Mapping[str, float | None] = {
     **dict.fromkeys(("dropout", "noise", "smoothing", "soft"), 0),
     **dict.fromkeys(("stop", "temperature"), 1),
 }
-"""Numbers of a member, and the value that turns each off; None for those that are always on."""
+"""The numeric settings of a member, each with the value that turns it off; None if it is always
+on."""
 MIXING = ("mixup", "cutmix")
 CHANGES = ("similarity", "elastic", "noise", "colour", "augmix", *MIXING)
 
@@ -85,7 +86,7 @@ KINDS: Kinds = {
 
 
 DATA = ("share", "examples", "folds", "wrong_labels", "wrong_to", "teacher", "sweep", "values")
-"""Settings of a member that say what its data are, and nothing of its program."""
+"""Settings of a member that select its data and do not change its program."""
 FITTED = tuple(name for name in FEATURES if name not in features.PLAIN)
 
 
@@ -129,8 +130,8 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
 
 
 def program_key(settings: Mapping[str, Any], excluded: Collection[str] = DATA) -> tuple:
-    """What methods have in common that share a program: all settings but for numbers, and which of
-    these are on.
+    """The key by which methods share a program: all settings that are not numbers, and which
+    numbers are on.
 
     Args:
       excluded: settings that a program does not depend on.
@@ -140,7 +141,7 @@ def program_key(settings: Mapping[str, Any], excluded: Collection[str] = DATA) -
 
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are there and on, as hyper-parameters of a member; ``stop`` in steps."""
+    """The numeric settings that are on, as a member's hyper-parameters; ``stop`` in steps."""
     values = {n: settings[n] for n, off in OFF.items() if settings.get(n, off) != off}
     if {"l1", "l2"} & {*values}:
         values |= {name: settings[name] for name in ("l1", "l2")}
@@ -179,7 +180,7 @@ def trained_first(trials: Trials, name: str, switch: str = "") -> Trials:
 
 
 def draw_size(trials: Trials, seeds: int, bag: int) -> int:
-    """So many seeds share their examples: those of all folds, or of a bag."""
+    """The number of seeds that share their examples: the folds, or the size of a bag."""
     if bag > seeds:
         raise ValueError(f"config.bag={bag} networks need as many seeds, not config.seeds={seeds}")
     settings = [trial.settings for trial in trials.values()]
@@ -190,21 +191,22 @@ def draw_size(trials: Trials, seeds: int, bag: int) -> int:
 
 
 class Examples(NamedTuple):
-    """What the networks of a study draw their examples from. A seed draws the same for all methods,
-    and so do ``draw`` seeds but for what is drawn within that: bootstrap samples, folds."""
+    """The examples from which the networks of a study draw theirs. A seed draws the same examples
+    for all methods, and so do groups of ``draw`` seeds, except for bootstrap samples and folds
+    drawn within them."""
 
     train: np.ndarray
     """The ids of the training split."""
     validation: np.ndarray
-    """And of that for validation."""
+    """The ids of the validation split."""
     labels: np.ndarray | None
-    """By id; None where the answers are numbers."""
+    """Labels by id; None where the answers are numbers."""
     classes: int
     draw: int
 
     def sample(self, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of the examples that a network is trained on, and of those for its validation: of
-        folds that which is left out."""
+        """The ids of a network's training and validation examples; with folds, validation is on the
+        fold that is left out."""
         share, draw = settings["share"], seed // self.draw
         count = max(1, round(share * len(self.train) if share <= 1 else share))
         if count > len(self.train):
@@ -236,7 +238,7 @@ class Examples(NamedTuple):
 
 
 def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.GradientTransformation]:
-    """The optimizer, made of a member's numbers."""
+    """A function from a member's numbers to its optimizer."""
 
     def rule(hyper: Hyper) -> optax.GradientTransformation:
         schedule = {k: settings[k] for k in ("steps", "warmup", "drops") if k in settings}
@@ -286,7 +288,7 @@ def over_devices(model: Any, axis_name: str | None) -> Any:
 def make_see(
     settings: Mapping[str, Any], inputs: Images, answers: np.ndarray
 ) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
-    """``see(inputs, key)``: from stored images or features to what a network sees; with a key as in
+    """``see(inputs, key)``: stored images or features as network inputs; with a key augmented as in
     training.
 
     Args:
@@ -316,11 +318,10 @@ def mix(
 
 
 def make_loss(model: Any, settings: Mapping[str, Any], inputs: str) -> LossFn:
-    """The loss of a network, made of a member's numbers, and of its ``class_weights`` if it has
-    such.
+    """The loss of a network, with a member's numbers and ``class_weights``, if any.
 
     Args:
-      inputs: the array of a batch that it sees.
+      inputs: the name of the array in a batch that the network sees.
     """
 
     def loss_fn(

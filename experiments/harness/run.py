@@ -35,18 +35,19 @@ Study = Callable[[ConfigDict, Path, StopFlag], str]
 
 
 def fail(message: str) -> NoReturn:
-    """One line on standard error, exit code 2."""
+    """Print one line on standard error and exit with code 2."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(2)
 
 
 class UserError(ValueError):
-    """What was asked for cannot be had; the message is one line for the user."""
+    """Wrong user input; the message is one line for the user."""
 
 
 @contextmanager
 def user_input() -> Iterator[None]:
-    """Within, every OSError and ValueError is one of wrong input: it becomes :class:`UserError`."""
+    """A context in which every OSError and ValueError is due to wrong input and becomes
+    :class:`UserError`."""
     try:
         yield
     except OSError as error:
@@ -177,7 +178,7 @@ def replace_unprintable() -> None:
 
 
 def show(report: str) -> None:
-    """Print the report, which is in the work folder, too, where somebody reads."""
+    """Print the report, unless nobody reads standard output; it is in the work folder, too."""
     try:
         print(report, flush=True)
     except OSError:  # who read has gone (`| head`): nor is there to be a complaint at the exit

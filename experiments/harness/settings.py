@@ -1,8 +1,8 @@
-"""Settings, declared: for each a kind with its range, and one checker for all.
+"""Declared settings: each has a kind with its range, and one function checks all.
 
-A study has a table from the names of its settings to their kinds. What two settings have to do with
-each other beyond :class:`Multiple` is the study's to check, and what a function of the library
-refuses is not checked here once more.
+A study has a table from the names of its settings to their kinds. Relations between two settings
+other than :class:`Multiple` are checked by the study. What a library function refuses is not
+checked here again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 
 class Kind(Protocol):
-    """What the value of a setting may be."""
+    """A kind of setting: the values that it may have."""
 
     def check(self, name: str, value: Any, config: ConfigDict) -> None:
         """Raise ValueError, which begins with the setting's full name, unless the value is of this
@@ -71,7 +71,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of some words."""
+    """One word of a choice."""
 
     choices: Sequence[str]
 
@@ -155,17 +155,18 @@ def _check_number(name: str, value: Any) -> None:
 
 
 Kinds = Mapping[str, Kind | tuple[Kind, ...]]
-"""By the name of a setting, dots for sections: ``"data.feed"``."""
+"""Kinds by the name of a setting, dots for sections: ``"data.feed"``; of several kinds all
+apply."""
 
 
 class Settings(NamedTuple):
-    """What is declared of a study's configuration."""
+    """The declaration of a study's configuration."""
 
     kinds: Kinds
     free: tuple[str, ...] = ()
     """Last names of sections whose keys are not fixed: "methods", "options"."""
     computing: tuple[str, ...] = ()
-    """Settings that say how, and not what, is computed: a restart may have others."""
+    """Settings that change how, and not what, is computed: they may differ at a restart."""
 
 
 def check(config: ConfigDict, kinds: Kinds) -> None:
@@ -198,7 +199,7 @@ class Method(NamedTuple):
 
     settings: dict[str, Any]
     sections: dict[str, str]
-    """Where each setting has its value from: ``config.base``, say."""
+    """The section that each setting comes from, such as ``config.base``."""
 
     def path(self, name: str) -> str:
         """A setting as the user would write it, for messages."""
@@ -247,7 +248,7 @@ def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[
 
 def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
     """All methods, checked, each at all ``values`` of the setting that it names as its ``sweep``;
-    by name, and value as :func:`text` has it, empty without a sweep.
+    by name and value, the value as :func:`text` writes it, empty without a sweep.
 
     Raises:
       ValueError: as :func:`methods` does.
@@ -297,7 +298,8 @@ def describe(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 
 
 def neutral(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are off, or 1, in the base of a study's default: usual in its reports."""
+    """The settings that are off, or 1, in the base of a study's default, which reports leave
+    out."""
     return {key: value for key, value in defaults.items() if value in (False, -1, 0, 1)}
 
 
@@ -306,8 +308,8 @@ def describe_changes(
     usual: Mapping[str, Any],
     none: str = "those of the base",
 ) -> dict[str, str]:
-    """For a report: what differs from the usual settings, by method; ``none`` where nothing
-    does."""
+    """The settings that differ from the usual ones, by method, for a report; ``none`` where none
+    differs."""
     return {
         f"Settings of {name}": describe(settings, usual) or none
         for name, settings in methods.items()
@@ -315,8 +317,8 @@ def describe_changes(
 
 
 def describe_methods(config: ConfigDict, defaults: ConfigDict) -> dict[str, str]:
-    """For a report: the base where it differs from what is :func:`neutral` in ``defaults``, and
-    each method from that."""
+    """The base's differences from the :func:`neutral` ``defaults``, and each method's from the
+    base, for a report."""
     base = config.base.to_dict()
     settings = {name: variant.settings for name, variant in methods(config, {}).items()}
     return {"Base": describe(base, neutral(defaults))} | describe_changes(settings, base)

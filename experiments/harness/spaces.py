@@ -1,4 +1,4 @@
-"""What is searched, and how, as configurations say it: ``config.space`` and ``config.searches``."""
+"""Search spaces and searches from a configuration's ``config.space`` and ``config.searches``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_space(config: ConfigDict) -> Space:
 
 
 def make_values(name: str, value: Any) -> Range | Choice:
-    """What a setting may be; raises as :func:`make_space` does."""
+    """The range or choice of a setting's values; raises as :func:`make_space` does."""
     try:
         match value:
             case ("log" | "uniform" | "integers" as kind, int() | float(), int() | float()):

@@ -120,5 +120,5 @@ def make(config: ConfigDict) -> Contender:
 
 
 def lbfgs_iterations(optimizer) -> int:
-    """So many it has made; where :meth:`deepxde.Model.train` reads them, too."""
+    """Iterations made so far, read where :meth:`deepxde.Model.train` reads them."""
     return optimizer.state_dict()["state"].get(0, {}).get("n_iter", 0)

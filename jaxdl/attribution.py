@@ -1,4 +1,4 @@
-"""What in an image a network's output comes from.
+"""Attribution: which pixels of an image a network's output depends on.
 
 ``scores(images)`` [b, k] has a number for each image and class that depends on that image alone: a
 network's logits or probabilities, ``partial(model.apply, variables)``. An attribution has a number
@@ -70,8 +70,8 @@ def occlusion(
     window: int,
     stride: int = 1,
 ) -> Float[Array, "b h w"]:
-    """By how much the score falls when a square is taken from the baseline: at a pixel the mean
-    over the squares that cover it (Zeiler & Fergus 2014).
+    """The fall of the score when a square is replaced by the baseline: at a pixel the mean over the
+    squares that cover it (Zeiler & Fergus 2014).
 
     Args:
       window: pixels along the square's side.

@@ -1,4 +1,4 @@
-"""What a network learns from examples with targets: losses of any Flax module.
+"""Supervised losses of any Flax module.
 
 :func:`make_loss` makes, of a module and one number an example, a loss for
 :func:`jaxdl.train.state.make_step`; :func:`classification_loss`, :func:`regression_loss` and
@@ -36,11 +36,13 @@ from jaxdl.types import (
 )
 
 PerExample = Callable[[Array, Batch], tuple[Float[Array, " b"], Metrics]]
-"""From a network's outputs and the batch to each example's loss and other numbers, [b]."""
+"""A function from a network's outputs and the batch to each example's loss and other numbers,
+[b]."""
 
 
 def parameters(model: Any) -> dict[str, inspect.Parameter]:
-    """What a Flax module's ``__call__`` takes; or ``apply``, where the module is not called."""
+    """The parameters of a Flax module's ``__call__``, or of ``apply`` where the module is not
+    callable."""
     return dict(inspect.signature(model if callable(model) else model.apply).parameters)
 
 
@@ -76,7 +78,8 @@ def make_loss(
       model: any Flax module whose ``apply`` takes ``batch[inputs]``.
       per_example: ``per_example(outputs, batch) -> (losses, metrics)``, all of shape [b].
       inputs: the array of a batch that the network sees.
-      dtype: what the network computes in, `jnp.bfloat16` say; parameters, other collections and
+      dtype: type of the network's computations, such as `jnp.bfloat16`; parameters, other
+        collections and
         outputs keep their own (float32). Default: as the module says.
     """
 
@@ -142,7 +145,7 @@ def classification_loss(
         are 1 for the label and -1 for the other classes (LeCun et al. 1989).
       soft: the share of :func:`jaxdl.nn.losses.distillation` from the logits ``batch["teacher"]``
         [b, k], where there are such.
-      temperature: of that.
+      temperature: temperature of the distillation.
     """
 
     def per_example(logits: Float[Array, "b k"], batch: Batch) -> tuple[Array, Metrics]:

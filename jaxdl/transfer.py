@@ -1,4 +1,4 @@
-"""What transfers between networks: cut, transplant, freeze, and the treatments that compare them.
+"""Transfer between networks: cut, transplant, freeze, and the treatments that compare them.
 
 Yosinski, Clune, Bengio & Lipson, "How transferable are features in deep neural networks?", NIPS
 2014. Two base networks are trained on tasks A and B. At every depth n the first n layers of a base
@@ -30,7 +30,7 @@ from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Variables
 
 
 class Treatment(NamedTuple):
-    """Where the first layers of a network come from, and whether they keep learning."""
+    """The source of a network's first layers, and whether they are trained further."""
 
     source: str
     """``"self"``: the base of the target task; ``"other"``: the base of the other task;
@@ -77,7 +77,7 @@ def layers(variables: Variables) -> tuple[str, ...]:
 def cut(
     variables: Variables, n: int, order: Sequence[str] | None = None
 ) -> tuple[Variables, Variables]:
-    """Divide a network into ``(below, above)``: its first ``n`` layers and the rest, each with the
+    """Divide a network into ``(lower, upper)``: its first ``n`` layers and the rest, each with the
     collections of ``variables``.
 
     Raises:
@@ -154,7 +154,7 @@ def _check_alike(layer: str, base: dict[str, str], fresh: dict[str, str]) -> Non
 
 
 def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) -> Variables:
-    """A mask that is False for every array of layers ``1 … n`` and True above.
+    """A mask that is False for every array of layers ``1 … n`` and True for the others.
 
     Frozen means: no update, no weight decay, no change of batch statistics. The first two are
     what ``make_optimizer(trainable=...)`` does with the mask of ``params``; the last follows from
@@ -178,7 +178,7 @@ class Layered(Protocol):
         stop: int | None = None,
         **options,
     ) -> Any:
-        """Layers ``start + 1 … stop`` applied to images or to what layer ``start`` put out."""
+        """Layers ``start + 1 … stop`` applied to images or to the output of layer ``start``."""
 
 
 def check_layered(model: Any) -> None:
@@ -217,7 +217,8 @@ class Frozen:
         mutable: bool | Sequence[str] = False,
         rngs: Mapping[str, PRNGKeyArray] | None = None,
     ) -> Array | tuple[Array, Collections]:
-        """As of a Flax module: outputs, and with ``mutable`` the new collections of all layers."""
+        """As `flax.linen.Module.apply`: outputs, and with ``mutable`` the new collections of all
+        layers."""
         lower, upper = cut(variables, self._n, self._order)
         h = lax.stop_gradient(self._model.apply(lower, x, train=False, start=0, stop=self._n))
         result = self._model.apply(upper, h, train=train, start=self._n, mutable=mutable, rngs=rngs)
@@ -230,7 +231,7 @@ class Frozen:
 class Above:
     """The layers above ``n`` of a network, in the place of a Flax module.
 
-    Inputs are what layer ``n`` puts out, variables those of the layers above (:func:`cut`).
+    Inputs are the outputs of layer ``n``, variables those of the layers above (:func:`cut`).
 
     Args:
       updates: False to run them as in evaluation also in training: batch normalization uses its
@@ -245,14 +246,14 @@ class Above:
         self._model, self._n, self._updates = model, n, updates
 
     def clone(self, **attributes: Any) -> "Above":
-        """The same of a module with other attributes."""
+        """As `flax.linen.Module.clone`: the layers of a module with other attributes."""
         network: Any = self._model
         return Above(network.clone(**attributes), self._n, updates=self._updates)
 
     def apply(
         self, variables: Variables, x: Float[AnyArray, "b ..."], *, train: bool = False, **options
     ) -> Array | tuple[Array, Collections]:
-        """As of a Flax module."""
+        """As `flax.linen.Module.apply`."""
         options |= {"train": train and self._updates, "start": self._n}
         return self._model.apply(variables, x, **options)
 
@@ -260,7 +261,7 @@ class Above:
 def activations(
     model: Layered, base: Variables, x: Float[Array, "b ..."], cuts: Sequence[int]
 ) -> list[Float[Array, "b ..."]]:
-    """What layers ``cuts`` (ascending) of a base put out, all from one forward pass."""
+    """The outputs of layers ``cuts`` (ascending) of a base, from one forward pass."""
     outputs, depth = [], 0
     for n in cuts:
         x = model.apply(base, x, train=False, start=depth, stop=n)

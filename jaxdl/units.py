@@ -1,4 +1,4 @@
-"""What the units of a network see, and what drives them: receptive fields, peaks, patches.
+"""Units of a network: receptive fields, peaks, and the patches of images that drive them.
 
 A unit is a place (row, column) of a stage's output, in one of its channels. The stages are those of
 a :class:`jaxdl.nn.models.staged.Staged`.
@@ -21,7 +21,7 @@ from jaxdl.types import AnyArray, Variables
 def stage_activations(
     model: Staged, variables: Variables, images: Float[AnyArray, "b h w c"]
 ) -> list[Float[Array, "b ..."]]:
-    """What each stage puts out in evaluation, from the first to the last."""
+    """The outputs of each stage in evaluation, from the first to the last."""
     outputs: list[Array] = []
     for i in range(model.depth):
         x = outputs[-1] if outputs else images
@@ -38,7 +38,7 @@ class Field(NamedTuple):
     offset: tuple[int, int]
 
     def compose(self, stage: "Field") -> "Field":
-        """The fields of the units of a stage whose own fields are of units of these fields."""
+        """The fields, in pixels, of a stage's units whose inputs are units of these fields."""
         sides = zip(*self, *stage, strict=True)
         size, stride, offset = zip(
             *((n + (k - 1) * s, s * t, o + p * s) for n, s, o, k, t, p in sides), strict=True
@@ -59,7 +59,7 @@ class Field(NamedTuple):
 
 
 PIXEL = Field((1, 1), (1, 1), (0, 0))
-"""Of the images themselves."""
+"""The field of an image's pixels."""
 
 
 def receptive_fields(model: Staged, shape: tuple[int, int, int]) -> dict[str, Field]:
@@ -180,8 +180,8 @@ def patch(
 def view(
     image: Float[np.ndarray, "h w c"], field: Field, unit: tuple[int, int] | Int[np.ndarray, "2"]
 ) -> Float[np.ndarray, "ph pw c"]:
-    """What a unit (row, column) sees of an image of values 0 … 1, to be drawn: :func:`patch`, grey
-    beyond the image; of a field larger than the image only what is inside."""
+    """The part of an image of values 0 … 1 that a unit (row, column) sees, to be drawn:
+    :func:`patch`, grey beyond the image; of a field larger than the image only what is inside."""
     cut, mask = patch(image, field, unit, fill=0.5)
     if max(field.size) <= max(image.shape[:2]):
         return cut

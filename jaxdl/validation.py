@@ -1,4 +1,4 @@
-"""How good a network is on a domain without labels: criteria to choose between adapted networks.
+"""Criteria to choose between adapted networks without target labels.
 
 Settings of an adaptation cannot be chosen by accuracy on the target domain, whose labels nobody
 has. Each criterion here puts something in its place that can be computed: how the target
@@ -21,12 +21,13 @@ MOST = 30.0
 """The largest logit of a domain classifier that is believed: odds of 1e13, more than data tell."""
 
 Classify = Callable[[Shaped[np.ndarray, "n ..."]], Int[np.ndarray, " n"]]
-"""From images to labels."""
+"""A function from images to labels."""
 
 Fit = Callable[
     [Shaped[np.ndarray, "n ..."], Int[np.ndarray, " n"], Shaped[np.ndarray, "m ..."]], Classify
 ]
-"""From labelled images, their labels, and images of the other domain, to a classifier for these."""
+"""A function from labelled images, their labels, and images of the other domain, to a classifier
+for these."""
 
 
 # What the predictions for the target domain say by themselves.
@@ -164,7 +165,7 @@ def unlabelled_criteria(
     Args:
       source, target: "features" and "logits" of held-out examples, and of a domain classifier the
         "domain" logits.
-      labels: of the source examples.
+      labels: labels of the source examples.
       adversarial: whether there is a domain classifier that was trained.
     """
     weights, rest = fitted_importance_weights(source["features"], target["features"])

@@ -40,16 +40,16 @@ def by_rate(stretches):
 )
 def test_values_at_positions(values, positions, expected):
     for position, value in zip(positions, expected, strict=True):
-        assert values.at(position) == (pytest.approx(value) if type(value) is float else value)
+        assert values.value(position) == (pytest.approx(value) if type(value) is float else value)
 
 
 @pytest.mark.parametrize("values", SPACE.values(), ids=SPACE)
 @given(position=st.floats(0, 1))
 def test_positions_are_the_inverse_of_values(values, position):
-    value = values.at(position)
+    value = values.value(position)
     again = values.position(value)
     assert 0 <= again <= 1 + 1e-12
-    assert values.at(min(again, 1.0)) == (
+    assert values.value(min(again, 1.0)) == (
         pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
     )
 
@@ -156,7 +156,7 @@ def test_only_trials_with_a_score_are_copied_and_only_onto_worse_ones(scores, sh
     seed=st.integers(0, 99),
 )
 def test_what_is_explored_stays_in_its_range(position, factors, seed):
-    settings = {name: r.at(u) for (name, r), u in zip(NUMBERS.items(), position, strict=True)}
+    settings = {name: r.value(u) for (name, r), u in zip(NUMBERS.items(), position, strict=True)}
     rng = np.random.default_rng(seed)
     for _ in range(5):
         settings = search.explore(NUMBERS, settings, factors, rng)

@@ -89,7 +89,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> str:
-    """One benchmark that has been checked: contenders in turns.
+    """Run one checked benchmark, its contenders in turns.
 
     Args:
       load: the mean number of others' processes at work, before the first benchmark.

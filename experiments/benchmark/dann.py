@@ -146,7 +146,7 @@ def make_population(
 def make_pytorch(
     noise: Path, sizes: Mapping[str, int], device: str, config: ConfigDict
 ) -> Contender:
-    """One network after the other, in the setting that is fastest here."""
+    """PyTorch, one network after the other, in the setting that is fastest here."""
     import torch
 
     from experiments.benchmark.contenders import pytorch

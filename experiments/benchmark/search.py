@@ -108,7 +108,7 @@ def make_reference(config: ConfigDict, kind: str) -> Reference:
 
 
 def make_pytorch(config: ConfigDict) -> Contender:
-    """One trial after the other, eager, in the setting that is fastest here."""
+    """PyTorch, one trial after the other, eager, in the setting that is fastest here."""
     from experiments.benchmark.contenders import pytorch  # an extra
 
     slices, settings = {}, {}

@@ -86,7 +86,7 @@ class Donors:
     """The donors of a configuration with ``model``, ``weights`` and ``source``.
 
     Args:
-      kinds: of the settings in ``config.source.training``.
+      kinds: kinds of the settings in ``config.source.training``.
 
     Raises:
       ValueError: if there is no such network, or no donor.
@@ -140,8 +140,8 @@ class Donors:
         """``see(images, key)``: images normalized as the donors' inputs are.
 
         Args:
-          changes, strength: of images in training, see :func:`preparation.augmentations`.
-          options: of :func:`preparation.standardized`.
+          changes, strength: augmentation in training, see :func:`preparation.augmentations`.
+          options: arguments of :func:`preparation.standardized`.
         """
         change = preparation.augmentations(changes, strength, images.shape[1])
         return preparation.standardized(images, **options, change=change, moments=self.moments)
@@ -150,8 +150,8 @@ class Donors:
         """The names of a network's stages, in their order.
 
         Args:
-          shapes: of its variables.
-          shape: of the images that it sees.
+          shapes: shapes of its variables.
+          shape: shape of its input images.
 
         Raises:
           ValueError: if the stages but the last are not like the donors', or there are fewer than

@@ -258,8 +258,8 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
     """The Flax module.
 
     Args:
-      outputs: how many numbers it puts out.
-      axis_name: of the devices that share a batch, for batch normalization.
+      outputs: number of outputs.
+      axis_name: mesh axis of the devices that share a batch, for batch normalization.
       path: the setting that names the model, for messages.
 
     Raises:

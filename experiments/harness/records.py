@@ -65,7 +65,7 @@ def recorded(folder: Path, study: str, began: float) -> Iterator[list[Start]]:
     file that is damaged is set aside as ``run.json.damaged``: no run needs it.
 
     Args:
-      began: when it began, as ``time.monotonic()`` gives it.
+      began: ``time.monotonic()`` at the start.
 
     Raises:
       OSError: if it cannot be read or written.

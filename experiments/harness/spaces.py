@@ -19,7 +19,7 @@ by which examples a network is judged."""
 
 
 def make_space(config: ConfigDict) -> Space:
-    """What is searched, checked.
+    """The search space of a configuration, checked.
 
     Raises:
       ValueError: in one line that begins with the setting, for what cannot be searched, or not by

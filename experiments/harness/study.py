@@ -252,7 +252,7 @@ def curve_panels(
     Args:
       fields: the panels' titles, by field.
       entry: the legend's entry of a network; None where it is not drawn.
-      order: what networks are sorted by.
+      order: sort key of networks.
     """
     panels: dict[str, dict[str, list]] = {}
     curves = trainer.curves.by_network(kind)

@@ -18,8 +18,8 @@ def function_named(
     """A function of a table of ours, or the user's own, ``module:function``.
 
     Args:
-      setting: that names it, for messages.
-      kind: what the function makes: "problem".
+      setting: the setting that names it, for messages.
+      kind: the kind of object that the function makes, such as "problem".
 
     Raises:
       ValueError: if there is none; if its module has errors.

@@ -32,7 +32,7 @@ def npz(
 
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
-      seed: draws them.
+      seed: seed of that choice.
       channels: 3: repeat grey images along the channel axis, as networks of photographs need them;
         0: keep the stored channels.
       unlabelled: whether images without labels will do: an archive of nothing but images.
@@ -77,7 +77,8 @@ def npz(
 
 
 def _plain_arrays(path: str) -> dict[str, np.ndarray]:
-    """All of an archive; ValueError for arrays of objects, whose pickles could run any code."""
+    """All arrays of an archive; ValueError for arrays of objects, whose pickles could run any
+    code."""
     arrays, objects, file = {}, [], user_path(path)
     try:
         with file.open("rb") as stream, np.load(stream) as stored:
@@ -107,7 +108,7 @@ def _plain_arrays(path: str) -> dict[str, np.ndarray]:
 
 
 def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
-    """What a split's images and labels are called, by split; "train" is always there."""
+    """The names of a split's images and labels, by split; "train" is always there."""
     by_kind = {}
     for kind in ("images", "labels"):
         words = {n: n[: -len(kind)].rstrip("_") for n in arrays if n.casefold().endswith(kind)}

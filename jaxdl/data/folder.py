@@ -17,7 +17,7 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Of images that Pillow reads by itself: for others (``.eps``) it starts programs."""
+"""Suffixes of images that Pillow reads by itself: for others (``.eps``) it starts programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def folder(
     Args:
       path: the folder.
       validation, test: shares (below 1) or numbers of images to take for these splits.
-      seed: draws them.
+      seed: seed of that choice.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
       unlabelled: whether images without labels will do: ``PATH/*.png``, ``PATH/train/*.png``.
 
@@ -157,7 +157,8 @@ def _is_image(entry: os.DirEntry) -> bool:
 
 
 def _omissions(omitted: Counter[str], without_classes: list[str]) -> str:
-    """In words: ``8 .heic, 3 folders in class folders, folder test without class folders``."""
+    """The omissions in words: ``8 .heic, 3 folders in class folders, folder test without class
+    folders``."""
     kinds = omitted.most_common(5)
     if rest := omitted.total() - sum(count for _, count in kinds):
         kinds.append(("others", rest))

@@ -26,7 +26,7 @@ def check_masks(
 
     Args:
       images: their shape, [n, height, width, channels].
-      prefix: begins the message.
+      prefix: prefix of the message.
       filled: whether every mask must have something in it; else one of all.
     """
     if masks.shape != images[:3]:
@@ -79,8 +79,9 @@ def dilated(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> Binary
 
 
 def polygons(mask: BinaryMask, corners: float, rng: np.random.Generator) -> BinaryMask:
-    """Each connected thing as a polygon of so many corners: its farthest pixels from its middle, in
-    as many sectors of equal angle, the first of which begins anywhere."""
+    """A mask whose connected components are polygons: the corners are the farthest pixels from a
+    component's middle in ``corners`` sectors of equal angle, the first of which begins at
+    random."""
     labels, count = ndimage.label(mask)
     canvas = Image.new("L", mask.shape[::-1])
     for i in range(1, count + 1):
@@ -96,7 +97,7 @@ def polygons(mask: BinaryMask, corners: float, rng: np.random.Generator) -> Bina
 
 
 def missing(mask: BinaryMask, share: float, rng: np.random.Generator) -> BinaryMask:
-    """Without such a share of its connected things."""
+    """A mask without a share of its connected components."""
     labels, count = ndimage.label(mask)
     remains = np.r_[False, rng.permutation(count) >= round(share * count)]
     return remains[labels].astype(np.uint8)
@@ -108,27 +109,27 @@ DAMAGES: Mapping[str, Callable[[BinaryMask, float, np.random.Generator], BinaryM
     "polygons": polygons,
     "missing": missing,
 }
-"""What rough labels have lost (Heller, Dean & Papanikolopoulos 2018), by name."""
+"""Damages of rough labels (Heller, Dean & Papanikolopoulos 2018), by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Which arrays of a split are learnt from, and how they are made."""
+    """The arrays of a split that are learnt from, and how they are made."""
 
     arrays: Sequence[str]
     """``label``, ``point``, ``count``, ``points``, ``instances``; ``depth``, made of instances; and
     ``mask``."""
     mask: str = "mask"
-    """The array that is the mask; of ``instances`` whatever is no background."""
+    """The array that is the mask; of ``instances`` all that is not background."""
     field: str = ""
-    """That with the pixels in which the mask is known; empty for all."""
+    """The array of the pixels in which the mask is known; empty for all."""
     damages: Sequence[Damage] = (("", 0.0),)
     """Versions of the mask."""
     filled: bool = False
     """Whether every mask must have something in it."""
 
     def of_split(self, split: Split, prefix: str) -> Split:
-        """Its ``image`` and these arrays; ``mask`` is uint8 [n, versions, h, w].
+        """The split's ``image`` and these arrays; ``mask`` is uint8 [n, versions, h, w].
 
         Raises:
           ValueError: in one line, for arrays that it does not have, or masks that do not fit.

@@ -28,7 +28,7 @@ BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CLASS_NAMES = {"cifar10": tuple(_CIFAR10.split())}
-"""For data sets that may have been prepared without them."""
+"""Class names of data sets that may have been prepared without them."""
 
 _MADE = {"airplane", "automobile", "ship", "truck"}
 CLASS_GROUPS = {
@@ -69,15 +69,16 @@ def prepared(
 
     What is not prepared yet is prepared (as array_record) where there is a network, or without one
     if its builder is among :data:`BUILDERS`. "train" and "test" are used as they are; without a
-    "test" that has labels, "validation" is the test split, else the validation split. Other names
-    of the same are known, too (:data:`jaxdl.data.source.SPLIT_NAMES`). What is not there is taken
-    from the training images, class by class; splits that are not used are named in ``omissions``.
+    "test" that has labels, "validation" is the test split, else the validation split. Alternative
+    split names (:data:`jaxdl.data.source.SPLIT_NAMES`) are used only if the usual one is missing.
+    What is not there is taken from the training images, class by class; splits that are not used
+    are named in ``omissions``.
 
     Args:
       dataset: its name, perhaps with a configuration and version (``syn_numbers/NAME:1.0.0``).
-      data_dir: where TFDS keeps its data; empty for its own default, ``~/tensorflow_datasets``.
+      data_dir: the folder of TFDS's data; empty for its default, ``~/tensorflow_datasets``.
       validation, test: shares (below 1) or numbers of images to take for these splits.
-      seed: draws them, class by class unless ``by_class`` is False.
+      seed: seed of that choice, class by class unless ``by_class`` is False.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
       builder: for one of :data:`BUILDERS`, fields of its configuration, ``{"train": 500_000}``;
         an empty string leaves a field as it is by default.
@@ -200,7 +201,7 @@ def _builder(dataset: str, data_dir: str, settings: dict):
 
 
 def _command(dataset: str, folder: Path) -> str:
-    """What prepares a data set without this project."""
+    """The command that prepares a data set without this project."""
     name = dataset.split("/")[0].split(":")[0]
     known_by = f", jaxdl.data.builders.{name}" if name in BUILDERS else ""
     return (
@@ -215,7 +216,7 @@ def _line(error: Exception) -> str:
 
 
 def _is_labelled(builder, split: str) -> bool:
-    """Whether a split has labels: those of ImageNet's test images are not public, and -1 here."""
+    """Whether a split has labels; those of ImageNet's test images are not public, and -1 here."""
     (first,) = _read(_records(builder, split), [0], f"{builder.data_path}, split {split}")
     return bool(first["label"] >= 0)
 

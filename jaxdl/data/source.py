@@ -1,4 +1,4 @@
-"""What a data set is to this project: named arrays, split, with the test split under seal.
+"""Data sets: named arrays in splits, the test split sealed.
 
 A split has one row an example in each of its arrays. Common names are
 
@@ -35,7 +35,7 @@ Split = Mapping[str, Images]
 """Arrays by name, with one row an example."""
 
 DTYPES = ("bool", "uint8", "int32", "float32")
-"""Of arrays that go to the devices as they are."""
+"""Types of arrays that go to the devices as they are."""
 
 PARTIAL = ("point", "points")
 """Arrays in which NaN says that there is nothing."""
@@ -45,7 +45,7 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
-"""What data sets call their splits, in any case."""
+"""Names that data sets give their splits, in any case."""
 
 
 class Sealed:
@@ -64,7 +64,7 @@ class Sealed:
         """The number of examples."""
 
     def verify(self) -> None:
-        """See that every image can be read, and forget what is in it: better now than at the end.
+        """Check that every image can be read, without keeping it: better now than at the end.
 
         Raises:
           DamagedFile: naming one that cannot.
@@ -73,7 +73,7 @@ class Sealed:
             encoded.verify(array)
 
     def changed(self, change: Callable[[Split], Split]) -> "Sealed":
-        """The same examples with arrays that are made of theirs, sealed in the place of these.
+        """A sealed split of the same examples with arrays computed from theirs.
 
         Raises:
           ValueError: as ``change`` does, before anything is trained.
@@ -110,7 +110,7 @@ class Source:
 
     @property
     def labelled(self) -> bool:
-        """Whether it has labels."""
+        """Whether the data set has labels."""
         return bool(self.class_names)
 
 
@@ -153,7 +153,7 @@ def end_to_end(
 
 
 def ids_end_to_end(splits: Mapping[Any, Split]) -> dict[Any, Int32[np.ndarray, " _"]]:
-    """Where each split's examples are when the splits are laid end to end."""
+    """The indices of each split's examples when the splits are concatenated."""
     sizes = list(map(length, splits.values()))
     ids = np.split(np.arange(sum(sizes), dtype=np.int32), np.cumsum(sizes)[:-1])
     return dict(zip(splits, ids, strict=True))
@@ -173,7 +173,7 @@ def make_source(
     """A checked source of "train", "validation" and "test", the last one sealed.
 
     Args:
-      fingerprint: by default that of the arrays.
+      fingerprint: digest of the data; by default that of the arrays.
       omissions: see :class:`Source`.
       unlabelled: whether some labels may be missing, -1; with no ``class_names`` all may.
 
@@ -203,11 +203,11 @@ def by_split(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Names by the split that they hold; names of no split are left out.
 
     Args:
-      names: from each name to the part of it that may say a split.
-      prefix: begins the message of an error.
+      names: by name, the part of it that may name a split.
+      prefix: prefix of an error's message.
 
     Raises:
-      ValueError: two names say the same split.
+      ValueError: if two names are of the same split.
     """
     names_by_split: dict[str, str] = {}
     for name, word in names.items():

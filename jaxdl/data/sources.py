@@ -132,13 +132,13 @@ def digits(
 def digits_m(
     seed: int = 0, *, size: int = 16, margin: int = 0, patches: int = 1, channels: int = 3
 ) -> Source:
-    """The same digits, each blended with a patch of one of the two photographs, a temple and a
-    flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`), but
-    with the digits' grey levels: enlarged from 8×8, "wherever there is ink" makes blots of them.
+    """scikit-learn's digits, each blended with a patch of one of its two photographs, a temple and
+    a flower: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`), but with the digits'
+    grey levels: enlarged from 8×8, "wherever there is ink" makes blots of them.
 
     Args:
       size, margin: see :func:`digits`.
-      patches: how often each training digit comes, each time on another patch.
+      patches: number of copies of each training digit, each on another patch.
       channels: 3, or 1 for grey, their mean.
     """
     if patches < 1:
@@ -221,7 +221,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "bccd": bccd,
 }
 TRUTHS = {"sinusoid": tables.sinusoid_truth}
-"""Of made-up tables: the targets without noise, by the features."""
+"""Noise-free targets of synthetic tables, as functions of the features."""
 
 
 def load(name: str, *, unlabelled: bool = False, **options) -> Source:

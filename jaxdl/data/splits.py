@@ -47,7 +47,7 @@ class Task(NamedTuple):
     label_of: Int[np.ndarray, " classes"]
     """The label of each class of the data set in this task; -1 for those that are not in it."""
     examples: Mapping[str, Int[np.ndarray, " _"]]
-    """By split, the places of the task's examples in all splits laid end to end."""
+    """The indices of the task's examples in all splits concatenated, by split."""
 
 
 def make_task(

@@ -23,28 +23,28 @@ from jaxdl.data.source import Images, Split
 
 
 class Order(NamedTuple):
-    """What fixes a member's batches: see :func:`jaxdl.data.batches.batch_ids`."""
+    """The arguments that determine a member's batches, see :func:`jaxdl.data.batches.batch_ids`."""
 
     words: UInt32[np.ndarray, " w"]
-    """Its random key's data."""
+    """The data of the member's random key."""
     examples: Int[np.ndarray, " n"]
-    """Its examples, as places in the data."""
+    """Indices of the member's examples in the data."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
-    """An array of several splits, laid end to end, in the place of one."""
+    """The concatenation of several splits' arrays, without a copy."""
 
     parts: tuple[Images, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of an array of all."""
+        """The shape of the joined array."""
         return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
-        """As of an array of all."""
+        """The type of the joined array."""
         return np.dtype(getattr(self.parts[0], "dtype", np.uint8))
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -71,7 +71,7 @@ def read(
     ids: Int[np.ndarray, " *b"],
     threads: Executor | None = None,
 ) -> np.ndarray:
-    """Rows [*b, ...] by their places, by several threads if given; each is read once."""
+    """Rows [*b, ...] by their indices, read by several threads if given, each once."""
     if isinstance(array, np.ndarray):
         return array[ids]
     unique, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
@@ -85,7 +85,7 @@ def read(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ReadStep:
-    """From a step to the batches of all members, or what is wrong with one of their rows.
+    """A function from a step to the batches of all members, or to the error in one of their rows.
 
     A worker process gets a copy of this.
     """
@@ -138,12 +138,12 @@ def stream(
     reads; a row that cannot be read raises its error when its batch is due.
 
     Args:
-      data: what is read, by place; of several splits :func:`joined`.
+      data: the examples, read by index; of several splits :func:`joined`.
       orders: one a member.
       batch: the size of a whole batch, of which this host reads its share.
       workers: processes that read; 0 for threads of this one, which is enough where decoding in
         Pillow takes the time: not of images of 28 x 28, say.
-      host, hosts: which share; ``jax.process_index()`` and ``jax.process_count()``.
+      host, hosts: the share to read; ``jax.process_index()`` and ``jax.process_count()``.
 
     Raises:
       ValueError: if the batch does not divide over the hosts.

@@ -216,7 +216,7 @@ def imbalanced(
 
     Args:
       train, validation, test: numbers of examples.
-      share: of them that are positive, rounded.
+      share: share of positive examples, rounded.
 
     Raises:
       ValueError: a count below 1, or a split without positive or without negative examples.
@@ -267,7 +267,7 @@ def latent(
 
     Args:
       train, validation, test: numbers of examples, equally many of each class.
-      seed: draws the directions, too.
+      seed: seed of examples and directions.
 
     Raises:
       ValueError: an unknown kind, or a count below 1.

@@ -15,7 +15,7 @@ from jaxdl.types import AnyArray, Scalar
 Logits = Float[AnyArray, "b h w k"]
 Mask = Integer[AnyArray, "b h w"]
 Weights = Float[AnyArray, "b h w"] | None
-"""How much each pixel counts; None for 1."""
+"""The weight of each pixel; None for 1."""
 
 
 def one_hot(mask: Mask, classes: int) -> Float[Array, "b h w k"]:

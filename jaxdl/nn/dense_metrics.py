@@ -97,7 +97,7 @@ def instance_average_precision(
     taken is at least the threshold. NaN without any true instance.
 
     Args:
-      images: of each the predicted instances, the score of each, and the true instances.
+      images: by image, the predicted instances, their scores, and the true instances.
     """
     scores: list[float] = []
     hits: list[bool] = []

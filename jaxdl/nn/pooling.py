@@ -31,7 +31,7 @@ def max_pool(
 
 
 def _views(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Array]]:
-    """For each offset in the window the pixels at that offset of every window."""
+    """The pixels at each offset of the window, in every window."""
     h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
     return [
         ((i, j), x[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride])

@@ -13,7 +13,7 @@ from jaxdl.trees import map_batches
 from jaxdl.types import AnyArray
 
 Predict = Callable[[Shaped[np.ndarray, "b h w c"]], Float[AnyArray, "b h w k"]]
-"""From images to numbers of each pixel, at the same resolution."""
+"""A function from images to numbers of each pixel, at the same resolution."""
 
 
 def predict_tiled(
@@ -26,7 +26,7 @@ def predict_tiled(
     stride: int = 1,
     batch: int = 4,
 ) -> Float[np.ndarray, "h w k"]:
-    """What a network makes of an image, of tiles that overlap.
+    """The outputs of a network for an image, computed from overlapping tiles.
 
     A tile's outer ``margin`` pixels are thrown away, but for those at the image's own border; over
     the next ``blend`` pixels two tiles are mixed, each with a weight that falls linearly. Where the

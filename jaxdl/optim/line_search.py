@@ -13,14 +13,14 @@ from jaxdl.types import PyTree
 
 
 class SearchState(NamedTuple):
-    """Where the last search ended.
+    """The state at the end of the last search.
 
     Attributes:
       rule: the state of the rule that gives directions.
-      value, grad: of the function there; a value that is not finite is unknown.
-      descent: how much the value fell in that search; not finite where it was unknown before.
-      learning_rate: how far along the direction that is.
-      evaluations: of the function and its gradient, in the last search.
+      value, grad: value and gradient of the function there; a value that is not finite is unknown.
+      descent: the fall of the value in that search; not finite where it was unknown before.
+      learning_rate: the step along the direction.
+      evaluations: number of evaluations of the function and its gradient in the last search.
     """
 
     rule: PyTree

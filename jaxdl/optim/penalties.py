@@ -14,7 +14,7 @@ from jaxdl.optim.projections import is_weight
 from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Scalar
 
 Select = Callable[[PyTree], PyTree]
-"""From parameters to the same tree of booleans."""
+"""A function from parameters to a tree of booleans of the same structure."""
 
 
 def penalty(

@@ -29,12 +29,12 @@ Scaling = Callable[[Scalar, Scalar, int], tuple[Scalar, Scalar]]  # (b, h, n) ->
 
 
 class SelfScaledState(NamedTuple):
-    """What the methods remember; n is the number of parameters, raveled.
+    """The state of the methods; n is the number of parameters, raveled.
 
     Attributes:
       last_direction: H g of the last update, of which a line search may have taken a multiple.
       fresh: no earlier gradient is of this objective, so there is no change of it to learn from.
-      pairs: how many pairs of s and y are in ``inverse_hessian``; with none it is a multiple of I.
+      pairs: number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I.
     """
 
     inverse_hessian: Float[Array, "n n"]

@@ -1,5 +1,5 @@
-"""What a domain-adaptation study says of its networks without target labels: what went wrong, and
-what each criterion would choose."""
+"""Diagnostics and criteria of a domain-adaptation study, which need no target labels: failures of
+training, and the choice of each criterion."""
 
 import math
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def _left_out(networks: Networks) -> Iterator[str]:
 
 
 def diagnostics(networks: Networks) -> list[str]:
-    """What went wrong or looks so, in words: a sentence for each method and case that occurs."""
+    """Failures of training, and signs of them, in words: a sentence for each method and case."""
     sentences = list(_left_out(networks))
     blind = " Whether their classes match, labels alone could tell." * unlabelled(networks)
     for method, members in networks.items():
@@ -115,7 +115,7 @@ def diagnostics(networks: Networks) -> list[str]:
 
 
 def choices(networks: Networks) -> Iterator[str]:
-    """What each criterion would choose of the methods without target labels."""
+    """Sentences on the method that each criterion would choose without target labels."""
     titles = {
         "neighbourhood_density": "Neighbourhood density",
         "importance_weighted_accuracy": "Importance-weighted accuracy",

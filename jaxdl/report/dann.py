@@ -69,10 +69,10 @@ def _adapted(method: str) -> bool:
 
 
 def _control(method: str, networks: Networks, colours: Mapping[str, float]) -> str | None:
-    """What a method is compared with, if there is anything.
+    """The method that a method is compared with; None without one.
 
-    DANN, or else no adaptation, with images recoloured alike if there is such a one: what
-    recolouring does alone is not the method's.
+    DANN, or else no adaptation, with equally recoloured images if there is such a method: the
+    effect of recolouring alone is not the method's.
     """
     if method == "target_only":
         return None
@@ -106,14 +106,14 @@ def findings(
 ) -> list[str]:
     """Each method against DANN, by seed, and against the published numbers, in words.
 
-    DANN itself, without it every method, and any method whose images are recoloured as DANN's are
-    not, is compared with source only, with images recoloured alike if there is such a one. Source
-    only and train on target are compared with the published numbers of the same method, but for
-    those on recoloured images, which none of the papers had; any other method with those of all
-    other methods that have no note. Of a target without labels there is one sentence alone.
+    DANN itself, every method of a run without DANN, and methods whose images are recoloured unlike
+    DANN's are compared with source only, with equally recoloured images if there is such a method.
+    Source only and train on target are compared with the published numbers of the same method,
+    except on recoloured images, which none of the papers had; any other method with those of all
+    other methods that have no note. Without target labels there is a single sentence.
 
     Args:
-      colours: how far the labelled images were recoloured, by method; 0 for others.
+      colours: strength of the labelled images' recolouring, by method; 0 for others.
     """
     counted = used(join(results, diagnoses))
     if unlabelled(counted):
@@ -209,9 +209,9 @@ def report(
     """The whole report in Markdown: findings, table, diagnostics, criteria, method.
 
     Args:
-      results, diagnoses: of all networks of the study, of one pair.
+      results, diagnoses: results and diagnoses of all networks of the study, of one pair.
       published: published numbers, of any pairs.
-      colours: how far the labelled images were recoloured, by method.
+      colours: strength of the labelled images' recolouring, by method.
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     networks = join(results, diagnoses)

@@ -142,7 +142,7 @@ def draw_domains(
 
     Args:
       features: method -> those of source and target images, of which the first are drawn.
-      labels: of these images.
+      labels: labels of these images.
     """
     if not features:  # where all networks have diverged
         return

@@ -87,8 +87,8 @@ def samples(
     """A sheet of images, each with its title; grey levels or colours span what occurs in them.
 
     Args:
-      side: of an image with its margin, in inches.
-      colours: of the titles; black by default.
+      side: side of an image with its margin, in inches.
+      colours: colours of the titles; black by default.
     """
     from matplotlib.figure import Figure
 

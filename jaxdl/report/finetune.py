@@ -68,14 +68,14 @@ def by_condition(
 
 
 class Layout(NamedTuple):
-    """What a study's rows are compared by."""
+    """The methods, references and counts by which a study's rows are compared."""
 
     frozen: Mapping[str, int]
-    """How many stages each method freezes, in the order of the methods."""
+    """The number of stages that each method freezes, in the order of the methods."""
     baseline: str
     """The method that others are compared with."""
     every_stage: str
-    """The method of which other numbers of stages are frozen, too; empty for none."""
+    """The method that is also trained with other numbers of frozen stages; empty for none."""
     stages_at: int
     """The images that those are trained on."""
     depth: int
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
     """Number of images in the split that accuracies are measured on."""
 
     def condition(self, method: str, images: int) -> Condition:
-        """Of a method on some images."""
+        """The condition of a method on a number of images."""
         return method, images, self.frozen[method]
 
     def counts(self, results: Iterable[Result]) -> list[int]:
@@ -110,7 +110,8 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
-    """Where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with 30"."""
+    """A sentence on where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with
+    30"."""
     groups: dict[str, list[str]] = {}
     for condition, x in differences.items():
         word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"
@@ -120,8 +121,8 @@ def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -
 
 
 def findings(results: Sequence[Result], layout: Layout) -> list[str]:
-    """How many images a method is worth; methods against the baseline and against that of all
-    stages; frozen stages against that method's own."""
+    """Sentences on how many images a method is worth, on methods against the baseline and against
+    ``every_stage``, and on numbers of frozen stages against that method's own."""
     accuracy, sentences, count = by_condition(results), [], 0
     counts, stages = layout.counts(results), layout.stages(results)
     references = dict.fromkeys(name for name in (layout.baseline, layout.every_stage) if name)
@@ -180,8 +181,8 @@ def uncertainty_of_images(results: Sequence[Result], layout: Layout) -> list[str
 def worth(
     accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
 ) -> list[str]:
-    """With how many images the baseline comes as far, on average, as others that are shown to be
-    above it with the fewest."""
+    """Sentences on how many images the baseline needs to reach, on average, the methods that are
+    shown to be above it with the fewest images."""
     means = {condition: over_seeds(seeds).mean for condition, seeds in accuracy.items()}
     fewest, name, sentences = counts[0], layout.baseline, []
     for method in layout.frozen:

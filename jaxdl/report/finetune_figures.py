@@ -13,7 +13,7 @@ from jaxdl.report.finetune import Layout, Result, by_condition
 from jaxdl.report.predictions import Prediction, probabilities
 
 Line = tuple[Sequence[float], Sequence[Mapping[int, float]]]
-"""Where points are, and their values by seed."""
+"""The positions of points, and their values by seed."""
 
 
 def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
@@ -89,9 +89,9 @@ def draw_page(
     class_names: Sequence[str],
     path: Path,
 ) -> None:
-    """The worst mistakes first, by the probability of the wrong class, then images at random;
-    titles say the class that the network sees and its probability, of mistakes also the right one,
-    in red."""
+    """A page of images: the worst mistakes first, by the probability of the wrong class, then
+    images at random. Titles give the predicted class and its probability, and for mistakes the true
+    class in red."""
     outputs, labels = prediction
     chances = probabilities(outputs)
     predicted, confidence = chances.argmax(-1), chances.max(-1)

@@ -63,12 +63,12 @@ def write_parameters(path: str | os.PathLike, parameters: Sequence[Parameter]) -
 
 
 def diverged(result: Result) -> bool:
-    """Whether the network ceased to be finite; not so where only what it is judged by did."""
+    """Whether the network is not finite; False where only its residuals or solution are not."""
     return not math.isfinite(result.train_loss)
 
 
 def false_loss(result: Result) -> bool:
-    """Whether the equation holds where it was trained, and not beside it."""
+    """Whether the equation holds at the training points only."""
     return math.isfinite(result.heldout_loss) and result.heldout_loss > FALSE * result.train_loss
 
 
@@ -136,7 +136,7 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
 def findings(
     results: Sequence[Result], parameters: Sequence[Parameter], published: Sequence[Published]
 ) -> list[str]:
-    """What the run shows, in words."""
+    """The findings of the run, in words."""
     sentences = []
     for (problem, method), rows in _groups(results).items():
         finite = [r for r in rows if not diverged(r)]

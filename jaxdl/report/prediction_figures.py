@@ -38,7 +38,7 @@ def sweep(results: Sequence[Result], settings: Mapping[str, str], score: str, pa
     over seeds, in training dashed; a cross below where networks diverged. A panel a setting.
 
     Args:
-      settings: by method.
+      settings: names of the swept settings, by method.
       score: the score's name.
     """
     kinds = list(dict.fromkeys(settings.values()))
@@ -106,8 +106,8 @@ def plane(
     truth: Callable[[np.ndarray], np.ndarray] | None,
     path: Path,
 ) -> None:
-    """What networks put out for the points of a :func:`grid`: numbers along a line as :func:`fits`,
-    classes in the plane as :func:`regions`; nothing else is drawn.
+    """Draw networks' outputs for the points of a :func:`grid`: numbers along a line as
+    :func:`fits`, classes in the plane as :func:`regions`; nothing else is drawn.
 
     Args:
       data: features and answers.
@@ -196,8 +196,7 @@ COLOURS = (
 def confusion(
     networks: Predictions, split: str, classes: Sequence[str], title: str, path: Path
 ) -> None:
-    """Which class is taken for which: the share of each class's examples in percent, over all
-    networks."""
+    """The confusion matrix over all networks, in percent of each class's examples."""
     from matplotlib.figure import Figure
 
     counts = np.zeros((len(classes), len(classes)))
@@ -230,8 +229,8 @@ def confusion(
 
 @own_style()
 def operating_curves(networks: Predictions, split: str, path: Path) -> None:
-    """Of two classes, the second looked for: true against false positives, and precision against
-    recall, as the threshold goes; each network thin, and a dot at probability .5 of the first."""
+    """ROC and precision-recall curves of two classes, of which the second is positive: each network
+    thin, and a dot at probability .5 of the first network."""
     from matplotlib.figure import Figure
     from sklearn import metrics
 

@@ -123,9 +123,9 @@ def repetitions(results: Iterable[Result], search: str) -> list[int]:
 
 
 def fresh(results: Iterable[Result], name: str, field: str = "score") -> dict[int, float]:
-    """What the winner of a search, or settings that were not searched, are worth on fresh seeds, by
-    what is independent: the repetition where there are several, as a mean over seeds; else the
-    seed. Without networks that diverged."""
+    """Scores on fresh seeds of a search's winner, or of settings that were not searched, by
+    independent unit: the repetition where there are several, as a mean over seeds; else the seed.
+    Diverged networks are left out."""
     rows = [row for row in results if row.search == name and row.stage == "fresh"]
     several = len({row.repetition for row in rows}) > 1
     values: dict[int, list[float]] = {}
@@ -145,12 +145,13 @@ def best(results: Iterable[Result], search: str) -> Estimate:
 def findings(
     results: Sequence[Result], baseline: str, score: str, split: str, costs: Mapping[str, int]
 ) -> list[str]:
-    """What won, what it is worth, and whether that is more than what was not searched.
+    """Sentences on each search's winner, its score on fresh seeds, and its comparison with settings
+    that were not searched.
 
     Args:
       baseline: the name of settings that were not searched.
       score: the score's name.
-      split: that of fresh scores.
+      split: the split of fresh scores.
       costs: steps of networks that a search takes, by search.
     """
     names, sentences = searches(results), []
@@ -179,7 +180,7 @@ def findings(
 
 
 def paired(results: Sequence[Result], name: str, other: str) -> dict[int, float]:
-    """Differences of fresh scores, by what is independent (:func:`fresh`)."""
+    """Differences of fresh scores, by independent unit (:func:`fresh`)."""
     scores, reference = fresh(results, name), fresh(results, other)
     if scores.keys() & reference.keys() or not reference:
         return minus(scores, reference)
@@ -187,7 +188,7 @@ def paired(results: Sequence[Result], name: str, other: str) -> dict[int, float]
 
 
 def capital(sentence: str) -> str:
-    """With a capital letter."""
+    """The sentence with a capital letter."""
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -197,7 +198,7 @@ def percent(x: Estimate) -> str:
 
 
 def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str, int]) -> str:
-    """Markdown: a row a search, and one for what was not searched; arguments as of
+    """Markdown: a row for each search and for settings that were not searched; arguments as of
     :func:`findings`."""
     rows = []
     for name in dict.fromkeys([*searches(results), *(row.search for row in results)]):
@@ -235,7 +236,7 @@ def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
 
 
 def shares_table(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown: of each setting the share in the variance of the scores, by search."""
+    """Markdown: each setting's share in the variance of the scores, by search."""
     settings = dict.fromkeys(name for values in shares.values() for name in values)
     rows = [
         (
@@ -263,8 +264,8 @@ def lineage(line: Sequence[SearchRound]) -> str:
 
 
 def mean_course(courses: Sequence[Float[np.ndarray, "2 _"]]) -> Float[np.ndarray, "2 _"]:
-    """The mean of step functions, each by the places where it changes and its values from there on,
-    from where the last of them begins; each has its last value ever after."""
+    """The mean of step functions, each given by the positions where it changes and its values from
+    there on. The mean begins where the last of them does; each keeps its last value."""
     if not courses:
         return np.zeros((2, 0))
     places = np.unique(np.concatenate([x for x, _ in courses]))
@@ -283,10 +284,10 @@ def progress(
     """Steps of networks and seconds of training so far, and the best score so far.
 
     Args:
-      records: of the curves, in their order.
-      prefix: of the populations of one search.
-      field: the score's.
-      seconds: by population.
+      records: records of the curves, in their order.
+      prefix: prefix of the populations' names of one search.
+      field: the score's field in a record.
+      seconds: time of training by population.
       steps_per_dispatch: between two records of a network.
     """
     populations: dict[str, dict[int, list[float]]] = {}
@@ -334,8 +335,8 @@ def report(
 
     Args:
       baseline, score, split, costs: see :func:`findings`.
-      shares: by search and setting, from :func:`jaxdl.report.importance.importance`.
-      lines: by search, what led to a winner that changed its settings on the way.
+      shares: shares by search and setting, from :func:`jaxdl.report.importance.importance`.
+      lines: by search, the rounds that led to a winner whose settings changed in training.
     """
     seeds = len({row.seed for row in results if row.search == baseline})
     repetitions = len({row.repetition for row in results})

@@ -25,8 +25,8 @@ def parallel_coordinates(
     thick.
 
     Args:
-      trials: by search, the positions of the settings, and the scores; the winner's first.
-      axes: by setting.
+      trials: positions of the settings, and scores, by search; the winner's first.
+      axes: axes by setting.
       score: the score's name.
     """
     import matplotlib
@@ -66,7 +66,7 @@ def best_so_far(
     repetitions, and where there are several a thin line for each.
 
     Args:
-      searches: by search, one of :func:`jaxdl.report.search.progress` a repetition.
+      searches: by search, the result of :func:`jaxdl.report.search.progress` for each repetition.
       score: the score's name.
     """
     from matplotlib.figure import Figure
@@ -119,12 +119,12 @@ def schedules(
     logarithmic: Sequence[str],
     path: Path,
 ) -> None:
-    """How the settings of a population changed: all trials grey, what led to the winner in colour,
+    """The settings of a population over its training: all trials grey, the winner's line in colour,
     with a dot where it was copied.
 
     Args:
-      rounds: all of one search.
-      winner: those that led to the winner, in their order.
+      rounds: all rounds of one search.
+      winner: the rounds that led to the winner, in their order.
       logarithmic: settings on a logarithmic axis.
     """
     from matplotlib.figure import Figure

@@ -31,7 +31,7 @@ def surfaces(
     Args:
       panels: title -> names of the coordinates, points (of a grid, or of a part of one), the
         function found there, and the exact one.
-      title: of the whole figure: which network this is.
+      title: title of the figure, the network's name.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def scattered(
 
     Args:
       panels: title -> the coordinates' names, points by name.
-      title: of the whole figure: which network's points these are.
+      title: title of the figure, the network's name.
     """
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ class Picture(NamedTuple):
 
 
 Row = tuple[str, Sequence[Picture]]
-"""What is written before a row, in lines, and its pictures."""
+"""A row: its title, in lines, and its pictures."""
 
 CELL, LINE = 0.95, 0.14  # inches: a picture's side with its border, a line of text
 
@@ -70,7 +70,7 @@ def signed(
 
     Args:
       background: a picture of the same size that shines through, in grey.
-      share: of that.
+      share: weight of the background.
     """
     from matplotlib import colormaps
 
@@ -136,7 +136,8 @@ def attributions(
 
 
 def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], path: Path) -> None:
-    """By attribution and network, the mean probability while pixels go, and while they come."""
+    """Draw the mean probability during deletion and insertion of pixels, by attribution and
+    network."""
     panels: dict[str, dict[str, list[Line]]] = {}
     for name, networks in curves.items():
         for pair in networks:
@@ -150,8 +151,8 @@ def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], 
 def captions(
     logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]
 ) -> list[str]:
-    """What images show, if that is known (labels of 0 and more), what they are taken for, and how
-    surely, in lines."""
+    """Captions of images, in lines: the true class where it is known (labels of 0 and more), the
+    predicted class and its probability."""
     lines = []
     for label, shares in zip(labels, probabilities(logits), strict=True):
         truth = f"is {class_names[label]}\n" if label >= 0 else ""
@@ -161,7 +162,7 @@ def captions(
 
 
 def spread(items: Sequence | Int[np.ndarray, " n"], count: int) -> list:
-    """At most so many of them, evenly spaced."""
+    """At most ``count`` of the items, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(count, len(items)))
     return [items[i] for i in places.round().astype(int)]
 

@@ -204,7 +204,7 @@ def one_after_the_other(
     time it is called; their last losses.
 
     Args:
-      starts: for each network its first variables and how many layers of it are frozen.
+      starts: each network's initial variables and number of frozen layers.
     """
     form = {"memory_format": setting.memory_format, "device": setting.device}
     loss_of_step = make_loss(model, task, setting)

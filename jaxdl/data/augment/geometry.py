@@ -129,9 +129,9 @@ def similarity(
     """Random rotation and scaling about the centre, then a shift.
 
     Args:
-      rotation: at most so many degrees in either direction.
+      rotation: greatest angle in either direction, degrees.
       scale: the range of the magnification; above 1 things grow.
-      translation: at most such parts of (height, width) in either direction.
+      translation: greatest shift in either direction, parts of (height, width).
 
     Raises:
       ValueError: for negative amplitudes, a scale that is not 0 < low <= high, an unknown edge.
@@ -187,7 +187,7 @@ def elastic(
     34 and smoothness 4, which moves pixels by 1.4 in root mean square away from the border.
 
     Args:
-      amplitude: of the displacement before smoothing, pixels.
+      amplitude: amplitude of the displacement before smoothing, pixels.
       smoothness: standard deviation of the Gaussian, pixels.
 
     Raises:

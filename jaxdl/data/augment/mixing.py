@@ -102,7 +102,7 @@ def augmix(
     ``augmix_operations``, on 0..255; its loss (Jensen-Shannon between views) is not here.
 
     Args:
-      operations: to choose from; they must keep the images' shape.
+      operations: augmentations to draw from; they must keep the images' shape.
 
     Raises:
       ValueError: without operations, and unless width, depth and alpha are positive.
@@ -179,7 +179,7 @@ def _mix(keep: Array, first: Array, second: Array) -> Array:
 def _box(
     key: PRNGKeyArray, size: Sequence[int], sides: Sequence[int | Array]
 ) -> Bool[Array, "h w"]:
-    """Whether each pixel is in a box of these sides around a pixel that is drawn evenly."""
+    """A mask of the pixels in a box of these sides around a uniformly drawn pixel."""
 
     def side_mask(key: PRNGKeyArray, pixels: int, side: int | Array) -> Bool[Array, " pixels"]:
         first = integer_below(key, pixels) - side // 2

@@ -324,7 +324,7 @@ def _caution(c: Canvas) -> None:
 
 
 def _curve(c: Canvas) -> None:
-    """To the left."""
+    """A curve to the left."""
     bend = [(0.19, 0.62), (0.19, 0.32), *arc((-0.13, 0.32), 0.32, 0, -52)]
     _arrow(c, [*bend, (-0.34, -0.19)], 0.18, 0.42)
 

@@ -33,7 +33,7 @@ _PLATELET = np.array([0.45, 0.66, 0.12])
 def make_cells(
     count: int, seed: int | tuple[int, ...] = 0, size: int = 64, crowding: float = 0.5
 ) -> dict[str, np.ndarray]:
-    """So many micrographs and the red cells in them; image i does not depend on ``count``.
+    """``count`` micrographs and the red cells in them; image i does not depend on ``count``.
 
     They are kept in the cache (see :func:`jaxdl.data.cache.cached`).
 
@@ -197,7 +197,8 @@ def _paint_whites(
     whites: list[tuple[Float[np.ndarray, "2"], float]],
     axis: Float[np.ndarray, " h"],
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w 3"]]:
-    """What they cover, 0 to 1, and their optical density: cytoplasm and a nucleus of lobes."""
+    """The coverage of white cells, 0 to 1, and their optical density: cytoplasm and a nucleus of
+    lobes."""
     size = len(axis)
     covered = np.zeros((size, size), np.float32)
     density = np.zeros((size, size, 3), np.float32)

@@ -201,7 +201,7 @@ def _sign(line: str, row: dict[str, str], images: Path, label: int | None) -> Si
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GtsrbConfig(tfds.core.BuilderConfig):
-    """What is built.
+    """Configuration of GTSRB.
 
     Attributes:
       roi: whether images are cut to their regions of interest.

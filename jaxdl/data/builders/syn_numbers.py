@@ -33,7 +33,8 @@ BLOCK = 100  # examples drawn together, from one random stream
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """How far images differ. Pairs are the ends of uniform ranges, colours run from 0 to 1."""
+    """Ranges in which images differ. Pairs are the ends of uniform ranges, colours run from 0 to
+    1."""
 
     digits: tuple[int, ...] = (1, 2, 3)  # lengths of the numbers, equally likely
     height: tuple[float, float] = (15.0, 27.0)  # of a digit, pixels, where that leaves it whole
@@ -160,7 +161,8 @@ def _line(
     rng: np.random.Generator,
     variation: Variation,
 ) -> Float[np.ndarray, "n 32 32"]:
-    """How much of each pixel the number covers, 0..1, the labelled digit whole and near the centre.
+    """The share of each pixel that the number covers, 0..1; the labelled digit is whole and near
+    the centre.
 
     A line is five places: the labelled digit's is the middle one, and as many on either side are
     filled as the number is long. Lengths along the line are in digit heights.

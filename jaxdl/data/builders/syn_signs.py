@@ -41,7 +41,7 @@ BLOCK = len(CLASS_NAMES)  # examples drawn together, from one random stream
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """How far images of one class differ. Pairs are the ends of uniform ranges."""
+    """Ranges in which images of one class differ. Pairs are the ends of uniform ranges."""
 
     diameter: tuple[float, float] = (0.74, 0.95)  # of a sign, sides of the image
     shift: float = 0.05  # ± sides, each axis
@@ -139,7 +139,7 @@ def _sign_plane(
     shift: Float32[np.ndarray, "n 1 1 2"],
     d: Distortion,
 ) -> tuple[Float32[np.ndarray, "n side side"], Float32[np.ndarray, "n side side"]]:
-    """Where each pixel's ray meets the sign, in half widths from its centre.
+    """The point where each pixel's ray meets the sign, in half widths from its centre.
 
     A point p of the plane, turned by R and at distance D, is seen at D (R p)_xy / (D + (R p)_z):
     a homography, whose inverse is applied to the pixels.
@@ -297,7 +297,7 @@ class SynSignsConfig(DrawnConfig):
     """See :class:`DrawnConfig`; by default as many images as the paper's.
 
     Attributes:
-      size: of an image's side, 16 pixels or more.
+      size: an image's side, 16 pixels or more.
     """
 
     dataset = "syn_signs"

@@ -116,7 +116,7 @@ def _check(prefix: str, images: np.ndarray, labels: np.ndarray) -> Split:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class UspsConfig(tfds.core.BuilderConfig):
-    """Where the data are; there is nothing to choose in them.
+    """Configuration of USPS: the file with the data.
 
     Attributes:
       file: the npz or HDF5 file; None: `usps.npz` or `usps.h5` in TFDS's manual_dir.

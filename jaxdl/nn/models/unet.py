@@ -178,7 +178,7 @@ def with_encoder(variables: Variables, pretrained: Variables) -> Variables:
 
 
 def enlarge(x: Float[AnyArray, "b h w c"], factor: tuple[int, int]) -> Float[Array, "b oh ow c"]:
-    """Each pixel as a block of pixels."""
+    """Repeat each pixel as a block of pixels."""
     (b, h, w, c), (down, right) = x.shape, factor
     blocks = jnp.broadcast_to(jnp.asarray(x)[:, :, None, :, None], (b, h, down, w, right, c))
     return blocks.reshape(b, h * down, w * right, c)

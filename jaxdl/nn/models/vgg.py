@@ -30,7 +30,7 @@ class VGG(Staged):
         last convolution's pooling is the output.
       classes: number of logits.
       dropout: the rate before each dense layer but the first, in training.
-      dtype: in which it computes.
+      dtype: the type of computations.
     """
 
     groups: tuple[tuple[int, ...], ...]

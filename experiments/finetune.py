@@ -87,7 +87,7 @@ class FineTuning(SingleSourceStudy):
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
         self.count = sum(map(length, self.source.splits.values()))
-        """Number of training and validation images of the target, which the feed begins with."""
+        """Training and validation images of the target, with which the feed begins."""
         self.feature_feeds = self.donors.feature_feeds(
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
@@ -129,8 +129,7 @@ class FineTuning(SingleSourceStudy):
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
     def donor(self, seed: int) -> Member:
-        """A donor, trained on its own data from the initial values of the seed's networks from
-        scratch."""
+        """A donor, trained on its own data from the initial values of its seed."""
         settings, ids = self.donors.training, self.ids[DONOR, "train"]
         classes = len(self.sources[DONOR].class_names)
         model = self.donors.make_network(classes, self.placement.axis_name)
@@ -177,8 +176,7 @@ class FineTuning(SingleSourceStudy):
         return network.frozen > 0 and not donors.changes(self.methods[network.method])
 
     def offset(self, network: Network, count: int) -> np.int32:
-        """The first index of a network's examples in its feed: each donor has features of
-        ``count``."""
+        """First index of a network's examples in its feed, which has ``count`` a donor."""
         return np.int32(self.is_cached(network) and count * self.donors.number(network.seed))
 
     def draw_examples(self, network: Network) -> np.ndarray:

@@ -19,8 +19,8 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from experiments import runs
+from experiments.harness.networks import from_run, from_weights, parse_name, write_name
 from experiments.harness.run import print_or_fail
-from experiments.networks import from_run, from_weights, parse_name, write_name
 from jaxdl.data.source import printable
 from jaxdl.files import user_path
 from jaxdl.predict import Classifier, classify, list_images

@@ -19,7 +19,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.visualize import get_config
-from experiments import networks, runs, supervised
+from experiments import runs, supervised
+from experiments.harness import networks
 from experiments.harness import settings as kinds
 from experiments.harness.classification import load_source, most_members
 from experiments.harness.progress import map_with_bar
@@ -182,8 +183,7 @@ class Visualize(Study):
     def explain(
         self, variables: Variables, x: jax.Array, labels: jax.Array, numbers: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
-        """Attribution maps, and the probability while pixels are deleted and inserted, by
-        attribution."""
+        """Maps, and probabilities while pixels are deleted and inserted, by attribution."""
         config, scores = self.config, partial(self.model.apply, variables)
         key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(0), numbers[0]))
         baseline, steps = jnp.zeros((1, *x.shape[1:])), config.integration_steps
@@ -227,8 +227,8 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw filters, maps, units, attributions and mistakes of the first network; curves of
-        deletion and insertion, and the confusion, of all."""
+        """Draw the first network's filters, units, attributions, mistakes; curves and confusion of
+        all."""
         folder, images = trainer.folder, drawing.shown(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]
@@ -256,8 +256,7 @@ class Visualize(Study):
             prediction_figures.confusion(parts, "all", names, title, folder / "confusion.png")
 
     def unit_rows(self, images: np.ndarray) -> Iterator[drawing.Row]:
-        """The patches of the images that drive each channel's units most, and their positions, by
-        stage and channel."""
+        """Patches that drive each channel's units most, and their positions, by stage."""
         config, local = self.config, list(self.fields)
         for name in config.stages or drawing.spread(local, 4):
             field, (values, units) = self.fields[name], self.units[local.index(name)]

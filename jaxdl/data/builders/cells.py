@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 from scipy.ndimage import gaussian_filter
 
-from jaxdl.data.builders._pictures import cloud, draw_pictures
+from jaxdl.data.builders.pictures import cloud, draw_pictures
 
 RECIPE = 2  # raise by one when the code below draws other images; the cache is keyed by it
 RADIUS = 0.085  # of a red cell on average, parts of the image's side

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
-from jaxdl.data.builders._pictures import cloud, draw_pictures
-from jaxdl.data.builders._vessels import grow_vessels
+from jaxdl.data.builders.pictures import cloud, draw_pictures
+from jaxdl.data.builders.vessels import grow_vessels
 
 RECIPE = 3  # raise by one when the code below draws other images; the cache is keyed by it
 CLASS_NAMES = ("hidden", "visible")

@@ -3,7 +3,7 @@
 The source domain of SYN SIGNS → GTSRB in Ganin & Lempitsky, "Unsupervised Domain Adaptation by
 Backpropagation" (2015); their 100,000 synthetic signs are Moiseev et al., "Evaluation of Traffic
 Sign Recognition Methods Trained on Synthetically Generated Data" (2013). This is a set of the same
-kind and not the same images: signs from `_sign_drawings`, nothing downloaded.
+kind and not the same images: signs from `sign_drawings`, nothing downloaded.
 
 An image is a drawing seen askew by a pinhole camera, its paint faded, dirty, shaded or partly
 hidden, in front of sky, walls, foliage and blurred things; then exposure, haze and colour cast;
@@ -29,10 +29,10 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32, Int64, UInt8
 from scipy.ndimage import gaussian_filter
 
-from jaxdl.data.builders._sign_drawings import templates
-from jaxdl.data.builders._streets import background, chance, clouds, ramp, step, uniform
 from jaxdl.data.builders.drawn import DrawnBuilder, DrawnConfig, draw_examples
 from jaxdl.data.builders.gtsrb import CLASS_NAMES
+from jaxdl.data.builders.sign_drawings import templates
+from jaxdl.data.builders.streets import background, chance, clouds, ramp, step, uniform
 
 __all__ = ["CLASS_NAMES", "Distortion", "SynSigns", "SynSignsConfig", "syn_signs", "templates"]
 

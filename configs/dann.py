@@ -101,8 +101,8 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     # The data. TFDS keeps its own under data_dir (empty: ~/tensorflow_datasets), where a folder
     # downloads/manual takes what must be provided; or the builders' settings say where that is.
-    known = {"validation": 1000, "seed": 0, "data_dir": "", "channels": 3}
-    mnist = {"dataset": "mnist", "size": 28, "fit": "stretch", **known}
+    options = {"validation": 1000, "seed": 0, "data_dir": "", "channels": 3}
+    mnist = {"dataset": "mnist", "size": 28, "fit": "stretch", **options}
     # Without the official file's margin of 2 pixels: the paper's network takes 28 x 28.
     blended = {"photos": "", "mnist_dir": "", "padding": 0, "grey": False}
     mnist_m = mnist | {"dataset": "mnist_m", "builder": blended}
@@ -148,9 +148,9 @@ def get_config(variant: str = "default") -> ConfigDict:
             )
             config.base.schedule = "constant"  # as in the paper
         case "syn_signs_to_gtsrb":
-            signs = known | {"size": 40, "fit": "stretch"}
-            made = {"dataset": "syn_signs", "builder": {"train": 100_000}}
-            config.source = _data("tfds", **signs | made)
+            signs = options | {"size": 40, "fit": "stretch"}
+            source = {"dataset": "syn_signs", "builder": {"train": 100_000}}
+            config.source = _data("tfds", **signs | source)
             config.target = _data("tfds", **signs | {"dataset": "gtsrb", "builder": {"folder": ""}})
             config.model = "dann_gtsrb"
     if pair in ("syn_numbers_to_svhn", "svhn_to_mnist"):

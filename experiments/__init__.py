@@ -23,8 +23,8 @@ if sys.argv[0] == "-m":
         import jax  # noqa: F401
     except ValueError as error:  # of what it reads in the environment
         options = ((k, v) for k, v in os.environ.items() if k.startswith("JAX_"))
-        given = [f"{k}={v}" for k, v in options if k.lower() in str(error).lower()]
-        if not given:
+        assignments = [f"{k}={v}" for k, v in options if k.lower() in str(error).lower()]
+        if not assignments:
             raise
-        print(f"error: {' '.join(given)}: {error}: mend or unset it", file=sys.stderr)
+        print(f"error: {' '.join(assignments)}: {error}: mend or unset it", file=sys.stderr)
         sys.exit(2)

@@ -21,7 +21,7 @@ from configs.dense import get_config
 from experiments.harness import classification, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, OneOf, SomeOf
+from experiments.harness.settings import Between, Count, OneOf, SomeOf, TupleOf
 from experiments.harness.study import Headline, conduct, curve_panels, describe_source
 from jaxdl import dense
 from jaxdl.data import masks, preparation, sources
@@ -50,7 +50,7 @@ KINDS: declared.Kinds = {
     "answer": OneOf(tuple(REPRESENTATIONS)),
     "damage": OneOf(("", *masks.DAMAGES)),
     "encoder": OneOf(("", *PRETRAINED)),
-    "widths": Each(Count(), "(8, 16, 32), channels", least=1),
+    "widths": TupleOf(Count(), "(8, 16, 32), channels", least=1),
     "normalization": OneOf(NORMALIZATIONS),
     "losses": SomeOf(tuple(dense.MASK_LOSSES), least=1),
     **dict.fromkeys(("images", "patch"), Count(0)),
@@ -90,7 +90,7 @@ class Dense(single_source.SingleSourceStudy):
         self.config, data, self.fields = config, config.data, {"images": "validation_loss"}
         self.trials = recipe.trained_first(declared.sweeps(config, KINDS), "start")
         OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
-        chosen = {t.settings["answer"]: t.place("answer") for t in self.trials.values()}
+        chosen = {t.settings["answer"]: t.path("answer") for t in self.trials.values()}
         self.question = dense.common_question(chosen)
         needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
@@ -276,12 +276,12 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
     """Raise ValueError for settings that would not be read, or are not those of the start."""
     settings, damage = trial.settings, trial.settings["damage"]
     if damage:
-        kind, place = AMOUNTS.get(damage, Between(0, above=True)), trial.place("amount")
+        kind, place = AMOUNTS.get(damage, Between(0, above=True)), trial.path("amount")
         kind.check(f"{place} of {damage}", settings["amount"], config)
     if start := settings["start"]:
         shared = ("answer", "encoder", "weights", "widths", "normalization", "average")
         if others := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
-            raise ValueError(f"{trial.place('start')}={start}, whose {others[0]} is another")
+            raise ValueError(f"{trial.path('start')}={start}, whose {others[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
     moving = "only masks move with their images, and are damaged"
     for name, read, reason in (
@@ -291,7 +291,7 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         ("source", settings["source"] == "images" or config.data.shifted, "there is no such data"),
     ):
         if settings[name] and not read:
-            raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
+            raise ValueError(f"{trial.path(name)}={settings[name]} is not used: {reason}")
 
 
 study = partial(conduct, Dense)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from experiments.harness.networks import parse_name
 from experiments.harness.run import print_or_fail
-from experiments.networks import parse_name
 from jaxdl.files import user_path
 from jaxdl.nn.weights import write_safetensors
 from jaxdl.train.checkpoint import load_network

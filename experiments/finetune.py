@@ -21,7 +21,7 @@ from configs.finetune import get_config
 from experiments.harness import classification, donors, recipe
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Count, Each, Settings
+from experiments.harness.settings import Count, Settings, TupleOf
 from experiments.harness.single_source import Part, SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
@@ -40,15 +40,15 @@ from jaxdl.types import Hyper, Variables
 
 KINDS = {
     **classification.COMMON,
-    "images": Each(Count(0), "(10, 100), numbers of training images", least=1),
-    "stages": Each(Count(0), "(1, 2, 3), numbers of frozen stages"),
+    "images": TupleOf(Count(0), "(10, 100), numbers of training images", least=1),
+    "stages": TupleOf(Count(0), "(1, 2, 3), numbers of frozen stages"),
     "stages_at": Count(0),
 }
 SETTINGS = Settings(KINDS, ("options", "methods", "training"), ("data.workers",))
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     method: str
     images: int  # that it is trained on; 0 for a donor, which has all of its own
@@ -80,21 +80,21 @@ class FineTuning(SingleSourceStudy):
         """Networks, programs, and the plan of all members."""
         super().build()
         config, shape = self.config, self.image_shape()
-        place, classes = f"config.model={config.model}", len(self.source.class_names)
+        path, classes = f"config.model={config.model}", len(self.source.class_names)
         self.model = self.donors.make_network(classes, self.placement.axis_name)
-        self.init, self.shapes = self.initializer(self.model, shape, place)
+        self.init, self.shapes = self.initializer(self.model, shape, path)
         self.stages = self.donors.fit(self.model, self.shapes, shape)
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
         self.count = sum(map(length, self.source.splits.values()))
-        """Of training and validation images of the target, the first in the feed."""
+        """Training and validation images of the target, with which the feed begins."""
         self.feature_feeds = self.donors.feature_feeds(
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
-        own = {name: self.count_frozen(name) for name in self.methods}
-        at = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)
+        frozen = {name: self.count_frozen(name) for name in self.methods}
+        every_stage = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)
         images = self.identity["sizes"][config.report_on]
-        self.layout = reporting.Layout(own, config.baseline, *at, images)
+        self.layout = reporting.Layout(frozen, config.baseline, *every_stage, images)
         self.programs: dict[tuple, Program] = {}
         self.states: dict[Network, TrainState] = {}
         self.plan: dict[str, list[Member]] = {"donors": [], "networks": [], "continued": []}
@@ -102,18 +102,18 @@ class FineTuning(SingleSourceStudy):
             self.plan["donors"] = [self.donor(seed) for seed in range(config.seeds)]
         for network in self.list_networks():
             (method, _, n, _), start = network, self.methods[network.method]["start"]
-            if own.get(start, n) < n:  # the start has trained stages that this one would freeze
+            if frozen.get(start, n) < n:  # the start has trained stages that this one would freeze
                 raise ValueError(
-                    f"config.methods.{method}: frozen={n}, but only {own[start]} stages of {start} "
-                    "are still the donor's"
+                    f"config.methods.{method}: frozen={n}, but only {frozen[start]} stages of "
+                    f"{start} are still the donor's"
                 )
-            self.plan["continued" if start in own else "networks"].append(self.member(network))
+            self.plan["continued" if start in frozen else "networks"].append(self.member(network))
         # The first is drawn: one that sees images, if any does.
         self.members = [member for members in self.plan.values() for member in members]
         self.members.sort(key=lambda m: (m.networks[0].frozen, m.networks[0].method == DONOR))
 
     def count_frozen(self, method: str) -> int:
-        """How many of the first stages a method freezes; ValueError where none is left to train."""
+        """The number of stages that a method freezes; ValueError where none is left to train."""
         n, depth = self.methods[method]["frozen"], len(self.stages)
         if n >= depth:
             problem = f"config.methods.{method}: frozen={n}, but config.model={self.config.model}"
@@ -121,15 +121,15 @@ class FineTuning(SingleSourceStudy):
         return n if n >= 0 else depth - 1
 
     def list_networks(self) -> Iterator[Network]:
-        """All but the donors."""
+        """All networks but the donors."""
         for method, images, seed in product(self.methods, self.numbers, range(self.config.seeds)):
-            stages = {self.layout.own[method]}
+            stages = {self.layout.frozen[method]}
             if (method, images) == (self.layout.every_stage, self.layout.stages_at):
                 stages |= {*self.config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 
     def donor(self, seed: int) -> Member:
-        """One trained on data of its own, from where the seed's networks from scratch begin."""
+        """A donor, trained on its own data from the initial values of its seed."""
         settings, ids = self.donors.training, self.ids[DONOR, "train"]
         classes = len(self.sources[DONOR].class_names)
         model = self.donors.make_network(classes, self.placement.axis_name)
@@ -145,8 +145,8 @@ class FineTuning(SingleSourceStudy):
         settings = self.methods[network.method]
 
         def start() -> TrainState:
-            _, above = transfer.cut(self.beginning(network), network.frozen, self.stages)
-            return create_state(above, recipe.update_rule(settings), self.hyper(network))
+            _, upper = transfer.cut(self.beginning(network), network.frozen, self.stages)
+            return create_state(upper, recipe.update_rule(settings), self.hyper(network))
 
         program = self.make(settings, network.frozen, self.model)
         return Member([network], program, start, partial(self.hyper, network))
@@ -172,11 +172,11 @@ class FineTuning(SingleSourceStudy):
         return self.programs[key]
 
     def is_cached(self, network: Network) -> bool:
-        """Whether it is trained on features that are computed once."""
+        """Whether a network is trained on precomputed features."""
         return network.frozen > 0 and not donors.changes(self.methods[network.method])
 
     def offset(self, network: Network, count: int) -> np.int32:
-        """Where a network's examples begin in its feed: each donor has features of ``count``."""
+        """First index of a network's examples in its feed, which has ``count`` a donor."""
         return np.int32(self.is_cached(network) and count * self.donors.number(network.seed))
 
     def draw_examples(self, network: Network) -> np.ndarray:
@@ -189,7 +189,7 @@ class FineTuning(SingleSourceStudy):
         return ids[order[: network.images]] + self.offset(network, self.count)
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """All that are for validation."""
+        """The ids of all validation examples."""
         (network,) = member.networks
         name = DONOR if network.method == DONOR else "images"
         return self.ids[name, "validation"] + self.offset(network, self.count)
@@ -204,12 +204,12 @@ class FineTuning(SingleSourceStudy):
         return hyper
 
     def beginning(self, network: Network) -> Variables:
-        """All stages as they are before the first step."""
+        """The variables of all stages before the first step."""
         start = self.methods[network.method]["start"]
         if start in self.methods:
-            before = self.origin(network)
-            below = self.donors.below(network.seed, before.frozen)
-            return transfer.join(below, self.states[before].variables)
+            origin = self.origin(network)
+            below = self.donors.below(network.seed, origin.frozen)
+            return transfer.join(below, self.states[origin].variables)
         fresh = self.init(member_key("init", network.seed))
         return fresh if start == "fresh" else self.donors.transplanted(network.seed, fresh)
 
@@ -217,8 +217,8 @@ class FineTuning(SingleSourceStudy):
         """The network that it starts from: the seed's donor, or another method's; None if fresh."""
         start = "fresh" if network.method == DONOR else self.methods[network.method]["start"]
         images = network.images if start in self.methods else 0
-        before = Network(start, images, self.layout.own.get(start, 0), network.seed)
-        return None if start == "fresh" else before
+        origin = Network(start, images, self.layout.frozen.get(start, 0), network.seed)
+        return None if start == "fresh" else origin
 
     def train(self, trainer: Trainer) -> None:
         """Donors first; then what begins with them; then what begins with one of those."""
@@ -229,7 +229,7 @@ class FineTuning(SingleSourceStudy):
                 self.donors.networks = [self.states[m.networks[0]].variables for m in members]
 
     def parts(self, tests: Mapping[str, Split], trained: Trained) -> dict[str, Part]:
-        """By split the examples of a group's networks, which are of one kind."""
+        """The examples of a group's networks, which are of one kind, by split."""
         first = trained.group.networks[0]
         name, n = DONOR if first.method == DONOR else "images", first.frozen * self.is_cached(first)
         feed = self.feature_feeds.feed(n, "train", self.source.splits) if n else self.feed
@@ -250,7 +250,7 @@ class FineTuning(SingleSourceStudy):
         return parts
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """What all networks put out, and their accuracies."""
+        """Compute all networks' outputs and accuracies."""
         self.tests, faults = tests, trainer.curves.faults(Network)
         self.predictions = self.judge(partial(self.parts, tests), faults)
         self.results = [
@@ -261,8 +261,8 @@ class FineTuning(SingleSourceStudy):
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of the donors, and of methods on most images."""
-        own = network.method == DONOR or network.frozen == self.layout.own[network.method]
-        return network.method if own and network.images in (0, self.numbers[-1]) else None
+        shown = network.method == DONOR or network.frozen == self.layout.frozen[network.method]
+        return network.method if shown and network.images in (0, self.numbers[-1]) else None
 
     def draw(self, trainer: Trainer) -> None:
         """Accuracies against images and frozen stages, and what the best method makes of images."""
@@ -279,7 +279,7 @@ class FineTuning(SingleSourceStudy):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config = self.config
-        about = {
+        lines = {
             "Data": self.describe_data(f"{length(self.source.splits['train']):,} training images"),
             "Donors": self.donors.description,
             "Network": f"{config.model}, {trees.count(self.shapes['params']):,} parameters in "
@@ -290,7 +290,7 @@ class FineTuning(SingleSourceStudy):
             "Speed of training": self.describe_speed(trainer),
             "Speed of features": self.feature_feeds.describe(),
         }
-        return reporting.report(self.results, self.layout, about | facts)
+        return reporting.report(self.results, self.layout, lines | facts)
 
 
 study = partial(conduct, FineTuning)

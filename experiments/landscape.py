@@ -40,7 +40,7 @@ SETTINGS = kinds.Settings(
     {
         "surfaces": kinds.SomeOf(tuple(SURFACES), least=1),
         "optimizers": kinds.SomeOf(tuple(OPTIMIZERS), least=1),
-        "rates": kinds.Each(kinds.Between(0, above=True), "(0.01, 0.1)", least=1),
+        "rates": kinds.TupleOf(kinds.Between(0, above=True), "(0.01, 0.1)", least=1),
         **{"seeds": kinds.Count(), "spread": kinds.Between(0)},
         "steps_per_dispatch": kinds.Count(),
         "steps": (kinds.Count(), kinds.Multiple("steps_per_dispatch")),
@@ -62,7 +62,7 @@ class Network(NamedTuple):
 
 
 def networks(config: ConfigDict) -> list[Network]:
-    """All paths."""
+    """The names of all paths."""
     rates, seeds = map(float, config.rates), range(config.seeds + 1)
     return [Network(*name) for name in product(config.surfaces, config.optimizers, rates, seeds)]
 
@@ -117,19 +117,19 @@ class Landscape(Study):
             self.members.append(Member([network], program, start, lambda hyper=hyper: hyper))
 
     def position(self, network: Network) -> np.ndarray:
-        """Where a path starts: for a seed the same with all optimizers and rates."""
+        """The start of a path: for a seed the same with all optimizers and rates."""
         surface = SURFACES[network.surface]
         spread = self.config.spread * np.ptp(surface.window, axis=1) * (network.seed > 0)
         noise = np.random.default_rng(network.seed).standard_normal(2)
         return np.float32(surface.start + spread * noise)
 
     def train(self, trainer: Trainer) -> None:
-        """All paths together."""
+        """Train all paths as one population."""
         group = Group("paths", self.members, len(self.members))
         self.trained = train(group, trainer, self.placement)
 
     def measure(self, trainer: Trainer, tests: Mapping) -> None:
-        """How far each path came."""
+        """Measure each path and write the table."""
         faults, self.paths, self.results = trainer.curves.faults(Network), {}, []
         for network, state in zip(self.trained.group.networks, self.trained.states, strict=True):
             steps = faults[network].step if network in faults else self.config.steps
@@ -156,7 +156,7 @@ class Landscape(Study):
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
         config, results = self.config, reporting.read_results(trainer.folder / "results.csv")
-        about = {
+        lines = {
             "Paths": f"{len(results):,} of {config.steps:,} steps, in one program",
             "Rates": ", ".join(f"{rate:g}" for rate in config.rates),
             "Starts": f"the surface's own and {config.seeds} around it, normally distributed with "
@@ -165,7 +165,7 @@ class Landscape(Study):
         }
         if "Diverged" in facts:  # too many to be named there
             facts = {**facts, "Diverged": reporting.describe_diverged(results)}
-        return reporting.report(results, about | facts)
+        return reporting.report(results, lines | facts)
 
 
 study = partial(conduct, Landscape)

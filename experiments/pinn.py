@@ -26,7 +26,7 @@ from experiments.harness import settings as declared
 from experiments.harness import user_functions
 from experiments.harness.devices import float64
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings
+from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings, TupleOf
 from experiments.harness.study import Headline, Study, conduct
 from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
@@ -59,7 +59,7 @@ SETTINGS = Settings(
     free=("options", "problems", "methods"),
 )
 METHOD = {
-    "hidden": Each(Count(), "(24, 24)", least=1),
+    "hidden": TupleOf(Count(), "(24, 24)", least=1),
     "activation": OneOf(("tanh", "sin", "swish", "gelu")),  # smooth: residuals differentiate twice
     "steepness": Between(1),
     "optimizer": OneOf(tuple(OPTIMIZERS)),
@@ -198,7 +198,7 @@ def plan(config: ConfigDict) -> list[Solver]:
         if solver.name in solvers:
             raise ValueError(
                 f"config.problems.{problem} by config.methods.{method} is "
-                f"{' by '.join(solver.name)} once more: set {solver.place('problem')} where there "
+                f"{' by '.join(solver.name)} once more: set {solver.path('problem')} where there "
                 "is one problem, as in the default variant, or give sections names of their own"
             )
         solvers[solver.name] = solver

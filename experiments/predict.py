@@ -19,8 +19,8 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from experiments import runs
+from experiments.harness.networks import from_run, from_weights, parse_name, write_name
 from experiments.harness.run import print_or_fail
-from experiments.networks import from_run, from_weights, parse_name, write_name
 from jaxdl.data.source import printable
 from jaxdl.files import user_path
 from jaxdl.predict import Classifier, classify, list_images
@@ -92,10 +92,10 @@ def main(arguments: Sequence[str]) -> str:
       OSError: if a file cannot be read or written.
     """
     options = parse(arguments)
-    folder, out = user_path(options.images), user_path(options.out)
+    folder, output_folder = user_path(options.images), user_path(options.out)
     paths = list_images(folder)
-    called, classifier = find_network(options)
-    out.mkdir(parents=True, exist_ok=True)
+    network, classifier = find_network(options)
+    output_folder.mkdir(parents=True, exist_ok=True)
     shown = {*np.linspace(0, len(paths) - 1, min(SHOWN, len(paths))).round().astype(int).tolist()}
     rows, sheet = [], []
     for probabilities, pixels in classify(classifier, paths):
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> str:
             name = printable(str(paths[len(rows)].relative_to(folder)))
             best = int(chances.argmax())
             rows.append(Row(name, classifier.class_names[best], float(chances[best])))
-    write_rows(out / "predictions.csv", Row, rows)
+    write_rows(output_folder / "predictions.csv", Row, rows)
     # Where folders are called as classes are, they say what images show.
     truths = [path.parent.name for path in paths]
     has_truths = {*truths} <= {*classifier.class_names}
@@ -116,15 +116,20 @@ def main(arguments: Sequence[str]) -> str:
     ]
     colours = ["firebrick" if has_truths and not right[i] else "black" for i, _ in sheet]
     images = np.stack([image for _, image in sheet]) / 255
-    samples(images, titles, out / "predictions.png", 8, side=1.2, colours=colours)
+    samples(images, titles, output_folder / "predictions.png", 8, side=1.2, colours=colours)
     counts = Counter(row.predicted for row in rows).most_common()
     classes = ", ".join(f"{name} ({n:,})" for name, n in counts[:10])
     classes += f" and {len(counts) - 10} more classes" * (len(counts) > 10)
-    lines = [f"network: {called}", f"{len(rows):,} images, by predicted class: {classes}"]
+    lines = [f"network: {network}", f"{len(rows):,} images, by predicted class: {classes}"]
     if has_truths:
         share = f"{100 * np.mean(right):.1f} %"
         lines.append(f"right, by the names of their folders: {sum(right):,}, {share}")
-    return "\n".join([*lines, f"written: {out / 'predictions.csv'}, {out / 'predictions.png'}"])
+    return "\n".join(
+        [
+            *lines,
+            f"written: {output_folder / 'predictions.csv'}, {output_folder / 'predictions.png'}",
+        ]
+    )
 
 
 def _short(name: str, length: int = 18) -> str:

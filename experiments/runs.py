@@ -35,7 +35,7 @@ FILES = {"config.json", "run.json", "metrics.jsonl", "results.csv"}
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run came to its end, and so has its report."""
+    """Whether a run has ended, and so has its report."""
     return (folder / "report.md").exists()
 
 
@@ -45,24 +45,24 @@ class Run(NamedTuple):
     folder: Path
     record: records.Record
     content: dict[str, Any]
-    """Of ``config.json``."""
+    """The content of ``config.json``."""
     kind: type[Study]
     values: Values
     """The study's headline numbers; empty before they are measured."""
 
     @property
     def variant(self) -> str:
-        """Of the configuration."""
+        """The variant of the configuration."""
         return str(self.content["config"]["variant"])
 
     @property
     def state(self) -> str:
-        """Whether it came to its end."""
+        """The state of the run, in a word: finished or not."""
         return "finished" if is_finished(self.folder) else "unfinished"
 
     @property
     def time(self) -> str:
-        """Of all starts; those that were killed, or are at work, are not in it."""
+        """The total time of all starts, without those that were killed or are running."""
         seconds, least = records.total_seconds(self.record.starts)
         return least + tqdm.format_interval(seconds)
 
@@ -149,14 +149,14 @@ def describe_changes(run: Run) -> str:
         f"{name}={shorten(actual[name])}" if name in actual else f"without {name}"
         for name in {**actual, **usual}
         if usual.get(name, MISSING) != actual.get(name, MISSING)
-        and not any(name == left or name.startswith(f"{left}.") for left in computing)
+        and not any(name == section or name.startswith(f"{section}.") for section in computing)
     ]
-    more = [f"{len(changes) - 6} more"] if len(changes) > 6 else []
-    return ", ".join([*changes[:6], *more])
+    rest = [f"{len(changes) - 6} more"] if len(changes) > 6 else []
+    return ", ".join([*changes[:6], *rest])
 
 
 def describe_result(run: Run) -> str:
-    """The mean over seeds, with what it is of: of several methods the lowest and the highest."""
+    """The mean over seeds with its method; of several methods the lowest and the highest."""
     if not run.values:
         return MISSING
     headline = run.kind.headline
@@ -253,7 +253,7 @@ def paired(runs: Sequence[Run], numbers: Sequence[str]) -> Iterator[tuple[str, s
 
 
 def mark(text: str, difference: Estimate) -> str:
-    """With a star where the interval of the difference excludes zero."""
+    """A text with a star where the interval of the difference excludes zero."""
     return f"{text} *" if shows(+1, difference) or shows(-1, difference) else text
 
 

@@ -25,7 +25,7 @@ from configs.search import get_config
 from experiments.harness import classification, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Multiple, Settings, SomeOf
+from experiments.harness.settings import Between, Count, Multiple, Settings, SomeOf, TupleOf
 from experiments.harness.spaces import SEARCHES, as_tuple, make_search, make_space, with_settings
 from experiments.harness.study import Headline, conduct
 from experiments.supervised import Supervised
@@ -34,7 +34,7 @@ from jaxdl.data.source import Split
 from jaxdl.report import predictions, search_figures
 from jaxdl.report import search as reporting
 from jaxdl.report.importance import importance
-from jaxdl.report.search import NOT_SEARCHED, Result, Round
+from jaxdl.report.search import NOT_SEARCHED, Result, SearchRound
 from jaxdl.report.tables import write_rows
 from jaxdl.search import NEW, Stretch
 from jaxdl.train.groups import Group, Member, Program, to_trained
@@ -48,14 +48,14 @@ KINDS = {
     **dict.fromkeys(("levels", "eta"), Count(2)),
     **dict.fromkeys(("least", "interval"), (Count(), Multiple("steps_per_dispatch"))),
     "replaced": Between(0, 0.5),
-    "factors": Each(Between(0, above=True), "(0.8, 1.2)", 1),
+    "factors": TupleOf(Between(0, above=True), "(0.8, 1.2)", 1),
 }
 SETTINGS = Settings(KINDS, ("options", "methods", "space"), ("data.workers",))
 FEW = 8  # with fewer trials nothing is said of importance
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     search: str
     trial: int  # numbered through all repetitions
@@ -92,7 +92,7 @@ class Search(Supervised):
 
     @property
     def steps(self) -> int:
-        """Those of all networks."""
+        """The steps of all networks."""
         fresh = sum(method.settings["steps"] for method in self.compared.values())
         fresh += len(self.plans) * self.config.base.steps
         return sum(self.costs.values()) * self.config.repetitions + self.config.seeds * fresh
@@ -114,7 +114,8 @@ class Search(Supervised):
                     raise ValueError(f"{key[0]}, trial {key[1]}: {error}") from None
 
     def train(self, trainer: Trainer) -> None:
-        """All searches; then their winners and what these are compared with, from fresh seeds."""
+        """Run all searches; then train their winners and the methods that these are compared with,
+        from fresh seeds."""
         self.histories = {plan: self.search(trainer, *plan) for plan in self.plans}
         self.validation, self.members = {}, []
         courses = [(kind, self.course(history)) for (kind, _), history in self.histories.items()]
@@ -124,8 +125,8 @@ class Search(Supervised):
         for i, end in enumerate(sorted(ends)):  # a population is at one step
             runs = []
             for name, stretches in courses:
-                if now := next((s for s in stretches if s.steps >= end), None):
-                    part = now._replace(steps=end, parent=now.trial if i else NEW)
+                if segment := next((s for s in stretches if s.steps >= end), None):
+                    part = segment._replace(steps=end, parent=segment.trial if i else NEW)
                     runs += [(name, part, seed) for seed in self.fresh_seeds]
             groups, scores = self.advance(trainer, f"fresh-{i}", runs)
             self.validation |= scores
@@ -135,7 +136,7 @@ class Search(Supervised):
                     self.members += group.members
 
     def search(self, trainer: Trainer, kind: str, repetition: int) -> search.History:
-        """One search, from its first round to its last. All its networks have one seed."""
+        """Run one search, from its first round to its last. All its networks have one seed."""
         numbers = itertools.count()
 
         def train(stretches: Sequence[Stretch]) -> list[float]:
@@ -146,7 +147,8 @@ class Search(Supervised):
         return search.drive(self.plan(kind, repetition), train)
 
     def course(self, history: search.History) -> list[Stretch]:
-        """What the winner of a search was trained with, from its start on, as its own."""
+        """The stretches of training of a search's winner, from its start on, as if none were
+        copied."""
         trial = search.winner(history)[0].trial
         return [
             list(part)[-1]._replace(trial=trial)
@@ -170,7 +172,7 @@ class Search(Supervised):
         return groups, {network: scores[network] for (network,) in (m.networks for m in members)}
 
     def member(self, network: Network, steps: int) -> Member:
-        """What trains a network to a step."""
+        """The member that trains a network to a step."""
         key, seed = network[:2], network.seed
         program, start = self.programs[recipe.program_key(self.trials[key].settings)]
         if steps != program.steps:
@@ -183,7 +185,7 @@ class Search(Supervised):
         """``rounds.csv`` and ``results.csv``; fresh networks alone meet the test split."""
         self.tests, faults = tests, trainer.curves.faults(Network)
         self.rounds = [
-            Round(*plan, number, s.trial, s.parent, s.steps, score, json.dumps(s.settings))
+            SearchRound(*plan, number, s.trial, s.parent, s.steps, score, json.dumps(s.settings))
             for plan, history in self.histories.items()
             for number, (stretches, scores) in enumerate(history)
             for s, score in zip(stretches, scores, strict=True)
@@ -203,15 +205,15 @@ class Search(Supervised):
             facts = settings["steps"], self.validation[network], score, searched
             repetition = repetitions.get(network[:2], 0)
             results.append(Result(*network, "fresh", repetition, *facts))
-        write_rows(trainer.folder / "rounds.csv", Round, self.rounds)
+        write_rows(trainer.folder / "rounds.csv", SearchRound, self.rounds)
         reporting.write_results(trainer.folder / "results.csv", results)
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of fresh networks."""
         return network.search if network.seed in self.fresh_seeds else None
 
-    def positions(self, rows: Sequence[Result | Round]) -> np.ndarray:
-        """Of settings in the space, [n, d]."""
+    def positions(self, rows: Sequence[Result | SearchRound]) -> np.ndarray:
+        """The positions of settings in the space, [n, d]."""
         settings = [json.loads(row.settings) for row in rows]
         space = self.space.items()
         return np.array([[v.position(as_tuple(s[name])) for name, v in space] for s in settings])
@@ -245,7 +247,7 @@ class Search(Supervised):
             search_figures.schedules(rounds, line, logarithmic, folder / "schedules.png")
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """Of each setting in the variance of the scores of the first round, by search."""
+        """Each setting's share in the variance of the first round's scores, by search."""
         shares = {}
         for kind in self.config.searches:
             rows = [row for row in self.rounds if row[:3] == (kind, 0, 0)]
@@ -255,8 +257,8 @@ class Search(Supervised):
                 shares[kind] = dict(zip(self.space, values, strict=True))
         return shares
 
-    def lines(self) -> dict[str, list[Round]]:
-        """What led to the winner of population-based training."""
+    def lines(self) -> dict[str, list[SearchRound]]:
+        """The rounds that led to the winner of population-based training."""
         if "pbt" not in self.config.searches:
             return {}
         history = self.histories["pbt", 0]

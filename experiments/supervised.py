@@ -42,7 +42,7 @@ MOST_TRAIN = 5000  # training examples on which networks are evaluated
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     method: str
     value: str  # of the setting that the method is swept over; empty without one
@@ -107,14 +107,14 @@ class Supervised(single_source.SingleSourceStudy):
 
     def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
         """The program of a method at a value, and how its networks start."""
-        settings, place = self.trials[trial].settings, self.trials[trial].place("model")
-        model = recipe.make_model(settings, self.width, self.placement.axis_name, place)
+        settings, path = self.trials[trial].settings, self.trials[trial].path("model")
+        model = recipe.make_model(settings, self.width, self.placement.axis_name, path)
         train = self.source.splits["train"]
         stored = self.images if self.inputs == "image" else train[self.inputs]
         see = recipe.make_see(settings, stored, np.asarray(train[self.answers]))
         row = jax.ShapeDtypeStruct((1, *stored.shape[1:]), stored.dtype)
         shape = jax.eval_shape(lambda x: see(x, None), row).shape[1:]
-        init, _ = self.initializer(model, shape, f"{place}={settings['model']}")
+        init, _ = self.initializer(model, shape, f"{path}={settings['model']}")
         rule = recipe.update_rule(settings)
         logits = make_logits(model.apply, settings["both_views"])
 
@@ -172,19 +172,19 @@ class Supervised(single_source.SingleSourceStudy):
         return self.lessons[network]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """Those for validation."""
+        """The ids of the validation examples."""
         return self.draw_examples(member.networks[0])[1]
 
     def origin(self, network: Network) -> Network | None:
-        """Its teacher."""
+        """The network's teacher."""
         settings = self.trials[network[:2]].settings
         return Network(settings["teacher"], "", network.seed) if settings["soft"] else None
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """What all networks put out, and their scores."""
+        """Compute all networks' outputs and scores."""
         self.tests = tests
 
-        def drawn(part: int) -> Callable[[Member], np.ndarray]:
+        def examples(part: int) -> Callable[[Member], np.ndarray]:
             return lambda member: self.draw_examples(member.networks[0])[part][:MOST_TRAIN]
 
         def stored(network: Network, ids: np.ndarray) -> np.ndarray:
@@ -195,8 +195,8 @@ class Supervised(single_source.SingleSourceStudy):
             return self.data.noisy_labels(settings, network.seed)[ids]
 
         splits = {
-            "train": (self.feed, drawn(0), stored if self.regression else learnt),
-            "validation": (self.feed, drawn(1), stored),
+            "train": (self.feed, examples(0), stored if self.regression else learnt),
+            "validation": (self.feed, examples(1), stored),
             **({"test": self.answered(tests["images"])} if tests else {}),
         }
         self.predictions = self.judge(lambda trained: splits, trainer.curves.faults(Network))
@@ -212,11 +212,11 @@ class Supervised(single_source.SingleSourceStudy):
         return *self.apart(split), lambda network, ids: answers[ids]
 
     def entry(self, network: Network) -> str | None:
-        """Curves are those of what the table shows."""
+        """Curves are drawn of the networks in the table."""
         return reporting.label(network[:2]) if network[:2] in self.shown else None
 
     def draw(self, trainer: Trainer) -> None:
-        """Curves, images, scores against settings, and what suits the data."""
+        """Draw curves, images, scores against settings, and figures for the kind of data."""
         folder, split = trainer.folder, self.config.report_on
         self.shown = dict.fromkeys(reporting.points(self.results, choose=self.config.choose))
         super().draw(trainer)
@@ -230,12 +230,12 @@ class Supervised(single_source.SingleSourceStudy):
             prediction_figures.operating_curves(self.networks, split, folder / "operating.png")
         elif self.width > 2:
             best = (name := self.config.baseline), reporting.best_values(self.results)[name]
-            own = {n: parts for n, parts in self.networks.items() if n[:2] == best}
+            best_networks = {n: parts for n, parts in self.networks.items() if n[:2] == best}
             names = self.source.class_names, reporting.label(best)
-            prediction_figures.confusion(own, split, *names, folder / "confusion.png")
+            prediction_figures.confusion(best_networks, split, *names, folder / "confusion.png")
 
     def draw_plane(self, path: Path) -> None:
-        """What networks make of all points of one or two features."""
+        """Draw predictions for a grid of one or two features."""
         train = self.source.splits["train"]
         features, answers = (np.asarray(train[name]) for name in ("features", self.answers))
         points = prediction_figures.grid(features)
@@ -267,10 +267,10 @@ class Supervised(single_source.SingleSourceStudy):
         )
 
     def sections(self) -> Iterator[tuple[str, str]]:
-        """What the report says beyond scores, as far as data and settings have it."""
+        """Sections of the report beyond scores, where data and settings allow them."""
         split, networks = self.config.report_on, self.networks
         settings = {point: trial.settings for point, trial in self.trials.items()}
-        samples = {p for p, own in settings.items() if own["examples"] == "bootstrap"}
+        samples = {p for p, row in settings.items() if row["examples"] == "bootstrap"}
         folds = {p: settings[p]["folds"] for p in self.shown if settings[p]["examples"] == "folds"}
         if self.rare:
             comparison = self.results, self.config.baseline

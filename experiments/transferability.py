@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from configs.transferability import get_config
 from experiments.harness.classification import COMMON
 from experiments.harness.run import run
-from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Settings, SomeOf
+from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings, SomeOf, TupleOf
 from experiments.harness.single_source import SingleSourceStudy
 from experiments.harness.study import Headline, conduct
 from jaxdl import transfer, trees
@@ -57,7 +57,7 @@ SETTINGS = Settings(
         "optimizer.learning_rate": Between(0, above=True),
         "optimizer.weight_decay": Between(0),
         "optimizer.bias_rate": Between(0, above=True),
-        "schedule.drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
+        "schedule.drops": TupleOf(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
     },
     free=("options",),
     computing=("data.workers",),
@@ -65,7 +65,7 @@ SETTINGS = Settings(
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     split: str
     seed: int
@@ -119,18 +119,18 @@ class Transferability(SingleSourceStudy):
             see = preparation.standardized(self.images, **config.image)
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
-        place = f"config.model={config.model}"
+        path = f"config.model={config.model}"
         shape = self.image_shape(config.image.crop)
-        self.init, self.shapes = self.initializer(self.model, shape, place)
+        self.init, self.shapes = self.initializer(self.model, shape, path)
         self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             labels = hyper["label_of"][stored["label"]]
             return {"image": see(stored["image"], key), "label": labels}
 
-        def start(variables: Variables, several: bool) -> TrainState:
-            alive = transfer.alive(variables) if several else True
-            return create_state(variables, self.rule, alive=alive)
+        def start(variables: Variables, is_shared: bool) -> TrainState:
+            flags = transfer.alive(variables) if is_shared else True
+            return create_state(variables, self.rule, alive=flags)
 
         self.start = jax.jit(start, static_argnums=1)
         model, cuts = self.model, self.cuts
@@ -149,10 +149,10 @@ class Transferability(SingleSourceStudy):
         self.plan = self.make_plan()
         self.members = [member for members in self.plan.values() for member in members]
         self.variables: dict[Network, Variables] = {}
-        """Of the bases, when they are trained."""
+        """Variables of the bases, after their training."""
 
     def make_tasks(self) -> dict[tuple[str, int, str], splits.Task]:
-        """By kind of halves, seed, and A or B."""
+        """Tasks by kind of halves, seed, and A or B."""
         config, source, tasks = self.config, self.source, {}
         labels = {split: arrays["label"] for split, arrays in source.splits.items()}
         for split, seed in product(config.splits, range(config.seeds)):
@@ -210,7 +210,7 @@ class Transferability(SingleSourceStudy):
         return self.tasks[network.split, network.seed, network.direction[1]]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """Those of the member's task."""
+        """The ids of the examples of the member's task."""
         task = self.task_of(member.networks[0])
         if not tests:
             return task.examples["validation"]
@@ -279,12 +279,12 @@ class Transferability(SingleSourceStudy):
 
 
 UNTRAINED = {"treatment": "untrained", "n": 0}
-"""In the name of a network of random features, the same for all cuts."""
+"""The name of a network of random features, the same for all cuts."""
 
 
 def most_members(config: ConfigDict) -> int:
-    """How many members are trained at a time, at most: of fine-tuned networks there may be many,
-    of frozen ones a member for each base and treatment."""
+    """The greatest number of members trained at a time: fine-tuned networks may be many, frozen
+    ones are a member for each base and treatment."""
     for treatment in config.treatments:
         if treatment in transfer.TREATMENTS and not transfer.TREATMENTS[treatment].frozen:
             return config.members_per_round

@@ -19,7 +19,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.visualize import get_config
-from experiments import networks, runs, supervised
+from experiments import runs, supervised
+from experiments.harness import networks
 from experiments.harness import settings as kinds
 from experiments.harness.classification import load_source, most_members
 from experiments.harness.progress import map_with_bar
@@ -56,7 +57,7 @@ MOST_CLASSES = 30  # of a confusion that can be read
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     attribution: str
     seed: int
@@ -71,8 +72,8 @@ class Visualize(Study):
     def __init__(self, config: ConfigDict):
         self.config = config
         self.classifier, self.title, source = self.find_network()
-        own = self.classifier.variables  # of a network that is trained already
-        self.variables: dict[int, Variables] = {0: own} if own else {}  # by seed
+        variables = self.classifier.variables  # of a network that is trained already
+        self.variables: dict[int, Variables] = {0: variables} if variables else {}  # by seed
         self.model = self.classifier.model
         self.files = list_images(user_path(config.images)) if config.images else []
         if self.files:
@@ -106,7 +107,7 @@ class Visualize(Study):
         classifier = networks.BY_STUDY["supervised"](study, network, lambda _: {})
         image = jax.ShapeDtypeStruct((1, *study.image_shape()), jnp.uint8)
         key, init, see = jax.random.key(0), classifier.model.init, classifier.see
-        self.like = jax.eval_shape(lambda x: init(key, see(x)), image)
+        self.shapes = jax.eval_shape(lambda x: init(key, see(x)), image)
         title = f"{config.training.base.model} trained on {study.source.name} (folder network)"
         return classifier, title, study.source
 
@@ -115,10 +116,10 @@ class Visualize(Study):
         see, model = self.classifier.see, self.model
         splits = [source.splits["train"]["image"] for source in self.sources.values()]
         shape = self.read(0).shape if self.files else splits[0].shape[1:]
-        like, number = self.variables.get(0) or self.like, jnp.zeros(1, jnp.int32)
+        variables, number = self.variables.get(0) or self.shapes, jnp.zeros(1, jnp.int32)
         with blame(f"images of {shape} for {self.title}", type(model), shipped=False):
             x = jax.eval_shape(see, jax.ShapeDtypeStruct((1, *shape), jnp.uint8))
-            outputs = jax.eval_shape(model.apply, like, x)
+            outputs = jax.eval_shape(model.apply, variables, x)
         self.staged = isinstance(model, Staged)
         self.fields = receptive_fields(model, x.shape[1:]) if self.staged else {}
         kinds.SomeOf(tuple(self.fields)).check("config.stages", self.config.stages, self.config)
@@ -126,7 +127,7 @@ class Visualize(Study):
         self.cam_stage = self.config.stage or next(reversed(self.fields), "")
         self.classifies = len(outputs.shape) == 2 and outputs.shape[1] > 1
         if self.classifies:
-            jax.eval_shape(self.explain, like, x, number, number)
+            jax.eval_shape(self.explain, variables, x, number, number)
 
     def read(self, i: int) -> np.ndarray:
         """The pixels of an image file."""
@@ -182,7 +183,7 @@ class Visualize(Study):
     def explain(
         self, variables: Variables, x: jax.Array, labels: jax.Array, numbers: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
-        """By attribution its maps, and the probability while pixels go and while they come."""
+        """Maps, and probabilities while pixels are deleted and inserted, by attribution."""
         config, scores = self.config, partial(self.model.apply, variables)
         key, own_key = jax.random.split(jax.random.fold_in(jax.random.key(0), numbers[0]))
         baseline, steps = jnp.zeros((1, *x.shape[1:])), config.integration_steps
@@ -212,8 +213,8 @@ class Visualize(Study):
         examples = len(rows)
         if seed == 0:
             wrong = np.flatnonzero((labels != self.labels) & (self.labels >= 0))
-            sure = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
-            self.mistakes = wrong[np.argsort(-sure, kind="stable")]
+            confidence = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
+            self.mistakes = wrong[np.argsort(-confidence, kind="stable")]
             self.chosen = np.r_[np.delete(numbers, wrong)[:shown], self.mistakes[:shown]]
             rows = np.union1d(rows, self.chosen)
         arrays = (x[rows] for x in (self.inputs, labels, numbers))
@@ -226,8 +227,8 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Of the first network filters, maps, units, attributions, mistakes; of all the curves of
-        deletion and insertion, and the confusion."""
+        """Draw the first network's filters, units, attributions, mistakes; curves and confusion of
+        all."""
         folder, images = trainer.folder, drawing.shown(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]
@@ -255,13 +256,13 @@ class Visualize(Study):
             prediction_figures.confusion(parts, "all", names, title, folder / "confusion.png")
 
     def unit_rows(self, images: np.ndarray) -> Iterator[drawing.Row]:
-        """By stage and channel, what its unit sees of the images that drive it most, and where."""
+        """Patches that drive each channel's units most, and their positions, by stage."""
         config, local = self.config, list(self.fields)
         for name in config.stages or drawing.spread(local, 4):
             field, (values, units) = self.fields[name], self.units[local.index(name)]
             for channel in drawing.spread(np.flatnonzero(values.max(0) > 0), config.units):
-                top = np.argsort(-values[:, channel], kind="stable")[: config.patches]
-                examples = [(images[i], units[i, channel]) for i in top]
+                strongest = np.argsort(-values[:, channel], kind="stable")[: config.patches]
+                examples = [(images[i], units[i, channel]) for i in strongest]
                 parts = [view(image, field, unit) for image, unit in examples]
                 parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
@@ -270,9 +271,9 @@ class Visualize(Study):
         """The report in Markdown."""
         config, count, sections = self.config, len(self.labels), []
         data = [f"{x.name}, {config.report_on} split" for x in self.sources.values()]
-        about = {"Network": self.title, "Images": f"{count:,} of {(data or [config.images])[0]}"}
+        lines = {"Network": self.title, "Images": f"{count:,} of {(data or [config.images])[0]}"}
         if self.classifies:
-            about["Explained"] = (
+            lines["Explained"] = (
                 f"the predicted classes of {min(config.examples, count):,} images; a pixel that "
                 f"goes becomes 0 in the network's input, the mean that was subtracted; "
                 f"{f'Grad-CAM at {self.cam_stage}' if self.cam_stage else 'no stage for Grad-CAM'}"
@@ -290,7 +291,7 @@ class Visualize(Study):
             shapes = [stage.shape[1:] for stage in stages]
             table = reporting.stages(self.model.names(), shapes, [*self.fields.values()], silent)
             sections.append(("Stages", table))
-        return reporting.report(about | facts, sections)
+        return reporting.report(lines | facts, sections)
 
 
 study = partial(conduct, Visualize)

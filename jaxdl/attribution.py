@@ -1,4 +1,4 @@
-"""What in an image a network's output comes from.
+"""Attribution: which pixels of an image a network's output depends on.
 
 ``scores(images)`` [b, k] has a number for each image and class that depends on that image alone: a
 network's logits or probabilities, ``partial(model.apply, variables)``. An attribution has a number
@@ -70,8 +70,8 @@ def occlusion(
     window: int,
     stride: int = 1,
 ) -> Float[Array, "b h w"]:
-    """By how much the score falls when a square is taken from the baseline: at a pixel the mean
-    over the squares that cover it (Zeiler & Fergus 2014).
+    """The fall of the score when a square is replaced by the baseline: at a pixel the mean over the
+    squares that cover it (Zeiler & Fergus 2014).
 
     Args:
       window: pixels along the square's side.
@@ -92,15 +92,15 @@ def occlusion(
             for left in (*range(0, width - window, stride), width - window)
         ]
     )
-    before = of_labels(scores(images), labels)
+    base_scores = of_labels(scores(images), labels)
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
 
     def add(sums: tuple[Array, Array], corner: Array) -> tuple[tuple[Array, Array], None]:
         down, right = rows - corner[0], columns - corner[1]
-        inside = ((down >= 0) & (down < window) & (right >= 0) & (right < window))[None]
-        occluded = jnp.where(inside[..., None], baseline, images)
-        fall = before - of_labels(scores(occluded), labels)
-        return (sums[0] + fall[:, None, None] * inside, sums[1] + inside), None
+        mask = ((down >= 0) & (down < window) & (right >= 0) & (right < window))[None]
+        occluded = jnp.where(mask[..., None], baseline, images)
+        fall = base_scores - of_labels(scores(occluded), labels)
+        return (sums[0] + fall[:, None, None] * mask, sums[1] + mask), None
 
     zeros = jnp.zeros((len(images), height, width)), jnp.zeros((1, height, width))
     falls, counts = lax.scan(add, zeros, corners)[0]

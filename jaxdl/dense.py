@@ -1,4 +1,4 @@
-"""One question, several representations of its answer: what each learns by, and what it says.
+"""Representations of an answer to a question: loss, head, and the answer read from the outputs.
 
 "Is there something, and where?" can be answered by a class, by coordinates, by a mask or by a heat
 map; "how many?" by a number, by a density or by instances. A representation has a head of
@@ -28,7 +28,7 @@ from jaxdl.nn.models.unet import ClassMap, Coordinates, Decoder
 from jaxdl.types import Batch, Metrics
 
 Outputs = Float[np.ndarray, "n ..."]
-"""What a network puts out for so many images, on the host."""
+"""The outputs of a network for n images, on the host."""
 Shape = tuple[int, int]
 """Height and width of the images."""
 
@@ -38,7 +38,7 @@ MASK_LOSSES: Mapping[str, Callable[..., Array]] = {
     "dice": losses.dice,
     "tversky": lambda *masks: losses.tversky(*masks, alpha=0.3, beta=0.7),
 }
-"""Of a mask, which sum up; Tversky's with the weights of its paper, .3 and .7."""
+"""Losses of a mask, which are added up; Tversky's with the weights of its paper, .3 and .7."""
 SPREAD = 0.1
 """Coordinates are learnt from the image's middle in such parts of its sides, so that they are of
 the order of 1."""
@@ -47,36 +47,36 @@ DENSITY = 100.0
 
 
 class Options(NamedTuple):
-    """What a representation's loss depends on."""
+    """Options of a representation's loss."""
 
     losses: Sequence[str] = ("cross_entropy",)
-    """Of :data:`MASK_LOSSES`, added up."""
+    """Names in :data:`MASK_LOSSES`, whose losses are added up."""
     foreground: float = 1.0
     """The weight of a pixel that is not background."""
     deviation: float = 2.0
-    """Of the Gaussian at each point, in pixels."""
+    """Standard deviation of the Gaussian at each point, in pixels."""
     scale: float = 1.0
-    """What a count is divided by."""
+    """The number that counts are divided by."""
 
 
 class Sightings(NamedTuple):
-    """Of each image a score that rises with how surely it is there, and where it would be."""
+    """By image, a score that rises with the evidence for the object, and the object's point."""
 
     scores: Float[np.ndarray, " n"]
     points: Float[np.ndarray, "n 2"]
     """Row and column in pixels."""
     masks: Bool[np.ndarray, "n h w"] | None = None
-    """Of a mask also which pixels it is."""
+    """The pixels of the object, where the answer is a mask."""
     limit: float = 0.5
-    """The score from which it is said to be there."""
+    """The score from which the object is said to be there."""
 
 
 class Pixels(NamedTuple):
-    """Of each pixel a score that rises with how surely it is of the foreground."""
+    """By pixel, a score that rises with the evidence for the foreground."""
 
     scores: Float[np.ndarray, "n h w"]
     limit: float = 0.5
-    """The score from which it is said to be."""
+    """The score from which a pixel is said to be foreground."""
 
 
 class Representation(NamedTuple):
@@ -85,9 +85,9 @@ class Representation(NamedTuple):
     question: str
     """``locate``, ``count`` or ``segment``."""
     arrays: tuple[str, ...]
-    """What it learns from, beside images."""
+    """The arrays that it learns from, beside images."""
     head: Callable[..., Any]
-    """``head(**options)``: those of a :class:`Decoder`, where it is one."""
+    """``head(**options)``, with the options of a :class:`Decoder`, where it is one."""
     loss: Callable[[Array, Batch, Options], Array]
     """``loss(outputs, batch, options)``, [b]."""
     read: Callable[[Outputs, Shape, Options], Any]
@@ -112,11 +112,11 @@ def _class_loss(logits: Float[Array, "b h w k"], batch: Batch, options: Options)
 def _coordinate_loss(outputs: Float[Array, "b 3"], batch: Batch, options: Options) -> Array:
     size = jnp.array(batch["image"].shape[1:3], jnp.float32)
     visible = jnp.all(jnp.isfinite(batch["point"]), -1)
-    place = jnp.where(visible[:, None], batch["point"] / size[None], 0.5)
-    far = jnp.sum((outputs[:, :2] - (place - 0.5) / SPREAD) ** 2, -1) / 2
+    point = jnp.where(visible[:, None], batch["point"] / size[None], 0.5)
+    distances = jnp.sum((outputs[:, :2] - (point - 0.5) / SPREAD) ** 2, -1) / 2
     return example_losses.binary_cross_entropy(
         outputs[:, 2], visible.astype(jnp.float32)
-    ) + jnp.where(visible, far, 0)
+    ) + jnp.where(visible, distances, 0)
 
 
 def _heat_loss(outputs: Float[Array, "b h w 1"], batch: Batch, options: Options) -> Array:
@@ -142,7 +142,7 @@ def _instance_loss(outputs: Float[Array, "b h w 3"], batch: Batch, options: Opti
 
 
 def _foreground(logits: Float[np.ndarray, "n h w k"]) -> Float[np.ndarray, "n h w"]:
-    """Of each pixel the probability that it is not background."""
+    """The probability of each pixel not to be background."""
     return 1 - softmax(logits, -1)[..., 0]
 
 
@@ -173,8 +173,8 @@ def _read_heat(outputs: Outputs, shape: Shape, options: Options) -> Sightings:
 
 
 class Counts(NamedTuple):
-    """Of each image how many there are, and of instances which pixels are of which, 1, 2, …, and
-    the score of each; of a density itself."""
+    """By image, the number of objects; with instances their pixels, labelled 1, 2, …, and scores;
+    with a density the map itself."""
 
     counts: Float[np.ndarray, " n"]
     labels: Sequence[Integer[np.ndarray, "h w"]] = ()
@@ -192,8 +192,8 @@ def _read_density(outputs: Outputs, shape: Shape, options: Options) -> Counts:
 
 
 def _read_instances(outputs: Outputs, shape: Shape, options: Options) -> Counts:
-    inside, labels, scores = _foreground(outputs[..., :2]), [], []
-    for probability, depth in zip(inside, outputs[..., 2], strict=True):
+    foreground, labels, scores = _foreground(outputs[..., :2]), [], []
+    for probability, depth in zip(foreground, outputs[..., 2], strict=True):
         instance_map = instances(probability > 0.5, depth)
         sizes = np.maximum(np.bincount(instance_map.ravel()), 1)
         labels.append(instance_map)
@@ -227,27 +227,28 @@ REPRESENTATIONS: Mapping[str, Representation] = {
     ),
     "pixels": Representation("segment", ("mask",), _decoder(2), _mask_loss, _read_pixels),
 }
-"""By name."""
+"""Representations by name."""
 
 
-def common_question(places: Mapping[str, str]) -> str:
+def common_question(paths: Mapping[str, str]) -> str:
     """The question that representations answer.
 
     Args:
-      places: by name, where it was chosen, for messages.
+      paths: by name, the setting that it comes from, for messages.
 
     Raises:
       ValueError: if they answer several.
     """
-    questions = {REPRESENTATIONS[name].question: place for name, place in places.items()}
+    questions = {REPRESENTATIONS[name].question: path for name, path in paths.items()}
     if len(questions) > 1:
-        listing = ", ".join(f"{place}: {question}" for question, place in questions.items())
+        listing = ", ".join(f"{path}: {question}" for question, path in questions.items())
         raise ValueError(f"methods answer different questions ({listing}): choose one of them")
     return next(iter(questions))
 
 
 def threshold(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """That of "score >= t" which judges most images rightly; of several the middle one."""
+    """The threshold t for which "score >= t" is right for most images; of several the middle
+    one."""
     ordered = np.sort(scores)
     candidates = np.r_[ordered[0] - 1, (ordered[1:] + ordered[:-1]) / 2, ordered[-1] + 1]
     right = [np.mean((scores >= t) == positive) for t in candidates]
@@ -268,8 +269,8 @@ def judge_sightings(
     """
     visible = np.isfinite(points).all(1)
     distances = point_errors(answers.points, points)
-    near = np.where(visible, distances <= tolerance, True)
-    right = ((answers.scores >= answers.limit) == visible) & near
+    hits = np.where(visible, distances <= tolerance, True)
+    right = ((answers.scores >= answers.limit) == visible) & hits
     mixed = 0 < visible.sum() < len(visible)
     return {
         "score": float(right.mean()),
@@ -320,7 +321,7 @@ def judge_pixels(answers: Pixels, mask: Integer[np.ndarray, "n h w"]) -> dict[st
 
 
 TRUTHS = {"locate": ("point",), "count": ("count",), "segment": ("mask",)}
-"""What answers are judged by, by question."""
+"""The arrays that answers are compared with, by question."""
 
 
 def decide(question: str, answers: Any, truth: Batch) -> float:

@@ -20,7 +20,7 @@ def user_path(path: str | os.PathLike) -> Path:
 
 
 def digest_file(path: Path) -> str:
-    """What tells a file's content from that of others, 16 hexadecimal digits.
+    """A digest of a file's content, 16 hexadecimal digits.
 
     Raises:
       OSError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Which class an image shows: from its file to the probabilities of a trained network."""
+"""Class probabilities of image files by a trained network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +28,10 @@ class Classifier(NamedTuple):
     """The Flax module: ``model.apply(variables, x)`` are logits [b, k]."""
     variables: Variables
     see: Callable[[UInt8[AnyArray, "b h w c"]], Float[AnyArray, "b oh ow c"]]
-    """From pixels to the network's input; may be traced."""
+    """A function from pixels to the network's input; may be traced."""
     decode: Callable[[bytes, str], UInt8[np.ndarray, "h w c"]]
-    """From a file's content, and its name for messages, to pixels of the one size that the network
-    takes; raises DamagedFile."""
+    """A function from a file's content, and its name for messages, to pixels of the network's image
+    size; raises DamagedFile."""
     class_names: tuple[str, ...]
     both_views: bool = False
     """See :func:`make_logits`."""

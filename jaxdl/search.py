@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Settings = Mapping[str, Any]
-"""Names and values of what is searched."""
+"""Names and values of the searched settings."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Range:
     """Numbers from ``low`` to ``high``, both included.
 
     Raises:
-      ValueError: unless ``low < high``, both above 0 for logarithms, and whole for whole numbers.
+      ValueError: unless ``low < high``, both above 0 for logarithms, and integers for integers.
     """
 
     low: float
     high: float
     log: bool = False
-    """Whether their logarithms are drawn uniformly, and not they themselves."""
-    whole: bool = False
-    """Whether they are integers, each equally probable."""
+    """Whether logarithms are drawn uniformly instead of the numbers."""
+    integer: bool = False
+    """Whether the numbers are integers, each equally probable."""
 
     def __post_init__(self):
         ends = f"{self.low} to {self.high}"
@@ -47,13 +47,13 @@ class Range:
             raise ValueError(f"{ends} is no range: it has to begin below its end")
         if self.log and self.low <= 0:
             raise ValueError(f"{ends} has no logarithms: it has to begin above 0")
-        if self.whole and (self.log or self.low % 1 or self.high % 1):
+        if self.integer and (self.log or self.low % 1 or self.high % 1):
             raise ValueError(f"{ends} is no range of whole numbers")
 
-    def at(self, position: float) -> float | int:
+    def value(self, position: float) -> float | int:
         """The value at a position 0 … 1."""
         low, high = self.low, self.high
-        if self.whole:
+        if self.integer:
             return min(int(low) + math.floor(position * (high - low + 1)), int(high))
         if self.log:
             value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
@@ -62,27 +62,27 @@ class Range:
         return self.clip(value)
 
     def position(self, value: float) -> float:
-        """The inverse of :meth:`at`; of a whole number the middle of its positions."""
+        """The inverse of :meth:`value`; for an integer the middle of its positions."""
         low, high = self.low, self.high
-        if self.whole:
+        if self.integer:
             return (value - low + 0.5) / (high - low + 1)
         if self.log:
             return math.log(value / low) / math.log(high / low)
         return (value - low) / (high - low)
 
     def grid(self, count: int) -> list:
-        """So many values from end to end, evenly spaced; of whole numbers at most all."""
-        if self.whole:
+        """``count`` evenly spaced values from ``low`` to ``high``; at most all integers."""
+        if self.integer:
             return np.unique(np.round(np.linspace(self.low, self.high, count)).astype(int)).tolist()
-        return [self.at(float(position)) for position in np.linspace(0, 1, count)]
+        return [self.value(float(position)) for position in np.linspace(0, 1, count)]
 
     def clip(self, value: float) -> float:
         """The nearest value in the range."""
         return min(max(value, self.low), self.high)
 
     def scale(self, value: float, factor: float) -> float | int:
-        """The product, or the end of the range that it is beyond; of whole numbers the next."""
-        if self.whole:
+        """The product, kept in the range; an integer is rounded away from the value."""
+        if self.integer:
             return int(self.clip((math.ceil if factor > 1 else math.floor)(value * factor)))
         return self.clip(value * factor)
 
@@ -101,7 +101,7 @@ class Choice:
         if not self.values or any(value in self.values[:i] for i, value in enumerate(self.values)):
             raise ValueError(f"{self.values} is no choice of different values")
 
-    def at(self, position: float) -> Any:
+    def value(self, position: float) -> Any:
         """The value at a position 0 … 1."""
         return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
 
@@ -115,7 +115,7 @@ class Choice:
 
 
 Space = Mapping[str, Range | Choice]
-"""By setting, what it may be."""
+"""Ranges and choices by setting."""
 
 
 def sample(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ def sample(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     Optimization", JMLR 2012). The first of many are those of few."""
     positions = np.random.default_rng(seed).random((count, len(space))).tolist()
     return [
-        {name: values.at(u) for (name, values), u in zip(space.items(), row, strict=True)}
+        {name: values.value(u) for (name, values), u in zip(space.items(), row, strict=True)}
         for row in positions
     ]
 
@@ -144,7 +144,7 @@ class Stretch(NamedTuple):
     trial: int
     settings: Settings
     steps: int
-    """To which it is trained."""
+    """The step to which it is trained."""
     parent: int = NEW
     """The trial whose state, as it was when that had last been trained, this one goes on from."""
 
@@ -174,10 +174,10 @@ def rehearse(search: Search) -> History:
 
 def cost(history: History) -> int:
     """Steps of networks that a search takes."""
-    reached, total = {NEW: 0}, 0
+    steps_by_trial, total = {NEW: 0}, 0
     for stretches, _ in history:
-        total += sum(stretch.steps - reached[stretch.parent] for stretch in stretches)
-        reached |= {stretch.trial: stretch.steps for stretch in stretches}
+        total += sum(stretch.steps - steps_by_trial[stretch.parent] for stretch in stretches)
+        steps_by_trial |= {stretch.trial: stretch.steps for stretch in stretches}
     return total
 
 
@@ -189,10 +189,10 @@ def trials(history: History) -> list[Stretch]:
 def winner(history: History) -> tuple[Stretch, float]:
     """The best of the trials that were trained longest, and its score: the greatest of many, which
     is more than the same settings are worth in expectation."""
-    played = [pair for stretches, scores in history for pair in zip(stretches, scores, strict=True)]
-    longest = max(stretch.steps for stretch, _ in played)
-    played = [pair for pair in played if pair[0].steps == longest]
-    return played[ranked([score for _, score in played])[0]]
+    pairs = [pair for stretches, scores in history for pair in zip(stretches, scores, strict=True)]
+    longest = max(stretch.steps for stretch, _ in pairs)
+    pairs = [pair for pair in pairs if pair[0].steps == longest]
+    return pairs[ranked([score for _, score in pairs])[0]]
 
 
 def ancestry(history: History, trial: int) -> list[Stretch]:
@@ -270,18 +270,18 @@ def hyperband(
     brackets, of which each begins a rung later than the one before.
 
     Args:
-      candidates: as many as all sizes together.
-      sizes: of the brackets, from :func:`bracket_sizes`.
+      candidates: settings, as many as all sizes together.
+      sizes: sizes of the brackets, from :func:`bracket_sizes`.
     """
-    begun = 0
+    start = 0
     for i, size in enumerate(sizes):
-        bracket = candidates[begun : begun + size]
-        yield from halving(bracket, rungs[i:], eta, first=first + begun)
-        begun += size
+        bracket = candidates[start : start + size]
+        yield from halving(bracket, rungs[i:], eta, first=first + start)
+        start += size
 
 
 def bracket_sizes(rungs: int, eta: int, trainings: int | None = None) -> list[int]:
-    """How many trials each bracket begins with: ``ceil(B eta^s / (s + 1))`` for s from
+    """The number of trials that each bracket begins with: ``ceil(B eta^s / (s + 1))`` for s from
     ``rungs - 1`` to 0, where a bracket may cost B trainings to the last rung, each begun anew.
 
     Args:
@@ -307,7 +307,7 @@ def population_based(
 
     Args:
       ends: the steps at which intervals end.
-      share: of the population, that is replaced.
+      share: share of the population that is replaced.
     """
     stretches = [Stretch(i, settings, ends[0]) for i, settings in enumerate(population, first)]
     for interval, steps in enumerate(ends[1:], 1):
@@ -323,8 +323,8 @@ def population_based(
 
 
 def exploit(scores: Sequence[float], share: float, rng: np.random.Generator) -> list[int]:
-    """For each place the one whose state it goes on from: for the worst ``share``, and for all that
-    have diverged, one of the best ``share``, drawn uniformly; for all others their own."""
+    """By index, the trial whose state each trial continues from: for the worst ``share``, and for
+    all that have diverged, one of the best ``share``, drawn uniformly; for all others their own."""
     count = min(max(1, int(share * len(scores))), len(scores) // 2)
     order, diverged = ranked(scores), [math.isnan(score) for score in scores]
     best = [i for i in order[: max(1, count)] if not diverged[i]]
@@ -338,7 +338,7 @@ def explore(
     factors: Sequence[float],
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Each setting times one of the factors, kept in its range."""
+    """The settings, each times one of the factors and kept in its range."""
     return {
         name: values.scale(settings[name], float(rng.choice(factors)))
         for name, values in space.items()

@@ -1,4 +1,4 @@
-"""What a network learns from examples with targets: losses of any Flax module.
+"""Supervised losses of any Flax module.
 
 :func:`make_loss` makes, of a module and one number an example, a loss for
 :func:`jaxdl.train.state.make_step`; :func:`classification_loss`, :func:`regression_loss` and
@@ -36,11 +36,13 @@ from jaxdl.types import (
 )
 
 PerExample = Callable[[Array, Batch], tuple[Float[Array, " b"], Metrics]]
-"""From a network's outputs and the batch to each example's loss and other numbers, [b]."""
+"""A function from a network's outputs and the batch to each example's loss and other numbers,
+[b]."""
 
 
 def parameters(model: Any) -> dict[str, inspect.Parameter]:
-    """What a Flax module's ``__call__`` takes; or ``apply``, where the module is not called."""
+    """The parameters of a Flax module's ``__call__``, or of ``apply`` where the module is not
+    callable."""
     return dict(inspect.signature(model if callable(model) else model.apply).parameters)
 
 
@@ -57,10 +59,10 @@ def apply_train(
     modes = {"train": True, "training": True, "deterministic": False}
     modes = {name: value for name, value in modes.items() if name in arguments}
     collections = {kind: variables[kind] for kind in variables if kind != "params"}
-    outputs, new = model.apply(
+    outputs, updated = model.apply(
         variables, x, mutable=["batch_stats", *collections], rngs={"dropout": key}, **modes
     )
-    return outputs, {**collections, **new}
+    return outputs, {**collections, **updated}
 
 
 def make_loss(
@@ -76,7 +78,8 @@ def make_loss(
       model: any Flax module whose ``apply`` takes ``batch[inputs]``.
       per_example: ``per_example(outputs, batch) -> (losses, metrics)``, all of shape [b].
       inputs: the array of a batch that the network sees.
-      dtype: what the network computes in, `jnp.bfloat16` say; parameters, other collections and
+      dtype: type of the network's computations, such as `jnp.bfloat16`; parameters, other
+        collections and
         outputs keep their own (float32). Default: as the module says.
     """
 
@@ -88,10 +91,10 @@ def make_loss(
         if weights is not None:
             batch = {name: _without_missing(array, weights) for name, array in batch.items()}
         variables = {"params": _cast(params, dtype), **collections}
-        outputs, new = apply_train(model, variables, _cast(batch[inputs], dtype), key)
+        outputs, updated = apply_train(model, variables, _cast(batch[inputs], dtype), key)
         if dtype is not None:
             outputs = _cast(outputs, jnp.float32)
-            new = jax.tree.map(lambda a, old: a.astype(old.dtype), new, collections)
+            updated = jax.tree.map(lambda a, old: a.astype(old.dtype), updated, collections)
         losses, metrics = per_example(outputs, batch)
 
         def mean(values: AnyArray) -> Float[Array, ""]:
@@ -101,7 +104,7 @@ def make_loss(
             tiny = jnp.finfo(values.dtype).tiny
             return jnp.sum(weights * values) / jnp.maximum(jnp.sum(weights), tiny)
 
-        return mean(losses), (new, jax.tree.map(mean, metrics))
+        return mean(losses), (updated, jax.tree.map(mean, metrics))
 
     return loss_fn
 
@@ -142,7 +145,7 @@ def classification_loss(
         are 1 for the label and -1 for the other classes (LeCun et al. 1989).
       soft: the share of :func:`jaxdl.nn.losses.distillation` from the logits ``batch["teacher"]``
         [b, k], where there are such.
-      temperature: of that.
+      temperature: temperature of the distillation.
     """
 
     def per_example(logits: Float[Array, "b k"], batch: Batch) -> tuple[Array, Metrics]:
@@ -154,8 +157,8 @@ def classification_loss(
             weights = class_weights
             losses = cross_entropy(logits, labels, smoothing=smoothing, class_weights=weights)
         if "teacher" in batch:
-            taught = distillation(logits, batch["teacher"], temperature)
-            losses = jnp.asarray((1 - soft) * losses + soft * taught)
+            soft_loss = distillation(logits, batch["teacher"], temperature)
+            losses = jnp.asarray((1 - soft) * losses + soft * soft_loss)
         right = correct(logits, labels if labels.ndim == 1 else jnp.argmax(labels, -1))
         return losses, {"accuracy": right}
 

@@ -1,4 +1,4 @@
-"""What transfers between networks: cut, transplant, freeze, and the treatments that compare them.
+"""Transfer between networks: cut, transplant, freeze, and the treatments that compare them.
 
 Yosinski, Clune, Bengio & Lipson, "How transferable are features in deep neural networks?", NIPS
 2014. Two base networks are trained on tasks A and B. At every depth n the first n layers of a base
@@ -30,7 +30,7 @@ from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Variables
 
 
 class Treatment(NamedTuple):
-    """Where the first layers of a network come from, and whether they keep learning."""
+    """The source of a network's first layers, and whether they are trained further."""
 
     source: str
     """``"self"``: the base of the target task; ``"other"``: the base of the other task;
@@ -65,11 +65,11 @@ def layers(variables: Variables) -> tuple[str, ...]:
     names = tuple(by_depth[depth] for depth in sorted(by_depth))
     blocks = [(tuple(map(int, re.findall(r"\d+", name)[:-1])), name) for name in names]
     blocks = [(numbers, name) for numbers, name in blocks if numbers]
-    for (first, before), (second, after) in pairwise(blocks):
+    for (first, layer), (second, next_layer) in pairwise(blocks):
         if first > second:
             raise ValueError(
-                f"layers {before!r} and {after!r}: their numbers tell of no one order: pass "
-                "order=(...)"
+                f"layers {layer!r} and {next_layer!r}: their numbers tell of no one order: "
+                "pass order=(...)"
             )
     return names
 
@@ -77,7 +77,7 @@ def layers(variables: Variables) -> tuple[str, ...]:
 def cut(
     variables: Variables, n: int, order: Sequence[str] | None = None
 ) -> tuple[Variables, Variables]:
-    """Divide a network into ``(below, above)``: its first ``n`` layers and the rest, each with the
+    """Divide a network into ``(lower, upper)``: its first ``n`` layers and the rest, each with the
     collections of ``variables``.
 
     Raises:
@@ -92,19 +92,19 @@ def cut(
         raise ValueError(f"cannot cut after layer {n}: the network has {len(names)} layers")
     first = set(names[:n])
 
-    def part(below: bool) -> Variables:
+    def part(is_lower: bool) -> Variables:
         return {
-            kind: {name: leaf for name, leaf in collection.items() if (name in first) == below}
+            kind: {name: leaf for name, leaf in collection.items() if (name in first) == is_lower}
             for kind, collection in variables.items()
         }
 
     return part(True), part(False)
 
 
-def join(below: Variables, above: Variables) -> Variables:
-    """The network whose first layers are ``below``: the inverse of :func:`cut`."""
-    kinds = [*above, *(kind for kind in below if kind not in above)]
-    return {kind: {**below.get(kind, {}), **above.get(kind, {})} for kind in kinds}
+def join(lower: Variables, upper: Variables) -> Variables:
+    """The network whose first layers are ``lower``: the inverse of :func:`cut`."""
+    kinds = [*upper, *(kind for kind in lower if kind not in upper)]
+    return {kind: {**lower.get(kind, {}), **upper.get(kind, {})} for kind in kinds}
 
 
 def transplant(
@@ -154,14 +154,14 @@ def _check_alike(layer: str, base: dict[str, str], fresh: dict[str, str]) -> Non
 
 
 def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) -> Variables:
-    """A mask that is False for every array of layers ``1 … n`` and True above.
+    """A mask that is False for every array of layers ``1 … n`` and True for the others.
 
     Frozen means: no update, no weight decay, no change of batch statistics. The first two are
     what ``make_optimizer(trainable=...)`` does with the mask of ``params``; the last follows from
     applying the frozen layers with ``train=False``, as :class:`Frozen` does.
     """
-    below, above = cut(variables, n, order)
-    return join(jax.tree.map(lambda _: False, below), jax.tree.map(lambda _: True, above))
+    lower, upper = cut(variables, n, order)
+    return join(jax.tree.map(lambda _: False, lower), jax.tree.map(lambda _: True, upper))
 
 
 @runtime_checkable
@@ -178,7 +178,7 @@ class Layered(Protocol):
         stop: int | None = None,
         **options,
     ) -> Any:
-        """Layers ``start + 1 … stop`` applied to images or to what layer ``start`` put out."""
+        """Layers ``start + 1 … stop`` applied to images or to the output of layer ``start``."""
 
 
 def check_layered(model: Any) -> None:
@@ -217,20 +217,21 @@ class Frozen:
         mutable: bool | Sequence[str] = False,
         rngs: Mapping[str, PRNGKeyArray] | None = None,
     ) -> Array | tuple[Array, Collections]:
-        """As of a Flax module: outputs, and with ``mutable`` the new collections of all layers."""
-        below, above = cut(variables, self._n, self._order)
-        h = lax.stop_gradient(self._model.apply(below, x, train=False, start=0, stop=self._n))
-        result = self._model.apply(above, h, train=train, start=self._n, mutable=mutable, rngs=rngs)
+        """As `flax.linen.Module.apply`: outputs, and with ``mutable`` the new collections of all
+        layers."""
+        lower, upper = cut(variables, self._n, self._order)
+        h = lax.stop_gradient(self._model.apply(lower, x, train=False, start=0, stop=self._n))
+        result = self._model.apply(upper, h, train=train, start=self._n, mutable=mutable, rngs=rngs)
         if not mutable:
             return result
         outputs, new = result
-        return outputs, {kind: {**below.get(kind, {}), **layers} for kind, layers in new.items()}
+        return outputs, {kind: {**lower.get(kind, {}), **layers} for kind, layers in new.items()}
 
 
 class Above:
     """The layers above ``n`` of a network, in the place of a Flax module.
 
-    Inputs are what layer ``n`` puts out, variables those of the layers above (:func:`cut`).
+    Inputs are the outputs of layer ``n``, variables those of the layers above (:func:`cut`).
 
     Args:
       updates: False to run them as in evaluation also in training: batch normalization uses its
@@ -245,14 +246,14 @@ class Above:
         self._model, self._n, self._updates = model, n, updates
 
     def clone(self, **attributes: Any) -> "Above":
-        """The same of a module with other attributes."""
+        """As `flax.linen.Module.clone`: the layers of a module with other attributes."""
         network: Any = self._model
         return Above(network.clone(**attributes), self._n, updates=self._updates)
 
     def apply(
         self, variables: Variables, x: Float[AnyArray, "b ..."], *, train: bool = False, **options
     ) -> Array | tuple[Array, Collections]:
-        """As of a Flax module."""
+        """As `flax.linen.Module.apply`."""
         options |= {"train": train and self._updates, "start": self._n}
         return self._model.apply(variables, x, **options)
 
@@ -260,12 +261,12 @@ class Above:
 def activations(
     model: Layered, base: Variables, x: Float[Array, "b ..."], cuts: Sequence[int]
 ) -> list[Float[Array, "b ..."]]:
-    """What layers ``cuts`` (ascending) of a base put out, all from one forward pass."""
-    outputs, reached = [], 0
+    """The outputs of layers ``cuts`` (ascending) of a base, from one forward pass."""
+    outputs, depth = [], 0
     for n in cuts:
-        x = model.apply(base, x, train=False, start=reached, stop=n)
+        x = model.apply(base, x, train=False, start=depth, stop=n)
         outputs.append(x)
-        reached = n
+        depth = n
     return outputs
 
 
@@ -289,9 +290,9 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
         losses, accuracies = {}, []
         new: dict[str, dict[str, Any]] = {kind: {} for kind in collections}
         for n, h in zip(cuts, hidden, strict=True):
-            above, name = _above_cut(variables, n), f"cut{n:02}"
-            logits, changed = model.apply(
-                above,
+            upper, name = _above_cut(variables, n), f"cut{n:02}"
+            logits, updates = model.apply(
+                upper,
                 h,
                 train=True,
                 start=n,
@@ -299,7 +300,7 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
                 rngs={"dropout": jax.random.fold_in(key, n)},
             )
             for kind in collections:
-                new[kind][name] = changed.get(kind, above[kind])
+                new[kind][name] = updates.get(kind, upper[kind])
             losses[name] = jnp.mean(cross_entropy(logits, labels))
             accuracies.append(jnp.mean(correct(logits, labels), dtype=jnp.float32))
         return losses, (new, {"accuracy": jnp.stack(accuracies)})
@@ -311,25 +312,25 @@ def shared_prefix_logits(
     model: Layered,
     cuts: Sequence[int],
     base: Variables,
-    above: Variables,
+    upper: Variables,
     x: Float[Array, "b ..."],
 ) -> Float[Array, "cuts b k"]:
     """Evaluation logits of the networks that :func:`shared_prefix_loss` trains.
 
     Args:
-      above: collections of ``{f"cut{n:02}": the layers above cut n}``.
+      upper: collections of ``{f"cut{n:02}": the layers above cut n}``.
     """
     hidden = activations(model, base, x, cuts)
     return jnp.stack(
         [
-            model.apply(_above_cut(above, n), h, train=False, start=n)
+            model.apply(_above_cut(upper, n), h, train=False, start=n)
             for n, h in zip(cuts, hidden, strict=True)
         ]
     )
 
 
-def _above_cut(above: Variables, n: int) -> Variables:
-    return {kind: collection[f"cut{n:02}"] for kind, collection in above.items()}
+def _above_cut(upper: Variables, n: int) -> Variables:
+    return {kind: collection[f"cut{n:02}"] for kind, collection in upper.items()}
 
 
 def alive(variables: Variables) -> dict[str, bool]:
@@ -343,7 +344,7 @@ def stack_cuts(
 ) -> Variables:
     """The variables that :func:`shared_prefix_loss` trains: the layers above each cut, one
     fresh network a cut."""
-    above = {n: cut(network, n, order)[1] for n, network in zip(cuts, fresh, strict=True)}
+    upper = {n: cut(network, n, order)[1] for n, network in zip(cuts, fresh, strict=True)}
     return {
-        kind: {f"cut{n:02}": variables[kind] for n, variables in above.items()} for kind in fresh[0]
+        kind: {f"cut{n:02}": variables[kind] for n, variables in upper.items()} for kind in fresh[0]
     }

@@ -13,7 +13,7 @@ from jaxdl.types import AnyArray, PyTree
 
 
 def plain(tree: PyTree) -> PyTree:
-    """The same tree with dicts in the place of Flax's FrozenDicts, which JAX takes for others."""
+    """A tree with dicts in place of Flax's FrozenDicts, which have another structure for JAX."""
     return jax.tree.map(unfreeze, tree, is_leaf=lambda node: isinstance(node, FrozenDict))
 
 
@@ -29,9 +29,9 @@ def stack(members: Sequence[PyTree]) -> PyTree:
         members = [plain(member) for member in members]
         for i, member in enumerate(members):
             if len({jax.tree.structure(member), jax.tree.structure(members[0])}) > 1:
-                odd = sorted(_paths(member) ^ _paths(members[0]))
-                where = f": only one of them has {odd[0]}" if odd else ""
-                raise ValueError(f"members 0 and {i} differ in structure{where}")
+                different = sorted(_paths(member) ^ _paths(members[0]))
+                difference = f": only one of them has {different[0]}" if different else ""
+                raise ValueError(f"members 0 and {i} differ in structure{difference}")
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
 
@@ -66,8 +66,8 @@ def count(tree: PyTree) -> int:
 def map_batches(
     size: int, function: Callable[..., PyTree], *arrays: Shaped[AnyArray, "n ..."]
 ) -> PyTree:
-    """What ``function(*batch)`` makes of all rows of arrays, on the host, in batches of one size:
-    so that a compiled function is compiled once, copies of its first row fill up the last."""
+    """The results of ``function(*batch)`` for all rows of arrays, on the host, in batches of one
+    size: copies of its first row fill up the last, so that the function is compiled once."""
     parts = []
     for start in range(0, len(arrays[0]), size):
         batch = [np.asarray(array[start : start + size]) for array in arrays]

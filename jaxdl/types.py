@@ -11,7 +11,7 @@ AnyArray = jax.Array | np.ndarray
 """An array of the devices or of the host."""
 
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
-"""Of what takes either kind and gives back the same."""
+"""An array of either kind, in functions that return the same kind."""
 
 Scalar = float | np.floating | Float[AnyArray, ""]
 """A number, which may be traced."""
@@ -29,7 +29,7 @@ Variables = Mapping[str, PyTree]
 """Flax's collections: ``{"params": ..., "batch_stats": ...}``."""
 
 Collections = Mapping[str, PyTree]
-"""What is carried from step to step beside ``params``: ``{"batch_stats": ...}``, by name."""
+"""Collections beside ``params`` that are carried from step to step: ``{"batch_stats": ...}``."""
 
 Batch = Mapping[str, PyTree]
 """The arrays that one step sees: ``{"image": [b, h, w, c], "label": [b], ...}``."""
@@ -38,7 +38,8 @@ Metrics = Mapping[str, jax.Array]
 """Numbers that a step reports; a scalar, or a vector for networks that share a step."""
 
 Hyper = Mapping[str, PyTree]
-"""What differs between the members of a population, as arrays."""
+"""Hyper-parameters of a member, or other values in which the members of a population differ, as
+arrays."""
 
 
 class DamagedFile(ValueError):

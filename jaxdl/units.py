@@ -1,4 +1,4 @@
-"""What the units of a network see, and what drives them: receptive fields, peaks, patches.
+"""Units of a network: receptive fields, peaks, and the patches of images that drive them.
 
 A unit is a place (row, column) of a stage's output, in one of its channels. The stages are those of
 a :class:`jaxdl.nn.models.staged.Staged`.
@@ -21,7 +21,7 @@ from jaxdl.types import AnyArray, Variables
 def stage_activations(
     model: Staged, variables: Variables, images: Float[AnyArray, "b h w c"]
 ) -> list[Float[Array, "b ..."]]:
-    """What each stage puts out in evaluation, from the first to the last."""
+    """The outputs of each stage in evaluation, from the first to the last."""
     outputs: list[Array] = []
     for i in range(model.depth):
         x = outputs[-1] if outputs else images
@@ -37,8 +37,8 @@ class Field(NamedTuple):
     stride: tuple[int, int]
     offset: tuple[int, int]
 
-    def under(self, stage: "Field") -> "Field":
-        """The fields of the units of a stage whose own fields are of units of these fields."""
+    def compose(self, stage: "Field") -> "Field":
+        """The fields, in pixels, of a stage's units whose inputs are units of these fields."""
         sides = zip(*self, *stage, strict=True)
         size, stride, offset = zip(
             *((n + (k - 1) * s, s * t, o + p * s) for n, s, o, k, t, p in sides), strict=True
@@ -59,7 +59,7 @@ class Field(NamedTuple):
 
 
 PIXEL = Field((1, 1), (1, 1), (0, 0))
-"""Of the images themselves."""
+"""The field of an image's pixels."""
 
 
 def receptive_fields(model: Staged, shape: tuple[int, int, int]) -> dict[str, Field]:
@@ -74,7 +74,7 @@ def receptive_fields(model: Staged, shape: tuple[int, int, int]) -> dict[str, Fi
         stage = _stage_field(model, i, x.shape[1:])
         if stage is None:
             break
-        field = fields[name] = field.under(stage)
+        field = fields[name] = field.compose(stage)
         x = jax.eval_shape(lambda x, i=i: _apply_positive(model, i, x), x)
     return fields
 
@@ -124,13 +124,13 @@ def _stage_field(model: Staged, i: int, shape: tuple[int, ...]) -> Field | None:
 def _apply_positive(model: Staged, i: int, x: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
     """Stage ``i + 1`` with kernels that take means, no biases, and normalization by 0 and 1."""
 
-    def leaf(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> Array:
+    def leaf(path: tuple[Any, ...], template: jax.ShapeDtypeStruct) -> Array:
         kind = path[-1].key
-        value = 1 / math.prod(like.shape[:-1]) if kind == "kernel" else kind in ("scale", "var")
-        return jnp.full(like.shape, value, like.dtype)
+        value = 1 / math.prod(template.shape[:-1]) if kind == "kernel" else kind in ("scale", "var")
+        return jnp.full(template.shape, value, template.dtype)
 
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), x, start=i, stop=i + 1))
-    variables = jax.tree_util.tree_map_with_path(leaf, like)
+    template = jax.eval_shape(lambda: model.init(jax.random.key(0), x, start=i, stop=i + 1))
+    variables = jax.tree_util.tree_map_with_path(leaf, template)
     return jnp.asarray(model.apply(variables, x, start=i, stop=i + 1))
 
 
@@ -167,22 +167,22 @@ def patch(
     """The receptive field of a unit (row, column), cut out of the image, and where it lies inside
     of it; the rest is ``fill``."""
     cut = np.full((*field.size, image.shape[2]), fill, image.dtype)
-    inside = np.zeros(field.size, bool)
-    taken, put = [], []
+    mask = np.zeros(field.size, bool)
+    source_rows, target_rows = [], []
     for first, size, side in zip(field.corner(unit), field.size, image.shape, strict=False):
         start, stop = max(first, 0), min(first + size, side)
-        taken.append(slice(start, stop))
-        put.append(slice(start - first, stop - first))
-    cut[*put], inside[*put] = image[*taken], True
-    return cut, inside
+        source_rows.append(slice(start, stop))
+        target_rows.append(slice(start - first, stop - first))
+    cut[*target_rows], mask[*target_rows] = image[*source_rows], True
+    return cut, mask
 
 
 def view(
     image: Float[np.ndarray, "h w c"], field: Field, unit: tuple[int, int] | Int[np.ndarray, "2"]
 ) -> Float[np.ndarray, "ph pw c"]:
-    """What a unit (row, column) sees of an image of values 0 … 1, to be drawn: :func:`patch`, grey
-    beyond the image; of a field larger than the image only what is inside."""
-    cut, inside = patch(image, field, unit, fill=0.5)
+    """The part of an image of values 0 … 1 that a unit (row, column) sees, to be drawn:
+    :func:`patch`, grey beyond the image; of a field larger than the image only what is inside."""
+    cut, mask = patch(image, field, unit, fill=0.5)
     if max(field.size) <= max(image.shape[:2]):
         return cut
-    return cut[inside.any(1)][:, inside.any(0)]
+    return cut[mask.any(1)][:, mask.any(0)]

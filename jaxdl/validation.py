@@ -1,4 +1,4 @@
-"""How good a network is on a domain without labels: criteria to choose between adapted networks.
+"""Criteria to choose between adapted networks without target labels.
 
 Settings of an adaptation cannot be chosen by accuracy on the target domain, whose labels nobody
 has. Each criterion here puts something in its place that can be computed: how the target
@@ -21,12 +21,13 @@ MOST = 30.0
 """The largest logit of a domain classifier that is believed: odds of 1e13, more than data tell."""
 
 Classify = Callable[[Shaped[np.ndarray, "n ..."]], Int[np.ndarray, " n"]]
-"""From images to labels."""
+"""A function from images to labels."""
 
 Fit = Callable[
     [Shaped[np.ndarray, "n ..."], Int[np.ndarray, " n"], Shaped[np.ndarray, "m ..."]], Classify
 ]
-"""From labelled images, their labels, and images of the other domain, to a classifier for these."""
+"""A function from labelled images, their labels, and images of the other domain, to a classifier
+for these."""
 
 
 # What the predictions for the target domain say by themselves.
@@ -59,10 +60,10 @@ def soft_neighbourhood_density(
     probabilities = jax.nn.softmax(logits)
     unit = probabilities / jnp.linalg.norm(probabilities, axis=-1, keepdims=True)
     similarities = jnp.matmul(unit, unit.T, precision="highest") / temperature
-    itself = jnp.eye(n, dtype=bool)
-    log_q = jax.nn.log_softmax(jnp.where(itself, -jnp.inf, similarities))
-    log_q = jnp.where(itself, 0.0, log_q)
-    return -jnp.sum(jnp.where(itself, 0.0, jnp.exp(log_q)) * log_q) / n
+    diagonal = jnp.eye(n, dtype=bool)
+    log_q = jax.nn.log_softmax(jnp.where(diagonal, -jnp.inf, similarities))
+    log_q = jnp.where(diagonal, 0.0, log_q)
+    return -jnp.sum(jnp.where(diagonal, 0.0, jnp.exp(log_q)) * log_q) / n
 
 
 # What the errors on labelled source examples say of the target domain, under covariate shift: the
@@ -164,7 +165,7 @@ def unlabelled_criteria(
     Args:
       source, target: "features" and "logits" of held-out examples, and of a domain classifier the
         "domain" logits.
-      labels: of the source examples.
+      labels: labels of the source examples.
       adversarial: whether there is a domain classifier that was trained.
     """
     weights, rest = fitted_importance_weights(source["features"], target["features"])
@@ -209,8 +210,8 @@ def deep_embedded_validation(
     # eta does not depend on the unit of the weights. Seen from the first of them, equal ones are at
     # a distance of exactly 0; their own mean is rounded, and would leave a variance to divide by.
     unit = weights / largest
-    away = unit - unit[0]
-    deviation = away - jnp.mean(away)
+    offsets = unit - unit[0]
+    deviation = offsets - jnp.mean(offsets)
     variance = jnp.mean(deviation**2)
     covariance = jnp.mean(deviation * (unit * correct - jnp.mean(unit * correct)))
     differ = variance > (4 * jnp.finfo(unit.dtype).eps) ** 2

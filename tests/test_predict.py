@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from experiments import networks, predict
-from experiments.networks import CIFAR10, from_weights
+from experiments import predict
+from experiments.harness import networks
+from experiments.harness.networks import CIFAR10, from_weights
 from jaxdl.data.encoded import Form, decode
 from jaxdl.nn.models.pretrained import PRETRAINED, shapes
 from jaxdl.nn.weights import to_source, write_safetensors

@@ -17,7 +17,7 @@ from jaxdl.search import NEW, Choice, Range, Stretch
 SPACE = {
     "rate": Range(1e-4, 1.0, log=True),
     "momentum": Range(0.5, 0.99),
-    "width": Range(2, 5, whole=True),
+    "width": Range(2, 5, integer=True),
     "hidden": Choice(((64,), (128, 128), ())),
 }
 NUMBERS = {name: SPACE[name] for name in ("rate", "momentum", "width")}
@@ -34,22 +34,22 @@ def by_rate(stretches):
     [
         (Range(1e-4, 1.0, log=True), (0, 0.25, 0.5, 1), (1e-4, 1e-3, 1e-2, 1.0)),
         (Range(-1.0, 3.0), (0, 0.25, 1), (-1.0, 0.0, 3.0)),
-        (Range(2, 5, whole=True), (0, 0.24, 0.26, 0.99, 1), (2, 2, 3, 5, 5)),
+        (Range(2, 5, integer=True), (0, 0.24, 0.26, 0.99, 1), (2, 2, 3, 5, 5)),
         (Choice(("a", "b")), (0, 0.49, 0.5, 1), ("a", "a", "b", "b")),
     ],
 )
 def test_values_at_positions(values, positions, expected):
     for position, value in zip(positions, expected, strict=True):
-        assert values.at(position) == (pytest.approx(value) if type(value) is float else value)
+        assert values.value(position) == (pytest.approx(value) if type(value) is float else value)
 
 
 @pytest.mark.parametrize("values", SPACE.values(), ids=SPACE)
 @given(position=st.floats(0, 1))
 def test_positions_are_the_inverse_of_values(values, position):
-    value = values.at(position)
+    value = values.value(position)
     again = values.position(value)
     assert 0 <= again <= 1 + 1e-12
-    assert values.at(min(again, 1.0)) == (
+    assert values.value(min(again, 1.0)) == (
         pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
     )
 
@@ -156,7 +156,7 @@ def test_only_trials_with_a_score_are_copied_and_only_onto_worse_ones(scores, sh
     seed=st.integers(0, 99),
 )
 def test_what_is_explored_stays_in_its_range(position, factors, seed):
-    settings = {name: r.at(u) for (name, r), u in zip(NUMBERS.items(), position, strict=True)}
+    settings = {name: r.value(u) for (name, r), u in zip(NUMBERS.items(), position, strict=True)}
     rng = np.random.default_rng(seed)
     for _ in range(5):
         settings = search.explore(NUMBERS, settings, factors, rng)
@@ -221,7 +221,7 @@ def test_a_population_that_has_diverged_goes_on_as_it_is():
         (lambda: Range(0.0, math.inf), "no range"),
         (lambda: Range(math.nan, 1.0), "no range"),
         (lambda: Range(0.0, 1.0, log=True), "begin above 0"),
-        (lambda: Range(0.5, 3, whole=True), "whole numbers"),
+        (lambda: Range(0.5, 3, integer=True), "whole numbers"),
         (lambda: Choice(()), "no choice"),
         (lambda: Choice((1, 2, 1)), "no choice"),
     ],

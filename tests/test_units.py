@@ -80,7 +80,7 @@ def test_fields_of_published_networks():
     conv, pooled = Field((3, 3), (1, 1), (-1, -1)), Field((4, 4), (2, 2), (-1, -1))
     field, sizes = conv, [3]
     for stage in [pooled, *[conv, pooled] * 1, *[conv, conv, pooled] * 3]:
-        field = field.under(stage)
+        field = field.compose(stage)
         sizes.append(field.size[1])
     assert sizes == [3, 6, 10, 16, 24, 32, 44, 60, 76, 100, 132, 164, 212]
     assert field == Field((212, 212), (32, 32), (-90, -90))

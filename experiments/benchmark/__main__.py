@@ -44,13 +44,13 @@ BENCHMARKS = {
 
 
 def machine(packages: Iterable[str] = ()) -> dict[str, str | int]:
-    """What ratios depend on."""
+    """Cores, processor and package versions, which ratios depend on."""
     versions = {name: version(name) for name in ("jax", "jaxlib", *packages)}
     return {"cores": cores(), "processor": processor(), **versions}
 
 
 def processor() -> str:
-    """Its name, as far as the system tells."""
+    """The processor's name, as far as the system reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -89,7 +89,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float) -> str:
-    """One benchmark that has been checked: contenders in turns.
+    """Run one checked benchmark, its contenders in turns.
 
     Args:
       load: the mean number of others' processes at work, before the first benchmark.

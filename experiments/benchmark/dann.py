@@ -42,7 +42,7 @@ FAST, FAST_TORCH = "jaxdl, accelerator", "PyTorch, accelerator"
 COMPARED = {TORCH: (SHARED, WHOLE, SPREAD), FAST_TORCH: (FAST,)}
 """Ours, by reference."""
 GOALS = {(SINGLE, TORCH): 1.0, (MANY, TORCH): 1.2, (MANY, FAST_TORCH): 5.0}
-"""How many times the reference's speed."""
+"""Least ratios of our speed to the reference's."""
 KINDS = dict.fromkeys(("dann.members", "dann.accelerator_members", "dann.steps"), Count())
 KINDS["dann.images"] = Count(100)
 ABOUT = "about"
@@ -68,7 +68,7 @@ def check(config: ConfigDict) -> None:
 
 
 def settings_of(config: ConfigDict) -> dict[str, Any]:
-    """How the method is trained."""
+    """The training settings of the method."""
     (method,) = config.dann.study.methods.values()
     return config.dann.study.base.to_dict() | method.to_dict()
 
@@ -146,7 +146,7 @@ def make_population(
 def make_pytorch(
     noise: Path, sizes: Mapping[str, int], device: str, config: ConfigDict
 ) -> Contender:
-    """One network after the other, in the setting that is fastest here."""
+    """PyTorch, one network after the other, in the setting that is fastest here."""
     import torch
 
     from experiments.benchmark.contenders import pytorch
@@ -222,7 +222,7 @@ def sections(measurements: Measurements) -> list[str]:
 
 
 def describe_accelerator(answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """What was there, and what was not."""
+    """A description of the accelerator, or of its absence."""
     if FAST not in answers:
         return "JAX found no accelerator here: nothing was measured on one."
     hardware = f"The accelerator: {answers[FAST][ABOUT]}."
@@ -242,7 +242,7 @@ def times(rows: Sequence[Row], kind: str, names: Sequence[str]) -> dict[str, np.
 def tables(measurements: Measurements, reference: str) -> list[str]:
     """A table a kind: ours and, where it was measured, the reference."""
     _, rows, _, first_seconds = measurements
-    text, place = [], ", accelerator" if reference == FAST_TORCH else ""
+    text, device = [], ", accelerator" if reference == FAST_TORCH else ""
     for kind in (SINGLE, MANY):
         ms, table = times(rows, kind, (*COMPARED[reference], reference)), []
         (networks,) = {r.networks for r in rows if r.kind == kind and r.contender in ms}
@@ -250,14 +250,14 @@ def tables(measurements: Measurements, reference: str) -> list[str]:
             ratio = spread(ms[reference] / t) if reference in ms else MISSING
             table.append([name, spread(t), ratio, f"{first_seconds[name][kind]:.0f}"])
         text += [
-            f"## {'One network' if kind == SINGLE else f'A population of {networks}'}{place}",
+            f"## {'One network' if kind == SINGLE else f'A population of {networks}'}{device}",
             markdown_table(["", "ms a step", "times PyTorch's speed", "first call, s"], table),
         ]
     return text
 
 
 def goals(rows: Sequence[Row]) -> list[str]:
-    """Whether they are met, by the median of the ratios, by the fastest of ours."""
+    """Verdicts on the goals, by the median of the ratios of our fastest contender."""
     lines = []
     for (kind, reference), least in GOALS.items():
         compared, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))

@@ -30,7 +30,7 @@ from jaxdl.types import Batch
 
 RESIDENT, TORCH = "resident", "PyTorch's DataLoader"
 RESIDENT_GOAL, STREAMED_GOAL = 20.0, 1.0
-"""How many times as fast as the DataLoader."""
+"""Least ratios of our speed to the DataLoader's."""
 CLASSES = ("a", "b")
 SETTLE = 0.5  # seconds after which what others have read ahead is complete
 AHEAD = 12  # batches: more than any worker reads ahead
@@ -158,21 +158,21 @@ def make_streamed(scratch: Path, workers: int, config: ConfigDict) -> Contender:
     words = np.asarray(jax.random.key_data(member_key("data")))
     for size in config.data.sizes:
         split = folder(str(scratch / str(size))).splits["train"]
-        reading = streams.stream(
+        batches = streams.stream(
             split,
             [streams.Order(words, np.arange(length(split)))],
             batch=config.data.batch,
             steps=range(10**9),
             workers=workers,
         )
-        arriving = (jax.block_until_ready(jax.device_put(batch)) for batch in reading)
-        slices[kind_name(size)] = take_batches(arriving, config.data.batches, workers)
-        readings.append(reading)
-    return Contender(slices, close=lambda: [reading.close() for reading in readings])
+        arrivals = (jax.block_until_ready(jax.device_put(batch)) for batch in batches)
+        slices[kind_name(size)] = take_batches(arrivals, config.data.batches, workers)
+        readings.append(batches)
+    return Contender(slices, close=lambda: [batches.close() for batches in readings])
 
 
 def make_loader(scratch: Path, config: ConfigDict) -> Contender:
-    """What one would write with PyTorch."""
+    """A PyTorch DataLoader for the same batches."""
     from torch.utils.data import DataLoader  # torch is an extra
 
     data, slices, loaders, sizes = config.data, {}, [], {}
@@ -221,19 +221,19 @@ def endless(loader) -> Iterator[Any]:
         yield from loader
 
 
-def take_batches(arriving: Iterator[Any], batches: int, workers: int) -> Slice:
-    """So many batches of an endless stream, from a steady state."""
+def take_batches(arrivals: Iterator[Any], batches: int, workers: int) -> Slice:
+    """Work that takes ``batches`` batches of an endless stream in its steady state."""
 
     def take(count: int) -> None:
         for _ in range(count):
-            next(arriving)
+            next(arrivals)
 
-    def before() -> None:
+    def warm_up() -> None:
         time.sleep(SETTLE)
         # What was read ahead is used up, so that as much is read as is drawn while it is timed.
         take(AHEAD * max(workers, 1))
 
-    return Slice(1, batches, partial(take, batches), before)
+    return Slice(1, batches, partial(take, batches), warm_up)
 
 
 # --- the report --------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def sections(measurements: Measurements) -> list[str]:
 
 
 def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
-    """Whether they are met, by the median of the ratios."""
+    """Verdicts on the goals, by the median of the ratios."""
     streamed = stream_name(config.data.loader_workers)
     compared = [(RESIDENT, min(config.data.sizes), RESIDENT_GOAL)]
     compared += [(streamed, size, STREAMED_GOAL) for size in config.data.sizes]

@@ -42,10 +42,10 @@ OPTIMIZERS = {
 }
 PEERS = tuple(OPTIMIZERS)[1:]
 GOALS = {(DEEPXDE, False): 25.0, (DEEPXDE, True): 5.0, (BROYDEN, False): 4.0, (NATURAL, False): 1.5}
-"""How many times less time to the target than each, without and with compiling."""
+"""Least ratios of each contender's time to the target to ours, without and with compiling."""
 LOWER, FASTER = 10.0, 3.0
-"""How many times lower in the end than the best of the others; how many times less an iteration of
-Adam takes than DeepXDE's."""
+"""Least ratios to ours of the best other held-out loss at the end, and of the time that an
+iteration of Adam takes DeepXDE."""
 
 
 class Row(NamedTuple):
@@ -181,15 +181,16 @@ def adam_ms(rows: Sequence[Row], contender: str) -> Float[np.ndarray, " rounds"]
 
 
 class Ratios(NamedTuple):
-    """How many times ours the others' is, by round."""
+    """Ratios of another contender's numbers to ours, by round."""
 
     values: Float[np.ndarray, " rounds"]
     bounds: Bool[np.ndarray, " rounds"] | bool = False
-    """Where the other had not reached the target when its time was over: it is more than that."""
+    """True where the other had not reached the target within its time: the ratio is a lower
+    bound."""
 
     @property
     def median(self) -> float:
-        """Over the rounds."""
+        """The median over the rounds."""
         return float(np.median(self.values))
 
     def __str__(self) -> str:
@@ -207,7 +208,7 @@ class Ratios(NamedTuple):
 
 
 def time_ratios(limit: float, our: Solved, peer: Solved, compiling: bool) -> Ratios:
-    """Of the times to the target; 0 in rounds where ours did not reach it."""
+    """Ratios of the times to the target; 0 in rounds where ours did not reach it."""
     seconds = np.where(np.isinf(peer.reached), limit, peer.reached) + compiling * peer.compiling
     bounds = np.isinf(peer.reached) & np.isfinite(our.reached)
     return Ratios(seconds / (our.reached + compiling * our.compiling), bounds)
@@ -272,7 +273,7 @@ def spread_times(seconds: Float[np.ndarray, " rounds"]) -> str:
 
 
 def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
-    """Whether they are met, by the median of the ratios."""
+    """Verdicts on the goals, by the median of the ratios."""
     solved, limit, lines = summarize(config, rows), config.pinn.seconds, []
 
     def add(goal: str, least: float, ratios: Ratios) -> None:

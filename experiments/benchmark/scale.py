@@ -27,7 +27,7 @@ from experiments.benchmark import turns
 from experiments.benchmark.populations import Noise, train_on_noise
 from experiments.benchmark.summaries import paragraph, series, spread, verdict
 from experiments.benchmark.turns import MILLI, Contender, Measurements, Row, Setup, Worker
-from experiments.harness.settings import Between, Count, Each
+from experiments.harness.settings import Between, Count, TupleOf
 from experiments.harness.settings import check as check_settings
 from experiments.transferability import SETTINGS, make_rule
 from jaxdl.data.encoded import cores
@@ -44,7 +44,7 @@ CORES, START, FAST = "networks on cores", "start", "accelerator"
 SAVE, LAST = "a save", "the save at the end"
 COLD, WARM, BUSY, ABOUT = "cold", "warm", "cores at work", "about"
 SAVED, UNSAVED = "with saves", "without saves"
-"""What contenders are asked."""
+"""Questions to contenders."""
 SCALING, WAITING, SECONDS = 1.7, 2.0, 4.0  # goals; of waiting, in per cent
 IMAGE, CLASSES = (20, 20, 1), 24  # of the study's glyphs, and of a half of their classes
 COMMAND = (
@@ -56,7 +56,7 @@ COMMAND = (
 KINDS = {
     **dict.fromkeys(("scale.devices", "scale.members", "scale.steps", "scale.saves"), Count()),
     "scale.seconds_between_saves": Between(0, above=True),
-    "scale.accelerator_members": Each(Count(), "(1, 2, 4)"),
+    "scale.accelerator_members": TupleOf(Count(), "(1, 2, 4)"),
     "scale.accelerator_steps": Count(),
 }
 PEAKS = {
@@ -94,7 +94,7 @@ def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
 
 
 def make_noise(study: ConfigDict, devices: int, members: int, steps: int) -> Noise:
-    """So many networks of the study on the first devices."""
+    """A population of networks of the study, on noise, on the first devices."""
     mesh = make_mesh(devices=jax.devices()[:devices])
     model = MODELS[study.model](CLASSES, axis_name="data")
     sizes = {"members": members, "steps": steps, "batch": study.batch}
@@ -102,12 +102,12 @@ def make_noise(study: ConfigDict, devices: int, members: int, steps: int) -> Noi
 
 
 def device_name(devices: int) -> str:
-    """The work of so many devices."""
+    """The name of the work on a number of devices."""
     return "1 device" if devices == 1 else f"{devices} devices"
 
 
 class Fitted(NamedTuple):
-    """What a training with checkpoints took."""
+    """Times of a training with checkpoints."""
 
     networks: int
     training: float  # seconds until the last step, with what it waited for saves
@@ -117,8 +117,8 @@ class Fitted(NamedTuple):
 
 
 def make_cores(scratch: Path, config: ConfigDict) -> Contender:
-    """As many networks on each device of one and of all, each a core; and what the training on all
-    waits for checkpoints."""
+    """The same number of networks a device on one device and on all, each a core; and the time that
+    the training on all waits for checkpoints."""
     scale, study = config.scale, config.scale.study
     slices = {
         device_name(n): make_noise(study, n, n * scale.members, scale.steps).slice()
@@ -128,7 +128,7 @@ def make_cores(scratch: Path, config: ConfigDict) -> Contender:
     noise = make_noise(study, scale.devices, networks, steps)
 
     def fit(dispatches: int, seconds_between_saves: float) -> Fitted:
-        """From the start, by the loop that the studies have, in a folder that is thrown away."""
+        """Train from the start by the studies' loop, in a temporary folder."""
         clock, waited = Clock(), []
 
         def progress(*_) -> None:  # is called after each dispatch, before a save that may follow
@@ -147,24 +147,26 @@ def make_cores(scratch: Path, config: ConfigDict) -> Contender:
                 steps_per_dispatch=steps,
                 watch=lambda _: {},
             )
-        waits, before = [wait for wait in np.diff(waited).tolist() if wait > 0], waited[-1]
-        return Fitted(networks, clock.training + before, clock.steps, waits, clock.saving - before)
+        waits, last_wait = [wait for wait in np.diff(waited).tolist() if wait > 0], waited[-1]
+        return Fitted(
+            networks, clock.training + last_wait, clock.steps, waits, clock.saving - last_wait
+        )
 
     in_interval = scale.seconds_between_saves / (fit(2, math.inf).training / 2)  # and it compiles
     dispatches = math.ceil(scale.saves * (in_interval + 1)) + 1
     answers = {
-        BUSY: lambda: {kind: busy(piece.run) for kind, piece in slices.items()},
+        BUSY: lambda: {kind: busy_cores(piece.run) for kind, piece in slices.items()},
         SAVED: partial(fit, dispatches, scale.seconds_between_saves),
         UNSAVED: partial(fit, dispatches, math.inf),
     }
     return Contender(slices, answers)
 
 
-def busy(run: Callable[[], object]) -> float:
-    """How many cores this process keeps busy meanwhile."""
-    began = time.process_time()
+def busy_cores(run: Callable[[], object]) -> float:
+    """The mean number of cores that this process uses during a run."""
+    start = time.process_time()
     duration = turns.seconds(run)
-    return (time.process_time() - began) / duration
+    return (time.process_time() - start) / duration
 
 
 def make_start(scratch: Path, config: ConfigDict) -> Contender:
@@ -184,7 +186,7 @@ def first_line(command: Sequence[str], scratch: Path, environment: Mapping[str, 
       RuntimeError: if it ends before.
     """
     with TemporaryDirectory(dir=scratch) as folder, open(Path(folder, "errors"), "w+b") as errors:
-        curves, began = Path(folder, "workdir", "metrics.jsonl"), time.perf_counter()
+        curves, start = Path(folder, "workdir", "metrics.jsonl"), time.perf_counter()
         process = subprocess.Popen(
             [*command, f"--workdir={curves.parent}"],
             cwd=Path(__file__).parents[2],
@@ -198,7 +200,7 @@ def first_line(command: Sequence[str], scratch: Path, environment: Mapping[str, 
                 reason = errors.read()[-2000:].decode(errors="replace")
                 raise RuntimeError(f"no step was made: {reason}")
             time.sleep(0.005)
-        duration = time.perf_counter() - began
+        duration = time.perf_counter() - start
         process.send_signal(signal.SIGINT)
         process.wait()
         return duration
@@ -211,8 +213,8 @@ def make_accelerator(config: ConfigDict) -> Contender:
         str(members): make_noise(scale.study, 1, members, scale.accelerator_steps).slice()
         for members in scale.accelerator_members
     }
-    about = {ABOUT: lambda: (jax.devices()[0].device_kind, step_flops(scale.study))}
-    return Contender(slices, about)
+    answers = {ABOUT: lambda: (jax.devices()[0].device_kind, step_flops(scale.study))}
+    return Contender(slices, answers)
 
 
 def step_flops(study: ConfigDict) -> float:
@@ -295,7 +297,7 @@ def values(rows: Sequence[Row], kind: str) -> np.ndarray:
 
 
 def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
-    """Whether they are met, by the median."""
+    """Verdicts on the goals, by the median."""
     name, waits = device_name(config.scale.devices), values(rows, SAVE)
     speedup = series(rows, CORES, device_name(1)) / series(rows, CORES, name)
     share = 100 * waits / MILLI / config.scale.study.seconds_between_saves

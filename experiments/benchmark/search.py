@@ -30,7 +30,7 @@ from jaxdl.types import Variables
 
 OURS, TORCH, OPTUNA = "population", "PyTorch", "Optuna"
 GOALS = {"mlp": 8, "digit_net": 4}
-"""How many times as fast as PyTorch a population is to train each network."""
+"""Least ratios of a population's speed to PyTorch's, by network."""
 
 
 def check(config: ConfigDict) -> None:
@@ -76,7 +76,7 @@ def make_population(config: ConfigDict) -> Contender:
 
 
 class Reference(NamedTuple):
-    """What the others train."""
+    """Network, initial values and tasks of the other contenders."""
 
     model: Any
     starts: list[Variables]  # of each trial
@@ -108,7 +108,7 @@ def make_reference(config: ConfigDict, kind: str) -> Reference:
 
 
 def make_pytorch(config: ConfigDict) -> Contender:
-    """One trial after the other, eager, in the setting that is fastest here."""
+    """PyTorch, one trial after the other, eager, in the setting that is fastest here."""
     from experiments.benchmark.contenders import pytorch  # an extra
 
     slices, settings = {}, {}
@@ -125,7 +125,7 @@ def make_pytorch(config: ConfigDict) -> Contender:
 
 
 def make_optuna(config: ConfigDict) -> Contender:
-    """The same, by Optuna's random search over the same space: an objective makes a network and
+    """PyTorch by Optuna's random search over the same space: an objective makes a network and
     trains it."""
     import optuna  # an extra
 
@@ -145,9 +145,9 @@ def make_optuna(config: ConfigDict) -> Contender:
                 for name in ("rate", "weight_decay")
             )
             rates = (rate * np.array(task.rates) / task.rates[0]).tolist()
-            own = task._replace(rates=rates, weight_decay=decay)
+            search_task = task._replace(rates=rates, weight_decay=decay)
             start = starts[trial.number % len(starts)], 0
-            (loss,) = pytorch.one_after_the_other(model, [start], own, setting)[1]()
+            (loss,) = pytorch.one_after_the_other(model, [start], search_task, setting)[1]()
             return min(loss, 1e9)  # also of one that has diverged
 
         def run(train=train, count=config.search.share) -> None:

@@ -1,4 +1,4 @@
-"""What the contenders of ``configs/benchmark.py:pinn`` share: a solve against the clock.
+"""Timed solving, shared by the contenders of ``configs/benchmark.py:pinn``.
 
 All solve the study's own problem from the same parameters on the same points, those of one seed.
 A contender trains a chunk of iterations at a time; between chunks its clock stands and its
@@ -79,7 +79,7 @@ def make_start(solver: Solver, seed: int) -> TrainState:
 
 
 def points(start: TrainState) -> dict[str, Float[np.ndarray, "n 2"]]:
-    """Of the terms "equation" and "initial"; coordinates are t and x."""
+    """The points of the terms "equation" and "initial"; coordinates are t and x."""
     return start.collections["sample"].points
 
 
@@ -109,7 +109,8 @@ def make_contender(
     loss: Callable[[TrainState], float],
     adam: Callable[[], object] | None = None,
 ) -> Contender:
-    """What answers with the looks of each seed's run, and with its loss at the start.
+    """A contender that answers with the measurements of each seed's run, and with its loss at the
+    start.
 
     Args:
       adam: a chunk of iterations of Adam with the network in which they are timed.
@@ -122,9 +123,9 @@ def make_contender(
         run = begin(start)
         moments, iterations, seconds = [(0, 0.0, run.params())], 0, 0.0
         while seconds < config.pinn.seconds:
-            began = time.perf_counter()
+            chunk_start = time.perf_counter()
             chunk = run.advance()
-            seconds += time.perf_counter() - began
+            seconds += time.perf_counter() - chunk_start
             iterations += chunk
             moments.append((iterations, seconds, run.params()))
             if not chunk:
@@ -151,6 +152,6 @@ def seed_question(seed: int) -> str:
 def compile_timed(
     function: Callable[..., PyTree], *arguments: PyTree
 ) -> tuple[Callable[..., PyTree], float]:
-    """What a jitted function is compiled to, and the seconds that took, tracing included."""
-    began = time.perf_counter()
-    return function.lower(*arguments).compile(), time.perf_counter() - began
+    """The compiled form of a jitted function, and the seconds of tracing and compiling."""
+    start = time.perf_counter()
+    return function.lower(*arguments).compile(), time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What the reports of all benchmarks say in the same way."""
+"""Sentences and series that the reports of all benchmarks share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jaxdl.report.tables import MISSING
 def series(
     rows: Iterable[Row], contender: str, weights: Mapping[str, float] | str
 ) -> Float[np.ndarray, " rounds"]:
-    """For each round the sum over kinds of work of weight times ``ms_per_network_step``; of a
-    single kind without a weight."""
+    """By round, the sum over kinds of work of weight times ``ms_per_network_step``; a single kind
+    has weight 1."""
     weights = {weights: 1.0} if isinstance(weights, str) else weights
     rounds: dict[int, float] = {}
     for row in rows:
@@ -27,17 +27,17 @@ def series(
 
 
 def spread(values: Float[np.ndarray, " values"], form: str = ".2f") -> str:
-    """The median, and from least to most."""
+    """The median, with the least and the greatest value."""
     if not len(values):
         return MISSING
     return f"{np.median(values):{form}} ({values.min():{form}}–{values.max():{form}})"
 
 
 def verdict(goal: str, met: bool, figure: object) -> str:
-    """Whether a goal is met."""
+    """A sentence that says whether a goal is met."""
     return f"{goal}: {'met' if met else 'NOT met'}, {figure}."
 
 
 def paragraph(text: str) -> str:
-    """Its lines filled anew."""
+    """The text with its lines refilled."""
     return textwrap.fill(" ".join(text.split()), width=100)

@@ -102,7 +102,7 @@ def make_engine(config: ConfigDict) -> Noise:
 
 
 class Reference(NamedTuple):
-    """What the references train."""
+    """Network, task and initial values of the reference contenders."""
 
     model: ConvNet
     task: Task
@@ -141,7 +141,7 @@ def draw_batches(steps: int, batch: int, examples: int) -> np.ndarray:
 
 
 def frozen_layers(network: Network) -> int:
-    """How many layers of it are frozen."""
+    """The number of a network's frozen layers."""
     return network.n if network.n and transfer.TREATMENTS[network.treatment].frozen else 0
 
 

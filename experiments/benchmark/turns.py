@@ -35,7 +35,7 @@ class Slice(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """What a worker can do."""
+    """The work and the answers of a worker process."""
 
     slices: Mapping[str, Slice]  # by kind of work
     answers: Mapping[str, Callable[[], Any]] = {}  # to other questions, by name
@@ -43,7 +43,7 @@ class Contender(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """How a contender is started."""
+    """The start of a contender: function, devices, platform, questions."""
 
     make: Callable[[ConfigDict], Contender]  # a function of a module, called in the worker
     devices: int  # that JAX makes of the cores: one for each, or one whose operations use all
@@ -91,7 +91,7 @@ class Worker:
         return MILLI * self._receive() / networks / steps
 
     def ask(self, question: str) -> Any:
-        """Its answer to a question."""
+        """The worker's answer to a question."""
         self._pipe.send(("answer", question))
         return self._receive()
 
@@ -132,14 +132,14 @@ def _serve(pipe: Connection, setup: Setup, config: Any) -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
+    """The seconds that a call takes."""
+    start = time.perf_counter()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def in_new_process(function: Callable[[], Any]) -> Any:
-    """What a function of a module returns elsewhere: this process must not hold a GPU."""
+    """The result of a module's function in a new process: this one must not hold a GPU."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function).result()
 
@@ -160,7 +160,7 @@ def time_slices(workers: Mapping[str, Worker], number: int) -> Iterator[Row]:
 
 
 class Measurements(NamedTuple):
-    """What a report is made of."""
+    """Configuration, rows and answers, from which a report is made."""
 
     config: ConfigDict
     rows: Sequence[tuple]
@@ -169,7 +169,7 @@ class Measurements(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-    """What is compared, how it is measured and what is reported: a variant of the configuration."""
+    """A benchmark, a variant of the configuration: its contenders, measurement and report."""
 
     check: Callable[[ConfigDict], None]  # raises ValueError where it cannot be made
     setups: Callable[[ConfigDict, Path], Mapping[str, Setup]]  # by name; may write to the folder

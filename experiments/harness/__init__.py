@@ -1,1 +1,1 @@
-"""What every study shares: command line, processes, devices, settings, and the course of a run."""
+"""Command line, processes, devices, settings and the course of a run, shared by all studies."""

@@ -34,14 +34,14 @@ EXPECTED = {
     "tuple": "a tuple such as \"(1, 2)\" or \"('a', 'b')\"",
     "string": "a section such as \"{'seed': 0}\"",  # text is never refused
 }
-"""What the value of an option has to be, by the type that absl's parsers have."""
+"""Descriptions of an option's value, by the type of absl's parser."""
 
 HELP = {"--help", "-h", "-help", "--helpfull"}
 """Words that ask for help."""
 
 
 def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]) -> list[str]:
-    """Define and read the flags of the study ``name``; what is left over of ``argv``.
+    """Define and read the flags of the study ``name``; returns the remaining arguments.
 
     Args:
       free: sections, by their last name, that each configuration fills as it likes.
@@ -59,15 +59,15 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         sys.exit(0)
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
     requested = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
-    where = "" if requested is None else f"--config={requested}: "  # to begin a message with
+    prefix = "" if requested is None else f"--config={requested}: "  # to begin a message with
     if requested:
         file = _resolved(requested)
         if not Path(file.partition(":")[0]).exists():
-            raise ValueError(f"{where}there is no such file")
+            raise ValueError(f"{prefix}there is no such file")
         path = Path(file.partition(":")[0]).resolve()
         if path.parent == Path(configs.__file__).parent and path.stem != name:
             command = f"python -m experiments.{path.stem} --config={requested}"
-            raise ValueError(f"{where}this is a configuration of {path.stem}: {command}")
+            raise ValueError(f"{prefix}this is a configuration of {path.stem}: {command}")
         argv[argv.index(f"--config={requested}")] = f"--config={file}"
     names = sorted(_keys(default, free))
     for argument in argv:
@@ -94,14 +94,14 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         # The loader of configurations puts a whole traceback into its message.
         line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
         line = re.sub(r"\('(.*)', ('.*')\)$", r"\1 \2", line)  # the arguments of an exception
-        raise ValueError(where + line) from None
+        raise ValueError(prefix + line) from None
     except ValueError as error:  # said for the user, as of an unknown variant
-        raise ValueError(f"{where}{error}") from None
+        raise ValueError(f"{prefix}{error}") from None
     except AttributeError as error:  # how a ConfigDict says that it has no such key
         key = next(iter(re.findall(r"\w+", str(error))), "")
         override = next((a for a in argv if re.match(rf"--config\.(.+\.)?{key}=", a)), None)
         if override is None:
-            raise ValueError(f"{where}{error}") from None
+            raise ValueError(f"{prefix}{error}") from None
         section = override.partition("=")[0].rpartition(".")[0]
         suggestion = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
         if section.startswith("--config.methods."):  # it may be one of config.base's
@@ -109,22 +109,22 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
             if key in default.get("base", {}):
                 example = f"--config.methods=\"{{'{method}': {{'{key}': VALUE, ...}}, ...}}\""
                 raise ValueError(
-                    f"{where}config.methods.{method} does not change {key!r}: --config.base.{key}="
+                    f"{prefix}config.methods.{method} does not change {key!r}: --config.base.{key}="
                     "VALUE is for all methods that do not; for this one, name all methods with all "
                     f"that they change, {example}"
                 ) from None
         all_are = f"configs/{name}.py has them all"
-        raise ValueError(f"{where}there is no setting {key!r}: {all_are}{suggestion}") from None
+        raise ValueError(f"{prefix}there is no setting {key!r}: {all_are}{suggestion}") from None
     except KeyError as error:  # the same, of a section
         text = " ".join(str(error.args[0]).split()).replace(" Did you", ": did you")
-        raise ValueError(f"{where}there is no {text}") from None
+        raise ValueError(f"{prefix}there is no {text}") from None
     except OSError as error:
         reason = re.search(r"\[Errno \d+\] ([^:]+)", str(error))
-        raise ValueError(f"{where}cannot be read ({reason[1] if reason else error})") from None
+        raise ValueError(f"{prefix}cannot be read ({reason[1] if reason else error})") from None
     except Exception as error:  # whatever a configuration's own code may raise
-        raise ValueError(f"{where}{type(error).__name__}: {error}") from None
+        raise ValueError(f"{prefix}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"{where}its get_config() returns no ConfigDict")
+        raise ValueError(f"{prefix}its get_config() returns no ConfigDict")
     check_options(flags.FLAGS)
     if rest[1:]:
         raise ValueError(
@@ -139,7 +139,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                     f"--config.{section} replaces that whole section and {lacking}: for a single "
                     f"setting write --config.{section}.KEY=VALUE"
                 )
-        raise ValueError(f"{where}its get_config() {lacking}")
+        raise ValueError(f"{prefix}its get_config() {lacking}")
     methods = config.get("methods") or {}
     for key in (m[1] for a in argv if (m := re.match(r"--config\.base\.(\w+)=", a))):
         if methods and all(isinstance(m, ConfigDict) and key in m for m in methods.values()):
@@ -151,7 +151,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
 
 
 def _refusal(error: flags.Error) -> str:
-    """What an option has to be whose value cannot be read; empty for other errors."""
+    """A message for an option whose value cannot be parsed; empty for other errors."""
     name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
     kind = EXPECTED.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
     assignment = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")

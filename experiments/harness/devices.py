@@ -1,4 +1,4 @@
-"""What a run computes on: cores, platforms, and programs that are kept for later runs."""
+"""Cores, platforms and the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness.processes import alone, say
+from experiments.harness.processes import is_alone, say
 from jaxdl.data import cache
 from jaxdl.data.encoded import cores
 from jaxdl.files import user_path
 
 
 def device_count(config: ConfigDict, members: int) -> int:
-    """How many CPU cores are made devices: all that this process may use, but no more than can
-    share the work of so many networks."""
+    """The number of CPU cores to use as devices: all that this process may use, but no more than
+    can share the work of ``members`` networks."""
     parallel = config.get("parallel", {})  # benchmarks have none
     along_data = parallel.get("data", 1)
     if along_data < 1:  # a batch can be divided over any number
@@ -82,10 +82,10 @@ def check_platform() -> None:
 
 
 def describe_devices() -> str:
-    """What is computed on."""
+    """Devices and version of JAX, in words."""
     devices = jax.devices()
     kind = devices[0].device_kind if devices[0].platform != "cpu" else "CPU core"
-    processes = "" if alone() else f" of {jax.process_count()} processes"
+    processes = "" if is_alone() else f" of {jax.process_count()} processes"
     return f"{len(devices)} x {kind}{processes}, jax {jax.__version__}"
 
 
@@ -93,9 +93,9 @@ def describe_devices() -> str:
 def float64() -> Iterator[None]:
     """Within, or within a function decorated by it, JAX computes in double precision, in all
     threads."""
-    before = jax.config.jax_enable_x64
+    setting = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_x64", before)
+        jax.config.update("jax_enable_x64", setting)

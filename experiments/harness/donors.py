@@ -1,5 +1,5 @@
-"""The networks whose first stages others begin with: one of a file, or one a seed that the run
-itself trains; and the settings of methods that begin so."""
+"""Donors, the networks whose first stages others start from: one from a file, or one a seed trained
+in the run itself; and the settings of methods that start from them."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def check_methods(config: ConfigDict) -> dict[str, dict[str, Any]]:
     if config.every_stage and config.stages_at not in config.images:
         raise ValueError(f"config.stages_at={config.stages_at} is not one of config.images")
     for name, settings in methods.items():
-        place, start = f"config.methods.{name}", settings["start"]
+        path, start = f"config.methods.{name}", settings["start"]
         if name == DONOR:
-            raise ValueError(f"{place}: this is what donors are called in the tables")
+            raise ValueError(f"{path}: this is what donors are called in the tables")
         if start == "fresh" and settings["frozen"]:
-            raise ValueError(f"{place}: frozen={settings['frozen']} stages that nothing was taught")
+            raise ValueError(f"{path}: frozen={settings['frozen']} stages that nothing was taught")
         if start in methods and methods[start]["start"] in methods:
-            raise ValueError(f"{place}.start={start}, which itself starts from a method")
+            raise ValueError(f"{path}.start={start}, which itself starts from a method")
     return methods
 
 
@@ -65,11 +65,11 @@ def changes(settings: Mapping[str, Any]) -> bool:
 
 
 def make_prepare(model: Any, see: preparation.See, n: int, cached: bool) -> Prepare:
-    """From stored images, or features, to what stages above n see.
+    """A function from stored images, or features, to the inputs of the stages above n.
 
     Args:
-      cached: whether features are stored; else the stages below, ``hyper["below"]``, make them of
-        each batch.
+      cached: whether features are stored; else the stages below n, ``hyper["below"]``, compute them
+        for each batch.
     """
 
     def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
@@ -86,7 +86,7 @@ class Donors:
     """The donors of a configuration with ``model``, ``weights`` and ``source``.
 
     Args:
-      kinds: of the settings in ``config.source.training``.
+      kinds: kinds of the settings in ``config.source.training``.
 
     Raises:
       ValueError: if there is no such network, or no donor.
@@ -94,15 +94,15 @@ class Donors:
     """
 
     def __init__(self, config: ConfigDict, kinds: Kinds):
-        place, self.name = "config.model", config.model
+        setting, self.name = "config.model", config.model
         builders = MODELS | {name: row.build for name, row in PRETRAINED.items()}
-        self._build = user_functions.function_named(self.name, builders, place, "model")
+        self._build = user_functions.function_named(self.name, builders, setting, "model")
         self.networks: list[Variables] = []
-        """Their variables: those of a file, or, when they are trained, one a seed."""
+        """The donors' variables: one from a file, or one a seed after their training."""
         self.source: Source | None = None
-        """The data that they are trained on in this run."""
+        """The data that donors are trained on in this run; None with weights from a file."""
         if config.weights:
-            OneOf(tuple(PRETRAINED)).check(place, self.name, config)
+            OneOf(tuple(PRETRAINED)).check(setting, self.name, config)
             path, row = user_path(config.weights), PRETRAINED[self.name]
             self.networks = [load(self.name, path)[1]]
             self.identity = {"weights": digest_file(path)}
@@ -123,12 +123,13 @@ class Donors:
             row = PRETRAINED.get(self.name)
             file = f": {row.weights}" if row else ""
             raise ValueError(
-                f"config.weights is empty: name the file with weights of {place}{file}"
+                f"config.weights is empty: name the file with weights of {setting}{file}"
             )
         self.count, self.frozen = len(self.networks) or config.seeds, config.stages
 
     def make_network(self, classes: int, axis_name: str | None) -> Any:
-        """The module for so many classes, of which any stretch of stages can be applied alone."""
+        """The module with ``classes`` outputs, of which any range of stages can be applied
+        alone."""
         model = self._build(classes)
         transfer.check_layered(model)
         return recipe.over_devices(model, axis_name)
@@ -136,11 +137,11 @@ class Donors:
     def make_see(
         self, images: Images, *, changes: Sequence[str] = (), strength: float = 1.0, **options: Any
     ) -> preparation.See:
-        """What networks see of such images: normalized as the donors'.
+        """``see(images, key)``: images normalized as the donors' inputs are.
 
         Args:
-          changes, strength: of images in training, see :func:`preparation.augmentations`.
-          options: of :func:`preparation.standardized`.
+          changes, strength: augmentation in training, see :func:`preparation.augmentations`.
+          options: arguments of :func:`preparation.standardized`.
         """
         change = preparation.augmentations(changes, strength, images.shape[1])
         return preparation.standardized(images, **options, change=change, moments=self.moments)
@@ -149,8 +150,8 @@ class Donors:
         """The names of a network's stages, in their order.
 
         Args:
-          shapes: of its variables.
-          shape: of the images that it sees.
+          shapes: shapes of its variables.
+          shape: shape of its input images.
 
         Raises:
           ValueError: if the stages but the last are not like the donors', or there are fewer than
@@ -164,17 +165,17 @@ class Donors:
                 size = " x ".join(map(str, shape))
                 problem = f"config.model={self.name} with config.weights on images of {size}"
                 raise ValueError(f"{problem}: {error}") from None
-        if odd := [n for n in self.frozen if n >= len(self.stages)]:
+        if excess := [n for n in self.frozen if n >= len(self.stages)]:
             problem = f"config.stages: config.model={self.name} has {len(self.stages)} stages"
-            raise ValueError(f"{problem}, {odd[0]} cannot be frozen")
+            raise ValueError(f"{problem}, {excess[0]} cannot be frozen")
         return self.stages
 
     def feature_feeds(self, model: Any, images: Images, mesh: Mesh, batch: int) -> FeatureFeeds:
-        """What the donors' first stages put out for images such as these."""
+        """Precomputed outputs of the donors' first stages."""
         see = self.make_see(images)
 
         def apply(n: int) -> Apply:
-            return lambda below, pixels: model.apply(below, see(pixels, None), stop=n)
+            return lambda lower, pixels: model.apply(lower, see(pixels, None), stop=n)
 
         def networks(n: int) -> list[Variables]:
             return [self.below(seed, n) for seed in range(self.count)]
@@ -182,7 +183,7 @@ class Donors:
         return FeatureFeeds(apply, networks, mesh, batch)
 
     def number(self, seed: int) -> int:
-        """Which donor the networks of a seed begin with."""
+        """The number of the donor that a seed's networks start from."""
         return seed % self.count
 
     def below(self, seed: int, n: int) -> Variables:

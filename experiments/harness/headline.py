@@ -12,7 +12,7 @@ from jaxdl.report.tables import Estimate, format_mean, mean_and_standard_error, 
 from jaxdl.types import DamagedFile
 
 Values = Mapping[tuple, float]
-"""By the name of a network."""
+"""Values by network name."""
 
 
 class Headline(NamedTuple):
@@ -34,12 +34,12 @@ class Headline(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is averaged."""
+        """The name of the averaged value."""
         return "log10 " * self.logarithm + self.column
 
     @property
     def unit(self) -> str:
-        """Of what :meth:`format` writes."""
+        """The unit of :meth:`format`'s text."""
         return "" if self.logarithm else " %"
 
     def format(self, x: Estimate, signed: bool = False) -> str:
@@ -58,8 +58,8 @@ class Headline(NamedTuple):
         limits = {} if self.signed else {self.column: math.inf if self.logarithm else 1}
         rows = read_rows(path, self.row, key=key, limits=limits)
         values = {network(*row[:key]): getattr(row, self.column) for row in rows}
-        if self.signed and (above := [x for x in values.values() if x > 1]):
-            raise DamagedFile(f"{path}: damaged table: {self.column} is {above[0]:g}, above 1")
+        if self.signed and (excess := [x for x in values.values() if x > 1]):
+            raise DamagedFile(f"{path}: damaged table: {self.column} is {excess[0]:g}, above 1")
         if not self.logarithm:
             return values
         return {n: math.log10(x) if 0 < x < math.inf else math.nan for n, x in values.items()}

@@ -50,12 +50,12 @@ PATIENCE = 300
 
 
 def agree(config: ConfigDict, workdir: Path) -> None:
-    """See that all processes of the run were started alike.
+    """Check that all processes of the run were started with the same settings.
 
     Raises:
-      ValueError: if they were not, with what differs.
+      ValueError: if they were not, naming the settings that differ.
     """
-    if alone():
+    if is_alone():
         return
     settings = {"--workdir": str(workdir.resolve())} | config.to_dict()
     marks = np.array([zlib.crc32(repr(value).encode()) for value in settings.values()])
@@ -69,15 +69,15 @@ def agree(config: ConfigDict, workdir: Path) -> None:
 
 
 def lock(workdir: Path) -> None:
-    """See that no other run writes to the folder, until the end of this process.
+    """Lock the work folder against other runs, until the end of this process.
 
     Raises:
-      ValueError: if one does.
+      ValueError: if another run holds the lock.
     """
-    path, held = workdir, os.open(workdir, os.O_RDONLY)
+    path, descriptor = workdir, os.open(workdir, os.O_RDONLY)
     for _ in range(50):  # what a killed run has started may take a moment to end
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             time.sleep(0.1)
@@ -85,14 +85,14 @@ def lock(workdir: Path) -> None:
             if path.name == ".lock":  # a file system without locks
                 return
             path = workdir / ".lock"
-            held = os.open(path, os.O_RDWR | os.O_CREAT)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     raise ValueError(
         f"another run is at work in {workdir}: wait for its end, or choose another --workdir"
     )
 
 
-def alone() -> bool:
-    """Whether the run is this process."""
+def is_alone() -> bool:
+    """Whether this process is the only one of the run."""
     return jax.process_count() == 1
 
 
@@ -102,7 +102,7 @@ def first_process() -> bool:
 
 
 def say(line: str) -> None:
-    """A line for the user, who needs it once."""
+    """Print a line for the user, in the first process only."""
     if first_process():
         tqdm.write(line, file=sys.stderr)
 
@@ -114,7 +114,7 @@ def own_folder(workdir: Path) -> Iterator[Path]:
     All processes compute alike what is written, from what they exchange, so none needs to be told
     to keep quiet. Checkpoints alone have one folder, to which all write.
     """
-    if alone():
+    if is_alone():
         yield workdir
         return
     workdir, checkpoints = workdir.resolve(), workdir.resolve() / "checkpoints"

@@ -18,13 +18,13 @@ def progress_bar(total: int) -> Iterator[Callable[[str, int], None]]:
     """A bar that a trainer's progress moves; ``total`` are the steps of all networks."""
     style = {"unit": "step", "unit_scale": True, "mininterval": 0.5}
     with tqdm(total=total, disable=not (total and first_process()), **style) as bar:
-        begun = set()
+        started = set()
 
         def progress(name: str, steps: int) -> None:
-            begins = name not in begun and steps == 0  # compiling shows no progress
+            begins = name not in started and steps == 0  # compiling shows no progress
             bar.set_description(f"{name}{': compiling, first steps' * begins}", refresh=begins)
-            if name not in begun and not bar.disable:
-                begun.add(name)
+            if name not in started and not bar.disable:
+                started.add(name)
                 bar.initial += steps  # steps of an earlier run do not count for the rate
             bar.update(steps)
 

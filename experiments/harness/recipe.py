@@ -1,7 +1,7 @@
-"""How a network is trained, as settings that the methods of a study differ in.
+"""Training settings shared by studies: optimizer, loss, model, examples, data options.
 
-Numbers among them are traced: methods that differ in nothing else share a program. Those that are
-off in one method and on in another do not, so that what is off costs nothing.
+Numeric settings are traced: methods that differ only in them share a program. A number that is off
+in one method and on in another takes two programs, so that what is off costs nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from experiments.harness import user_functions
 from experiments.harness.settings import (
     Between,
     Count,
-    Each,
     Flag,
     Kinds,
     Method,
     Multiple,
     OneOf,
     SomeOf,
+    TupleOf,
 )
 from jaxdl.data import augment, features, preparation, sampling, splits
 from jaxdl.data.encoded import Images, in_memory
@@ -42,7 +42,8 @@ OFF: Mapping[str, float | None] = {
     **dict.fromkeys(("dropout", "noise", "smoothing", "soft"), 0),
     **dict.fromkeys(("stop", "temperature"), 1),
 }
-"""Numbers of a member, and the value that turns each off; None for those that are always on."""
+"""The numeric settings of a member, each with the value that turns it off; None if it is always
+on."""
 MIXING = ("mixup", "cutmix")
 CHANGES = ("similarity", "elastic", "noise", "colour", "augmix", *MIXING)
 
@@ -55,7 +56,7 @@ KINDS: Kinds = {
     "wrong_to": OneOf(("any", "next")),
     "balance": OneOf(("", "weights", "over", "under")),
     # The network.
-    "hidden": Each(Count(), "(256, 256), widths"),
+    "hidden": TupleOf(Count(), "(256, 256), widths"),
     "activation": OneOf(("", *ACTIVATIONS)),
     "normalization": OneOf(("", "batch")),
     **dict.fromkeys(("dropout", "smoothing", "average"), Between(0, 1, below=True)),
@@ -79,13 +80,13 @@ KINDS: Kinds = {
     **dict.fromkeys(("momentum", "b1", "b2"), Between(-1, 1, below=True)),
     "eps": Between(-1),
     **dict.fromkeys(("weight_decay", "max_norm", "max_abs", "clip_norm"), Between(0)),
-    "drops": Each(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
+    "drops": TupleOf(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
 }
 """The kinds of these settings."""
 
 
 DATA = ("share", "examples", "folds", "wrong_labels", "wrong_to", "teacher", "sweep", "values")
-"""Settings of a member that say what its data are, and nothing of its program."""
+"""Settings of a member that select its data and do not change its program."""
 FITTED = tuple(name for name in FEATURES if name not in features.PLAIN)
 
 
@@ -111,26 +112,26 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     ):
         for name in names:
             if settings[name] and not read:
-                raise ValueError(f"{trial.place(name)}={settings[name]} is not used: {reason}")
+                raise ValueError(f"{trial.path(name)}={settings[name]} is not used: {reason}")
     if settings["features"] in FITTED and subset:
         raise ValueError(
-            f"{trial.place('features')}={settings['features']} is fitted to all training examples, "
+            f"{trial.path('features')}={settings['features']} is fitted to all training examples, "
             "held-out ones included: not with examples=folds, and only with share=1"
         )
     for name in ("momentum", "b1", "b2", "eps"):
         value, numbers = settings[name], OPTIMIZERS[settings["optimizer"]].numbers
         if value != -1 and (value < 0 or name not in numbers):
             raise ValueError(
-                f"{trial.place(name)}={value}: {settings['optimizer']} takes "
+                f"{trial.path(name)}={value}: {settings['optimizer']} takes "
                 f"{', '.join(numbers) or 'none'}, from 0, or -1 for its own"
             )
     if settings["share"] > 1 and settings["share"] % 1:
-        raise ValueError(f"{trial.place('share')}={settings['share']} is no number of examples")
+        raise ValueError(f"{trial.path('share')}={settings['share']} is no number of examples")
 
 
 def program_key(settings: Mapping[str, Any], excluded: Collection[str] = DATA) -> tuple:
-    """What methods have in common that share a program: all settings but for numbers, and which of
-    these are on.
+    """The key by which methods share a program: all settings that are not numbers, and which
+    numbers are on.
 
     Args:
       excluded: settings that a program does not depend on.
@@ -140,7 +141,7 @@ def program_key(settings: Mapping[str, Any], excluded: Collection[str] = DATA) -
 
 
 def numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are there and on, as hyper-parameters of a member; ``stop`` in steps."""
+    """The numeric settings that are on, as a member's hyper-parameters; ``stop`` in steps."""
     values = {n: settings[n] for n, off in OFF.items() if settings.get(n, off) != off}
     if {"l1", "l2"} & {*values}:
         values |= {name: settings[name] for name in ("l1", "l2")}
@@ -169,42 +170,43 @@ def trained_first(trials: Trials, name: str, switch: str = "") -> Trials:
     for trial in trials.values():
         needed, value = trial.settings[name], trial.settings[switch]
         if needed and not value and trial.settings["sweep"] != switch:
-            raise ValueError(f"{trial.place(name)}={needed!r} is not used: {switch} is 0")
+            raise ValueError(f"{trial.path(name)}={needed!r} is not used: {switch} is 0")
         if value and needed not in first:
             listing = ", ".join(first) or "of which there is none"
-            problem = f"{trial.place(name)}={needed!r} is no method without {switch} and sweep"
-            reason = "" if switch == name else f"{trial.place(switch)}={value} needs a {name}, and "
+            problem = f"{trial.path(name)}={needed!r} is no method without {switch} and sweep"
+            reason = "" if switch == name else f"{trial.path(switch)}={value} needs a {name}, and "
             raise ValueError(f"{reason}{problem}: {listing}")
     return dict(sorted(trials.items(), key=lambda item: bool(item[1].settings[switch])))
 
 
 def draw_size(trials: Trials, seeds: int, bag: int) -> int:
-    """So many seeds share their examples: those of all folds, or of a bag."""
+    """The number of seeds that share their examples: the folds, or the size of a bag."""
     if bag > seeds:
         raise ValueError(f"config.bag={bag} networks need as many seeds, not config.seeds={seeds}")
     settings = [trial.settings for trial in trials.values()]
-    folds = {own["folds"] for own in settings if own["examples"] == "folds"}
+    folds = {row["folds"] for row in settings if row["examples"] == "folds"}
     if folds and bag:
         raise ValueError(f"config.bag={bag}: seeds divide the folds, and cannot be bags as well")
     return max({bag, 1} | folds)
 
 
 class Examples(NamedTuple):
-    """What the networks of a study draw their examples from. A seed draws the same for all methods,
-    and so do ``draw`` seeds but for what is drawn within that: bootstrap samples, folds."""
+    """The examples from which the networks of a study draw theirs. A seed draws the same examples
+    for all methods, and so do groups of ``draw`` seeds, except for bootstrap samples and folds
+    drawn within them."""
 
     train: np.ndarray
     """The ids of the training split."""
     validation: np.ndarray
-    """And of that for validation."""
+    """The ids of the validation split."""
     labels: np.ndarray | None
-    """By id; None where the answers are numbers."""
+    """Labels by id; None where the answers are numbers."""
     classes: int
     draw: int
 
     def sample(self, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of the examples that a network is trained on, and of those for its validation: of
-        folds that which is left out."""
+        """The ids of a network's training and validation examples; with folds, validation is on the
+        fold that is left out."""
         share, draw = settings["share"], seed // self.draw
         count = max(1, round(share * len(self.train) if share <= 1 else share))
         if count > len(self.train):
@@ -236,7 +238,7 @@ class Examples(NamedTuple):
 
 
 def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.GradientTransformation]:
-    """The optimizer, made of a member's numbers."""
+    """A function from a member's numbers to its optimizer."""
 
     def rule(hyper: Hyper) -> optax.GradientTransformation:
         schedule = {k: settings[k] for k in ("steps", "warmup", "drops") if k in settings}
@@ -252,29 +254,29 @@ def update_rule(settings: Mapping[str, Any]) -> Callable[[Hyper], optax.Gradient
     return rule
 
 
-def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None, place: str) -> Any:
+def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None, path: str) -> Any:
     """The Flax module.
 
     Args:
-      outputs: how many numbers it puts out.
-      axis_name: of the devices that share a batch, for batch normalization.
-      place: the setting that names the model, for messages.
+      outputs: number of outputs.
+      axis_name: mesh axis of the devices that share a batch, for batch normalization.
+      path: the setting that names the model, for messages.
 
     Raises:
       ValueError: for an unknown model, and a setting that it does not take.
     """
-    function = user_functions.function_named(settings["model"], MODELS, place, "model")
+    function = user_functions.function_named(settings["model"], MODELS, path, "model")
     names = ("hidden", "activation", "normalization", "dropout", "noise")
     options = {name: settings[name] for name in names if settings[name]}
     parameters = inspect.signature(function).parameters
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if odd := [name for name in options if not accepts_any and name not in parameters]:
-        taken = ", ".join(name for name in names if name in parameters) or "none of these"
-        raise ValueError(f"{place}={settings['model']} has no {odd[0]}; it has {taken}")
+    if unknown := [name for name in options if not accepts_any and name not in parameters]:
+        accepted = ", ".join(name for name in names if name in parameters) or "none of these"
+        raise ValueError(f"{path}={settings['model']} has no {unknown[0]}; it has {accepted}")
     try:
         return function(outputs, axis_name=axis_name, **options)
     except TypeError as error:
-        raise ValueError(f"{place}={settings['model']}: {error}") from error
+        raise ValueError(f"{path}={settings['model']}: {error}") from error
 
 
 def over_devices(model: Any, axis_name: str | None) -> Any:
@@ -286,7 +288,7 @@ def over_devices(model: Any, axis_name: str | None) -> Any:
 def make_see(
     settings: Mapping[str, Any], inputs: Images, answers: np.ndarray
 ) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
-    """``see(inputs, key)``: from stored images or features to what a network sees; with a key as in
+    """``see(inputs, key)``: stored images or features as network inputs; with a key augmented as in
     training.
 
     Args:
@@ -316,11 +318,10 @@ def mix(
 
 
 def make_loss(model: Any, settings: Mapping[str, Any], inputs: str) -> LossFn:
-    """The loss of a network, made of a member's numbers, and of its ``class_weights`` if it has
-    such.
+    """The loss of a network, with a member's numbers and ``class_weights``, if any.
 
     Args:
-      inputs: the array of a batch that it sees.
+      inputs: the name of the array in a batch that the network sees.
     """
 
     def loss_fn(

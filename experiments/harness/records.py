@@ -33,27 +33,27 @@ class Start(NamedTuple):
 
     command: str
     began: str
-    """In UTC, as ISO 8601 has it."""
+    """Time of the start in UTC, ISO 8601."""
     python: str
     versions: dict
-    """Of packages, by their names."""
+    """Versions of packages, by name."""
     commit: str | None
     """None where the code is in no git repository of its own."""
     clean: bool | None
     """Whether the files that git tracks were those of the commit."""
     seconds: float | None = None
-    """From the start to the end; None while it is at work, or if it was killed."""
+    """Duration of the start; None while it is running, or if it was killed."""
 
 
 class Record(NamedTuple):
-    """What ``run.json`` holds."""
+    """The content of ``run.json``."""
 
     study: str
     starts: list[Start]
 
 
 def total_seconds(starts: Sequence[Start]) -> tuple[float, str]:
-    """How long the starts took together, and "≥ " where one was killed, or is at work: it has no
+    """The total time of the starts, and "≥ " where one was killed, or is running, and has no
     time."""
     seconds = [start.seconds for start in starts]
     return sum(filter(None, seconds)), "≥ " * (None in seconds)
@@ -65,7 +65,7 @@ def recorded(folder: Path, study: str, began: float) -> Iterator[list[Start]]:
     file that is damaged is set aside as ``run.json.damaged``: no run needs it.
 
     Args:
-      began: when it began, as ``time.monotonic()`` gives it.
+      began: ``time.monotonic()`` at the start.
 
     Raises:
       OSError: if it cannot be read or written.
@@ -124,8 +124,8 @@ def find_commit(folder: Path) -> tuple[str | None, bool | None]:
             return None, None
         changes = git("status", "--porcelain", "--untracked-files=no")
         # A study that was added is a change, too; runs and notes that are not tracked are none.
-        added = git("ls-files", "--others", "--exclude-standard", "--", "*.py")
-        return commit, not (changes or added)
+        untracked = git("ls-files", "--others", "--exclude-standard", "--", "*.py")
+        return commit, not (changes or untracked)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None, None
 

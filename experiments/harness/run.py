@@ -24,7 +24,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from experiments.harness import command_line, devices, processes
-from experiments.harness.processes import alone, first_process, say
+from experiments.harness.processes import first_process, is_alone, say
 from jaxdl.data.encoded import cores
 from jaxdl.files import user_path
 from jaxdl.train.interruption import Interrupted, StopFlag
@@ -35,18 +35,19 @@ Study = Callable[[ConfigDict, Path, StopFlag], str]
 
 
 def fail(message: str) -> NoReturn:
-    """One line on standard error, exit code 2."""
+    """Print one line on standard error and exit with code 2."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     sys.exit(2)
 
 
 class UserError(ValueError):
-    """What was asked for cannot be had; the message is one line for the user."""
+    """Wrong user input; the message is one line for the user."""
 
 
 @contextmanager
 def user_input() -> Iterator[None]:
-    """Within, every OSError and ValueError is one of wrong input: it becomes :class:`UserError`."""
+    """A context in which every OSError and ValueError is due to wrong input and becomes
+    :class:`UserError`."""
     try:
         yield
     except OSError as error:
@@ -131,12 +132,10 @@ def run(
         except FloatingPointError as error:  # of --debug
             frames = traceback.extract_tb(error.__traceback__)
             own_frames = [f for f in frames if "site-packages" not in f.filename]
-            where = (
-                f"{own_frames[-1].filename}, line {own_frames[-1].lineno}: {own_frames[-1].line}"
-            )
-            fail(f"{str(error).strip().splitlines()[0]} ({where})")
+            line = f"{own_frames[-1].filename}, line {own_frames[-1].lineno}: {own_frames[-1].line}"
+            fail(f"{str(error).strip().splitlines()[0]} ({line})")
         except Exception as error:
-            if alone():
+            if is_alone():
                 raise
             try:
                 if not any(sign in str(error) for sign in OTHERS_GONE):
@@ -179,7 +178,7 @@ def replace_unprintable() -> None:
 
 
 def show(report: str) -> None:
-    """Print the report, which is in the work folder, too, where somebody reads."""
+    """Print the report, unless nobody reads standard output; it is in the work folder, too."""
     try:
         print(report, flush=True)
     except OSError:  # who read has gone (`| head`): nor is there to be a complaint at the exit

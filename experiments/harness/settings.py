@@ -1,8 +1,8 @@
-"""Settings, declared: for each a kind with its range, and one checker for all.
+"""Declared settings: each has a kind with its range, and one function checks all.
 
-A study has a table from the names of its settings to their kinds. What two settings have to do with
-each other beyond :class:`Multiple` is the study's to check, and what a function of the library
-refuses is not checked here once more.
+A study has a table from the names of its settings to their kinds. Relations between two settings
+other than :class:`Multiple` are checked by the study. What a library function refuses is not
+checked here again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 
 class Kind(Protocol):
-    """What the value of a setting may be."""
+    """A kind of setting: the values that it may have."""
 
     def check(self, name: str, value: Any, config: ConfigDict) -> None:
         """Raise ValueError, which begins with the setting's full name, unless the value is of this
@@ -71,7 +71,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of some words."""
+    """One word of a choice."""
 
     choices: Sequence[str]
 
@@ -102,7 +102,7 @@ class SomeOf:
 
 
 @dataclass(frozen=True)
-class Each:
+class TupleOf:
     """A tuple of values of a kind, at least so many, such as the example."""
 
     kind: Kind
@@ -155,17 +155,18 @@ def _check_number(name: str, value: Any) -> None:
 
 
 Kinds = Mapping[str, Kind | tuple[Kind, ...]]
-"""By the name of a setting, dots for sections: ``"data.feed"``."""
+"""Kinds by the name of a setting, dots for sections: ``"data.feed"``; of several kinds all
+apply."""
 
 
 class Settings(NamedTuple):
-    """What is declared of a study's configuration."""
+    """The declaration of a study's configuration."""
 
     kinds: Kinds
     free: tuple[str, ...] = ()
     """Last names of sections whose keys are not fixed: "methods", "options"."""
     computing: tuple[str, ...] = ()
-    """Settings that say how, and not what, is computed: a restart may have others."""
+    """Settings that change how, and not what, is computed: they may differ at a restart."""
 
 
 def check(config: ConfigDict, kinds: Kinds) -> None:
@@ -179,11 +180,11 @@ def check_counts(config: ConfigDict, *names: str) -> None:
 
 
 def _check(
-    kinds: Kinds, value: Callable[[str], Any], place: Callable[[str], str], config: ConfigDict
+    kinds: Kinds, value: Callable[[str], Any], path: Callable[[str], str], config: ConfigDict
 ) -> None:
     for name, kind in kinds.items():
         for part in kind if isinstance(kind, tuple) else (kind,):
-            part.check(place(name), value(name), config)
+            part.check(path(name), value(name), config)
 
 
 def value_of(config: Any, name: str) -> Any:
@@ -198,15 +199,15 @@ class Method(NamedTuple):
 
     settings: dict[str, Any]
     sections: dict[str, str]
-    """Where each setting has its value from: ``config.base``, say."""
+    """The section that each setting comes from, such as ``config.base``."""
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         """A setting as the user would write it, for messages."""
         return f"{self.sections[name]}.{name}"
 
     def check(self, config: ConfigDict, kinds: Kinds) -> None:
         """Raise ValueError where a setting is not of its kind."""
-        _check(kinds, self.settings.__getitem__, self.place, config)
+        _check(kinds, self.settings.__getitem__, self.path, config)
 
 
 def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
@@ -218,15 +219,15 @@ def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
     settings = config.base.to_dict()
     sections = dict.fromkeys(settings, "config.base")
     for section, name in names:
-        place, changes = f"config.{section}.{name}", config[section][name]
+        path, changes = f"config.{section}.{name}", config[section][name]
         if not isinstance(changes, ConfigDict):
-            raise ValueError(f"{place}: {changes!r} is not a ConfigDict of settings")
+            raise ValueError(f"{path}: {changes!r} is not a ConfigDict of settings")
         if unknown := sorted(set(changes) - set(config.base)):
             raise ValueError(
-                f"{place}: there is no setting {unknown[0]!r}: config.base has them all"
+                f"{path}: there is no setting {unknown[0]!r}: config.base has them all"
             )
         settings |= changes.to_dict()
-        sections |= dict.fromkeys(changes, place)
+        sections |= dict.fromkeys(changes, path)
     return Method(settings, sections)
 
 
@@ -239,33 +240,33 @@ def methods(config: ConfigDict, kinds: Kinds, section: str = "methods") -> dict[
     """
     check_section(config, section)
     method(config).check(config, kinds)  # config.base, whose settings methods need not use
-    chosen_methods = {name: method(config, (section, name)) for name in config[section]}
-    for chosen in chosen_methods.values():
-        chosen.check(config, kinds)
-    return chosen_methods
+    by_name = {name: method(config, (section, name)) for name in config[section]}
+    for variant in by_name.values():
+        variant.check(config, kinds)
+    return by_name
 
 
 def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
     """All methods, checked, each at all ``values`` of the setting that it names as its ``sweep``;
-    by name, and value as :func:`text` has it, empty without a sweep.
+    by name and value, the value as :func:`text` writes it, empty without a sweep.
 
     Raises:
       ValueError: as :func:`methods` does.
     """
     trials = {}
-    for name, chosen in methods(config, kinds).items():
-        setting, values = chosen.settings["sweep"], chosen.settings["values"]
+    for name, variant in methods(config, kinds).items():
+        setting, values = variant.settings["sweep"], variant.settings["values"]
         if not setting:
             if values:
-                raise ValueError(f"{chosen.place('values')}={values}: of which sweep?")
-            trials[name, ""] = chosen
+                raise ValueError(f"{variant.path('values')}={values}: of which sweep?")
+            trials[name, ""] = variant
             continue
-        OneOf(tuple(kinds)).check(chosen.place("sweep"), setting, config)
+        OneOf(tuple(kinds)).check(variant.path("sweep"), setting, config)
         if not isinstance(values, tuple | list) or not values:
-            raise ValueError(f"{chosen.place('values')}: {values!r} is no tuple of values")
+            raise ValueError(f"{variant.path('values')}: {values!r} is no tuple of values")
         for value in values:
-            sections = {**chosen.sections, setting: chosen.sections["values"]}
-            trial = Method({**chosen.settings, setting: value}, sections)
+            sections = {**variant.sections, setting: variant.sections["values"]}
+            trial = Method({**variant.settings, setting: value}, sections)
             trial.check(config, kinds)
             trials[name, text(value)] = trial
     return trials
@@ -297,7 +298,8 @@ def describe(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 
 
 def neutral(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are off, or 1, in the base of a study's default: usual in its reports."""
+    """The settings that are off, or 1, in the base of a study's default, which reports leave
+    out."""
     return {key: value for key, value in defaults.items() if value in (False, -1, 0, 1)}
 
 
@@ -306,8 +308,8 @@ def describe_changes(
     usual: Mapping[str, Any],
     none: str = "those of the base",
 ) -> dict[str, str]:
-    """For a report: what differs from the usual settings, by method; ``none`` where nothing
-    does."""
+    """The settings that differ from the usual ones, by method, for a report; ``none`` where none
+    differs."""
     return {
         f"Settings of {name}": describe(settings, usual) or none
         for name, settings in methods.items()
@@ -315,8 +317,8 @@ def describe_changes(
 
 
 def describe_methods(config: ConfigDict, defaults: ConfigDict) -> dict[str, str]:
-    """For a report: the base where it differs from what is :func:`neutral` in ``defaults``, and
-    each method from that."""
+    """The base's differences from the :func:`neutral` ``defaults``, and each method's from the
+    base, for a report."""
     base = config.base.to_dict()
-    chosen = {name: own.settings for name, own in methods(config, {}).items()}
-    return {"Base": describe(base, neutral(defaults))} | describe_changes(chosen, base)
+    settings = {name: variant.settings for name, variant in methods(config, {}).items()}
+    return {"Base": describe(base, neutral(defaults))} | describe_changes(settings, base)

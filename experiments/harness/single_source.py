@@ -25,9 +25,9 @@ class SingleSourceStudy(DataStudy):
     """Networks on one data set: figures and facts."""
 
     score: str = "accuracy"
-    """What networks are judged by."""
+    """The name of the score of networks."""
     mean, deviation = 0.0, 1.0
-    """Of targets, which networks put out standardized."""
+    """Mean and deviation of the targets, which networks put out standardized."""
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -48,8 +48,8 @@ class SingleSourceStudy(DataStudy):
     def judge(
         self, parts: Callable[[Trained], Mapping[str, Part]], faults: Collection[tuple]
     ) -> dict[tuple, dict[str, Prediction]]:
-        """What each network, of members that are one network each, puts out for the parts of the
-        data that ``parts(group)`` names, beside the answers; NaN where it, or what it goes on from,
+        """The outputs and the answers of each network, of members with one network each, for the
+        parts of the data in ``parts(group)``; NaN where the network, or the one that it continues,
         has diverged."""
         predictions: dict[tuple, dict[str, Prediction]] = {}
         lost = {*faults}
@@ -97,7 +97,7 @@ class SingleSourceStudy(DataStudy):
         )
 
     def describe_copies(self) -> dict[str, str]:
-        """How many images of the other splits are copies of training images."""
+        """The number of images in other splits that are copies of training images, in words."""
         if not isinstance(self.feed, Resident):  # a stream is not read for this alone
             return {}
         evaluated = {"validation": self.source.splits["validation"]}

@@ -1,4 +1,4 @@
-"""What is searched, and how, as configurations say it: ``config.space`` and ``config.searches``."""
+"""Search spaces and searches from a configuration's ``config.space`` and ``config.searches``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ by which examples a network is judged."""
 
 
 def make_space(config: ConfigDict) -> Space:
-    """What is searched, checked.
+    """The search space of a configuration, checked.
 
     Raises:
       ValueError: in one line that begins with the setting, for what cannot be searched, or not by
@@ -28,35 +28,35 @@ def make_space(config: ConfigDict) -> Space:
     check_section(config, "space")
     space = {name: make_values(name, value) for name, value in config.space.items()}
     for name, values in space.items():
-        place = f"config.space.{name}"
+        path = f"config.space.{name}"
         if name not in config.base:
-            raise ValueError(f"{place} is no setting: config.base has them all")
+            raise ValueError(f"{path} is no setting: config.base has them all")
         if name in FIXED:
-            raise ValueError(f"{place} cannot be searched")
+            raise ValueError(f"{path} cannot be searched")
         ends = values.values if isinstance(values, Choice) else (values.low, values.high)
         for value in ends:
             with_settings(config, {name: value}).check(config, recipe.KINDS)
         if "pbt" not in config.searches:
             continue
-        if isinstance(values, Choice) or values.whole or name not in recipe.OFF:
+        if isinstance(values, Choice) or values.integer or name not in recipe.OFF:
             raise ValueError(
-                f"{place}: population-based training changes numbers in training, such as "
+                f"{path}: population-based training changes numbers in training, such as "
                 f"{', '.join(list(recipe.OFF)[:4])}; search this one otherwise"
             )
         if (off := recipe.OFF[name]) is not None and values.low <= off <= values.high:
             raise ValueError(
-                f"{place}: {off} turns it off, which takes another program: population-based "
+                f"{path}: {off} turns it off, which takes another program: population-based "
                 "training needs a range without it"
             )
     return space
 
 
 def make_values(name: str, value: Any) -> Range | Choice:
-    """What a setting may be; raises as :func:`make_space` does."""
+    """The range or choice of a setting's values; raises as :func:`make_space` does."""
     try:
         match value:
             case ("log" | "uniform" | "integers" as kind, int() | float(), int() | float()):
-                return Range(*value[1:], log=kind == "log", whole=kind == "integers")
+                return Range(*value[1:], log=kind == "log", integer=kind == "integers")
             case ("choice", tuple() | list()):
                 return Choice(tuple(map(as_tuple, value[1])))
         raise ValueError(f'{value!r} is not such as ("log", 1e-4, 1.0) or ("choice", (16, 32))')

@@ -37,7 +37,7 @@ from jaxdl.train.loop import Clock, Trainer
 
 
 class Study(ABC):
-    """What a study adds to :func:`conduct`, which calls these methods in this order.
+    """Base class of studies; :func:`conduct` calls these methods in this order.
 
     ValueError and OSError of the first two are errors of the user's.
     """
@@ -52,34 +52,34 @@ class Study(ABC):
     opens_test: bool = True
     """Whether results are those of the test split."""
     identity: Mapping[str, Any] = {}
-    """What identifies the data in ``config.json``."""
+    """Identification of the data in ``config.json``."""
 
     members: Sequence[Member]
-    """All that is trained; made by :meth:`build`."""
+    """All members to train; made by :meth:`build`."""
 
     @property
     def steps(self) -> int:
-        """Those of all networks, for the progress bar."""
+        """The steps of all networks, for the progress bar."""
         return sum(len(member.networks) * member.program.steps for member in self.members)
 
     @abstractmethod
     def __init__(self, config: ConfigDict):
-        """Check what settings have to do with each other; load the data."""
+        """Check relations between settings; load the data."""
 
     @abstractmethod
     def build(self) -> None:
-        """Make what is trained: networks and programs."""
+        """Make the networks and programs to train."""
 
     @abstractmethod
     def train(self, trainer: Trainer) -> None:
-        """Train all networks; those that are trained already are read from their checkpoints."""
+        """Train all networks; those already trained are read from their checkpoints."""
 
     @abstractmethod
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
         """Evaluate the networks and write the tables.
 
         Args:
-          tests: the test split of every source; of none where ``opens_test`` is False.
+          tests: the test split of every source; empty where ``opens_test`` is False.
         """
 
     @abstractmethod
@@ -96,42 +96,42 @@ class Study(ABC):
 
 
 def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag) -> str:
-    """Run a study to its end, or go on where it was stopped; its report."""
-    began, finished = time.monotonic(), workdir / "report.md"
+    """Run a study to its end, from the start or from where it was stopped; returns the report."""
+    start, report_path = time.monotonic(), workdir / "report.md"
     with user_input():
         records.check_study(workdir, name_of(kind))
         study = make_study(kind, config)
-        if not finished.exists():
+        if not report_path.exists():
             study.build()
             figures.check()  # no run may fail for a figure after hours of training
         claim(workdir, config, study.identity, kind.settings.computing)
         if omissions := describe_omissions(*study.sources.values()):
             say(f"not read: {omissions}")
-        if finished.exists():
-            report = finished.read_text(encoding="utf-8")
+        if report_path.exists():
+            report = report_path.read_text(encoding="utf-8")
             if not (workdir / "report.html").exists():
                 write_page(workdir, report)
             return report
     # There is something to save from here on.
-    with records.recorded(workdir, name_of(kind), began) as starts, stop:
+    with records.recorded(workdir, name_of(kind), start) as starts, stop:
         with progress_bar(study.steps) as progress:
             trainer = make_trainer(config, workdir, stop, progress)
             study.train(trainer)
         # Everything is trained and chosen: here, and nowhere before, the test images are read.
-        opened = study.sources.items() if study.opens_test else ()
-        tests = {name: source.test.open() for name, source in opened}
+        test_sources = study.sources.items() if study.opens_test else ()
+        tests = {name: source.test.open() for name, source in test_sources}
         study.measure(trainer, tests)
         study.draw(trainer)
         code = {"Code": records.describe_code(starts)}
-        times = {"Time": describe_time(trainer.clock, time.monotonic() - began, starts[:-1])}
+        times = {"Time": describe_time(trainer.clock, time.monotonic() - start, starts[:-1])}
         report = study.report(trainer, code | times | describe_run(trainer, study))
         write_page(workdir, report)
-        write_atomically(finished, report)
+        write_atomically(report_path, report)
         return report
 
 
 def name_of(kind: type[Study]) -> str:
-    """How a study is called: as its file is."""
+    """The name of a study: that of its file."""
     module = sys.modules[kind.__module__]  # "__main__" in a program
     return Path(getattr(module, "__file__", kind.__name__)).stem
 
@@ -140,7 +140,7 @@ def make_study(kind: type[Study], config: ConfigDict) -> Study:
     """A study with checked settings.
 
     Raises:
-      ValueError: for a setting that cannot be had.
+      ValueError: for a wrong setting.
       OSError: if data cannot be read.
     """
     check(config, {**kind.settings.kinds, **COMMON})
@@ -176,11 +176,11 @@ def make_trainer(
 def claim(
     workdir: Path, config: ConfigDict, data: Mapping[str, Any], computing: Collection[str] = ()
 ) -> None:
-    """Write ``config.json``, or see that the one there is the same.
+    """Write ``config.json``, or check that the existing one is the same.
 
     Args:
-      data: what the run computes on.
-      computing: settings that say how, and not what, is computed: a restart may have others.
+      data: identification of the run's data.
+      computing: settings that change how, and not what, is computed: they may differ at a restart.
 
     Raises:
       ValueError: if the folder belongs to another configuration, with the keys that differ.
@@ -200,9 +200,9 @@ def claim(
         differ = sorted(_differences(old, new, (*COMPUTING, *computing)))
         differ.sort(key=lambda line: not line.startswith("variant "))  # which explains the rest
         if differ:
-            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            rest = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
-                f"{workdir} holds a run with another {', '.join(differ[:5])}{more}: "
+                f"{workdir} holds a run with another {', '.join(differ[:5])}{rest}: "
                 "choose another --workdir, or delete it"
             )
     elif any((workdir / "checkpoints").glob("*/*")):
@@ -215,7 +215,7 @@ def claim(
 
 
 COMPUTING = ("parallel", "checkpoints", "seconds_between_saves")
-"""The same of every study."""
+"""Settings of every study that may differ at a restart."""
 
 
 def _differences(old: Any, new: Any, left_out: Collection[str], path: str = "") -> Iterator[str]:
@@ -252,7 +252,7 @@ def curve_panels(
     Args:
       fields: the panels' titles, by field.
       entry: the legend's entry of a network; None where it is not drawn.
-      order: what networks are sorted by.
+      order: sort key of networks.
     """
     panels: dict[str, dict[str, list]] = {}
     curves = trainer.curves.by_network(kind)
@@ -266,7 +266,7 @@ def curve_panels(
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    """What identifies a data set in ``config.json``: a folder is refused for another one."""
+    """Identification of a data set in ``config.json``: a run with another one is refused."""
     sizes = {split: length(arrays) for split, arrays in source.splits.items()}
     return {
         "name": source.name,
@@ -283,7 +283,8 @@ def describe_omissions(*sources: Source) -> str:
 
 
 def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
-    """What was not read, what diverged, and on what and how fast it ran: for the report."""
+    """Lines about the run for the report: omitted files, diverged networks, devices, speed,
+    memory."""
     clock, lines = trainer.clock, {}
     if omissions := describe_omissions(*study.sources.values()):
         lines["Not read"] = omissions
@@ -310,21 +311,21 @@ def describe_run(trainer: Trainer, study: Study) -> dict[str, str]:
     return lines
 
 
-def describe_time(clock: Clock, seconds: float, earlier: Sequence[records.Start]) -> str:
-    """How long all starts of a run took together. Starts that were killed have no time of their
-    own: with one among the ``earlier`` ones the sum is a lower bound, marked ≥."""
+def describe_time(clock: Clock, seconds: float, earlier_starts: Sequence[records.Start]) -> str:
+    """The total time of all starts of a run, in words. A start that was killed has no recorded
+    time: with one among ``earlier_starts`` the sum is a lower bound, marked ≥."""
     line = (
         f"{seconds:.0f} s, {clock.compilation:.0f} s of them compilation, "
         f"{clock.training:.0f} s training, {clock.evaluation:.0f} s evaluation, "
         f"{clock.verification:.1f} s checking first losses, "
         f"{clock.saving:.1f} s waiting for checkpoints"
     )
-    if not earlier:
+    if not earlier_starts:
         return line
-    trained = sum(clock.by_population.values()) - clock.training
-    recorded, least = records.total_seconds(earlier)
-    before = max(trained, recorded)
+    training = sum(clock.by_population.values()) - clock.training
+    recorded, least = records.total_seconds(earlier_starts)
+    earlier = max(training, recorded)
     return (
-        f"{least}{before + seconds:.0f} s: {least}{before:.0f} s before it was resumed, "
-        f"{trained:.0f} s of them training; then {line}"
+        f"{least}{earlier + seconds:.0f} s: {least}{earlier:.0f} s before it was resumed, "
+        f"{training:.0f} s of them training; then {line}"
     )

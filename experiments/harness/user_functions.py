@@ -18,8 +18,8 @@ def function_named(
     """A function of a table of ours, or the user's own, ``module:function``.
 
     Args:
-      setting: that names it, for messages.
-      kind: what the function makes: "problem".
+      setting: the setting that names it, for messages.
+      kind: the kind of object that the function makes, such as "problem".
 
     Raises:
       ValueError: if there is none; if its module has errors.
@@ -34,11 +34,11 @@ def function_named(
     try:
         value = getattr(importlib.import_module(module), function, None)
     except Exception as error:
-        through = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        entered = [f for f in through if f not in (__file__, importlib.__file__) and f[0] != "<"]
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        user_files = [f for f in files if f not in (__file__, importlib.__file__) and f[0] != "<"]
         # Where the module was found, its own lines or its syntax were what failed.
-        if entered or isinstance(error, SyntaxError):
-            raise ValueError(f"{name}: {_in_a_line(error, *entered[:1])}") from error
+        if user_files or isinstance(error, SyntaxError):
+            raise ValueError(f"{name}: {_in_a_line(error, *user_files[:1])}") from error
         example = next(iter(table))
         raise ValueError(f"{missing} ({error}): name one of ours, as {example}, {advice}") from None
     if not callable(value):
@@ -82,10 +82,10 @@ def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
 
 def _in_a_line(error: BaseException, file: str = "") -> str:
     """An exception's type, its text, and the last line of a file that led to it."""
-    text, at = (str(error).splitlines() or [""])[0], _last_line(error, file)
+    text, line = (str(error).splitlines() or [""])[0], _last_line(error, file)
     if isinstance(error, SyntaxError) and error.filename:
-        text, at = error.msg, f"{Path(error.filename).name}, line {error.lineno}"
-    return f"{type(error).__name__}: {text}" + (f" ({at})" if at else "")
+        text, line = error.msg, f"{Path(error.filename).name}, line {error.lineno}"
+    return f"{type(error).__name__}: {text}" + (f" ({line})" if line else "")
 
 
 def _last_line(error: BaseException | None, file: str) -> str:

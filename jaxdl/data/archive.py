@@ -32,7 +32,7 @@ def npz(
 
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
-      seed: draws them.
+      seed: seed of that choice.
       channels: 3: repeat grey images along the channel axis, as networks of photographs need them;
         0: keep the stored channels.
       unlabelled: whether images without labels will do: an archive of nothing but images.
@@ -47,11 +47,11 @@ def npz(
     if channels not in (0, 3):
         raise ValueError(f"channels={channels} is not one of 0, 3")
     arrays = _plain_arrays(path)
-    bare = unlabelled and all(name.casefold().endswith("images") for name in arrays)
+    without_labels = unlabelled and all(name.casefold().endswith("images") for name in arrays)
     parts = {
         split: {
             "image": _pixels(path, images, arrays, channels),
-            "label": _labels(path, images if bare else labels, arrays, bare),
+            "label": _labels(path, images if without_labels else labels, arrays, without_labels),
         }
         for split, (images, labels) in _names(path, arrays).items()
     }
@@ -77,7 +77,8 @@ def npz(
 
 
 def _plain_arrays(path: str) -> dict[str, np.ndarray]:
-    """All of an archive; ValueError for arrays of objects, whose pickles could run any code."""
+    """All arrays of an archive; ValueError for arrays of objects, whose pickles could run any
+    code."""
     arrays, objects, file = {}, [], user_path(path)
     try:
         with file.open("rb") as stream, np.load(stream) as stored:
@@ -107,7 +108,7 @@ def _plain_arrays(path: str) -> dict[str, np.ndarray]:
 
 
 def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
-    """What a split's images and labels are called, by split; "train" is always there."""
+    """The names of a split's images and labels, by split; "train" is always there."""
     by_kind = {}
     for kind in ("images", "labels"):
         words = {n: n[: -len(kind)].rstrip("_") for n in arrays if n.casefold().endswith(kind)}
@@ -167,10 +168,10 @@ def _pixels(
 
 
 def _labels(
-    path: str, name: str, arrays: Mapping[str, np.ndarray], bare: bool
+    path: str, name: str, arrays: Mapping[str, np.ndarray], without_labels: bool
 ) -> Int32[np.ndarray, " n"]:
-    """The labels of that name; with ``bare``, -1 for each of the images of that name."""
-    if bare:
+    """The labels of that name; with ``without_labels``, -1 for each of the images of that name."""
+    if without_labels:
         return np.full(len(arrays[name]), -1, np.int32)
     labels = _array(path, name, arrays)
     if labels.ndim == 2 and labels.shape[1] == 1:

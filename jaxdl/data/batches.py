@@ -1,4 +1,4 @@
-"""Which examples make up which batch, and how a batch reaches the network.
+"""The order of examples in batches, and the map from a step to a batch.
 
 The order of the data is a pure function of ``(key, step)``: epoch after epoch, each a permutation
 of all examples, cut into batches as one endless sequence. So a run that is stopped and resumed,

@@ -18,14 +18,14 @@ _NAMES = "names of the others"
 
 
 def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
-    """What ``make()`` returns, kept on disk from the first call to the next.
+    """The arrays that ``make()`` returns, cached on disk from the first call on.
 
     A damaged file is made anew (arrays in zip archives carry checksums); where there is no folder,
     or it cannot be written, nothing is kept.
 
     Args:
-      name: begins the file's name, for a person who looks into the folder.
-      recipe: all that the arrays depend on, told apart by its ``repr``.
+      name: prefix of the file's name, for a person who looks into the folder.
+      recipe: the settings that the arrays depend on, distinguished by their ``repr``.
     """
     path = file(name, recipe)
     if path is None:
@@ -42,7 +42,8 @@ def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
 
 
 def file(name: str, recipe: object) -> Path | None:
-    """Where :func:`cached` keeps the arrays of that recipe; None if nowhere."""
+    """The file in which :func:`cached` keeps the arrays of a recipe; None without a cache
+    folder."""
     key = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
     root = folder()
     return root and root / f"{name}-{key}.npz"
@@ -57,7 +58,8 @@ def folder() -> Path | None:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """In one step, so that no reader meets half a file; failing that, not at all."""
+    """Write the arrays in one step, so that no reader finds half a file; do nothing where that
+    fails."""
     temporary, named = None, dict[str, Any]({**arrays, _NAMES: np.array(list(arrays))})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

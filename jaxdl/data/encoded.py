@@ -38,10 +38,10 @@ class Images(Protocol):
 
 
 Reader = Callable[[int], tuple[bytes, str]]
-"""From an image's index to its file's content, and what to call it in a message."""
+"""A function from an image's index to its file's content and its name in messages."""
 
 BAR = {"delay": 3, "leave": False, "disable": None}
-"""Of progress bars: for what takes seconds, on terminals."""
+"""Options of progress bars, shown on terminals after some seconds."""
 
 DECODER = 2
 """The version of :func:`decode`, for the cache; 2 heeds EXIF orientations."""
@@ -52,7 +52,7 @@ MODES = {1: "L", 3: "RGB"}
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What decoded images are to look like.
+    """The size and the channels of decoded images.
 
     Attributes:
       size: the side of square images; 0 keeps files as they are, and all must be of one size.
@@ -130,11 +130,12 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation; 1 is upright."""
+"""The transposition that undoes each EXIF orientation; 1 is upright."""
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As it is to be seen: cameras store what the sensor saw, and in EXIF how they were held."""
+    """The image turned upright: cameras store it as the sensor saw it, and their orientation in
+    EXIF."""
     if not any("exif" in key or "xmp" in key for key in map(str.lower, map(str, image.info))):
         return image  # to look for it takes a fifth of the time of a small image
     try:
@@ -178,7 +179,7 @@ class Encoded:
     content: str
     """Identifies what ``read`` returns, in the cache."""
     ids: Int[np.ndarray, " n"]
-    """Which of the reader's images these are."""
+    """The reader's indices of these images."""
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         """One image, decoded anew.
@@ -201,12 +202,12 @@ class Encoded:
         return dataclasses.replace(self, shape=shape, ids=self.ids[ids])
 
     def array(self) -> UInt8[np.ndarray, "n h w c"]:
-        """All of them, decoded; from the cache if they were before."""
+        """All images, decoded, or read from the cache."""
         return cached("decoded", self.recipe, lambda: {"images": self._decode()})["images"]
 
     @property
     def recipe(self) -> tuple:
-        """All that the arrays depend on, for the cache."""
+        """The settings that the arrays depend on, for the cache."""
         return self.content, self.form, self.ids.tobytes(), PIL.__version__, DECODER
 
     def _decode(self) -> UInt8[np.ndarray, "n h w c"]:
@@ -241,22 +242,22 @@ def encoded(read: Reader, count: int, form: Form, content: str) -> Encoded:
 
 
 def cores() -> int:
-    """How many of the machine's this process may use: by its affinity, and by the quota of its
-    container, a part of a core counted as one."""
-    several = os.cpu_count() or 1
+    """The number of the machine's cores that this process may use: by its affinity, and by the
+    quota of its container, a part of a core counted as one."""
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not everywhere
-        several = len(os.sched_getaffinity(0))
-    return max(1, math.ceil(min(several, quota())))
+        count = len(os.sched_getaffinity(0))
+    return max(1, math.ceil(min(count, quota())))
 
 
 def quota(root: Path = Path("/")) -> float:
     """Seconds of computing a second that Linux grants this process's control groups: the least of
     theirs and of those around them, of version 2 or 1; infinity where nothing is said."""
-    granted = math.inf
+    share = math.inf
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return granted
+        return share
     for line in groups.splitlines():  # NUMBER:CONTROLLERS:PATH, of version 2 without controllers
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -269,12 +270,14 @@ def quota(root: Path = Path("/")) -> float:
         inner = PurePosixPath(path.lstrip("/"))  # within a container, as often as not, not there
         for mount, group in itertools.product(mounts, (inner, *inner.parents)):
             with contextlib.suppress(OSError, ValueError):  # not there; "max", for no limit
-                at = root / mount / group
-                words = " ".join((at / name).read_text(encoding="utf-8") for name in files).split()
+                group_path = root / mount / group
+                words = " ".join(
+                    (group_path / name).read_text(encoding="utf-8") for name in files
+                ).split()
                 budget, period = map(int, words)
                 if budget > 0 and period > 0:  # -1 is version 1's word for no limit
-                    granted = min(granted, budget / period)
-    return granted
+                    share = min(share, budget / period)
+    return share
 
 
 def in_memory(images: Images) -> np.ndarray:

@@ -1,19 +1,17 @@
-"""Features: what a network sees in place of the columns of a table, or of the pixels of images.
+"""Features: network inputs computed from the columns of a table, or from the pixels of images.
 
 :func:`make_features` fits a map to the training examples, on the host and with scikit-learn, and
 returns it as a pure JAX function, for the compiled program. Its maps are
 
-- ``raw``: the columns as they are stored;
-- ``standardized``: mean 0 and deviation 1 of each column. All maps below end with the same, so that
-  one learning rate may serve them all;
-- ``kernel``: ``(x1², √2 x1 x2, x2²)`` of two columns (:func:`kernel`), in which every conic around
-  the origin is a plane; ``polar``: their radius and angle (:func:`polar`);
-- ``pca``: principal components, those of greatest variance; ``ica``: independent components, those
-  least like a Gaussian;
-- ``filter``: the columns with the greatest F statistic, each looked at alone; ``wrapper``: those
-  that are left when the one that a linear model needs least is taken out again and again;
-  ``embedded``: those to which a linear model gives the greatest coefficients under an L1 penalty
-  (Guyon & Elisseeff, JMLR 2003, for the three names).
+- ``raw``: the columns as they are stored; - ``standardized``: mean 0 and deviation 1 of each
+column. All maps below end with the same, so that one learning rate may serve them all; -
+``kernel``: ``(x1², √2 x1 x2, x2²)`` of two columns (:func:`kernel`), in which every conic around
+the origin is a plane; ``polar``: their radius and angle (:func:`polar`); - ``pca``: principal
+components, those of greatest variance; ``ica``: independent components, those least like a
+Gaussian; - ``filter``: the columns with the greatest F statistic, each looked at alone;
+``wrapper``: those left by recursive elimination of the column with the smallest coefficient in a
+linear model; ``embedded``: those to which a linear model gives the greatest coefficients under an
+L1 penalty (Guyon & Elisseeff, JMLR 2003, for the three names).
 
 The last five start from standardized columns, without which variances and coefficients would be
 matters of units. ``wrapper`` fits a model for each column that it takes out.
@@ -32,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Num, Shaped
 from jaxdl.types import AnyArray
 
 Columns = Callable[[Shaped[AnyArray, "b ..."]], Float[Array, "b d"]]
-"""From examples as they are stored, rows of a table or images, to what a network sees."""
+"""A function from stored examples, rows of a table or images, to network inputs."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ def make_features(
       features: [n, d]; what has more axes, as images have, is flattened.
       targets: integers are labels, other numbers the targets of a regression. ``filter``,
         ``wrapper`` and ``embedded`` select by them; the others do not look at them.
-      count: how many columns ``pca``, ``ica`` and the three selections make; 0 for all, of
+      count: number of columns that ``pca``, ``ica`` and the three selections make; 0 for all, of
         ``embedded`` all with a coefficient. The others do not look at it.
 
     Returns:
@@ -92,7 +90,8 @@ def _flat(x: Shaped[AnyArray, "b ..."]) -> Float[Array, "b d"]:
 
 
 def _standardization(x: Float[AnyArray, "n d"]) -> Callable[[Array], Array]:
-    """To mean 0 and deviation 1 of each column of ``x``, and to 0 where it is constant."""
+    """The affine map to mean 0 and deviation 1 of each column of ``x``, and to 0 where it is
+    constant."""
     values = np.asarray(x, np.float64)
     varies = np.ptp(values, 0) > 0
     mean = values.mean(0)[None].astype(np.float32)
@@ -119,8 +118,8 @@ def _linear(
     elif targets is None or np.ptp(targets) == 0:
         raise ValueError(f"{name} features are selected by labels or targets that differ")
     else:
-        chosen = SELECTIONS[name](standardized, targets, count)
-        matrix = np.eye(len(chosen))[:, chosen]
+        mask = SELECTIONS[name](standardized, targets, count)
+        matrix = np.eye(len(mask))[:, mask]
     matrix = matrix.astype(np.float32)
     return lambda x: jnp.matmul(standardize(x), matrix, precision=jax.lax.Precision.HIGHEST)
 
@@ -163,10 +162,10 @@ def _independent(x: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "
 def _components(x: Float[np.ndarray, "n d"], count: int, limit: int) -> int:
     """``count``, or for 0 as many as there are: directions in which the examples vary, up to a
     limit."""
-    most = min(int(np.linalg.matrix_rank(x)), limit)
-    if count > most:
-        raise ValueError(f"{count} components: {len(x)} such training examples have {most}")
-    return count or most
+    rank = min(int(np.linalg.matrix_rank(x)), limit)
+    if count > rank:
+        raise ValueError(f"{count} components: {len(x)} such training examples have {rank}")
+    return count or rank
 
 
 # Selections of columns.
@@ -175,7 +174,8 @@ def _components(x: Float[np.ndarray, "n d"], count: int, limit: int) -> int:
 def _filter(
     x: Float[np.ndarray, "n d"], targets: Num[np.ndarray, " n"], count: int
 ) -> Bool[np.ndarray, " d"]:
-    """By the F statistic: of an analysis of variance, or of a linear regression on one column."""
+    """Selection by the F statistic of an analysis of variance, or of a linear regression on one
+    column."""
     from sklearn.feature_selection import SelectKBest, f_classif, f_regression
 
     varies = np.ptp(x, 0) > 0
@@ -188,8 +188,8 @@ def _filter(
 def _wrapper(
     x: Float[np.ndarray, "n d"], targets: Num[np.ndarray, " n"], count: int
 ) -> Bool[np.ndarray, " d"]:
-    """By recursive elimination of the smallest coefficient (Guyon et al., Machine Learning 2002),
-    of a logistic regression or of a ridge regression."""
+    """Selection by recursive elimination of the smallest coefficient (Guyon et al., Machine
+    Learning 2002) of a logistic regression or of a ridge regression."""
     from sklearn.feature_selection import RFE
     from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -201,9 +201,9 @@ def _wrapper(
 def _embedded(
     x: Float[np.ndarray, "n d"], targets: Num[np.ndarray, " n"], count: int
 ) -> Bool[np.ndarray, " d"]:
-    """By the norm over classes of a column's coefficients in a logistic regression, or by those of
-    a lasso (Tibshirani 1996), with ``0.01 |coefficients|_1`` added to the mean loss, in units of
-    the targets' deviation."""
+    """Selection by the norm over classes of a column's coefficients in a logistic regression, or by
+    those of a lasso (Tibshirani 1996), with ``0.01 |coefficients|_1`` added to the mean loss, in
+    units of the targets' deviation."""
     from sklearn.linear_model import Lasso, LogisticRegression
 
     if _are_labels(targets):
@@ -226,10 +226,10 @@ def _are_labels(targets: Num[np.ndarray, " n"]) -> bool:
 
 
 def _greatest(scores: Float[np.ndarray, " d"], count: int) -> Bool[np.ndarray, " d"]:
-    """Where the ``count`` greatest scores are, of equal ones the first."""
-    chosen = np.zeros(len(scores), bool)
-    chosen[np.argsort(-scores, kind="stable")[:count]] = True
-    return chosen
+    """A mask of the ``count`` greatest scores, of equal ones the first."""
+    mask = np.zeros(len(scores), bool)
+    mask[np.argsort(-scores, kind="stable")[:count]] = True
+    return mask
 
 
 PLAIN: dict[str, Callable[[Array], Array]] = {

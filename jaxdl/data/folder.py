@@ -17,7 +17,7 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Of images that Pillow reads by itself: for others (``.eps``) it starts programs."""
+"""Suffixes of images that Pillow reads by itself: for others (``.eps``) it starts programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class _Files:
 
     paths: tuple[str, ...]
 
-    def __call__(self, place: int) -> tuple[bytes, str]:
-        path = self.paths[place]
+    def __call__(self, index: int) -> tuple[bytes, str]:
+        path = self.paths[index]
         return Path(path).read_bytes(), printable(path)
 
 
@@ -57,7 +57,7 @@ def folder(
     Args:
       path: the folder.
       validation, test: shares (below 1) or numbers of images to take for these splits.
-      seed: draws them.
+      seed: seed of that choice.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
       unlabelled: whether images without labels will do: ``PATH/*.png``, ``PATH/train/*.png``.
 
@@ -77,8 +77,8 @@ def folder(
     if not (split_folders := _bare_splits(root) if unlabelled else {}):
         split_folders, without_classes = _splits(root)
         class_names = _classes(split_folders["train"])
-    passed: Counter[str] = Counter()
-    listed = {split: _list(f, class_names, passed) for split, f in split_folders.items()}
+    omitted: Counter[str] = Counter()
+    listed = {split: _list(f, class_names, omitted) for split, f in split_folders.items()}
     paths = [p for files, _ in listed.values() for p in files]
     content = digest_files(paths, root)
     read = _Files(tuple(map(str, paths)))
@@ -95,15 +95,15 @@ def folder(
         splits,
         class_groups=imagenet.GROUPS if imagenet.is_imagenet(class_names) else (),
         fingerprint=content,
-        omissions=_omissions(passed, without_classes),
+        omissions=_omissions(omitted, without_classes),
     )
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of class folders of every split, and the folders of splits that have none."""
-    beside = {path.name: path for path in _folders(root)}
-    train = [path for name, path in beside.items() if split_of(name) == "train"]
-    unknown = [path for name, path in beside.items() if not split_of(name)]
+    folders = {path.name: path for path in _folders(root)}
+    train = [path for name, path in folders.items() if split_of(name) == "train"]
+    unknown = [path for name, path in folders.items() if not split_of(name)]
     is_class = train and not any(map(_folders, train)) and any(map(_has_images, unknown))
     if is_class or not train:
         return {"train": root}, []
@@ -113,108 +113,115 @@ def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
                 f"{path} has images that would not be read, for beside {train[0].name} there are "
                 f"splits: rename it (test, validation) or move it out of {root}"
             )
-    names = by_split({name: name for name in beside}, str(root))
-    folders = {split: beside[name] for split, name in names.items()}
+    names = by_split({name: name for name in folders}, str(root))
+    split_folders = {split: folders[name] for split, name in names.items()}
     # ImageNet's own test folder has no classes: its labels are not public.
-    held_out = [folders[s] for s in ("test", "validation") if s in folders and _folders(folders[s])]
+    held_out = [
+        split_folders[s]
+        for s in ("test", "validation")
+        if s in split_folders and _folders(split_folders[s])
+    ]
     splits = {
-        "train": folders["train"],
+        "train": split_folders["train"],
         **dict(zip(("test", "validation"), held_out, strict=False)),
     }
-    return splits, [path.name for path in folders.values() if path not in splits.values()]
+    return splits, [path.name for path in split_folders.values() if path not in splits.values()]
 
 
 def _bare_splits(root: Path) -> dict[str, Path]:
     """The folder of images of every split where there are no classes; none where there are."""
-    beside = {path.name: path for path in _folders(root)}
-    if not beside:
+    folders = {path.name: path for path in _folders(root)}
+    if not folders:
         return {"train": root} if _has_images(root) else {}
-    bare = all(split_of(n) and _has_images(p) and not _folders(p) for n, p in beside.items())
-    names = by_split({name: name for name in beside}, str(root)) if bare else {}
-    return {split: beside[name] for split, name in names.items()} if "train" in names else {}
+    without_classes = all(
+        split_of(n) and _has_images(p) and not _folders(p) for n, p in folders.items()
+    )
+    names = by_split({name: name for name in folders}, str(root)) if without_classes else {}
+    return {split: folders[name] for split, name in names.items()} if "train" in names else {}
 
 
-def _folders(where: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     """The folders in a folder, in the order of their names' bytes, which no locale changes."""
-    paths = [e.path for e in os.scandir(where) if e.is_dir() and e.name[0] != "."]
+    paths = [e.path for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."]
     return list(map(Path, sorted(paths, key=os.fsencode)))
 
 
-def _has_images(where: Path) -> bool:
-    with os.scandir(where) as entries:
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
         return any(map(_is_image, entries))
 
 
 def _is_image(entry: os.DirEntry) -> bool:
-    named = entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
-    return named and not entry.is_dir()
+    is_named = entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."
+    return is_named and not entry.is_dir()
 
 
-def _omissions(passed: Counter[str], without_classes: list[str]) -> str:
-    """In words: ``8 .heic, 3 folders in class folders, folder test without class folders``."""
-    kinds = passed.most_common(5)
-    if rest := passed.total() - sum(count for _, count in kinds):
+def _omissions(omitted: Counter[str], without_classes: list[str]) -> str:
+    """The omissions in words: ``8 .heic, 3 folders in class folders, folder test without class
+    folders``."""
+    kinds = omitted.most_common(5)
+    if rest := omitted.total() - sum(count for _, count in kinds):
         kinds.append(("others", rest))
     parts = [f"{count:,} {kind}" for kind, count in kinds]
     parts += [f"folder {name} without class folders" for name in without_classes]
     return printable(", ".join(parts))
 
 
-def _classes(where: Path) -> tuple[str, ...]:
+def _classes(folder: Path) -> tuple[str, ...]:
     """The names of the class folders, sorted."""
-    names = [path.name for path in _folders(where)]
+    names = [path.name for path in _folders(folder)]
     if len(names) < 2:
         raise ValueError(
-            f"{where} has {len(names)} class folders: it takes 2 or more to tell apart"
+            f"{folder} has {len(names)} class folders: it takes 2 or more to tell apart"
         )
     by_casefold: dict[str, str] = {}
     for name in names:
-        plain = " ".join(name.casefold().split())
-        if plain in by_casefold:
+        key = " ".join(name.casefold().split())
+        if key in by_casefold:
             raise ValueError(
-                f"{where}: two classes with one name, {by_casefold[plain]!r} and {name!r}"
+                f"{folder}: two classes with one name, {by_casefold[key]!r} and {name!r}"
             )
-        by_casefold[plain] = name
+        by_casefold[key] = name
     return tuple(names)
 
 
 def _list(
-    where: Path, class_names: tuple[str, ...], passed: Counter[str]
+    folder: Path, class_names: tuple[str, ...], omitted: Counter[str]
 ) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
     """All image files in the order of classes and names, and their labels: -1 without classes.
 
-    What else is there is counted, by its kind, in ``passed``.
+    What else is there is counted, by its kind, in ``omitted``.
     """
     if not class_names:
-        paths = _images(where, passed)
+        paths = _images(folder, omitted)
         return paths, np.full(len(paths), -1, np.int32)
-    unknown = sorted(set(_classes(where)) - set(class_names))
+    unknown = sorted(set(_classes(folder)) - set(class_names))
     if unknown:
-        raise ValueError(f"{where}: class {unknown[0]!r} is not among the training classes")
-    with os.scandir(where) as entries:
+        raise ValueError(f"{folder}: class {unknown[0]!r} is not among the training classes")
+    with os.scandir(folder) as entries:
         if loose := sum(map(_is_image, entries)):
-            passed["images in no class folder"] += loose
+            omitted["images in no class folder"] += loose
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        if not (where / name).is_dir():
-            raise ValueError(f"{where}: there is no folder for class {name!r}")
-        files = _images(where / name, passed)
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder}: there is no folder for class {name!r}")
+        files = _images(folder / name, omitted)
         if not files:
             kinds = ", ".join(SUFFIXES)
-            raise ValueError(f"{where / name} has no images ({kinds}): add some or remove it")
+            raise ValueError(f"{folder / name} has no images ({kinds}): add some or remove it")
         paths += files
         labels += [label] * len(files)
     return paths, np.array(labels, np.int32)
 
 
-def _images(where: Path, passed: Counter[str]) -> list[Path]:
-    """The image files in a folder, by name; what else is there is counted in ``passed``."""
+def _images(folder: Path, omitted: Counter[str]) -> list[Path]:
+    """The image files in a folder, by name; what else is there is counted in ``omitted``."""
     files = []
-    for entry in os.scandir(where):
+    for entry in os.scandir(folder):
         if _is_image(entry):
             files.append(entry.path)
         elif entry.name[0] != ".":
-            passed[_kind(entry)] += 1
+            omitted[_kind(entry)] += 1
     return list(map(Path, sorted(files, key=os.fsencode)))
 
 

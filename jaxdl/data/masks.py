@@ -20,35 +20,35 @@ Damage = tuple[str, float]
 
 
 def check_masks(
-    images: tuple[int, ...], masks: Integer[np.ndarray, "n ..."], where: str, *, filled: bool
+    images: tuple[int, ...], masks: Integer[np.ndarray, "n ..."], prefix: str, *, filled: bool
 ) -> None:
     """Raise ValueError, in one line, for masks that cannot be learnt from.
 
     Args:
       images: their shape, [n, height, width, channels].
-      where: begins the message.
+      prefix: prefix of the message.
       filled: whether every mask must have something in it; else one of all.
     """
     if masks.shape != images[:3]:
         raise ValueError(
-            f"{where}: masks are {list(masks.shape)}, images {list(images)}: a mask has the height "
-            "and width of its image"
+            f"{prefix}: masks are {list(masks.shape)}, images {list(images)}: a mask has the "
+            "height and width of its image"
         )
     classes = [c for c in np.unique(masks).tolist() if c not in (-1, 0, 1, MISSING)]
     if classes:
         example = int(np.argmax((masks == classes[0]).any((1, 2))))
         raise ValueError(
-            f"{where}: the mask of example {example} has pixels of class {classes[0]}: expected 0 "
+            f"{prefix}: the mask of example {example} has pixels of class {classes[0]}: expected 0 "
             "and 1, and 255 or -1 where it is not known"
         )
     empty = ~(masks == 1).any((1, 2))
     if filled and empty.any():
         raise ValueError(
-            f"{where}: the mask of example {int(np.argmax(empty))} is empty, with no pixel of "
+            f"{prefix}: the mask of example {int(np.argmax(empty))} is empty, with no pixel of "
             "class 1: leave the example out"
         )
     if empty.all():
-        raise ValueError(f"{where}: all {len(masks)} masks are empty, with no pixel of class 1")
+        raise ValueError(f"{prefix}: all {len(masks)} masks are empty, with no pixel of class 1")
 
 
 def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
@@ -57,8 +57,8 @@ def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     depth = np.zeros(labels.shape, np.float32)
     for i, box in enumerate(ndimage.find_objects(labels), 1):
         if box is not None:
-            inside = np.pad(labels[box] == i, 1)
-            distance = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+            interior = np.pad(labels[box] == i, 1)
+            distance = ndimage.distance_transform_edt(interior)[1:-1, 1:-1]
             depth[box] += (distance / distance.max()).astype(np.float32)
     return depth
 
@@ -74,29 +74,30 @@ def shifted(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> Binary
 
 def dilated(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> BinaryMask:
     """Larger by so many pixels on every side."""
-    far = ndimage.distance_transform_edt(mask == 0) > pixels
-    return np.where(far, 0, np.uint8(mask.any()))
+    distant = ndimage.distance_transform_edt(mask == 0) > pixels
+    return np.where(distant, 0, np.uint8(mask.any()))
 
 
 def polygons(mask: BinaryMask, corners: float, rng: np.random.Generator) -> BinaryMask:
-    """Each connected thing as a polygon of so many corners: its farthest pixels from its middle, in
-    as many sectors of equal angle, the first of which begins anywhere."""
+    """A mask whose connected components are polygons: the corners are the farthest pixels from a
+    component's middle in ``corners`` sectors of equal angle, the first of which begins at
+    random."""
     labels, count = ndimage.label(mask)
     canvas = Image.new("L", mask.shape[::-1])
     for i in range(1, count + 1):
         rows, columns = np.nonzero(labels == i)
         offsets = rows - rows.mean(), columns - columns.mean()
         turns = (np.arctan2(*offsets) / (2 * np.pi) + rng.uniform()) % 1
-        sectors, far = (turns * corners).astype(int), np.hypot(*offsets)
+        sectors, radii = (turns * corners).astype(int), np.hypot(*offsets)
         order = [np.flatnonzero(sectors == s) for s in range(int(corners))]
-        ends = [pixels[np.argmax(far[pixels])] for pixels in order if len(pixels)]
+        ends = [pixels[np.argmax(radii[pixels])] for pixels in order if len(pixels)]
         outline = [(int(columns[end]), int(rows[end])) for end in ends]
         ImageDraw.Draw(canvas).polygon(outline * (1 if len(outline) > 1 else 2), fill=1)
     return np.array(canvas)
 
 
 def missing(mask: BinaryMask, share: float, rng: np.random.Generator) -> BinaryMask:
-    """Without such a share of its connected things."""
+    """A mask without a share of its connected components."""
     labels, count = ndimage.label(mask)
     remains = np.r_[False, rng.permutation(count) >= round(share * count)]
     return remains[labels].astype(np.uint8)
@@ -108,63 +109,63 @@ DAMAGES: Mapping[str, Callable[[BinaryMask, float, np.random.Generator], BinaryM
     "polygons": polygons,
     "missing": missing,
 }
-"""What rough labels have lost (Heller, Dean & Papanikolopoulos 2018), by name."""
+"""Damages of rough labels (Heller, Dean & Papanikolopoulos 2018), by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Which arrays of a split are learnt from, and how they are made."""
+    """The arrays of a split that are learnt from, and how they are made."""
 
     arrays: Sequence[str]
     """``label``, ``point``, ``count``, ``points``, ``instances``; ``depth``, made of instances; and
     ``mask``."""
     mask: str = "mask"
-    """The array that is the mask; of ``instances`` whatever is no background."""
+    """The array that is the mask; of ``instances`` all that is not background."""
     field: str = ""
-    """That with the pixels in which the mask is known; empty for all."""
+    """The array of the pixels in which the mask is known; empty for all."""
     damages: Sequence[Damage] = (("", 0.0),)
     """Versions of the mask."""
     filled: bool = False
     """Whether every mask must have something in it."""
 
-    def of_split(self, split: Split, where: str) -> Split:
-        """Its ``image`` and these arrays; ``mask`` is uint8 [n, versions, h, w].
+    def of_split(self, split: Split, prefix: str) -> Split:
+        """The split's ``image`` and these arrays; ``mask`` is uint8 [n, versions, h, w].
 
         Raises:
           ValueError: in one line, for arrays that it does not have, or masks that do not fit.
         """
-        needed = {"image", *self.arrays} - {"mask", "depth"}
-        needed |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
-        needed |= {"instances"} if "depth" in self.arrays else set()
-        if lacking := sorted(needed - {*split}):
-            raise ValueError(f"{where} has {', '.join(split)}: this study needs {lacking[0]}")
+        required = {"image", *self.arrays} - {"mask", "depth"}
+        required |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
+        required |= {"instances"} if "depth" in self.arrays else set()
+        if missing := sorted(required - {*split}):
+            raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {missing[0]}")
         arrays = {name: split[name] for name in ("image", *self.arrays) if name in split}
         if "depth" in self.arrays:
             arrays["depth"] = np.stack([depth_map(x) for x in in_memory(split["instances"])])
         if "mask" in self.arrays:
             masks = np.asarray(in_memory(split[self.mask]))
             masks = np.minimum(masks, 1) if self.mask == "instances" else masks
-            check_masks(split["image"].shape, masks, where, filled=self.filled)
+            check_masks(split["image"].shape, masks, prefix, filled=self.filled)
             arrays["mask"] = self._versions(masks, split)
         return arrays
 
     def _versions(
         self, masks: Integer[np.ndarray, "n h w"], split: Split
     ) -> UInt8[np.ndarray, "n versions h w"]:
-        unknown = (masks == -1) | (masks == MISSING)
+        ignored = (masks == -1) | (masks == MISSING)
         if self.field:
-            unknown |= np.asarray(in_memory(split[self.field])) == 0
+            ignored |= np.asarray(in_memory(split[self.field])) == 0
         clean = np.where(masks == 1, 1, 0).astype(np.uint8)
         versions = [clean]
         for name, amount in self.damages[1:]:
             rngs = (np.random.default_rng([i, 3]) for i in range(len(masks)))
             pairs = zip(clean, rngs, strict=True)
             versions.append(np.stack([DAMAGES[name](m, amount, rng) for m, rng in pairs]))
-        return np.where(unknown[:, None], np.uint8(MISSING), np.stack(versions, 1))
+        return np.where(ignored[:, None], np.uint8(MISSING), np.stack(versions, 1))
 
     def of_source(self, source: Source) -> Source:
         """A data set with these arrays in all its splits: see :meth:`of_split`."""
-        where = f"data set {source.name!r}, split"
-        splits = {name: self.of_split(s, f"{where} {name!r}") for name, s in source.splits.items()}
-        test = source.test.changed(lambda split: self.of_split(split, f"{where} 'test'"))
+        prefix = f"data set {source.name!r}, split"
+        splits = {name: self.of_split(s, f"{prefix} {name!r}") for name, s in source.splits.items()}
+        test = source.test.changed(lambda split: self.of_split(split, f"{prefix} 'test'"))
         return dataclasses.replace(source, splits=splits, test=test)

@@ -28,7 +28,7 @@ BUILDERS = ("mnist_m", "syn_numbers", "syn_signs", "gtsrb", "usps")
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CLASS_NAMES = {"cifar10": tuple(_CIFAR10.split())}
-"""For data sets that may have been prepared without them."""
+"""Class names of data sets that may have been prepared without them."""
 
 _MADE = {"airplane", "automobile", "ship", "truck"}
 CLASS_GROUPS = {
@@ -44,12 +44,12 @@ class _Records:
     sources: tuple[Any, ...]
     names: tuple[str, ...]
 
-    def __call__(self, place: int) -> tuple[bytes, str]:
+    def __call__(self, index: int) -> tuple[bytes, str]:
         for source, name in zip(self.sources, self.names, strict=True):
-            if place < len(source):
-                return _read(source, [place], name)[0]["image"], f"{name}, record {place}"
-            place -= len(source)
-        raise IndexError(place)
+            if index < len(source):
+                return _read(source, [index], name)[0]["image"], f"{name}, record {index}"
+            index -= len(source)
+        raise IndexError(index)
 
 
 def prepared(
@@ -69,15 +69,16 @@ def prepared(
 
     What is not prepared yet is prepared (as array_record) where there is a network, or without one
     if its builder is among :data:`BUILDERS`. "train" and "test" are used as they are; without a
-    "test" that has labels, "validation" is the test split, else the validation split. Other names
-    of the same are known, too (:data:`jaxdl.data.source.SPLIT_NAMES`). What is not there is taken
-    from the training images, class by class; splits that are not used are named in ``omissions``.
+    "test" that has labels, "validation" is the test split, else the validation split. Alternative
+    split names (:data:`jaxdl.data.source.SPLIT_NAMES`) are used only if the usual one is missing.
+    What is not there is taken from the training images, class by class; splits that are not used
+    are named in ``omissions``.
 
     Args:
       dataset: its name, perhaps with a configuration and version (``syn_numbers/NAME:1.0.0``).
-      data_dir: where TFDS keeps its data; empty for its own default, ``~/tensorflow_datasets``.
+      data_dir: the folder of TFDS's data; empty for its default, ``~/tensorflow_datasets``.
       validation, test: shares (below 1) or numbers of images to take for these splits.
-      seed: draws them, class by class unless ``by_class`` is False.
+      seed: seed of that choice, class by class unless ``by_class`` is False.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
       builder: for one of :data:`BUILDERS`, fields of its configuration, ``{"train": 500_000}``;
         an empty string leaves a field as it is by default.
@@ -94,8 +95,8 @@ def prepared(
 
     for key, kind in {"image": tfds.features.Image, "label": tfds.features.ClassLabel}.items():
         if key not in info.features or not isinstance(info.features[key], kind):
-            has = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
-            raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {has}")
+            features = ", ".join(f"{k} ({type(f).__name__})" for k, f in info.features.items())
+            raise ValueError(f"{dataset}: it has no {key} of type {kind.__name__}, but {features}")
     # Other names of a split count where it is not there by its own: nobody can rename TFDS's.
     exact = {"train", "validation", "test"} & set(info.splits)
     candidates = [s for s in info.splits if s in exact or split_of(s) not in exact]
@@ -108,21 +109,23 @@ def prepared(
         zip(("test", "validation"), held_out, strict=False)
     )
 
-    raw = [_records(tfds_builder, part) for part in origin.values()]
+    sources = [_records(tfds_builder, part) for part in origin.values()]
     folder = Path(tfds_builder.data_path)
     content = digest_files(sorted(p for p in folder.iterdir() if p.is_file()), folder)
 
     names = tuple(f"{folder}, split {part}" for part in origin.values())
 
     def read_labels() -> dict[str, np.ndarray]:
-        records = zip(origin, raw, names, strict=True)
+        records = zip(origin, sources, names, strict=True)
         return {split: _labels(source, name) for split, source, name in records}
 
     labels = cached(f"labels-{name}", (content, tuple(origin.items())), read_labels)
     declared = info.features["image"].shape[-1]
     channels = channels or (declared if declared in MODES else 0)
-    sizes = [len(source) for source in raw]
-    images = encoded(_Records(tuple(raw), names), sum(sizes), Form(size, fit, channels), content)
+    sizes = [len(source) for source in sources]
+    images = encoded(
+        _Records(tuple(sources), names), sum(sizes), Form(size, fit, channels), content
+    )
     ends = np.cumsum(sizes)
     parts: dict[str, Split] = {
         split: {"image": images.take(np.arange(end - n, end)), "label": labels[split]}
@@ -151,14 +154,14 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     os.environ.setdefault("NO_GCE_CHECK", "true")  # do not search for a cloud's metadata server
     import tensorflow_datasets as tfds
 
-    bare = dataset.split("/")[0].split(":")[0]
-    where = user_path(data_dir or tfds.core.constants.DATA_DIR)
-    keywords: dict[str, Any] = {"data_dir": str(where)}
-    if bare in BUILDERS:
-        importlib.import_module(f"jaxdl.data.builders.{bare}")
+    name = dataset.split("/")[0].split(":")[0]
+    folder = user_path(data_dir or tfds.core.constants.DATA_DIR)
+    keywords: dict[str, Any] = {"data_dir": str(folder)}
+    if name in BUILDERS:
+        importlib.import_module(f"jaxdl.data.builders.{name}")
         if settings:
             try:
-                keywords["config"] = type(tfds.builder_cls(bare).BUILDER_CONFIGS[0])(**settings)
+                keywords["config"] = type(tfds.builder_cls(name).BUILDER_CONFIGS[0])(**settings)
             except TypeError as error:
                 raise ValueError(f"data set {dataset!r}: {error}") from None
     elif settings:
@@ -166,15 +169,15 @@ def _builder(dataset: str, data_dir: str, settings: dict):
     try:
         builder = tfds.builder(dataset, **keywords)
     except tfds.core.DatasetNotFoundError:
-        raise ValueError(f"TFDS knows no data set {dataset!r}, and {where} holds none") from None
+        raise ValueError(f"TFDS knows no data set {dataset!r}, and {folder} holds none") from None
     except Exception as error:  # no such version or configuration, a damaged dataset_info.json
-        raise ValueError(f"data set {dataset!r} in {where}: {_line(error)}") from None
-    command = _command(dataset, where)
+        raise ValueError(f"data set {dataset!r} in {folder}: {_line(error)}") from None
+    command = _command(dataset, folder)
     if not builder.data_path.exists():
         builder = tfds.builder(dataset, **keywords, file_format="array_record")
-        if bare not in BUILDERS and not _online():
+        if name not in BUILDERS and not _online():
             raise ValueError(
-                f"data set {dataset} is not in {where}, and there is no network to fetch it: "
+                f"data set {dataset} is not in {folder}, and there is no network to fetch it: "
                 f"where there is one, run {command}"
             )
         try:
@@ -182,28 +185,28 @@ def _builder(dataset: str, data_dir: str, settings: dict):
                 builder.download_and_prepare()
         except Exception as error:  # whatever a builder's own code may raise
             raise ValueError(
-                f"data set {dataset} cannot be prepared in {where} ({_line(error)}); "
+                f"data set {dataset} cannot be prepared in {folder} ({_line(error)}); "
                 f"to try it alone, run {command}"
             ) from None
-    about = Path(builder.data_path) / "dataset_info.json"
-    stored = json.loads(about.read_text(encoding="utf-8"))
+    info_path = Path(builder.data_path) / "dataset_info.json"
+    stored = json.loads(info_path.read_text(encoding="utf-8"))
     kind = stored.get("fileFormat", "tfrecord")
     if kind != "array_record":
-        elsewhere = where.with_name(f"{where.name}-array_record")
+        other_folder = folder.with_name(f"{folder.name}-array_record")
         raise ValueError(
             f"{builder.data_path} is prepared as {kind}, which takes TensorFlow to read: prepare "
-            f"it again in another folder, {_command(dataset, elsewhere)}, and set data_dir to it"
+            f"it again in another folder, {_command(dataset, other_folder)}, and set data_dir to it"
         )
     return builder
 
 
-def _command(dataset: str, where: Path) -> str:
-    """What prepares a data set without this project."""
-    bare = dataset.split("/")[0].split(":")[0]
-    known_by = f", jaxdl.data.builders.{bare}" if bare in BUILDERS else ""
+def _command(dataset: str, folder: Path) -> str:
+    """The command that prepares a data set without this project."""
+    name = dataset.split("/")[0].split(":")[0]
+    known_by = f", jaxdl.data.builders.{name}" if name in BUILDERS else ""
     return (
         f'python -c "import tensorflow_datasets as tfds{known_by}; tfds.builder('
-        f"'{dataset}', data_dir='{where}', file_format='array_record').download_and_prepare()\""
+        f"'{dataset}', data_dir='{folder}', file_format='array_record').download_and_prepare()\""
     )
 
 
@@ -213,7 +216,7 @@ def _line(error: Exception) -> str:
 
 
 def _is_labelled(builder, split: str) -> bool:
-    """Whether a split has labels: those of ImageNet's test images are not public, and -1 here."""
+    """Whether a split has labels; those of ImageNet's test images are not public, and -1 here."""
     (first,) = _read(_records(builder, split), [0], f"{builder.data_path}, split {split}")
     return bool(first["label"] >= 0)
 
@@ -239,21 +242,21 @@ def _labels(source, name: str) -> Int32[np.ndarray, " n"]:
 
 
 def _read(source, places: Sequence[int], name: str) -> list[dict[str, Any]]:
-    where = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
+    span = f"record {places[0]}" + (f" to {places[-1]}" if len(places) > 1 else "")
     try:
         # Many at once take a third of the time; for one, that way would start a thread.
         records = [source[places[0]]] if len(places) == 1 else source.__getitems__(list(places))
     except Exception as error:  # the reader's, which names no file
-        raise _damaged(name, where, _line(error)) from None
+        raise _damaged(name, span, _line(error)) from None
     # Of a file that ends between two of its blocks the reader makes records that hold nothing.
     if any(record[key] is None for record in records for key in ("image", "label")):
-        raise _damaged(name, where, "no image or no label: the file is not whole")
+        raise _damaged(name, span, "no image or no label: the file is not whole")
     return records
 
 
-def _damaged(name: str, where: str, reason: str) -> DamagedFile:
+def _damaged(name: str, prefix: str, reason: str) -> DamagedFile:
     return DamagedFile(
-        f"{name}: {where} cannot be read ({reason}): delete the folder to prepare it again"
+        f"{name}: {prefix} cannot be read ({reason}): delete the folder to prepare it again"
     )
 
 

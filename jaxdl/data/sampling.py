@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int
 
 
 def bootstrap(ids: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """As many of the ids, drawn with replacement (Efron 1979).
+    """A bootstrap sample: as many ids, drawn with replacement (Efron 1979).
 
     About ``1 - 1/e``, 63 %, of them come at least once; those that are left out can be used for
     validation.
@@ -104,7 +104,7 @@ def wrong_labels(
 
 
 def _class_sizes(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
-    """Of the classes that occur."""
+    """The sizes of the classes that occur."""
     if not (labels >= 0).any():
         raise ValueError("no example has a label, so there are no classes to draw from")
     return np.unique(labels[labels >= 0], return_counts=True)[1]

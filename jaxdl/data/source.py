@@ -1,4 +1,4 @@
-"""What a data set is to this project: named arrays, split, with the test split under seal.
+"""Data sets: named arrays in splits, the test split sealed.
 
 A split has one row an example in each of its arrays. Common names are
 
@@ -35,7 +35,7 @@ Split = Mapping[str, Images]
 """Arrays by name, with one row an example."""
 
 DTYPES = ("bool", "uint8", "int32", "float32")
-"""Of arrays that go to the devices as they are."""
+"""Types of arrays that go to the devices as they are."""
 
 PARTIAL = ("point", "points")
 """Arrays in which NaN says that there is nothing."""
@@ -45,7 +45,7 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
     "validation": ("validation", "valid", "val", "dev"),
 }
-"""What data sets call their splits, in any case."""
+"""Names that data sets give their splits, in any case."""
 
 
 class Sealed:
@@ -64,7 +64,7 @@ class Sealed:
         """The number of examples."""
 
     def verify(self) -> None:
-        """See that every image can be read, and forget what is in it: better now than at the end.
+        """Check that every image can be read, without keeping it: better now than at the end.
 
         Raises:
           DamagedFile: naming one that cannot.
@@ -73,7 +73,7 @@ class Sealed:
             encoded.verify(array)
 
     def changed(self, change: Callable[[Split], Split]) -> "Sealed":
-        """The same examples with arrays that are made of theirs, sealed in the place of these.
+        """A sealed split of the same examples with arrays computed from theirs.
 
         Raises:
           ValueError: as ``change`` does, before anything is trained.
@@ -110,7 +110,7 @@ class Source:
 
     @property
     def labelled(self) -> bool:
-        """Whether it has labels."""
+        """Whether the data set has labels."""
         return bool(self.class_names)
 
 
@@ -142,17 +142,18 @@ def end_to_end(
     for (name, _), part in splits.items():
         for array, values in part.items():
             shape = list(values.shape[1:])
-            other, usual = shapes.setdefault(array, (name, shape))
-            if shape != usual:
+            first_split, first_shape = shapes.setdefault(array, (name, shape))
+            if shape != first_shape:
                 raise ValueError(
-                    f"{array} in {other} is {usual}, in {name} {shape}: networks are trained on "
-                    "examples of one shape, so the options of both data sets must agree in size"
+                    f"{array} in {first_split} is {first_shape}, in {name} {shape}: networks are "
+                    "trained on examples of one shape, so the options of both data sets must "
+                    "agree in size"
                 )
     return splits, ids_end_to_end(splits)
 
 
 def ids_end_to_end(splits: Mapping[Any, Split]) -> dict[Any, Int32[np.ndarray, " _"]]:
-    """Where each split's examples are when the splits are laid end to end."""
+    """The indices of each split's examples when the splits are concatenated."""
     sizes = list(map(length, splits.values()))
     ids = np.split(np.arange(sum(sizes), dtype=np.int32), np.cumsum(sizes)[:-1])
     return dict(zip(splits, ids, strict=True))
@@ -172,7 +173,7 @@ def make_source(
     """A checked source of "train", "validation" and "test", the last one sealed.
 
     Args:
-      fingerprint: by default that of the arrays.
+      fingerprint: digest of the data; by default that of the arrays.
       omissions: see :class:`Source`.
       unlabelled: whether some labels may be missing, -1; with no ``class_names`` all may.
 
@@ -198,23 +199,23 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
 
 
-def by_split(names: Mapping[str, str], where: str) -> dict[str, str]:
+def by_split(names: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Names by the split that they hold; names of no split are left out.
 
     Args:
-      names: from each name to the part of it that may say a split.
-      where: begins the message of an error.
+      names: by name, the part of it that may name a split.
+      prefix: prefix of an error's message.
 
     Raises:
-      ValueError: two names say the same split.
+      ValueError: if two names are of the same split.
     """
     names_by_split: dict[str, str] = {}
     for name, word in names.items():
         split = split_of(word)
         if split in names_by_split:
             raise ValueError(
-                f"{where}: {names_by_split[split]} and {name} are both its {split} split, by their "
-                "names: rename or remove one"
+                f"{prefix}: {names_by_split[split]} and {name} are both its {split} split, by "
+                "their names: rename or remove one"
             )
         if split:
             names_by_split[split] = name
@@ -249,17 +250,17 @@ def divide(
             continue
         if not 0 < share < math.inf:
             raise ValueError(f"{split}={share}: this data set has none, so take some: above 0")
-        train, left = divided["train"], length(divided["train"])
+        train, size = divided["train"], length(divided["train"])
         count = round(share * total) if share < 1 else int(share)
         unit = "images" if "image" in train else "examples"
-        if count >= left:
-            raise ValueError(f"{split}={share} would take all {left} training {unit}")
+        if count >= size:
+            raise ValueError(f"{split}={share} would take all {size} training {unit}")
         try:
-            labels = train["label"] if by_class and "label" in train else np.zeros(left, np.int32)
-            remaining, chosen = stratified(np.asarray(labels), count, seed + (split == "test"))
+            labels = train["label"] if by_class and "label" in train else np.zeros(size, np.int32)
+            remaining, selection = stratified(np.asarray(labels), count, seed + (split == "test"))
         except ValueError as error:
             raise ValueError(f"{split}={share}, out of the training {unit}: {error}") from None
-        divided["train"], divided[split] = take(train, remaining), take(train, chosen)
+        divided["train"], divided[split] = take(train, remaining), take(train, selection)
     return divided
 
 
@@ -287,33 +288,35 @@ def _check(
         if len(set(shapes.values())) > 1:
             raise ValueError(f"data set {name!r}: {array} shapes differ between splits, {shapes}")
     for split, columns in splits.items():
-        where = f"data set {name!r}, split {split!r}"
+        prefix = f"data set {name!r}, split {split!r}"
         n = length(columns)
         for array, column in columns.items():
-            _check_array(where, array, column, n, missing)
+            _check_array(prefix, array, column, n, missing)
         if n == 0:
-            raise ValueError(f"{where}: no {'images' if 'image' in columns else 'examples'}")
+            raise ValueError(f"{prefix}: no {'images' if 'image' in columns else 'examples'}")
         labels = np.asarray(columns.get("label", np.zeros(0, np.int32)))
         if missing:
             labels = labels[labels != -1]
         if len(labels) and (labels.min() < 0 or labels.max() >= classes):
             span = f"{labels.min()}..{labels.max()}"
-            raise ValueError(f"{where}: labels are {span}; {classes} classes need 0..{classes - 1}")
+            raise ValueError(
+                f"{prefix}: labels are {span}; {classes} classes need 0..{classes - 1}"
+            )
 
 
-def _check_array(where: str, name: str, array: Images, n: int, missing: bool) -> None:
+def _check_array(prefix: str, name: str, array: Images, n: int, missing: bool) -> None:
     """Raise ValueError unless an array of so many examples is one that networks can be given."""
     dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
     description = f"{dtype}{list(shape)}"
     if name == "image" and (dtype != np.uint8 or len(shape) != 4):
         raise ValueError(
-            f"{where}: images are {description}; expected uint8 [n, height, width, channels]"
+            f"{prefix}: images are {description}; expected uint8 [n, height, width, channels]"
         )
     if name == "label" and (dtype != np.int32 or shape != (n,)):
-        raise ValueError(f"{where}: labels are {description}; expected int32 [{n}]")
+        raise ValueError(f"{prefix}: labels are {description}; expected int32 [{n}]")
     if dtype.name not in DTYPES or not shape or shape[0] != n:
         raise ValueError(
-            f"{where}: {name} is {description}; expected {', '.join(DTYPES)} [{n}, ...], a row an "
+            f"{prefix}: {name} is {description}; expected {', '.join(DTYPES)} [{n}, ...], a row an "
             "example"
         )
     if dtype != np.float32 or name in PARTIAL or (missing and name == "target"):
@@ -321,7 +324,7 @@ def _check_array(where: str, name: str, array: Images, n: int, missing: bool) ->
     finite = np.isfinite(np.asarray(array)).reshape(n, -1).all(1)
     if not finite.all():
         odd = np.argmin(finite)
-        raise ValueError(f"{where}: {name} has NaN or infinities, first in example {odd}")
+        raise ValueError(f"{prefix}: {name} has NaN or infinities, first in example {odd}")
 
 
 def digest_arrays(splits: Mapping[str, Split]) -> str:

@@ -91,7 +91,7 @@ def _drawn(
         if count < 1:
             raise ValueError(f"{split}={count}: ask for 1 image or more")
     return {
-        split: draw(count, (seed, place)) for place, (split, count) in enumerate(counts.items())
+        split: draw(count, (seed, number)) for number, (split, count) in enumerate(counts.items())
     }
 
 
@@ -132,13 +132,13 @@ def digits(
 def digits_m(
     seed: int = 0, *, size: int = 16, margin: int = 0, patches: int = 1, channels: int = 3
 ) -> Source:
-    """The same digits, each blended with a patch of one of the two photographs, a temple and a
-    flower, that scikit-learn has: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`), but
-    with the digits' grey levels: enlarged from 8×8, "wherever there is ink" makes blots of them.
+    """scikit-learn's digits, each blended with a patch of one of its two photographs, a temple and
+    a flower: MNIST-M's recipe (:func:`jaxdl.data.builders.mnist_m.blend`), but with the digits'
+    grey levels: enlarged from 8×8, "wherever there is ink" makes blots of them.
 
     Args:
       size, margin: see :func:`digits`.
-      patches: how often each training digit comes, each time on another patch.
+      patches: number of copies of each training digit, each on another patch.
       channels: 3, or 1 for grey, their mean.
     """
     if patches < 1:
@@ -152,10 +152,10 @@ def digits_m(
     # At half their size a patch shows more than one colour.
     photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
     blended = {}
-    for place, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
+    for number, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
         if split == "train":
             images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
-        images = blend(images, photos, np.random.default_rng([seed, place]))
+        images = blend(images, photos, np.random.default_rng([seed, number]))
         if channels == 1:
             images = images.mean(-1, keepdims=True).astype(np.uint8)
         blended[split] = {"image": images, "label": labels}
@@ -193,11 +193,9 @@ def _digits(
         members = rng.permutation(np.flatnonzero(labels == digit))
         parts.append(np.split(members, [round(0.6 * len(members)), round(0.8 * len(members))]))
     splits = {}
-    for split, chosen in zip(
-        ("train", "validation", "test"), zip(*parts, strict=True), strict=True
-    ):
-        chosen = np.sort(np.concatenate(chosen))  # the data set's own order, which mixes classes
-        splits[split] = (images[chosen], labels[chosen])
+    for split, ids in zip(("train", "validation", "test"), zip(*parts, strict=True), strict=True):
+        ids = np.sort(np.concatenate(ids))  # the data set's own order, which mixes classes
+        splits[split] = (images[ids], labels[ids])
     return splits
 
 
@@ -223,7 +221,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "bccd": bccd,
 }
 TRUTHS = {"sinusoid": tables.sinusoid_truth}
-"""Of made-up tables: the targets without noise, by the features."""
+"""Noise-free targets of synthetic tables, as functions of the features."""
 
 
 def load(name: str, *, unlabelled: bool = False, **options) -> Source:

@@ -47,7 +47,7 @@ class Task(NamedTuple):
     label_of: Int[np.ndarray, " classes"]
     """The label of each class of the data set in this task; -1 for those that are not in it."""
     examples: Mapping[str, Int[np.ndarray, " _"]]
-    """By split, the places of the task's examples in all splits laid end to end."""
+    """The indices of the task's examples in all splits concatenated, by split."""
 
 
 def make_task(
@@ -122,25 +122,25 @@ def grouped(
     if not free:
         raise ValueError("no group can be held out: each is the only one of some class")
 
-    def badness(held: Int[np.ndarray, " k"], classes: Int[np.ndarray, " k"]) -> float:
-        share = held / counts[classes]
+    def badness(held_out: Int[np.ndarray, " k"], classes: Int[np.ndarray, " k"]) -> float:
+        share = held_out / counts[classes]
         missing = ((share == 0) | (share == 1)) & (groups_of[classes] > 1)
         return float(np.sum((share - fraction) ** 2 + len(names) * missing))  # missing is worst
 
-    rng, everything = np.random.default_rng(seed), np.arange(len(names))
+    rng, all_classes = np.random.default_rng(seed), np.arange(len(names))
     best, least = np.zeros(len(classes_of), bool), math.inf
     for _ in range(10):
-        out, held = np.zeros(len(classes_of), bool), np.zeros(len(names), np.int64)
-        moved = True
-        while moved:
-            moved = False
+        out, held_out = np.zeros(len(classes_of), bool), np.zeros(len(names), np.int64)
+        changed = True
+        while changed:
+            changed = False
             for g in rng.permutation(free):
-                now = held[classes_of[g]]
-                then = now + (-sizes_of[g] if out[g] else sizes_of[g])
-                if badness(then, classes_of[g]) < badness(now, classes_of[g]) - 1e-9:
-                    out[g], held[classes_of[g]], moved = not out[g], then, True
-        if badness(held, everything) < least:
-            best, least, sizes = out, badness(held, everything), held
+                before = held_out[classes_of[g]]
+                after = before + (-sizes_of[g] if out[g] else sizes_of[g])
+                if badness(after, classes_of[g]) < badness(before, classes_of[g]) - 1e-9:
+                    out[g], held_out[classes_of[g]], changed = not out[g], after, True
+        if badness(held_out, all_classes) < least:
+            best, least, sizes = out, badness(held_out, all_classes), held_out
         if least < len(names) * 1e-4:  # a hundredth of each class, and none is missing
             break
     absent = np.flatnonzero(((sizes == 0) | (sizes == counts)) & (groups_of > 1))
@@ -149,8 +149,8 @@ def grouped(
             f"class {names[absent[0]]} has {groups_of[absent[0]]} groups, but no division into "
             "parts that both have every class was found"
         )
-    aside = best[of_example]
-    return _sorted_ids(np.flatnonzero(~aside), np.flatnonzero(aside))
+    is_held_out = best[of_example]
+    return _sorted_ids(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
 
 
 def folds(
@@ -256,12 +256,12 @@ def _check_fraction(fraction: float) -> None:
 
 
 def _check_classes(
-    labels: Int[np.ndarray, " n"], parts: Sequence[Int[np.ndarray, " _"]], where: str
+    labels: Int[np.ndarray, " n"], parts: Sequence[Int[np.ndarray, " _"]], note: str
 ) -> None:
     for name, part in zip(("training", "validation"), parts, strict=True):
         absent = np.setdiff1d(labels, labels[part])
         if len(absent):
-            has = np.sum(labels == absent[0])
+            count = np.sum(labels == absent[0])
             raise ValueError(
-                f"class {absent[0]} has {has} examples and none in the {name} part {where}"
+                f"class {absent[0]} has {count} examples and none in the {name} part {note}"
             )

@@ -23,36 +23,36 @@ from jaxdl.data.source import Images, Split
 
 
 class Order(NamedTuple):
-    """What fixes a member's batches: see :func:`jaxdl.data.batches.batch_ids`."""
+    """The arguments that determine a member's batches, see :func:`jaxdl.data.batches.batch_ids`."""
 
     words: UInt32[np.ndarray, " w"]
-    """Its random key's data."""
+    """The data of the member's random key."""
     examples: Int[np.ndarray, " n"]
-    """Its examples, as places in the data."""
+    """Indices of the member's examples in the data."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Joined:
-    """An array of several splits, laid end to end, in the place of one."""
+    """The concatenation of several splits' arrays, without a copy."""
 
     parts: tuple[Images, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of an array of all."""
+        """The shape of the joined array."""
         return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> np.dtype:
-        """As of an array of all."""
+        """The type of the joined array."""
         return np.dtype(getattr(self.parts[0], "dtype", np.uint8))
 
-    def __getitem__(self, place: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray:
         for part in self.parts:
-            if place < part.shape[0]:
-                return part[place]
-            place -= part.shape[0]
-        raise IndexError(place)
+            if index < part.shape[0]:
+                return part[index]
+            index -= part.shape[0]
+        raise IndexError(index)
 
 
 def joined(splits: Sequence[Split]) -> Split:
@@ -71,21 +71,21 @@ def read(
     ids: Int[np.ndarray, " *b"],
     threads: Executor | None = None,
 ) -> np.ndarray:
-    """Rows [*b, ...] by their places, by several threads if given; each is read once."""
+    """Rows [*b, ...] by their indices, read by several threads if given, each once."""
     if isinstance(array, np.ndarray):
         return array[ids]
-    unique, first, back = np.unique(ids, return_index=True, return_inverse=True)
+    unique, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     batch = np.empty((ids.size, *array.shape[1:]), getattr(array, "dtype", np.uint8))
     rows = (threads.map if threads else map)(array.__getitem__, unique.tolist())
-    for at, row in zip(first, rows, strict=True):
-        batch[at] = row
-    batch = batch if len(unique) == ids.size else batch[first[back.reshape(-1)]]
+    for position, row in zip(first, rows, strict=True):
+        batch[position] = row
+    batch = batch if len(unique) == ids.size else batch[first[inverse.reshape(-1)]]
     return batch.reshape(*ids.shape, *array.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ReadStep:
-    """From a step to the batches of all members, or what is wrong with one of their rows.
+    """A function from a step to the batches of all members, or to the error in one of their rows.
 
     A worker process gets a copy of this.
     """
@@ -138,12 +138,12 @@ def stream(
     reads; a row that cannot be read raises its error when its batch is due.
 
     Args:
-      data: what is read, by place; of several splits :func:`joined`.
+      data: the examples, read by index; of several splits :func:`joined`.
       orders: one a member.
       batch: the size of a whole batch, of which this host reads its share.
       workers: processes that read; 0 for threads of this one, which is enough where decoding in
         Pillow takes the time: not of images of 28 x 28, say.
-      host, hosts: which share; ``jax.process_index()`` and ``jax.process_count()``.
+      host, hosts: the share to read; ``jax.process_index()`` and ``jax.process_count()``.
 
     Raises:
       ValueError: if the batch does not divide over the hosts.
@@ -153,12 +153,14 @@ def stream(
     part = batch // hosts
     share = slice(host * part, (host + 1) * part)
     work = _ReadStep(data, list(orders), batch, share)
-    reading = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
+    dataset = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(work)
     # Of small images Python takes most of the time, which threads only take from one another.
     large = any(len(a.shape) == 4 and min(a.shape[1:3]) >= 64 for a in data.values())
     threads = cores() if large else 1
-    ahead = grain.ReadOptions(num_threads=0 if workers else threads, prefetch_buffer_size=AHEAD)
-    batches = reading.to_iter_dataset(ahead)
+    read_options = grain.ReadOptions(
+        num_threads=0 if workers else threads, prefetch_buffer_size=AHEAD
+    )
+    batches = dataset.to_iter_dataset(read_options)
     if workers:
         if not flags.FLAGS.is_parsed():  # in a script without absl; grain reads its options there
             flags.FLAGS.mark_as_parsed()
@@ -180,11 +182,11 @@ def _without_interrupts(items: grain.DatasetIterator) -> Generator[dict]:
     resource_tracker.ensure_running()  # it unblocks the signal where it is started
     with closing(items):
         while True:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 item = next(items, None)
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
             if item is None:
                 return
             yield item

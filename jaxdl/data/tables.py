@@ -216,7 +216,7 @@ def imbalanced(
 
     Args:
       train, validation, test: numbers of examples.
-      share: of them that are positive, rounded.
+      share: share of positive examples, rounded.
 
     Raises:
       ValueError: a count below 1, or a split without positive or without negative examples.
@@ -267,7 +267,7 @@ def latent(
 
     Args:
       train, validation, test: numbers of examples, equally many of each class.
-      seed: draws the directions, too.
+      seed: seed of examples and directions.
 
     Raises:
       ValueError: an unknown kind, or a count below 1.
@@ -302,10 +302,10 @@ def _drawn(
     """A made-up table, each split from its own stream of random numbers."""
     dtypes = {"features": np.float32, "target": np.float32, "label": np.int32}
     splits = {}
-    for place, split in enumerate(("train", "validation", "test")):
-        if sizes[place] < 1:
-            raise ValueError(f"{split}={sizes[place]}: ask for 1 example or more")
-        arrays = draw(sizes[place], np.random.default_rng([seed, place]))
+    for number, split in enumerate(("train", "validation", "test")):
+        if sizes[number] < 1:
+            raise ValueError(f"{split}={sizes[number]}: ask for 1 example or more")
+        arrays = draw(sizes[number], np.random.default_rng([seed, number]))
         splits[split] = {key: array.astype(dtypes[key]) for key, array in arrays.items()}
     return make_source(name, class_names, splits)
 

@@ -15,7 +15,7 @@ from jaxdl.types import AnyArray, Scalar
 Logits = Float[AnyArray, "b h w k"]
 Mask = Integer[AnyArray, "b h w"]
 Weights = Float[AnyArray, "b h w"] | None
-"""How much each pixel counts; None for 1."""
+"""The weight of each pixel; None for 1."""
 
 
 def one_hot(mask: Mask, classes: int) -> Float[Array, "b h w k"]:
@@ -150,10 +150,10 @@ def _gaussians(
     rows, columns = (
         jnp.exp(
             -0.5
-            * (jnp.arange(size)[None, None] - jnp.where(present, place, 0)[..., None]) ** 2
+            * (jnp.arange(size)[None, None] - jnp.where(present, coordinate, 0)[..., None]) ** 2
             / deviation**2
         )
-        for size, place in zip(shape, jnp.moveaxis(points, -1, 0), strict=True)
+        for size, coordinate in zip(shape, jnp.moveaxis(points, -1, 0), strict=True)
     )
     return rows[..., :, None] * columns[..., None, :] * present[..., None, None]
 

@@ -57,9 +57,9 @@ def instances(
       depth: high in the middle of things, such as the distance to their borders.
     """
     height, width = depth.shape
-    inside = np.pad(np.where(foreground, depth, -np.inf), reach, constant_values=-np.inf)
+    padded = np.pad(np.where(foreground, depth, -np.inf), reach, constant_values=-np.inf)
     side = 2 * reach + 1
-    windows = np.lib.stride_tricks.sliding_window_view(inside, (side, side))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side))
     best = windows.reshape(height * width, side * side).argmax(-1)
     rows, columns = np.divmod(np.arange(height * width), width)
     climb = (rows + best // side - reach) * width + columns + best % side - reach
@@ -97,7 +97,7 @@ def instance_average_precision(
     taken is at least the threshold. NaN without any true instance.
 
     Args:
-      images: of each the predicted instances, the score of each, and the true instances.
+      images: by image, the predicted instances, their scores, and the true instances.
     """
     scores: list[float] = []
     hits: list[bool] = []

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 from jaxdl.types import AnyArray, Scalar
 
 Predict = Callable[[Float[Array, "b ..."]], Float[Array, "b k"]]
-"""From images to logits."""
+"""A function from images to logits."""
 
 
 def cross_entropy(
@@ -172,7 +172,7 @@ def virtual_adversarial_perturbation(
     probe: float = 1e-1,
     iterations: int = 1,
 ) -> Float[Array, "b ..."]:
-    """What, of all changes of 2-norm ``radius``, changes the predictions for ``x`` most.
+    """The change of 2-norm ``radius`` that changes the predictions for ``x`` most.
 
     For each example the dominant eigenvector of the Hessian of ``r -> KL(p(x) || p(x + r))`` at 0,
     by power iteration from a random direction, each iteration one gradient at distance ``probe``
@@ -219,7 +219,7 @@ def virtual_adversarial_loss(
 
 
 def _float32(x: Float[AnyArray, " ..."]) -> Float[Array, " ..."]:
-    """In float32 where its precision is less."""
+    """An array in float32 where its precision is less."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -1,4 +1,4 @@
-"""How good predictions are: numbers of single examples, statistics that add up, figures of merit.
+"""Metrics: numbers of single examples, statistics that add up, figures of merit.
 
 An evaluation over many batches needs statistics whose sums over batches are those of the whole
 data. :func:`correct` and :func:`correct_among` give one number an example. The sums are a
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num
 from jaxdl.types import AnyArray, Scalar
 
 Weights = Float[AnyArray, " n"] | Bool[AnyArray, " n"] | None
-"""How much each example counts; None for 1."""
+"""The weight of each example; None for 1."""
 
 
 # One number an example.
@@ -30,7 +30,7 @@ Weights = Float[AnyArray, " n"] | Bool[AnyArray, " n"] | None
 def correct(
     logits: Float[AnyArray, "... b k"], labels: Integer[AnyArray, " b"]
 ) -> Bool[Array, "... b"]:
-    """Whether the largest logit is the label's; never for a label out of 0 to k − 1."""
+    """True where the largest logit is the label's; False for a label out of 0 to k − 1."""
     guesses = jnp.argmax(logits, -1)
     return guesses == jnp.broadcast_to(labels, guesses.shape)
 
@@ -38,7 +38,7 @@ def correct(
 def correct_among(
     logits: Float[AnyArray, "... b k"], labels: Integer[AnyArray, " b"], top: int
 ) -> Bool[Array, "... b"]:
-    """Whether the label's logit is among the ``top`` largest: top-k accuracy is the mean.
+    """True where the label's logit is among the ``top`` largest: top-k accuracy is the mean.
 
     Of equal logits the class of the lower number comes first, so that ``top=1`` is
     :func:`correct`. Never for a label out of 0 to k − 1, nor where a logit is NaN.
@@ -48,12 +48,12 @@ def correct_among(
     """
     if not 1 <= top <= logits.shape[-1]:
         raise ValueError(f"top={top} of {logits.shape[-1]} classes: choose from 1 to all of them")
-    at = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
+    class_ids = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
     labels = jnp.broadcast_to(labels, logits.shape[:-1])
-    label_logit = jnp.sum(jnp.where(at == labels[..., None], logits, 0), -1, keepdims=True)
-    before = (logits > label_logit) | ((logits == label_logit) & (at < labels[..., None]))
+    label_logit = jnp.sum(jnp.where(class_ids == labels[..., None], logits, 0), -1, keepdims=True)
+    ahead = (logits > label_logit) | ((logits == label_logit) & (class_ids < labels[..., None]))
     valid = (labels >= 0) & (labels < logits.shape[-1]) & ~jnp.any(jnp.isnan(logits), -1)
-    return valid & (jnp.sum(before, -1) < top)
+    return valid & (jnp.sum(ahead, -1) < top)
 
 
 # Classification and segmentation, from counts.
@@ -83,17 +83,17 @@ def accuracy(confusion: Num[AnyArray, "k k"]) -> Float[Array, ""]:
 
 
 def precision(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
-    """Of each class: the share of what is predicted to be of it that is."""
+    """Precision by class, ``TP / (TP + FP)``: the share of its predictions that are correct."""
     return jnp.diagonal(confusion) / jnp.sum(confusion, 0)
 
 
 def recall(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
-    """Of each class: the share of its examples that are predicted to be of it."""
+    """Recall by class, ``TP / (TP + FN)``: the share of its examples that are predicted as such."""
     return jnp.diagonal(confusion) / jnp.sum(confusion, 1)
 
 
 def f_beta(confusion: Num[AnyArray, "k k"], beta: float = 1.0) -> Float[Array, " k"]:
-    """Of each class ``(1 + β²) P R / (β² P + R)``, with precision P and recall R.
+    """F-beta by class, ``(1 + β²) P R / (β² P + R)``, with precision P and recall R.
 
     Computed as ``(1 + β²) TP / (β² (TP + FN) + TP + FP)``, which is defined where one of the two
     is not.
@@ -103,13 +103,13 @@ def f_beta(confusion: Num[AnyArray, "k k"], beta: float = 1.0) -> Float[Array, "
 
 
 def iou(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
-    """Of each class intersection over union, ``TP / (TP + FP + FN)`` (Jaccard)."""
+    """Intersection over union (Jaccard) by class, ``TP / (TP + FP + FN)``."""
     hits = jnp.diagonal(confusion)
     return hits / (jnp.sum(confusion, 0) + jnp.sum(confusion, 1) - hits)
 
 
 def dice(confusion: Num[AnyArray, "k k"]) -> Float[Array, " k"]:
-    """Of each class ``2 TP / (2 TP + FP + FN)``: :func:`f_beta` with β = 1."""
+    """Dice coefficient by class, ``2 TP / (2 TP + FP + FN)``: :func:`f_beta` with β = 1."""
     return f_beta(confusion)
 
 
@@ -124,8 +124,8 @@ def roc_curve(
     From (0, 0), with the threshold infinity, one point an example by falling score. Equal scores
     give equal points. Rates of a class without examples are NaN.
     """
-    false, true, thresholds = _counts_above(scores, positive, weights)
-    return false / false[-1], true / true[-1], thresholds
+    false_counts, true_counts, thresholds = _counts_above(scores, positive, weights)
+    return false_counts / false_counts[-1], true_counts / true_counts[-1], thresholds
 
 
 def roc_auc(
@@ -133,16 +133,16 @@ def roc_auc(
 ) -> Float[Array, ""]:
     """The area under :func:`roc_curve`: the probability that a positive example has a higher score
     than a negative one, ties counted half. NaN without examples of both, and for NaN scores."""
-    false, true, _ = roc_curve(scores, positive, weights)
-    area = jnp.sum(jnp.diff(false) * (true[1:] + true[:-1]) / 2)
+    false_rates, true_rates, _ = roc_curve(scores, positive, weights)
+    area = jnp.sum(jnp.diff(false_rates) * (true_rates[1:] + true_rates[:-1]) / 2)
     return jnp.where(jnp.any(jnp.isnan(scores)), jnp.nan, area)
 
 
 def _counts_above(
     scores: Float[AnyArray, " n"], positive: Bool[AnyArray, " n"], weights: Weights
 ) -> tuple[Float[Array, " n+1"], Float[Array, " n+1"], Float[Array, " n+1"]]:
-    """How many negative and how many positive examples have a score of at least each threshold:
-    infinity, then the scores, falling."""
+    """The numbers of negative and of positive examples with a score of at least each threshold, and
+    the thresholds: infinity, then the scores, falling."""
     w = jnp.ones(scores.shape) if weights is None else weights.astype(float)
     order = jnp.argsort(-scores)
     thresholds, positive, w = scores[order], positive[order], w[order]
@@ -152,8 +152,8 @@ def _counts_above(
     def counts(w: Float[AnyArray, " n"]) -> Float[Array, " n+1"]:
         return jnp.concatenate([jnp.zeros(1), jnp.cumsum(w)[last]])
 
-    false, true = counts(jnp.where(positive, 0, w)), counts(jnp.where(positive, w, 0))
-    return false, true, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
+    false_counts, true_counts = counts(jnp.where(positive, 0, w)), counts(jnp.where(positive, w, 0))
+    return false_counts, true_counts, jnp.concatenate([jnp.full(1, jnp.inf), thresholds])
 
 
 def domain_accuracy(
@@ -176,8 +176,8 @@ def calibration_bins(
     bins: int = 15,
     weights: Weights = None,
 ) -> Float[Array, "bins 3"]:
-    """By confidence, in equal bins of 0 … 1 that contain their upper end: the number of examples,
-    the sum of their confidences, and the number of those that are correct.
+    """The number of examples, the sum of their confidences, and the number of correct ones, by
+    confidence in equal bins of 0 … 1 that contain their upper end.
 
     Bins of batches add up. ``confidence`` is the probability of the predicted class, and
     ``correct`` whether it is right; or, of a binary classifier, the probability of the positive
@@ -224,7 +224,7 @@ def regression_sums(
     *,
     origin: Scalar = 0.0,
 ) -> RegressionSums:
-    """What RMSE, MAE and R² are made of; those of batches add up.
+    """The sums from which RMSE, MAE and R² are computed; those of batches add up.
 
     Args:
       origin: R² does not depend on it but for rounding, which is least for a number near the mean

@@ -41,7 +41,7 @@ def convolution(
       x: images.
       kernel: filters; with ``groups > 1`` each group of ``o / groups`` filters sees its own
         ``c_group = c / groups`` channels.
-      stride: the same in both directions.
+      stride: stride in both directions.
       padding: "SAME", "VALID" or ((top, bottom), (left, right)).
 
     Raises:

@@ -31,7 +31,7 @@ def max_pool(
 
 
 def _views(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Array]]:
-    """For each offset in the window the pixels at that offset of every window."""
+    """The pixels at each offset of the window, in every window."""
     h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
     return [
         ((i, j), x[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride])
@@ -66,22 +66,22 @@ def _pool_forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Arra
     # ``x == y``, loses gradients: XLA may compute x anew there and round it otherwise.
     (_, y), *shifted = _views(x, window, stride)
     winner = jnp.zeros(y.shape, jnp.int32 if window > 11 else jnp.int8)
-    for place, (_, view) in enumerate(shifted, 1):
-        winner = jnp.where(view > y, jnp.asarray(place, winner.dtype), winner)
+    for index, (_, view) in enumerate(shifted, 1):
+        winner = jnp.where(view > y, jnp.asarray(index, winner.dtype), winner)
         y = jnp.maximum(y, view)
     return y, (winner, jnp.zeros((0, *x.shape[1:]), x.dtype))  # the shape, without the values
 
 
 def _pool_backward(window: int, stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    winner, like = saved
-    (h, w), (oh, ow) = like.shape[1:3], g.shape[1:3]
-    dx = jnp.zeros((len(g), *like.shape[1:]), g.dtype)
-    for place in range(window * window):
-        i, j = divmod(place, window)
+    winner, template = saved
+    (h, w), (oh, ow) = template.shape[1:3], g.shape[1:3]
+    dx = jnp.zeros((len(g), *template.shape[1:]), g.dtype)
+    for index in range(window * window):
+        i, j = divmod(index, window)
         # Put the gradient back where the view took its pixels from, zeros between.
         rest = [h - i - (oh - 1) * stride - 1, w - j - (ow - 1) * stride - 1]
         around = ((0, 0, 0), (i, rest[0], stride - 1), (j, rest[1], stride - 1), (0, 0, 0))
-        dx += lax.pad(jnp.where(winner == place, g, 0), jnp.zeros((), g.dtype), around)
+        dx += lax.pad(jnp.where(winner == index, g, 0), jnp.zeros((), g.dtype), around)
     return (dx,)
 
 

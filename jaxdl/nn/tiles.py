@@ -13,7 +13,7 @@ from jaxdl.trees import map_batches
 from jaxdl.types import AnyArray
 
 Predict = Callable[[Shaped[np.ndarray, "b h w c"]], Float[AnyArray, "b h w k"]]
-"""From images to numbers of each pixel, at the same resolution."""
+"""A function from images to numbers of each pixel, at the same resolution."""
 
 
 def predict_tiled(
@@ -26,7 +26,7 @@ def predict_tiled(
     stride: int = 1,
     batch: int = 4,
 ) -> Float[np.ndarray, "h w k"]:
-    """What a network makes of an image, of tiles that overlap.
+    """The outputs of a network for an image, computed from overlapping tiles.
 
     A tile's outer ``margin`` pixels are thrown away, but for those at the image's own border; over
     the next ``blend`` pixels two tiles are mixed, each with a weight that falls linearly. Where the
@@ -45,8 +45,8 @@ def predict_tiled(
     Raises:
       ValueError: for tiles that have no middle.
     """
-    placed = [_tiles(side, tile, margin, blend, stride) for side in image.shape[:2]]
-    (rows, row_weights), (columns, column_weights) = placed
+    axes = [_tiles(side, tile, margin, blend, stride) for side in image.shape[:2]]
+    (rows, row_weights), (columns, column_weights) = axes
     tiles = [(r, c) for r in range(len(rows)) for c in range(len(columns))]
 
     def predict_tiles(places: Int[np.ndarray, "b 2"]) -> Float[AnyArray, "b h w k"]:
@@ -84,4 +84,4 @@ def _tiles(
         weights.append(weight)
         total[start : start + size] += weight
     slices = [slice(start, start + size) for start in starts]
-    return slices, [weight / total[place] for weight, place in zip(weights, slices, strict=True)]
+    return slices, [weight / total[slice_] for weight, slice_ in zip(weights, slices, strict=True)]

@@ -13,14 +13,14 @@ from jaxdl.types import PyTree
 
 
 class SearchState(NamedTuple):
-    """Where the last search ended.
+    """The state at the end of the last search.
 
     Attributes:
       rule: the state of the rule that gives directions.
-      value, grad: of the function there; a value that is not finite is unknown.
-      descent: how much the value fell in that search; not finite where it was unknown before.
-      learning_rate: how far along the direction that is.
-      evaluations: of the function and its gradient, in the last search.
+      value, grad: value and gradient of the function there; a value that is not finite is unknown.
+      descent: the fall of the value in that search; not finite where it was unknown before.
+      learning_rate: the step along the direction.
+      evaluations: number of evaluations of the function and its gradient in the last search.
     """
 
     rule: PyTree
@@ -148,14 +148,14 @@ def wolfe_searched(
                 search.slope - trial_slope
             )
             secant = jnp.where(trial_slope == search.slope, jnp.inf, secant)
-            beyond = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
-            following = jnp.where(bracketed, _between(*lowest, *chosen), beyond)
+            extrapolation = jnp.clip(secant, 2 * search.trial, 30 * search.trial)
+            next_trial = jnp.where(bracketed, _between(*lowest, *chosen), extrapolation)
             return _Search(
                 *lowest,
                 jax.tree.map(lambda t, b: jnp.where(accepted, t, b), grad, search.grad),
                 *chosen,
                 bracketed,
-                following,
+                next_trial,
                 stop,
                 search.evaluations + 1,
             )
@@ -195,5 +195,5 @@ def _between(a: Array, fa: Array, da: Array, b: Array, fb: Array, db: Array) -> 
     minimum = b - (b - a) * (db + root - slope) / (db - da + 2 * root)
     low, high = jnp.minimum(a, b), jnp.maximum(a, b)
     margin = 0.03 * (high - low)
-    inside = jnp.clip(minimum, low + margin, high - margin)
-    return jnp.where(jnp.isfinite(minimum), inside, (a + b) / 2)
+    inner = jnp.clip(minimum, low + margin, high - margin)
+    return jnp.where(jnp.isfinite(minimum), inner, (a + b) / 2)

@@ -15,14 +15,14 @@ from jaxdl.types import AnyArray, PyTree, Scalar
 
 
 class Rule(NamedTuple):
-    """How a rule makes its direction from gradients."""
+    """An update rule: its direction as a function of gradients, and its numbers."""
 
     direction: Callable[..., optax.GradientTransformation]
-    """Takes the numbers, in their order."""
+    """The transformation from gradients to directions; takes the numbers, in their order."""
     numbers: Mapping[str, float]
-    """Their defaults: the paper's where it has one, else Optax's."""
+    """Numbers with their defaults: the paper's where it has one, else Optax's."""
     decoupled: bool = False
-    """Whether weights decay beside the direction, not through the gradient."""
+    """Whether weight decay is decoupled from the gradient."""
 
 
 def _muon(momentum: Scalar, b1: Scalar, b2: Scalar, eps: Scalar) -> optax.GradientTransformation:
@@ -81,7 +81,7 @@ def make_optimizer(
     max_abs: Scalar | None = None,
     trainable: PyTree | None = None,
 ) -> optax.GradientTransformation:
-    """One update rule, ``w <- w - r u``, by name.
+    """The update rule ``w <- w - r u`` of a name.
 
     ``g`` is the gradient, ``w`` the parameters, ``r`` the rate; ``v`` and ``s`` are 0 at first:
 

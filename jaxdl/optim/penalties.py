@@ -14,7 +14,7 @@ from jaxdl.optim.projections import is_weight
 from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Metrics, Params, PyTree, Scalar
 
 Select = Callable[[PyTree], PyTree]
-"""From parameters to the same tree of booleans."""
+"""A function from parameters to a tree of booleans of the same structure."""
 
 
 def penalty(
@@ -30,7 +30,7 @@ def penalty(
         absolute = jnp.sign(w) * w  # has the gradient 0 at 0, where jnp.abs has 1
         return jnp.asarray(l1 * jnp.sum(absolute) + l2 / 2 * jnp.sum(w**2))
 
-    sizes = jax.tree.map(lambda w, chosen: size(w) if chosen else 0.0, params, select(params))
+    sizes = jax.tree.map(lambda w, penalize: size(w) if penalize else 0.0, params, select(params))
     return jnp.asarray(sum(jax.tree.leaves(sizes)))
 
 

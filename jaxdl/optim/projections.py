@@ -75,7 +75,7 @@ def max_norm(radius: Scalar) -> optax.GradientTransformation:
 
 
 def max_abs(bound: Scalar) -> optax.GradientTransformation:
-    """The same for :func:`project_max_abs`; raises as :func:`max_norm` does."""
+    """:func:`project_max_abs` as a gradient transformation; raises as :func:`max_norm` does."""
     _check_positive("max-abs bound", bound)
     return _projected("max_abs", lambda params: project_max_abs(params, bound))
 

@@ -29,12 +29,12 @@ Scaling = Callable[[Scalar, Scalar, int], tuple[Scalar, Scalar]]  # (b, h, n) ->
 
 
 class SelfScaledState(NamedTuple):
-    """What the methods remember; n is the number of parameters, raveled.
+    """The state of the methods; n is the number of parameters, raveled.
 
     Attributes:
       last_direction: H g of the last update, of which a line search may have taken a multiple.
       fresh: no earlier gradient is of this objective, so there is no change of it to learn from.
-      pairs: how many pairs of s and y are in ``inverse_hessian``; with none it is a multiple of I.
+      pairs: number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I.
     """
 
     inverse_hessian: Float[Array, "n n"]
@@ -147,12 +147,12 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         H = jnp.where(usable, inverse_update(H, Hy, s, y, tau, phi), H)
         d = H @ g
         stuck = ~fresh & (s @ s == 0) & (y @ y == 0)  # nothing lower was found along H g
-        anew = stuck | (fresh & first)
+        restart = stuck | (fresh & first)
         # A unit step would be too long by far where H has become small; and the next time shorter.
         short = 0.01 * (g @ d) / (g @ g)
         unit = jnp.where(stuck & (short > 0) & jnp.isfinite(short), short, unit)
-        H = jnp.where(anew, unit * jnp.eye(g.size, dtype=g.dtype), H)
-        d = jnp.where(anew, unit * g, d)
+        H = jnp.where(restart, unit * jnp.eye(g.size, dtype=g.dtype), H)
+        d = jnp.where(restart, unit * g, d)
         lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
         d = jnp.where(lost, unit * g, d)
         # Fresh without pairs: the next update writes H anew.

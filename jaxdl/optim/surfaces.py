@@ -15,7 +15,7 @@ class Surface(NamedTuple):
     function: Callable[[AnyArray, AnyArray], AnyArray]
     """``function(x, y)``, element by element."""
     minima: tuple[tuple[float, float], ...]
-    """Where it is 0."""
+    """The points where the function is 0."""
     start: tuple[float, float]
     window: tuple[tuple[float, float], tuple[float, float]]
     """The part of the plane to be drawn: least and greatest x, least and greatest y."""

@@ -68,18 +68,18 @@ class Diagnosis(NamedTuple):
 
 
 def place_of(method: str) -> tuple[float, str]:
-    """To sort methods by: source only first, train on target last, the unknown before it."""
+    """The sort key of methods: source only first, train on target last, unknown ones before it."""
     names = list(METHODS)
     return names.index(method) if method in METHODS else len(names) - 1.5, method
 
 
 def name_of(method: str) -> str:
-    """How tables and figures call a method."""
+    """The name of a method in tables and figures."""
     return METHODS.get(method, method.replace("_", " "))
 
 
 def order(row: Any) -> tuple:
-    """To sort what has a method (by :func:`place_of`), a pair and a seed."""
+    """The sort key of rows with a method (by :func:`place_of`), a pair and a seed."""
     return (*place_of(row.method), row.pair, row.seed)
 
 
@@ -122,11 +122,11 @@ def diverged(result: Result, diagnosis: Diagnosis) -> bool:
 
 
 Networks = dict[str, dict[int, tuple[Result, Diagnosis]]]
-"""By method, in the order of tables, and seed."""
+"""Networks by method, in the order of tables, and seed."""
 
 
 def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
-    """Both rows of every network.
+    """Join both rows of every network.
 
     Raises:
       ValueError: two rows for one network, a result without diagnosis, or several pairs.
@@ -147,7 +147,7 @@ def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
 
 
 def used(networks: Networks) -> Networks:
-    """Without those that collapsed or diverged."""
+    """The networks that neither collapsed nor diverged."""
     return {
         method: {s: (r, d) for s, (r, d) in rows.items() if not (collapsed(d) or diverged(r, d))}
         for method, rows in networks.items()
@@ -197,12 +197,14 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     for method, members in networks.items():
         rows = [r for r, _ in counted[method].values()]
         gains = minus(target(counted, method), lower) if wide and method not in BOUNDS else {}
-        lost = tuple(s for s, pair in members.items() if diverged(*pair))
-        fallen = tuple(s for s, (_, d) in members.items() if collapsed(d) and s not in lost)
+        diverged_seeds = tuple(s for s, pair in members.items() if diverged(*pair))
+        fallen = tuple(
+            s for s, (_, d) in members.items() if collapsed(d) and s not in diverged_seeds
+        )
         estimates = (
             mean_and_standard_error([r.source_accuracy for r in rows]),
             mean_and_standard_error([r.target_accuracy for r in rows]),
             mean_and_standard_error([g / gaps[s] for s, g in gains.items() if s in gaps]),
         )
-        summary.append(Summary(method, *estimates, len(rows), fallen, lost))
+        summary.append(Summary(method, *estimates, len(rows), fallen, diverged_seeds))
     return summary

@@ -34,13 +34,13 @@ def over_seeds(values: Mapping[int, float]) -> Estimate:
 
 
 def judged(x: Estimate) -> bool:
-    """Whether there is an interval: not for one value, nor for several that are all alike."""
+    """Whether there is an interval: not for one value, nor for several equal ones."""
     return x.used > 1 and x.se > ALIKE
 
 
 def shows(sign: int, *estimates: Estimate) -> bool | None:
-    """Whether the intervals of all estimates lie beyond zero on this side; None if one has no
-    interval."""
+    """Whether the intervals of all estimates exclude zero, on the side of ``sign``; None if one has
+    no interval."""
     if not all(map(judged, estimates)):
         return None
     return all(min(sign * bound for bound in confidence_interval(x)) > 0 for x in estimates)
@@ -78,11 +78,11 @@ def compare(
     words: tuple[str, str] = ("above", "below"),
     unit: str = "seed",
 ) -> str:
-    """Which of two is above, as far as the interval of their difference tells.
+    """A sentence that says which of two is above, by the interval of their difference.
 
     Args:
-      words: for a positive and for a negative difference.
-      unit: what the values are of.
+      words: the words for a positive and for a negative difference.
+      unit: the unit that a value is of, such as "seed".
     """
     if not judged(x):
         value = f"{format_number(x.mean, 100, signed=True)} points in "
@@ -97,7 +97,7 @@ def compare(
 
 
 Comparison = tuple[str, Estimate, str]
-"""What is compared, the difference, and what it is compared with."""
+"""The subject, the difference, and the reference of a comparison."""
 
 
 def compare_all(comparisons: Sequence[Comparison]) -> list[str]:

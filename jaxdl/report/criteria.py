@@ -1,5 +1,5 @@
-"""What a domain-adaptation study says of its networks without target labels: what went wrong, and
-what each criterion would choose."""
+"""Diagnostics and criteria of a domain-adaptation study, which need no target labels: failures of
+training, and the choice of each criterion."""
 
 import math
 from collections.abc import Iterator
@@ -31,16 +31,19 @@ def _left_out(networks: Networks) -> Iterator[str]:
     """The networks that no mean contains, with their accuracies."""
     for method, members in networks.items():
         for seed, (r, d) in members.items():
-            who = f"{name_of(method)}, seed {seed}"
+            name = f"{name_of(method)}, seed {seed}"
             if diverged(r, d):
-                when = f" at step {d.diverged_at}" * (d.diverged_at >= 0)
-                where = f" in {d.diverged_in}" * bool(d.diverged_in)
-                yield f"{who}, diverged{when}: NaN or infinity{where}. It stayed as it was before."
+                step_note = f" at step {d.diverged_at}" * (d.diverged_at >= 0)
+                array_note = f" in {d.diverged_in}" * bool(d.diverged_in)
+                yield (
+                    f"{name}, diverged{step_note}: NaN or infinity{array_note}. "
+                    "It stayed as it was before."
+                )
             elif collapsed(d):
                 accuracies = {"source": r.source_accuracy, "target": r.target_accuracy}
                 accuracies = {k: x for k, x in accuracies.items() if not math.isnan(x)}
                 yield (
-                    f"{who}, collapsed: {percent(d.top_share)} of its target predictions are in "
+                    f"{name}, collapsed: {percent(d.top_share)} of its target predictions are in "
                     f"one class. Its {'accuracies are' if len(accuracies) > 1 else 'accuracy is'} "
                     f"{' and '.join(f'{percent(x)} ({k})' for k, x in accuracies.items())}."
                 )
@@ -52,22 +55,22 @@ def _left_out(networks: Networks) -> Iterator[str]:
 
 
 def diagnostics(networks: Networks) -> list[str]:
-    """What went wrong or looks so, in words: a sentence for each method and case that occurs."""
+    """Failures of training, and signs of them, in words: a sentence for each method and case."""
     sentences = list(_left_out(networks))
     blind = " Whether their classes match, labels alone could tell." * unlabelled(networks)
     for method, members in networks.items():
-        alive = {s: pair for s, pair in members.items() if not diverged(*pair)}
-        fought = {s: (r, d) for s, (r, d) in alive.items() if d.adversarial}
+        survivors = {s: pair for s, pair in members.items() if not diverged(*pair)}
+        adversarial = {s: (r, d) for s, (r, d) in survivors.items() if d.adversarial}
         lost = {
             s: (r, d)
-            for s, (r, d) in fought.items()
+            for s, (r, d) in adversarial.items()
             if d.domain_accuracy <= LOST and not collapsed(d)
         }
         low = {s for s, (r, _) in lost.items() if r.target_accuracy < r.source_accuracy - 0.1}
-        still = [s for s, (_, d) in fought.items() if not d.reversal >= NEVER_ROSE]
+        unmoved = [s for s, (_, d) in adversarial.items() if not d.reversal >= NEVER_ROSE]
         cases = (
             (
-                [s for s, (_, d) in fought.items() if d.domain_accuracy >= WON],
+                [s for s, (_, d) in adversarial.items() if d.domain_accuracy >= WON],
                 "domain_accuracy",
                 "The domain classifier has won: it tells {} of the held-out images right. The "
                 "features still separate the domains; the reversal is too weak for this "
@@ -87,13 +90,13 @@ def diagnostics(networks: Networks) -> list[str]:
                 "what still differs, or the domains are alike with their classes mismatched.",
             ),
             (
-                still,
+                unmoved,
                 "reversal",
                 "λ never rose above {} of its height: the domain classifier hardly moved the "
                 "encoder. p must be counted in steps of the whole run, and λ must reach the step.",
             ),
             (
-                [s for s, (_, d) in alive.items() if 0.5 <= d.top_share < COLLAPSED],
+                [s for s, (_, d) in survivors.items() if 0.5 <= d.top_share < COLLAPSED],
                 "top_share",
                 "One class has {} of the target predictions. That is close to a collapse; it is "
                 "in the mean.",
@@ -112,7 +115,7 @@ def diagnostics(networks: Networks) -> list[str]:
 
 
 def choices(networks: Networks) -> Iterator[str]:
-    """What each criterion would choose of the methods without target labels."""
+    """Sentences on the method that each criterion would choose without target labels."""
     titles = {
         "neighbourhood_density": "Neighbourhood density",
         "importance_weighted_accuracy": "Importance-weighted accuracy",
@@ -132,16 +135,16 @@ def choices(networks: Networks) -> Iterator[str]:
             yield f"{title} does not tell the methods apart."
             continue
         truth = {m: over_seeds(target(networks, m)).mean for m in scores}
-        chosen, best = max(scores, key=scores.__getitem__), max(truth, key=truth.__getitem__)
+        choice, best = max(scores, key=scores.__getitem__), max(truth, key=truth.__getitem__)
         if unlabelled(networks):
-            yield f"{title} would choose {name_of(chosen)}."
+            yield f"{title} would choose {name_of(choice)}."
             continue
-        rank = 1 + sum(x > truth[chosen] for x in truth.values())
+        rank = 1 + sum(x > truth[choice] for x in truth.values())
         pairs = [(a, b) for a in scores for b in scores if scores[a] > scores[b]]
         right = sum(truth[a] > truth[b] for a, b in pairs)
-        cost = format_number(truth[best] - truth[chosen], 100)
+        cost = format_number(truth[best] - truth[choice], 100)
         yield (
-            f"{title} would choose {name_of(chosen)}, "
+            f"{title} would choose {name_of(choice)}, "
             + ("the best" if rank == 1 else f"number {rank}")
             + f" of {len(scores)} by target accuracy"
             + f", {cost} points below {name_of(best)}" * (rank > 1)

@@ -57,7 +57,7 @@ UNADAPTED = ("source_only", "source_recoloured")  # trained on the source alone
 class Published(NamedTuple):
     """A published target accuracy."""
 
-    who: str
+    source: str
     pair: str
     method: str
     target_accuracy: float
@@ -69,17 +69,17 @@ def _adapted(method: str) -> bool:
 
 
 def _control(method: str, networks: Networks, colours: Mapping[str, float]) -> str | None:
-    """What a method is compared with, if there is anything.
+    """The method that a method is compared with; None without one.
 
-    DANN, or else no adaptation, with images recoloured alike if there is such a one: what
-    recolouring does alone is not the method's.
+    DANN, or else no adaptation, with equally recoloured images if there is such a method: the
+    effect of recolouring alone is not the method's.
     """
     if method == "target_only":
         return None
     names = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
     controls = [m for m in names if m in networks and m != method]
-    alike = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
-    return next(iter(alike or controls), None)
+    matches = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
+    return next(iter(matches or controls), None)
 
 
 def _compare_published(subject: str, x: Estimate, published: Sequence[Published]) -> str:
@@ -90,9 +90,9 @@ def _compare_published(subject: str, x: Estimate, published: Sequence[Published]
     low, high = confidence_interval(x)
     judgements = []
     for p in published:
-        above, below = p.target_accuracy < low, p.target_accuracy > high
-        side = "above" if above else "below" if below else "not shown to differ from"
-        judgements.append(f"{side} {p.who}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
+        is_above, is_below = p.target_accuracy < low, p.target_accuracy > high
+        side = "above" if is_above else "below" if is_below else "not shown to differ from"
+        judgements.append(f"{side} {p.source}'s {name_of(p.method)} ({percent(p.target_accuracy)})")
     reach = f"{format_number(max(low, 0.0), 100)} to {percent(min(high, 1.0))}"
     interval = f"{reach} (95% interval, {x.used} seeds)"
     return f"{subject}, its mean in {interval}, is {'; '.join(judgements)}."
@@ -106,14 +106,14 @@ def findings(
 ) -> list[str]:
     """Each method against DANN, by seed, and against the published numbers, in words.
 
-    DANN itself, without it every method, and any method whose images are recoloured as DANN's are
-    not, is compared with source only, with images recoloured alike if there is such a one. Source
-    only and train on target are compared with the published numbers of the same method, but for
-    those on recoloured images, which none of the papers had; any other method with those of all
-    other methods that have no note. Of a target without labels there is one sentence alone.
+    DANN itself, every method of a run without DANN, and methods whose images are recoloured unlike
+    DANN's are compared with source only, with equally recoloured images if there is such a method.
+    Source only and train on target are compared with the published numbers of the same method,
+    except on recoloured images, which none of the papers had; any other method with those of all
+    other methods that have no note. Without target labels there is a single sentence.
 
     Args:
-      colours: how far the labelled images were recoloured, by method; 0 for others.
+      colours: strength of the labelled images' recolouring, by method; 0 for others.
     """
     counted = used(join(results, diagnoses))
     if unlabelled(counted):
@@ -149,10 +149,12 @@ def findings(
 
 
 def _published_gap(row: Published, published: Sequence[Published]) -> float:
-    same = {
-        p.method: p.target_accuracy for p in published if (p.who, p.pair) == (row.who, row.pair)
+    accuracies = {
+        p.method: p.target_accuracy
+        for p in published
+        if (p.source, p.pair) == (row.source, row.pair)
     }
-    low, high = (same.get(m, math.nan) for m in BOUNDS)
+    low, high = (accuracies.get(m, math.nan) for m in BOUNDS)
     wide = high - low >= MINIMAL_GAP and row.method not in BOUNDS
     return (row.target_accuracy - low) / (high - low) if wide else math.nan
 
@@ -171,8 +173,8 @@ def table(summary: Sequence[Summary], published: Sequence[Published]) -> str:
     for p in published:
         gap = format_number(_published_gap(p, published), 100)
         mark = f" [{notes.index(p.note) + 1}]" if p.note else ""
-        who = f"{p.who}: {name_of(p.method)}{mark}"
-        rows.append((who, MISSING, format_number(p.target_accuracy, 100), gap, "published"))
+        label = f"{p.source}: {name_of(p.method)}{mark}"
+        rows.append((label, MISSING, format_number(p.target_accuracy, 100), gap, "published"))
     header = ("method", "source accuracy, %", "target accuracy, %", "gap covered, %", "networks")
     footnotes = "; ".join(f"[{i}] {note}" for i, note in enumerate(notes, start=1))
     return markdown_table(header, rows) + f"\n\n{footnotes}." * bool(notes)
@@ -207,9 +209,9 @@ def report(
     """The whole report in Markdown: findings, table, diagnostics, criteria, method.
 
     Args:
-      results, diagnoses: of all networks of the study, of one pair.
+      results, diagnoses: results and diagnoses of all networks of the study, of one pair.
       published: published numbers, of any pairs.
-      colours: how far the labelled images were recoloured, by method.
+      colours: strength of the labelled images' recolouring, by method.
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     networks = join(results, diagnoses)
@@ -227,7 +229,7 @@ def report(
             f"{format_number(gaps[seed], 100, signed=True)} points, and a share of less than "
             f"{100 * MINIMAL_GAP:g} points means nothing."
         )
-    said = criteria.diagnostics(networks) or [
+    sentences = criteria.diagnostics(networks) or [
         "Nothing to report: no domain classifier has won or lost, every λ rose, and no network "
         "collapsed or diverged."
     ]
@@ -238,7 +240,7 @@ def report(
         ("", recoloured * bool(changed)),
         ("", no_gap),
         ("", "There are no published numbers beside ours." * (not published)),
-        ("Diagnostics", bullets(said)),
+        ("Diagnostics", bullets(sentences)),
         ("Criteria that need no target labels", criteria.table(counted)),
         ("", bullets(criteria.choices(counted))),
         (

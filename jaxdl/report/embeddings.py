@@ -25,15 +25,15 @@ def one_thread() -> Iterator[None]:
 
     name = "OMP_NUM_THREADS"
     with _LOCK, threadpool_limits(1):
-        before = os.environ.get(name)
+        value = os.environ.get(name)
         os.environ[name] = "1"
         try:
             yield
         finally:
-            if before is None:
+            if value is None:
                 del os.environ[name]
             else:
-                os.environ[name] = before
+                os.environ[name] = value
 
 
 def embed(
@@ -115,8 +115,8 @@ def draw(
         bottom.scatter(x, y, c=hues[labels[shuffled]], **style)
         for k in range(classes if classes <= 10 else 0):
             if (shown := is_source & (labels == k)).any():
-                place = np.median(points[shown], axis=0)
-                text = bottom.text(*place, k, ha="center", va="center", weight="bold")
+                middle = np.median(points[shown], axis=0)
+                text = bottom.text(*middle, k, ha="center", va="center", weight="bold")
                 text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         for axes in (top, bottom):
             axes.set(xticks=[], yticks=[])
@@ -142,15 +142,15 @@ def draw_domains(
 
     Args:
       features: method -> those of source and target images, of which the first are drawn.
-      labels: of these images.
+      labels: labels of these images.
     """
     if not features:  # where all networks have diverged
         return
     labels = [domain[:EMBEDDED] for domain in labels]
-    about = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
+    subtitle = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
     points = embed(
         {
-            f"{name_of(method)}\n{about}": [domain[:EMBEDDED] for domain in features[method]]
+            f"{name_of(method)}\n{subtitle}": [domain[:EMBEDDED] for domain in features[method]]
             for method in sorted(features, key=place_of)
         }
     )

@@ -87,8 +87,8 @@ def samples(
     """A sheet of images, each with its title; grey levels or colours span what occurs in them.
 
     Args:
-      side: of an image with its margin, in inches.
-      colours: of the titles; black by default.
+      side: side of an image with its margin, in inches.
+      colours: colours of the titles; black by default.
     """
     from matplotlib.figure import Figure
 
@@ -101,12 +101,12 @@ def samples(
     shown = shown if shown.shape[-1] == 3 else shown[..., 0]
     longer = (side - 0.07) / max(images.shape[1:3])
     height, width = (longer * pixels for pixels in images.shape[1:3])  # inches
-    for place, (image, title) in enumerate(zip(shown, titles, strict=True)):
-        middle = side * (place % columns + 0.5)
-        bottom = step * (rows - 1 - place // columns) + 0.03
-        at = (middle - width / 2, middle + width / 2, bottom, bottom + height)
-        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=at)
-        colour = colours[place] if colours else "black"
+    for index, (image, title) in enumerate(zip(shown, titles, strict=True)):
+        middle = side * (index % columns + 0.5)
+        bottom = step * (rows - 1 - index // columns) + 0.03
+        extent = (middle - width / 2, middle + width / 2, bottom, bottom + height)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent)
+        colour = colours[index] if colours else "black"
         top = bottom + height + 0.04
         axes.text(middle, top, plain(title), fontsize=8, ha="center", va="bottom", color=colour)
     axes.set(xlim=(0, side * columns), ylim=(0, step * rows))
@@ -143,20 +143,22 @@ def curves(
         name: {"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]}
         for i, name in enumerate(names)
     }
-    drawn = {label: _without_repetition(groups) for label, groups in panels.items()}
+    distinct = {label: _without_repetition(groups) for label, groups in panels.items()}
     # Entries that are drawn as one have the style of their first, which another panel may have too.
     styles = {
-        entry: by_name[first] for groups in drawn.values() for entry, (first, _) in groups.items()
+        entry: by_name[first]
+        for groups in distinct.values()
+        for entry, (first, _) in groups.items()
     }
     order = list(styles)
     shared = len(order) > 4
-    columns = min(3, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
+    columns = min(3, len(distinct))
+    rows = math.ceil(len(distinct) / columns)
     figure = Figure(figsize=(4.2 * columns + 2 * shared, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes in grid[len(drawn) :]:
+    for axes in grid[len(distinct) :]:
         axes.set_axis_off()
-    for axes, (label, groups) in zip(grid, drawn.items(), strict=False):
+    for axes, (label, groups) in zip(grid, distinct.items(), strict=False):
         for name, (_, lines) in groups.items():
             style = styles[name]
             for steps, values in lines:
@@ -189,9 +191,9 @@ def _without_repetition(groups: Mapping[str, Sequence]) -> dict[str, tuple[str, 
     for name, lines in groups.items():
         names.setdefault(b"".join(np.round(line, 6).tobytes() for line in lines), []).append(name)
     return {
-        ", ".join(same) if len(same) < 4 else f"{same[0]} and {len(same) - 1} more": (
-            same[0],
-            groups[same[0]],
+        ", ".join(entries) if len(entries) < 4 else f"{entries[0]} and {len(entries) - 1} more": (
+            entries[0],
+            groups[entries[0]],
         )
-        for same in names.values()
+        for entries in names.values()
     }

@@ -68,14 +68,14 @@ def by_condition(
 
 
 class Layout(NamedTuple):
-    """What a study's rows are compared by."""
+    """The methods, references and counts by which a study's rows are compared."""
 
-    own: Mapping[str, int]
-    """How many stages each method freezes, in the order of the methods."""
+    frozen: Mapping[str, int]
+    """The number of stages that each method freezes, in the order of the methods."""
     baseline: str
     """The method that others are compared with."""
     every_stage: str
-    """The method of which other numbers of stages are frozen, too; empty for none."""
+    """The method that is also trained with other numbers of frozen stages; empty for none."""
     stages_at: int
     """The images that those are trained on."""
     depth: int
@@ -84,8 +84,8 @@ class Layout(NamedTuple):
     """Number of images in the split that accuracies are measured on."""
 
     def condition(self, method: str, images: int) -> Condition:
-        """Of a method on some images."""
-        return method, images, self.own[method]
+        """The condition of a method on a number of images."""
+        return method, images, self.frozen[method]
 
     def counts(self, results: Iterable[Result]) -> list[int]:
         """The numbers of images."""
@@ -93,8 +93,8 @@ class Layout(NamedTuple):
 
     def stages(self, results: Iterable[Result]) -> list[int]:
         """The numbers of stages that are frozen of the one method; none if there is one only."""
-        at = self.every_stage, self.stages_at
-        stages = sorted({row.frozen for row in results if (row.method, row.images) == at})
+        condition = self.every_stage, self.stages_at
+        stages = sorted({row.frozen for row in results if (row.method, row.images) == condition})
         return stages if len(stages) > 1 else []
 
 
@@ -103,30 +103,31 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
     if all of those diverged."""
     most = layout.counts(results)[-1]
     validation = by_condition(results, "validation")
-    conditions = [(method, most, n) for method, n in layout.own.items()]
-    trained = [c for c in conditions if validation[c]]
-    chosen = max(trained, key=lambda c: over_seeds(validation[c]), default=None)
-    return (*chosen, min(validation[chosen])) if chosen else None
+    conditions = [(method, most, n) for method, n in layout.frozen.items()]
+    candidates = [c for c in conditions if validation[c]]
+    choice = max(candidates, key=lambda c: over_seeds(validation[c]), default=None)
+    return (*choice, min(validation[choice])) if choice else None
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
-    """Where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with 30"."""
+    """A sentence on where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with
+    30"."""
     groups: dict[str, list[str]] = {}
-    for where, x in differences.items():
+    for condition, x in differences.items():
         word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"
-        groups.setdefault(word, []).append(f"{where} ({_mean(x, signed=True)})")
+        groups.setdefault(word, []).append(f"{condition} ({_mean(x, signed=True)})")
     parts = "; ".join(f"{word} {', '.join(items)}" for word, items in groups.items())
     return f"{subject} against {reference}, in points: {parts}."
 
 
 def findings(results: Sequence[Result], layout: Layout) -> list[str]:
-    """How many images a method is worth; methods against the baseline and against that of all
-    stages; frozen stages against that method's own."""
+    """Sentences on how many images a method is worth, on methods against the baseline and against
+    ``every_stage``, and on numbers of frozen stages against that method's own."""
     accuracy, sentences, count = by_condition(results), [], 0
     counts, stages = layout.counts(results), layout.stages(results)
     references = dict.fromkeys(name for name in (layout.baseline, layout.every_stage) if name)
     for reference in references:
-        for method in layout.own:
+        for method in layout.frozen:
             if method in references and (method, reference) != (
                 layout.every_stage,
                 layout.baseline,
@@ -145,18 +146,18 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
             sentences.append(verdict(f"**{method}**", differences, reference))
     if stages:
         own_accuracy = accuracy[
-            layout.every_stage, layout.stages_at, layout.own[layout.every_stage]
+            layout.every_stage, layout.stages_at, layout.frozen[layout.every_stage]
         ]
         differences = {
             f"n = {n}": over_seeds(
                 minus(accuracy[layout.every_stage, layout.stages_at, n], own_accuracy)
             )
             for n in stages
-            if n != layout.own[layout.every_stage]
+            if n != layout.frozen[layout.every_stage]
         }
         count += sum(map(judged, differences.values()))
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
-        reference = f"its own with {layout.own[layout.every_stage]}"
+        reference = f"its own with {layout.frozen[layout.every_stage]}"
         sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
     opening = [*uncertainty_of_images(results, layout), *worth(accuracy, layout, counts)]
     return [*opening, *sentences, *warn_of_several(count)]
@@ -180,19 +181,19 @@ def uncertainty_of_images(results: Sequence[Result], layout: Layout) -> list[str
 def worth(
     accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
 ) -> list[str]:
-    """With how many images the baseline comes as far, on average, as others that are shown to be
-    above it with the fewest."""
+    """Sentences on how many images the baseline needs to reach, on average, the methods that are
+    shown to be above it with the fewest images."""
     means = {condition: over_seeds(seeds).mean for condition, seeds in accuracy.items()}
     fewest, name, sentences = counts[0], layout.baseline, []
-    for method in layout.own:
+    for method in layout.frozen:
         value = means[layout.condition(method, fewest)]
         gain = minus(
             accuracy[layout.condition(method, fewest)], accuracy[layout.condition(name, fewest)]
         )
         if len(counts) == 1 or not shows(+1, over_seeds(gain)):
             continue
-        enough = [c for c in counts if means[layout.condition(name, c)] >= value]
-        text = f"needs {enough[0]} for that" if enough else f"has less with {counts[-1]}"
+        sufficient = [c for c in counts if means[layout.condition(name, c)] >= value]
+        text = f"needs {sufficient[0]} for that" if sufficient else f"has less with {counts[-1]}"
         sentences.append(
             f"**{method}** has {format_number(value, 100)} % with {fewest} images; {name}, by the "
             f"means of this run, {text}."
@@ -205,15 +206,15 @@ def table(results: Sequence[Result], layout: Layout) -> str:
     accuracy, train = by_condition(results), by_condition(results, "train")
     validation, rows = by_condition(results, "validation"), []
     for images in layout.counts(results):
-        for method, n in layout.own.items():
+        for method, n in layout.frozen.items():
             condition = method, images, n
             gain = minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)])
             values = (over_seeds(x[condition]) for x in (accuracy, validation, train))
             cells = [_mean(x) for x in values]
             networks = sum(row[:3] == condition for row in results)
             difference = "" if method == layout.baseline else _mean(over_seeds(gain), signed=True)
-            used = f"{len(accuracy[condition])} of {networks}"
-            rows.append((images, method, n, cells[0], difference, *cells[1:], used))
+            networks_used = f"{len(accuracy[condition])} of {networks}"
+            rows.append((images, method, n, cells[0], difference, *cells[1:], networks_used))
     header = (
         *("images", "method", "frozen stages", "accuracy, %", f"minus {layout.baseline}, points"),
         *("on validation, %", "in training, %", "networks"),
@@ -227,9 +228,9 @@ def stage_table(results: Sequence[Result], layout: Layout) -> str:
     method, images = layout.every_stage, layout.stages_at
     for n in layout.stages(results):
         condition = method, images, n
-        own = accuracy[method, images, layout.own[method]]
+        value = accuracy[method, images, layout.frozen[method]]
         differences = (
-            minus(accuracy[condition], own),
+            minus(accuracy[condition], value),
             minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)]),
         )
         cells = (_mean(over_seeds(x), signed=True) for x in differences)
@@ -267,17 +268,17 @@ OWN_DONOR = """ and its own donor,
 def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) -> str:
     """The whole report in Markdown."""
     donors = {row.seed: row.accuracy for row in results if row.method == DONOR}
-    about = dict(facts)
+    lines = dict(facts)
     if donors:
-        about["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
-    lost = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
+        lines["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
+    diverged = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
     of_donor = OWN_DONOR if donors else "; the donor is the same for all"
     method = METHOD.format(donor=of_donor, reach=reach(len({row.seed for row in results})))
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),
         (f"The first n stages frozen, {layout.stages_at} images", stage_table(results, layout)),
-        ("Diverged networks (method, images, frozen stages, seed)", bullets(lost)),
+        ("Diverged networks (method, images, frozen stages, seed)", bullets(diverged)),
         ("How the numbers are computed", method),
     ]
-    return assemble("Fine-tuning", {"Networks": str(len(results)), **about}, parts)
+    return assemble("Fine-tuning", {"Networks": str(len(results)), **lines}, parts)

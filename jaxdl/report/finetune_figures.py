@@ -13,7 +13,7 @@ from jaxdl.report.finetune import Layout, Result, by_condition
 from jaxdl.report.predictions import Prediction, probabilities
 
 Line = tuple[Sequence[float], Sequence[Mapping[int, float]]]
-"""Where points are, and their values by seed."""
+"""The positions of points, and their values by seed."""
 
 
 def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
@@ -26,15 +26,18 @@ def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
     )
     lines = {
         method: (counts, [accuracy[method, count, n] for count in counts])
-        for method, n in layout.own.items()
+        for method, n in layout.frozen.items()
     }
     _errorbars(lines, "training images", folder / "images.png", logarithmic=True)
     if not stages:
         return
-    method, at = layout.every_stage, layout.stages_at
-    lines = {method: (stages, [accuracy[method, at, n] for n in stages])}
-    lines[layout.baseline] = stages, [accuracy[layout.condition(layout.baseline, at)]] * len(stages)
-    label = f"first stages frozen, of {layout.depth}; {at} training images"
+    method, images = layout.every_stage, layout.stages_at
+    lines = {method: (stages, [accuracy[method, images, n] for n in stages])}
+    lines[layout.baseline] = (
+        stages,
+        [accuracy[layout.condition(layout.baseline, images)]] * len(stages),
+    )
+    label = f"first stages frozen, of {layout.depth}; {images} training images"
     _errorbars(lines, label, folder / "stages.png")
 
 
@@ -50,10 +53,10 @@ def _errorbars(
     axes, middle = figure.subplots(), (len(lines) - 1) / 2
     for i, (name, (places, values)) in enumerate(lines.items()):
         shift = 0.05 * (i - middle)  # side by side
-        at = [x * 10 ** (0.4 * shift) if logarithmic else x + shift for x in places]
+        positions = [x * 10 ** (0.4 * shift) if logarithmic else x + shift for x in places]
         estimates = [over_seeds(seeds) for seeds in values]
         axes.errorbar(
-            at,
+            positions,
             [100 * x.mean for x in estimates],
             [0 if math.isnan(x.se) else 100 * x.se for x in estimates],
             marker="o",
@@ -62,7 +65,7 @@ def _errorbars(
             color=f"C{i % 10}",
             label=plain(name),
         )
-        for x, seeds in zip(at, values, strict=True):
+        for x, seeds in zip(positions, values, strict=True):
             dots = [100 * value for value in seeds.values()]
             axes.plot([x] * len(dots), dots, ".", color=f"C{i % 10}", alpha=0.3, markersize=4)
     if logarithmic:
@@ -86,20 +89,20 @@ def draw_page(
     class_names: Sequence[str],
     path: Path,
 ) -> None:
-    """The worst mistakes first, by the probability of the wrong class, then images at random;
-    titles say the class that the network sees and its probability, of mistakes also the right one,
-    in red."""
+    """A page of images: the worst mistakes first, by the probability of the wrong class, then
+    images at random. Titles give the predicted class and its probability, and for mistakes the true
+    class in red."""
     outputs, labels = prediction
     chances = probabilities(outputs)
-    predicted, certain = chances.argmax(-1), chances.max(-1)
+    predicted, confidence = chances.argmax(-1), chances.max(-1)
     wrong = predicted != labels
-    mistakes = np.argsort(np.where(wrong, -certain, 1), kind="stable")[: wrong.sum()]
+    mistakes = np.argsort(np.where(wrong, -confidence, 1), kind="stable")[: wrong.sum()]
     mistakes = mistakes[: ROWS * COLUMNS // 2]
     others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(labels)), mistakes))
     shown = [*mistakes, *others[: ROWS * COLUMNS - len(mistakes)]]
     titles = []
     for i in shown:
-        title = f"{class_names[predicted[i]]} {100 * certain[i]:.0f} %"
+        title = f"{class_names[predicted[i]]} {100 * confidence[i]:.0f} %"
         titles.append(f"{title}\nis {class_names[labels[i]]}" if wrong[i] else title)
     colours = ["firebrick" if wrong[i] else "black" for i in shown]
     samples(images[shown] / 255, titles, path, COLUMNS, side=1.2, colours=colours)

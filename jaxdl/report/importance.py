@@ -1,4 +1,4 @@
-"""How much of the scores' variance over a space of settings each setting explains."""
+"""Importance: each setting's share in the variance of scores over a space of settings."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def importance(
     trees that are not constant, 0 without any. What is missing to 1 are interactions.
 
     Args:
-      positions: of the settings, each 0 … 1 and there uniform.
+      positions: positions of the settings, uniform in 0 … 1.
       scores: NaN, of what diverged, counts as the least.
     """
     from sklearn.ensemble import RandomForestRegressor  # slow to import
@@ -39,11 +39,11 @@ def importance(
 
 
 def main_effects(tree: Any, dimensions: int) -> tuple[Float[np.ndarray, " d"], float]:
-    """Of a function f on the unit cube that is constant in boxes: the variances of its main effects
-    ``E[f | x_j]``, and its own, for uniform x.
+    """The variances, for uniform x, of the main effects ``E[f | x_j]`` of a function f on the unit
+    cube that is constant in boxes, and of f itself.
 
     Args:
-      tree: of scikit-learn, ``tree_`` of a regressor.
+      tree: scikit-learn's tree, ``tree_`` of a regressor.
     """
     low, high, values = _boxes(tree, dimensions)
     sides = high - low
@@ -53,8 +53,8 @@ def main_effects(tree: Any, dimensions: int) -> tuple[Float[np.ndarray, " d"], f
     for j in range(dimensions):
         edges = np.unique([low[:, j], high[:, j]])
         middles = (edges[1:] + edges[:-1]) / 2
-        inside = (low[:, j] < middles[:, None]) & (middles[:, None] < high[:, j])
-        conditional = inside @ (values * volumes / sides[:, j])
+        members = (low[:, j] < middles[:, None]) & (middles[:, None] < high[:, j])
+        conditional = members @ (values * volumes / sides[:, j])
         effects[j] = np.sum(np.diff(edges) * (conditional - mean) ** 2)
     return effects, float(np.sum(volumes * (values - mean) ** 2))
 

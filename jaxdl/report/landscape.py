@@ -45,7 +45,7 @@ def measure(
     tolerance: float,
     diverged: bool,
 ) -> Result:
-    """How far a path of n - 1 steps came.
+    """The result of a path of n - 1 steps.
 
     Args:
       network: the first four fields of a row.
@@ -55,9 +55,9 @@ def measure(
     """
     if diverged:
         return Result(*network, math.nan, math.nan, math.nan, 0.0)
-    minima, above = np.array(SURFACES[network[0]].minima), np.flatnonzero(path[:, 2] > tolerance)
+    minima, distant = np.array(SURFACES[network[0]].minima), np.flatnonzero(path[:, 2] > tolerance)
     distance = float(np.linalg.norm(path[-1, :2] - minima, axis=1).min())
-    steps = int(above[-1]) + 1 if above.size else 0
+    steps = int(distant[-1]) + 1 if distant.size else 0
     if steps == len(path):
         return Result(*network, float(path[-1, 2]), distance, math.nan, 0.0)
     return Result(*network, float(path[-1, 2]), distance, float(steps), 1.0)
@@ -75,8 +75,8 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
 
 
 def best_rates(results: Iterable[Result]) -> dict[tuple[str, str], float]:
-    """By surface and optimizer, the rate that reaches the minimum in the fewest steps from the
-    surface's own start; where none does, the one with the lowest value at the end."""
+    """Best rates by surface and optimizer: the one that reaches the minimum in the fewest steps
+    from the surface's own start; where none does, the one with the lowest value at the end."""
     best: dict[tuple[str, str], Result] = {}
     for r in results:
         if r.seed == 0:
@@ -87,14 +87,14 @@ def best_rates(results: Iterable[Result]) -> dict[tuple[str, str], float]:
 
 
 def _last_if_nan(*numbers: float) -> tuple[float, ...]:
-    """What to sort by."""
+    """A sort key that puts NaN last."""
     return tuple(math.inf if math.isnan(x) else x for x in numbers)
 
 
 def at_best_rate(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
-    """By surface and optimizer, the paths of its best rate from the starts that did not choose it.
-    The optimizers of a surface are ordered: the most that reach the minimum, then the fewest steps,
-    then the lowest values."""
+    """The paths of each optimizer's best rate from the starts that did not choose it, by surface
+    and optimizer. The optimizers of a surface are ordered: the most that reach the minimum, then
+    the fewest steps, then the lowest values."""
 
     def order(paths: Sequence[Result]) -> tuple[float, ...]:
         steps = over_seeds(steps_by_seed(paths))
@@ -154,7 +154,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def findings(results: Sequence[Result]) -> list[str]:
-    """What the run shows, in words."""
+    """The findings of the run, in words."""
     sentences = []
     for surface, by_optimizer in at_best_rate(results).items():
         steps = {name: steps_by_seed(paths) for name, paths in by_optimizer.items()}
@@ -194,7 +194,7 @@ def _arrival(optimizer: str, steps: Mapping[int, float], paths: Sequence[Result]
 
 
 def _failure(surface: str, paths: Sequence[Result]) -> str:
-    """What became of an optimizer that reaches the minimum from no start."""
+    """A sentence on an optimizer that reaches the minimum from no start."""
     values, trap = [r.value for r in paths if math.isfinite(r.value)], SURFACES[surface].trap
     if not values:
         return "diverges"
@@ -209,7 +209,7 @@ STUCK = (0.5, 1.5)
 
 
 def _compare(first: str, second: str, lead: Estimate) -> str:
-    """Whether the second optimizer needs more steps, on average ``lead``."""
+    """A sentence that says whether the second optimizer needs more steps, on average ``lead``."""
     claim = f"{first} is faster than {second}"
     if not judged(lead):
         return f"that {claim}, by {lead.mean:g} steps from each start, has no interval."
@@ -221,7 +221,7 @@ def _compare(first: str, second: str, lead: Estimate) -> str:
 
 
 def describe_diverged(results: Iterable[Result]) -> str:
-    """How many paths diverged, and from which rate on."""
+    """The number of diverged paths, and the rate from which they diverge, in words."""
     least: dict[tuple[str, str], float] = {}
     diverged = [r for r in results if math.isnan(r.value)]
     for r in diverged:

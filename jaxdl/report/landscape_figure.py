@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 Paths = Mapping[str, Mapping[str, Float[np.ndarray, "_ 3"]]]
-"""By surface and optimizer: x, y and the value, at the start and after each step."""
+"""Paths by surface and optimizer: x, y and the value, at the start and after each step."""
 FRAMES = 90
-"""Of an animation, at most."""
+"""The greatest number of frames in an animation."""
 
 
 @own_style()
@@ -74,7 +74,7 @@ class Scene(NamedTuple):
     lines: list[tuple["Line2D", "Line2D", Float[np.ndarray, "_ 2"]]]
     """A line, the dot at its end, and all points of the line, one a step."""
     steps: int
-    """Of the longest path."""
+    """Steps of the longest path."""
 
     def show(self, step: int) -> Iterable["Artist"]:
         """Let the paths end at this step; all that moves."""

@@ -10,12 +10,12 @@ from markdown_it import MarkdownIt
 from jaxdl.report.tables import write_atomically
 
 DETAILS = ("curves", "samples")
-"""How the names of the figures begin that come last."""
+"""Prefixes of the names of figures that come last."""
 CAPTIONS = {
     "curves": ": single networks thin, their mean thick, on a logarithmic scale their median",
     "samples": ": what networks are trained on, as they see it",
 }
-"""What follows the names of figures that all studies draw."""
+"""Captions of the figures that all studies draw, after their names."""
 
 
 def write_page(folder: Path, report: str) -> None:
@@ -26,7 +26,7 @@ def write_page(folder: Path, report: str) -> None:
     The page is a function of the report and the figures alone.
 
     Args:
-      report: in Markdown; HTML in it is shown as it is written.
+      report: the report in Markdown; HTML in it is shown as text.
 
     Raises:
       OSError: if a figure cannot be read, or the page cannot be written.

@@ -41,7 +41,7 @@ class Published(NamedTuple):
     """A published relative L2 error."""
 
     problem: str
-    who: str
+    source: str
     rel_l2: float
 
 
@@ -63,12 +63,12 @@ def write_parameters(path: str | os.PathLike, parameters: Sequence[Parameter]) -
 
 
 def diverged(result: Result) -> bool:
-    """Whether the network ceased to be finite; not so where only what it is judged by did."""
+    """Whether the network is not finite; False where only its residuals or solution are not."""
     return not math.isfinite(result.train_loss)
 
 
 def false_loss(result: Result) -> bool:
-    """Whether the equation holds where it was trained, and not beside it."""
+    """Whether the equation holds at the training points only."""
     return math.isfinite(result.heldout_loss) and result.heldout_loss > FALSE * result.train_loss
 
 
@@ -95,14 +95,14 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
     last = None
     groups = _groups(results)
     for i, ((problem, method), rows_of_group) in enumerate(groups.items()):
-        alive = [r for r in rows_of_group if not diverged(r)]
+        finite = [r for r in rows_of_group if not diverged(r)]
         columns = (
-            _scientific([r.train_loss for r in alive]),
-            _scientific([r.heldout_loss for r in alive]),
-            _scientific([r.rel_l2 for r in alive]),
+            _scientific([r.train_loss for r in finite]),
+            _scientific([r.heldout_loss for r in finite]),
+            _scientific([r.rel_l2 for r in finite]),
             f"{rows_of_group[0].iterations}",  # alike for all
             f"{np.median([r.seconds for r in rows_of_group]):.1f}",
-            f"{len(alive)} of {len(rows_of_group)}",
+            f"{len(finite)} of {len(rows_of_group)}",
         )
         rows.append((problem if problem != last else "", method, *columns))
         last = problem
@@ -111,7 +111,14 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
             for p in published:
                 if p.problem == problem:
                     rows.append(
-                        ("", p.who, *[MISSING] * 2, f"{p.rel_l2:.1e}", *[MISSING] * 2, "published")
+                        (
+                            "",
+                            p.source,
+                            *[MISSING] * 2,
+                            f"{p.rel_l2:.1e}",
+                            *[MISSING] * 2,
+                            "published",
+                        )
                     )
     header = (
         "problem",
@@ -129,35 +136,39 @@ def table(results: Sequence[Result], published: Sequence[Published]) -> str:
 def findings(
     results: Sequence[Result], parameters: Sequence[Parameter], published: Sequence[Published]
 ) -> list[str]:
-    """What the run shows, in words."""
+    """The findings of the run, in words."""
     sentences = []
     for (problem, method), rows in _groups(results).items():
-        alive = [r for r in rows if not diverged(r)]
-        who = f"**{problem}** by {method}"
+        finite = [r for r in rows if not diverged(r)]
+        entry = f"**{problem}** by {method}"
         for r in rows:
             if diverged(r):
-                sentences.append(f"{who}, seed {r.seed}: diverged; it is in no median.")
+                sentences.append(f"{entry}, seed {r.seed}: diverged; it is in no median.")
             elif not math.isfinite(r.heldout_loss + r.rel_l2):
                 sentences.append(
-                    f"{who}, seed {r.seed}: the network is finite, but a residual or the solution "
-                    f"is not at all held-out points: held-out loss {r.heldout_loss:.1e}, relative "
-                    f"L2 {r.rel_l2:.1e}, in no median if not finite. Look for a root, a logarithm "
+                    f"{entry}, seed {r.seed}: the network is finite, but a residual or the "
+                    "solution is not at all held-out points: held-out loss "
+                    f"{r.heldout_loss:.1e}, relative L2 {r.rel_l2:.1e}, in no median if not "
+                    "finite. Look for a root, a logarithm "
                     "or a quotient in the equation that does not bear the network there."
                 )
             elif false_loss(r):
                 sentences.append(
-                    f"{who}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "
+                    f"{entry}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "
                     f"on the points that were trained on and {r.heldout_loss:.1e} beside them, "
                     f"more than {FALSE} times as much. Take more points, draw them anew now and "
                     "then, or train for less long."
                 )
-        if alive:
-            sentences.append(f"{who}: relative L2 error {_scientific([r.rel_l2 for r in alive])}.")
+        if finite:
+            sentences.append(
+                f"{entry}: relative L2 error {_scientific([r.rel_l2 for r in finite])}."
+            )
             for p in published:
                 if p.problem == problem:
-                    below = sum(r.rel_l2 < p.rel_l2 for r in alive)
+                    below = sum(r.rel_l2 < p.rel_l2 for r in finite)
                     sentences.append(
-                        f"{who}: {below} of {len(alive)} seeds are below {p.who}'s {p.rel_l2:.1e}."
+                        f"{entry}: {below} of {len(finite)} seeds are below {p.source}'s "
+                        f"{p.rel_l2:.1e}."
                     )
     by_name: dict[tuple[str, str, str], list[Parameter]] = {}
     for parameter in parameters:

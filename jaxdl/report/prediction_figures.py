@@ -38,7 +38,7 @@ def sweep(results: Sequence[Result], settings: Mapping[str, str], score: str, pa
     over seeds, in training dashed; a cross below where networks diverged. A panel a setting.
 
     Args:
-      settings: by method.
+      settings: names of the swept settings, by method.
       score: the score's name.
     """
     kinds = list(dict.fromkeys(settings.values()))
@@ -62,11 +62,11 @@ def sweep(results: Sequence[Result], settings: Mapping[str, str], score: str, pa
             values = values_of(results, method)
             for source, style in ((scores, "-"), (train, "--")):
                 estimates = [over_seeds(source[method, value]) for value in values]
-                drawn = [j for j, x in enumerate(estimates) if x.used]
+                indices = [j for j, x in enumerate(estimates) if x.used]
                 axes.errorbar(
-                    [numbers[values[j]] for j in drawn],
-                    [100 * estimates[j].mean for j in drawn],
-                    [0 if math.isnan(estimates[j].se) else 100 * estimates[j].se for j in drawn],
+                    [numbers[values[j]] for j in indices],
+                    [100 * estimates[j].mean for j in indices],
+                    [0 if math.isnan(estimates[j].se) else 100 * estimates[j].se for j in indices],
                     color=f"C{i % 10}",
                     linestyle=style,
                     marker="o" if style == "-" else "",
@@ -75,8 +75,8 @@ def sweep(results: Sequence[Result], settings: Mapping[str, str], score: str, pa
                     label=plain(method) if style == "-" else None,
                 )
             count = max(len(seeds) for seeds in scores.values())
-            lost = [numbers[v] for v in values if len(scores[method, v]) < count]
-            axes.plot(lost, [100 * max(lowest, 0)] * len(lost), "x", color=f"C{i % 10}")
+            diverged = [numbers[v] for v in values if len(scores[method, v]) < count]
+            axes.plot(diverged, [100 * max(lowest, 0)] * len(diverged), "x", color=f"C{i % 10}")
         if score == "R²":
             axes.set_ylim(bottom=max(-20, 100 * lowest - 5))
         axes.set(xlabel=plain(kind), ylabel=f"{score}, %")
@@ -106,8 +106,8 @@ def plane(
     truth: Callable[[np.ndarray], np.ndarray] | None,
     path: Path,
 ) -> None:
-    """What networks put out for the points of a :func:`grid`: numbers along a line as :func:`fits`,
-    classes in the plane as :func:`regions`; nothing else is drawn.
+    """Draw networks' outputs for the points of a :func:`grid`: numbers along a line as
+    :func:`fits`, classes in the plane as :func:`regions`; nothing else is drawn.
 
     Args:
       data: features and answers.
@@ -156,7 +156,7 @@ def fits(
 @own_style()
 def regions(
     logits: Mapping[Point, Sequence[Float[np.ndarray, "m k"]]],
-    at: Float[np.ndarray, "m 2"],
+    points: Float[np.ndarray, "m 2"],
     features: Float[np.ndarray, "n 2"],
     labels: Int[np.ndarray, " n"],
     classes: Sequence[str],
@@ -165,8 +165,8 @@ def regions(
     """The class that networks see at each point of the plane, paler where they are less sure: the
     mean of their probabilities. With the data. A panel a method."""
     figure, all_axes = panels(len(logits), 3.0, 3.0)
-    side = round(math.sqrt(len(at)))
-    extent = (*at[[0, -1], 0], *at[[0, -1], 1])
+    side = round(math.sqrt(len(points)))
+    extent = (*points[[0, -1], 0], *points[[0, -1], 1])
     colours = np.array([COLOURS[i % len(COLOURS)] for i in range(len(classes))])
     for axes, (point, parts) in zip(all_axes, logits.items(), strict=True):
         mean = predictions.probabilities(np.stack(parts)).mean(0)
@@ -196,8 +196,7 @@ COLOURS = (
 def confusion(
     networks: Predictions, split: str, classes: Sequence[str], title: str, path: Path
 ) -> None:
-    """Which class is taken for which: the share of each class's examples in percent, over all
-    networks."""
+    """The confusion matrix over all networks, in percent of each class's examples."""
     from matplotlib.figure import Figure
 
     counts = np.zeros((len(classes), len(classes)))
@@ -230,8 +229,8 @@ def confusion(
 
 @own_style()
 def operating_curves(networks: Predictions, split: str, path: Path) -> None:
-    """Of two classes, the second looked for: true against false positives, and precision against
-    recall, as the threshold goes; each network thin, and a dot at probability .5 of the first."""
+    """ROC and precision-recall curves of two classes, of which the second is positive: each network
+    thin, and a dot at probability .5 of the first network."""
     from matplotlib.figure import Figure
     from sklearn import metrics
 
@@ -245,9 +244,9 @@ def operating_curves(networks: Predictions, split: str, path: Path) -> None:
                 {"linewidth": 1.8, "zorder": 3} if first else {"linewidth": 0.7, "alpha": 0.4}
             )
             style |= {"color": f"C{i % 10}", "label": plain(label(point)) if first else None}
-            false, true, _ = metrics.roc_curve(answers, margins)
+            false_rates, true_rates, _ = metrics.roc_curve(answers, margins)
             precision, recall, _ = metrics.precision_recall_curve(answers, margins)
-            left.plot(false, true, **style)
+            left.plot(false_rates, true_rates, **style)
             right.plot(recall, precision, **style)
             if first:
                 positive = margins >= 0

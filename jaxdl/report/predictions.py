@@ -1,5 +1,5 @@
-"""What the outputs of trained networks say beyond a score: operating points of two classes,
-ensembles, bias and variance, cross-validation.
+"""Analyses of trained networks' outputs: operating points of two classes, ensembles, bias and
+variance, cross-validation.
 
 ``networks`` are NamedTuples of a method, a value and a seed, see
 :class:`jaxdl.report.supervised.Result`; their predictions come by split: "train", "validation",
@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
 
 
 Predictions = Mapping[Any, Mapping[str, Prediction]]
-"""By network and split."""
+"""Predictions by network and split."""
 
 
 def is_classes(prediction: Prediction) -> bool:
@@ -101,7 +101,7 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     threshold = float(thresholds[np.argmax(f1[:-1])])
 
-    def at(threshold: float) -> tuple[float, float, float]:
+    def measures(threshold: float) -> tuple[float, float, float]:
         positive = margins[split] >= threshold
         precision, recall, f1, _ = metrics.precision_recall_fscore_support(
             answers, positive, average="binary", zero_division=0
@@ -109,11 +109,13 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
         return float(precision), float(recall), float(f1)
 
     names = ("precision", "recall", "F1")
-    chosen = dict(zip((f"{name} at threshold" for name in names), at(threshold), strict=True))
+    by_threshold = dict(
+        zip((f"{name} at threshold" for name in names), measures(threshold), strict=True)
+    )
     return {
         "accuracy": score(parts[split]),
-        **dict(zip(names, at(0.0), strict=True)),
-        **chosen,
+        **dict(zip(names, measures(0.0), strict=True)),
+        **by_threshold,
         "ROC area": metrics.roc_auc_score(answers, margins[split]),
         "average precision": metrics.average_precision_score(answers, margins[split]),
     }
@@ -123,7 +125,7 @@ def two_classes(predictions: Predictions, split: str, baselines: Mapping[Point, 
     """Operating points of every method in a table, and F1 beside that of another one in words.
 
     Args:
-      baselines: with which each is compared, see :func:`jaxdl.report.supervised.references`; what
+      baselines: reference of each point, see :func:`jaxdl.report.supervised.references`; what
         is not there is a baseline, and compared at its threshold only, with itself.
     """
     points = {
@@ -308,8 +310,8 @@ def references(
             ensemble.RandomForestRegressor(random_state=0),
         )
     scaler = preprocessing.StandardScaler()
-    fitted = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
-    return {name: float(model.score(*evaluated)) for name, model in fitted.items()}
+    pipelines = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
+    return {name: float(model.score(*evaluated)) for name, model in pipelines.items()}
 
 
 def least_squares(
@@ -318,8 +320,8 @@ def least_squares(
     train: tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]],
     features: Float[np.ndarray, "m d"],
 ) -> dict[Point, float]:
-    """How far each method's predictions are from those of least squares with all columns: the
-    greatest distance of any network and example, over the deviation of the targets."""
+    """The distance of each method's predictions from those of least squares with all columns: the
+    greatest of any network and example, over the deviation of the targets."""
     (x, y), x_new = train, features.astype(np.float64)
     columns = np.c_[np.ones(len(x)), x.astype(np.float64)]
     weights = np.linalg.lstsq(columns, y.astype(np.float64), rcond=None)[0]

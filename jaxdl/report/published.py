@@ -115,11 +115,11 @@ _DANN = {  # source only, DANN, train on target
 
 DANN_2015, DANN_2016 = (
     tuple(
-        Published(who, pair, method, accuracy)
+        Published(source, pair, method, accuracy)
         for pair, accuracies in pairs.items()
         for method, accuracy in zip(("source_only", "dann", "target_only"), accuracies, strict=True)
     )
-    for who, pairs in _DANN.items()
+    for source, pairs in _DANN.items()
 )
 
 _TUNED = "deeper network; tuned on 1,000 target labels"

@@ -51,7 +51,7 @@ class Result(NamedTuple):
     settings: str  # those that are searched, as they were last, in JSON
 
 
-class Round(NamedTuple):
+class SearchRound(NamedTuple):
     """A trial from one decision to the next, a row of `rounds.csv`."""
 
     search: str
@@ -74,7 +74,7 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, sorted(results))
 
 
-def searched(rounds: Iterable[Round]) -> list[Result]:
+def searched(rounds: Iterable[SearchRound]) -> list[Result]:
     """The trials of searches as they were after the last round that they were in; the networks of a
     repetition have its number for a seed."""
     last = {(row.search, row.trial): row for row in rounds}
@@ -123,9 +123,9 @@ def repetitions(results: Iterable[Result], search: str) -> list[int]:
 
 
 def fresh(results: Iterable[Result], name: str, field: str = "score") -> dict[int, float]:
-    """What the winner of a search, or settings that were not searched, are worth on fresh seeds, by
-    what is independent: the repetition where there are several, as a mean over seeds; else the
-    seed. Without networks that diverged."""
+    """Scores on fresh seeds of a search's winner, or of settings that were not searched, by
+    independent unit: the repetition where there are several, as a mean over seeds; else the seed.
+    Diverged networks are left out."""
     rows = [row for row in results if row.search == name and row.stage == "fresh"]
     several = len({row.repetition for row in rows}) > 1
     values: dict[int, list[float]] = {}
@@ -145,12 +145,13 @@ def best(results: Iterable[Result], search: str) -> Estimate:
 def findings(
     results: Sequence[Result], baseline: str, score: str, split: str, costs: Mapping[str, int]
 ) -> list[str]:
-    """What won, what it is worth, and whether that is more than what was not searched.
+    """Sentences on each search's winner, its score on fresh seeds, and its comparison with settings
+    that were not searched.
 
     Args:
       baseline: the name of settings that were not searched.
       score: the score's name.
-      split: that of fresh scores.
+      split: the split of fresh scores.
       costs: steps of networks that a search takes, by search.
     """
     names, sentences = searches(results), []
@@ -158,9 +159,9 @@ def findings(
         winner, *others = tried(results, name, 0)
         biased, worth = best(results, name), over_seeds(fresh(results, name))
         validation = over_seeds(fresh(results, name, "validation"))
-        again = len(repetitions(results, name))
-        times = f", mean of {again} searches" if again > 1 else ""
-        first = ", the first time," if again > 1 else ""
+        repetition_count = len(repetitions(results, name))
+        times = f", mean of {repetition_count} searches" if repetition_count > 1 else ""
+        first = ", the first time," if repetition_count > 1 else ""
         sentences.append(
             f"**{name}** found{first} {describe(winner.settings)} in {costs[name]:,} steps of "
             f"networks: {percent(biased)} % validation {score}{times}, the best of "
@@ -179,15 +180,15 @@ def findings(
 
 
 def paired(results: Sequence[Result], name: str, other: str) -> dict[int, float]:
-    """Differences of fresh scores, by what is independent (:func:`fresh`)."""
-    own, reference = fresh(results, name), fresh(results, other)
-    if own.keys() & reference.keys() or not reference:
-        return minus(own, reference)
-    return {key: value - over_seeds(reference).mean for key, value in own.items()}
+    """Differences of fresh scores, by independent unit (:func:`fresh`)."""
+    scores, reference = fresh(results, name), fresh(results, other)
+    if scores.keys() & reference.keys() or not reference:
+        return minus(scores, reference)
+    return {key: value - over_seeds(reference).mean for key, value in scores.items()}
 
 
 def capital(sentence: str) -> str:
-    """With a capital letter."""
+    """The sentence with a capital letter."""
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -197,16 +198,16 @@ def percent(x: Estimate) -> str:
 
 
 def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str, int]) -> str:
-    """Markdown: a row a search, and one for what was not searched; arguments as of
+    """Markdown: a row for each search and for settings that were not searched; arguments as of
     :func:`findings`."""
     rows = []
     for name in dict.fromkeys([*searches(results), *(row.search for row in results)]):
         trials = tried(results, name, 0)
-        own = ("", "", "")
+        cells = ("", "", "")
         if trials:
-            own = (str(len(trials)), f"{costs[name]:,}", percent(best(results, name)))
+            cells = (str(len(trials)), f"{costs[name]:,}", percent(best(results, name)))
         values = (over_seeds(fresh(results, name, f)) for f in ("validation", "score"))
-        rows.append((name, *own, *map(percent, values)))
+        rows.append((name, *cells, *map(percent, values)))
     header = (
         "search",
         "trials",
@@ -235,15 +236,19 @@ def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
 
 
 def shares_table(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown: of each setting the share in the variance of the scores, by search."""
-    settings = dict.fromkeys(name for own in shares.values() for name in own)
+    """Markdown: each setting's share in the variance of the scores, by search."""
+    settings = dict.fromkeys(name for values in shares.values() for name in values)
     rows = [
-        (name, *(format_number(own[name], 100, 0) for own in shares.values())) for name in settings
+        (
+            name,
+            *(format_number(values[name], 100, 0) for values in shares.values()),
+        )
+        for name in settings
     ]
     return markdown_table(("setting", *(f"{search}, %" for search in shares)), rows)
 
 
-def lineage(line: Sequence[Round]) -> str:
+def lineage(line: Sequence[SearchRound]) -> str:
     """Markdown: how the winner's settings changed, and which trials it was a copy of."""
     settings = [json.loads(row.settings) for row in line]
     rows = [
@@ -259,8 +264,8 @@ def lineage(line: Sequence[Round]) -> str:
 
 
 def mean_course(courses: Sequence[Float[np.ndarray, "2 _"]]) -> Float[np.ndarray, "2 _"]:
-    """The mean of step functions, each by the places where it changes and its values from there on,
-    from where the last of them begins; each has its last value ever after."""
+    """The mean of step functions, each given by the positions where it changes and its values from
+    there on. The mean begins where the last of them does; each keeps its last value."""
     if not courses:
         return np.zeros((2, 0))
     places = np.unique(np.concatenate([x for x, _ in courses]))
@@ -279,10 +284,10 @@ def progress(
     """Steps of networks and seconds of training so far, and the best score so far.
 
     Args:
-      records: of the curves, in their order.
-      prefix: of the populations of one search.
-      field: the score's.
-      seconds: by population.
+      records: records of the curves, in their order.
+      prefix: prefix of the populations' names of one search.
+      field: the score's field in a record.
+      seconds: time of training by population.
       steps_per_dispatch: between two records of a network.
     """
     populations: dict[str, dict[int, list[float]]] = {}
@@ -324,14 +329,14 @@ def report(
     split: str,
     costs: Mapping[str, int],
     shares: Mapping[str, Mapping[str, float]],
-    lines: Mapping[str, Sequence[Round]],
+    lines: Mapping[str, Sequence[SearchRound]],
 ) -> str:
     """The whole report in Markdown.
 
     Args:
       baseline, score, split, costs: see :func:`findings`.
-      shares: by search and setting, from :func:`jaxdl.report.importance.importance`.
-      lines: by search, what led to a winner that changed its settings on the way.
+      shares: shares by search and setting, from :func:`jaxdl.report.importance.importance`.
+      lines: by search, the rounds that led to a winner whose settings changed in training.
     """
     seeds = len({row.seed for row in results if row.search == baseline})
     repetitions = len({row.repetition for row in results})

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdl.report.figures import own_style, plain, save
-from jaxdl.report.search import Round, mean_course
+from jaxdl.report.search import SearchRound, mean_course
 
 Ticks = Sequence[tuple[float, str]]
 """Positions 0 … 1 on an axis, and what is written there."""
@@ -25,8 +25,8 @@ def parallel_coordinates(
     thick.
 
     Args:
-      trials: by search, the positions of the settings, and the scores; the winner's first.
-      axes: by setting.
+      trials: positions of the settings, and scores, by search; the winner's first.
+      axes: axes by setting.
       score: the score's name.
     """
     import matplotlib
@@ -66,7 +66,7 @@ def best_so_far(
     repetitions, and where there are several a thin line for each.
 
     Args:
-      searches: by search, one of :func:`jaxdl.report.search.progress` a repetition.
+      searches: by search, the result of :func:`jaxdl.report.search.progress` for each repetition.
       score: the score's name.
     """
     from matplotlib.figure import Figure
@@ -86,8 +86,8 @@ def best_so_far(
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel(plain(f"best {score} so far"))
-    most = max(map(len, searches.values()))
-    title = f"means of {most} repetitions" if most > 1 else None
+    longest = max(map(len, searches.values()))
+    title = f"means of {longest} repetitions" if longest > 1 else None
     panels[0].legend(title=title, frameon=False, fontsize=8, title_fontsize=8)
     save(figure, path, dpi=150)
 
@@ -97,13 +97,13 @@ def importances(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Bars: of each setting the share in the variance of the scores, by search."""
     from matplotlib.figure import Figure
 
-    settings = list(dict.fromkeys(name for own in shares.values() for name in own))
+    settings = list(dict.fromkeys(name for values in shares.values() for name in values))
     height = 0.8 / len(shares)
     figure = Figure(figsize=(6, 1 + 0.45 * len(settings)), layout="constrained")
     axes = figure.subplots()
-    for i, (search, own) in enumerate(shares.items()):
+    for i, (search, values) in enumerate(shares.items()):
         middles = np.arange(len(settings)) + (i - (len(shares) - 1) / 2) * height
-        axes.barh(middles, [100 * own[name] for name in settings], height, label=plain(search))
+        axes.barh(middles, [100 * values[name] for name in settings], height, label=plain(search))
     axes.set_yticks(range(len(settings)), list(map(plain, settings)))
     axes.invert_yaxis()
     axes.set(xlabel="share of the variance, %")
@@ -114,14 +114,17 @@ def importances(shares: Mapping[str, Mapping[str, float]], path: Path) -> None:
 
 @own_style()
 def schedules(
-    rounds: Sequence[Round], winner: Sequence[Round], logarithmic: Sequence[str], path: Path
+    rounds: Sequence[SearchRound],
+    winner: Sequence[SearchRound],
+    logarithmic: Sequence[str],
+    path: Path,
 ) -> None:
-    """How the settings of a population changed: all trials grey, what led to the winner in colour,
+    """The settings of a population over its training: all trials grey, the winner's line in colour,
     with a dot where it was copied.
 
     Args:
-      rounds: all of one search.
-      winner: those that led to the winner, in their order.
+      rounds: all rounds of one search.
+      winner: the rounds that led to the winner, in their order.
       logarithmic: settings on a logarithmic axis.
     """
     from matplotlib.figure import Figure
@@ -129,7 +132,7 @@ def schedules(
     names = list(json.loads(winner[0].settings))
     figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
-    trials: dict[int, list[Round]] = {}
+    trials: dict[int, list[SearchRound]] = {}
     for row in rounds:
         trials.setdefault(row.trial, []).append(row)
     for panel, name in zip(panels, names, strict=True):
@@ -146,6 +149,6 @@ def schedules(
     save(figure, path, dpi=150)
 
 
-def stairs(line: Sequence[Round], name: str) -> tuple[list[float], list[int]]:
+def stairs(line: Sequence[SearchRound], name: str) -> tuple[list[float], list[int]]:
     """The values of a setting, and the steps between which it had them."""
     return [json.loads(row.settings)[name] for row in line], [0, *(row.steps for row in line)]

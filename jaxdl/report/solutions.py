@@ -31,7 +31,7 @@ def surfaces(
     Args:
       panels: title -> names of the coordinates, points (of a grid, or of a part of one), the
         function found there, and the exact one.
-      title: of the whole figure: which network this is.
+      title: title of the figure, the network's name.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -55,26 +55,26 @@ def surfaces(
             errors.plot(points[:, 0], error, color="C3")
             errors.set(xlabel=plain(names[0]), title="|error|", yscale="log")
             continue
-        earlier, plane = points[:, :-2], points[:, -2:]
-        last = (earlier == earlier.max(axis=0)).all(axis=1)
+        outer, plane = points[:, :-2], points[:, -2:]
+        last = (outer == outer.max(axis=0)).all(axis=1)
         slice_ = ", ".join(
-            f"{c} = {x:g}" for c, x in zip(names[:-2], earlier.max(axis=0), strict=True)
+            f"{c} = {x:g}" for c, x in zip(names[:-2], outer.max(axis=0), strict=True)
         )
-        where = f" at {slice_}" if slice_ else ""
+        slice_note = f" at {slice_}" if slice_ else ""
         axis = [np.unique(column) for column in plane[last].T]
-        place = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
+        index = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
         top = max(float(np.nanmax(error[last], initial=0.0)), 1e-30)  # of a slice that is exact
         colours = {"cmap": "viridis"}
         if (finite := exact[last][np.isfinite(exact[last])]).size:
             colours |= {"vmin": finite.min(), "vmax": finite.max()}
         parts: tuple[tuple[str, np.ndarray, dict[str, Any]], ...] = (
-            (f"{name}{where}", solution, colours),
-            (f"exact{where}", exact, colours),
-            (f"|error|{where}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
+            (f"{name}{slice_note}", solution, colours),
+            (f"exact{slice_note}", exact, colours),
+            (f"|error|{slice_note}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
         )
         for axes, (label, values, style) in zip(row.subplots(1, 3), parts, strict=True):
             image = np.full([len(a) for a in axis], np.nan)
-            image[place] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
+            image[index] = np.maximum(values[last], top / 1e4) if "norm" in style else values[last]
             drawing = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
             row.colorbar(drawing, ax=axes)
             axes.set(xlabel=plain(names[-2]), ylabel=plain(names[-1]), title=plain(label))
@@ -91,7 +91,7 @@ def scattered(
 
     Args:
       panels: title -> the coordinates' names, points by name.
-      title: of the whole figure: which network's points these are.
+      title: title of the figure, the network's name.
     """
     from matplotlib.figure import Figure
 
@@ -106,8 +106,8 @@ def scattered(
         for height, (group, points) in enumerate(groups.items()):
             x, y = points.T[:2] if len(names) > 1 else (points[:, 0], [height] * len(points))
             axes.scatter(x, y, s=3, lw=0, label=plain(f"{group}: {len(points):,}"))
-        along = f", seen along {', '.join(names[2:])}" if len(names) > 2 else ""
-        axes.set(xlabel=plain(names[0]), title=plain(f"{name}{along}"))
+        axes_note = f", seen along {', '.join(names[2:])}" if len(names) > 2 else ""
+        axes.set(xlabel=plain(names[0]), title=plain(f"{name}{axes_note}"))
         if len(names) > 1:
             axes.set_ylabel(plain(names[1]))
         else:

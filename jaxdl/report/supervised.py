@@ -96,7 +96,7 @@ def values_of(results: Iterable[Any], method: str) -> list[str]:
 
 
 def best_values(results: Sequence[Result]) -> dict[str, str]:
-    """By method, the value with the best mean validation score among those at which the fewest
+    """Best values by method: the best mean validation score among those at which the fewest
     networks diverged."""
     best: dict[str, str] = {}
     validation = by_point(results, "validation")
@@ -112,39 +112,39 @@ def best_values(results: Sequence[Result]) -> dict[str, str]:
 
 
 def points(results: Sequence[Result], *, choose: bool) -> list[Point]:
-    """What the table has a row for: methods at their best values, or all values in their order."""
+    """The rows of the table: methods at their best values, or all values in their order."""
     if choose:
         return list(best_values(results).items())
     return sorted(by_point(results), key=lambda point: value_order(point[1]))
 
 
 def value_order(value: str) -> tuple[float, str]:
-    """To sort the values of a sweep by: none, then numbers, then words."""
+    """The sort key of a sweep's values: none, then numbers, then words."""
     if not value:
         return -math.inf, ""
     return (math.inf if math.isnan(number(value)) else number(value)), value
 
 
 def references(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, Point]:
-    """What each point is compared with, but for the baseline's own: the baseline at its best value,
-    or, of conditions, at the same one, where it has that."""
-    every, best = by_point(results), best_values(results)[baseline]
+    """The reference of each point but the baseline's own: the baseline at its best value, or, with
+    ``choose`` False, at the same value where it has that."""
+    scores, best = by_point(results), best_values(results)[baseline]
     pairs = {}
     for point in points(results, choose=choose):
-        same = baseline, point[1]
-        pairs[point] = same if not choose and same in every else (baseline, best)
+        twin = baseline, point[1]
+        pairs[point] = twin if not choose and twin in scores else (baseline, best)
     return {point: other for point, other in pairs.items() if point != other}
 
 
 def gains(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, dict]:
-    """By method and value, the differences to the baseline (:func:`references`), by seed."""
+    """The differences to the baseline (:func:`references`), by method and value, and seed."""
     scores = by_point(results)
     pairs = references(results, baseline, choose=choose)
     return {point: minus(scores[point], scores[other]) for point, other in pairs.items()}
 
 
 def label(point: Point) -> str:
-    """How a point is called in a sentence or a legend."""
+    """The name of a point in a sentence or a legend."""
     return " ".join(point).strip()
 
 
@@ -161,7 +161,7 @@ def table(
 
     Args:
       score: the score's name.
-      unit: what a row of the results is.
+      unit: the name of a result row's unit, in the plural.
     """
     scores, train, losses = (by_point(results, field) for field in ("score", "train", "loss"))
     differences, rows = gains(results, baseline, choose=choose), []
@@ -197,7 +197,7 @@ def findings(
     *,
     choose: bool = True,
 ) -> list[str]:
-    """Each method against the baseline, in words, and where a sweep's best values are.
+    """Comparisons of each method with the baseline, and the best values of sweeps, in words.
 
     Args:
       score: the score's name.
@@ -215,26 +215,30 @@ def findings(
 
 
 def edges(results: Sequence[Result], method: str, setting: str) -> str:
-    """Which values of a sweep are as good as its best, as far as can be shown."""
+    """A sentence on the values of a sweep that are not shown to be worse than its best."""
     scores, best = by_point(results), best_values(results)[method]
     values = values_of(results, method)
-    worse, lost = [], []
+    worse, diverged = [], []
     for value in values:
         seeds = scores[method, value]
         rows = sum((row.method, row.value) == (method, value) for row in results)
         if len(seeds) < rows:
-            lost.append(value)
+            diverged.append(value)
         elif shows(-1, over_seeds(minus(seeds, scores[method, best]))):
             worse.append(value)
-    at = values.index(best)
-    inside = [v for v in values if v not in {*worse, *lost}]
-    low = next((values[i + 1] for i in range(at - 1, -1, -1) if values[i] not in inside), values[0])
-    high = next((values[i - 1] for i in range(at + 1, len(values)) if values[i] not in inside), "")
+    index = values.index(best)
+    equivalent = [v for v in values if v not in {*worse, *diverged}]
+    low = next(
+        (values[i + 1] for i in range(index - 1, -1, -1) if values[i] not in equivalent), values[0]
+    )
+    high = next(
+        (values[i - 1] for i in range(index + 1, len(values)) if values[i] not in equivalent), ""
+    )
     sentence = (
         f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
         f"from {low} to {high or values[-1]} none is shown to be worse"
     )
-    return sentence + (f"; networks diverged at {', '.join(lost)}." if lost else ".")
+    return sentence + (f"; networks diverged at {', '.join(diverged)}." if diverged else ".")
 
 
 METHOD = """\
@@ -266,19 +270,19 @@ def report(
     """The whole report in Markdown.
 
     Args:
-      draw: so many seeds share their examples: see :func:`pool`.
+      draw: number of seeds that share their examples, see :func:`pool`.
       sections: further headings and texts, after the results.
       score, sweeps: see :func:`findings`.
     """
-    lost = {
+    diverged = {
         point: sorted({r.seed for r in results if (r.method, r.value) == point} - set(seeds))
         for point, seeds in by_point(results).items()
     }
     values = ("\n- " + (CHOSEN if choose else CONDITIONS)) if sweeps else ""
     draws = f" {draw} seeds share their examples: their mean counts as one." if draw > 1 else ""
-    every = ""
-    if sweeps and choose and len(lost) <= 60:
-        every = table(pool(results, draw), baseline, score, choose=False)
+    full_table = ""
+    if sweeps and choose and len(diverged) <= 60:
+        full_table = table(pool(results, draw), baseline, score, choose=False)
     pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
     values_of_one = len({row.seed for row in pooled}), "draw" if draw > 1 else "seed"
     method = METHOD.format(score=score, values=values, draws=draws, reach=reach(*values_of_one))
@@ -287,10 +291,10 @@ def report(
         ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
         ("Results", table(pooled, baseline, score, choose=choose, unit=unit)),
         *sections,
-        ("All values", every),
+        ("All values", full_table),
         (
             "Diverged networks",
-            bullets(f"{label(p)}, {list_seeds(s)}" for p, s in lost.items() if s),
+            bullets(f"{label(p)}, {list_seeds(s)}" for p, s in diverged.items() if s),
         ),
         ("How the numbers are computed", method),
     ]

@@ -92,8 +92,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: i
 
     Args:
       header: the titles of the columns.
-      rows: as many cells each; `str` is applied to them.
-      left: how many columns are aligned to the left; the others, numbers, to the right.
+      rows: rows of as many cells; `str` is applied to them.
+      left: number of columns aligned to the left; the others, numbers, to the right.
 
     Raises:
       ValueError: a row has another number of cells than the header.
@@ -159,7 +159,7 @@ def read_rows(
     """Read what `write_rows` wrote; the types of the columns are those of `kind`'s fields.
 
     Args:
-      key: so many of the first fields name a network, of which there is one row; 0: none do.
+      key: number of first fields that name a network, which has one row; 0 for no names.
       limits: the greatest value of a field, whose least is 0; NaN is allowed.
 
     Raises:

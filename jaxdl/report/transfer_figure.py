@@ -43,7 +43,7 @@ def draw(
     grid = fig.subplots(2, 2, height_ratios=(1.5, 1.0))
     legend: dict = {}
     rows = (("this run", summary, results), ("Yosinski et al. (2014), ImageNet", published, ()))
-    for (who, cells, networks), (left, right) in zip(rows, grid, strict=True):
+    for (source, cells, networks), (left, right) in zip(rows, grid, strict=True):
         halves = [c for c in cells if c.split == "random" and c.treatment != "random"]
         right_cells = [c for c in cells if c.split == "dissimilar"]
         name = "Dissimilar halves" if right_cells else "Random layers"
@@ -53,7 +53,7 @@ def draw(
         elif not any(c in right_cells for c in control):  # it was measured on another split
             right_cells += control
         for axes, title, shown in ((left, "Random halves", halves), (right, name, right_cells)):
-            axes.set_title(f"{title}, {who}", loc="left", fontsize=10)
+            axes.set_title(f"{title}, {source}", loc="left", fontsize=10)
             legend |= _draw_cells(axes, shown, networks)
         legend |= _draw_reference(right, cells)
         left.set_ylabel("accuracy, %")

@@ -116,15 +116,15 @@ def findings(results: Iterable[Result]) -> list[Finding]:
 
     shared = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
     near, distant = drop("AnB", shared), drop("AnB", shared, "dissimilar")
-    farther = over_seeds(minus(by_seed(distant), by_seed(near)))
+    difference = over_seeds(minus(by_seed(distant), by_seed(near)))
     control_split = "dissimilar" if cuts_of(index, "dissimilar", "random") else "random"
     floor = estimate(drop("random", cuts_of(index, control_split, "random")[-1:], control_split))
     distance = _finding(
         "distance",
-        shows(-1, farther),
+        shows(-1, difference),
         "features transfer less well between dissimilar tasks",
         f"AnB at n = {span(shared)} minus base, dissimilar halves minus random halves: "
-        f"{quote(farther)}; apart they are {quote(estimate(distant))} and "
+        f"{quote(difference)}; apart they are {quote(estimate(distant))} and "
         f"{quote(estimate(near))}. Random frozen features at their last cut, "
         f"{control_split} halves, minus base: {quote(floor)}.",
     )
@@ -225,7 +225,7 @@ def report(results: Sequence[Result], published: Sequence[Cell], facts: Mapping[
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     judged = findings(results)
-    lost = [
+    diverged = [
         f"{r.split} halves, seed {r.seed}, direction {r.direction}: {r.treatment}, n = {r.n}"
         for r in sorted(results, key=order)
         if math.isnan(r.accuracy)
@@ -235,7 +235,7 @@ def report(results: Sequence[Result], published: Sequence[Cell], facts: Mapping[
     ]
     sections = [
         ("Findings", "\n".join(sentences)),
-        ("Diverged networks", bullets(lost)),
+        ("Diverged networks", bullets(diverged)),
         ("Results", table(summarize(results), published)),
         ("The paper's values", _PAPER),
         ("", _by_cut(published)),

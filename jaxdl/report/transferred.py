@@ -22,7 +22,7 @@ SPLITS = {
     "whole1000": "All 1000 classes",  # the paper's split of the random-features control
 }
 TREATMENTS = ("base", "BnB", "BnB+", "AnB", "AnB+", "random")
-"""In the order of tables."""
+"""Treatments in the order of tables."""
 
 
 class Result(NamedTuple):
@@ -69,7 +69,7 @@ Index = dict[tuple[str, str, int], dict[Pair, float]]
 
 
 def order(row: Result | Cell) -> tuple:
-    """To sort by: splits and treatments in the order of tables."""
+    """The sort key: splits and treatments in the order of tables."""
     splits = list(SPLITS)
     split = splits.index(row.split) if row.split in splits else len(splits)
     rest = (row.seed, row.direction) if isinstance(row, Result) else ()

@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 
 Areas = Mapping[tuple[str, int], tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]
-"""By attribution and seed, each image's areas of deletion and of insertion."""
+"""Each image's areas of deletion and of insertion, by attribution and seed."""
 
 
 def write_results(path: str | os.PathLike, areas: Areas) -> None:
@@ -50,8 +50,8 @@ def by_image(areas: Areas, attribution: str, part: int) -> Float[np.ndarray, " n
 
 
 def gains(areas: Areas, part: int) -> dict[str, Estimate]:
-    """By attribution, by how much its area is better than that of a random order, over images:
-    smaller for deletion, larger for insertion."""
+    """The gain of each attribution's area over that of a random order, over images: smaller is
+    better for deletion, larger for insertion."""
     chance, sign = by_image(areas, RANDOM, part), (-1, 1)[part]
     return {
         name: mean_and_standard_error(sign * (by_image(areas, name, part) - chance))
@@ -61,7 +61,7 @@ def gains(areas: Areas, part: int) -> dict[str, Estimate]:
 
 
 def findings(areas: Areas) -> str:
-    """Which attributions are better than a random order of the pixels."""
+    """Sentences on the attributions that are better than a random order of the pixels."""
     sentences = [
         compare(
             f"**{name}**",
@@ -89,8 +89,8 @@ def table(areas: Areas) -> str:
         for part, gain in enumerate(differences):
             area = mean_and_standard_error(by_image(areas, name, part))
             cells.append(format_mean(area.mean, area.se))
-            own = gain.get(name)
-            cells.append(format_mean(own.mean, own.se, signed=True) if own else "")
+            value = gain.get(name)
+            cells.append(format_mean(value.mean, value.se, signed=True) if value else "")
         rows.append((name, *cells))
     better = "better than random"
     header = ("order of the pixels", *(x for part in PARTS for x in (f"{part}, %", better)))
@@ -110,10 +110,10 @@ def stages(
     """The stages of a network.
 
     Args:
-      shapes: of what each puts out for an image.
+      shapes: shapes of each stage's output for an image.
       fields: of the units of the first stages, in pixels of the network's input; units of the
         others see all of the image.
-      silent: how many channels of these first stages are 0 in all images.
+      silent: number of channels of these first stages that are 0 in all images.
     """
 
     def sides(values: tuple[int, int]) -> str:
@@ -134,7 +134,7 @@ def predictions(
     labels: Int[np.ndarray, " n"],
     class_names: Sequence[str],
 ) -> str:
-    """How often networks, by seed, are right, how sure they are, and what they take for what.
+    """Accuracy and confidence of networks by seed, and their commonest confusions, in words.
 
     Args:
       labels: -1 where the class of an image is not known.
@@ -145,7 +145,7 @@ def predictions(
     guesses = {seed: p.argmax(-1) for seed, p in probabilities.items()}
     right = np.stack([guess[labelled] == labels[labelled] for guess in guesses.values()])
     accuracy = mean_and_standard_error(right.mean(1))
-    sure = np.stack([p[labelled].max(-1) for p in probabilities.values()])
+    confidence = np.stack([p[labelled].max(-1) for p in probabilities.values()])
     mean = format_mean(accuracy.mean, accuracy.se)
     sentences = [
         f"Of {labelled.sum():,} images with a known class {mean} % are classified rightly"
@@ -155,8 +155,8 @@ def predictions(
     if right.any() and not right.all():
         sentences.append(
             "The mean probability of the predicted class is "
-            f"{percent(float(sure[right].mean()))} where it is right, "
-            f"{percent(float(sure[~right].mean()))} where it is wrong."
+            f"{percent(float(confidence[right].mean()))} where it is right, "
+            f"{percent(float(confidence[~right].mean()))} where it is wrong."
         )
         counts = np.zeros((len(class_names),) * 2, int)
         for guess in guesses.values():

@@ -22,7 +22,7 @@ class Picture(NamedTuple):
 
 
 Row = tuple[str, Sequence[Picture]]
-"""What is written before a row, in lines, and its pictures."""
+"""A row: its title, in lines, and its pictures."""
 
 CELL, LINE = 0.95, 0.14  # inches: a picture's side with its border, a line of text
 
@@ -45,8 +45,8 @@ def pictures(rows: Sequence[Row], path: Path) -> None:
             side = (CELL - 0.08) / max(pixels.shape[:2])
             middle, base = margin + CELL * (i + 0.5), top + CELL / 2
             half = [side * n / 2 for n in pixels.shape[:2]]
-            at = (middle - half[1], middle + half[1], base - half[0], base + half[0])
-            axes.imshow(pixels, extent=at, interpolation="nearest")
+            extent = (middle - half[1], middle + half[1], base - half[0], base + half[0])
+            axes.imshow(pixels, extent=extent, interpolation="nearest")
             axes.text(
                 middle, top + CELL + 0.01, plain(caption), fontsize=7, ha="center", linespacing=1.1
             )
@@ -62,21 +62,23 @@ def shown(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
     return images if images.shape[-1] == 3 else images.mean(-1, keepdims=True).repeat(3, -1)
 
 
-def signed(values: Float[np.ndarray, "h w"], over: RGB | None = None, share: float = 0.3) -> RGB:
+def signed(
+    values: Float[np.ndarray, "h w"], background: RGB | None = None, share: float = 0.3
+) -> RGB:
     """Red above 0, blue below, white at 0; the hundredth of the values that are largest are in full
     colour.
 
     Args:
-      over: a picture of the same size that shines through, in grey.
-      share: of that.
+      background: a picture of the same size that shines through, in grey.
+      share: weight of the background.
     """
     from matplotlib import colormaps
 
     limit = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
     colours = colormaps["RdBu_r"](0.5 + values / (2 * limit))[..., :3]
-    if over is None:
+    if background is None:
         return colours
-    return (1 - share) * colours + share * over.mean(-1, keepdims=True)
+    return (1 - share) * colours + share * background.mean(-1, keepdims=True)
 
 
 def positive(values: Num[np.ndarray, "h w"]) -> RGB:
@@ -134,7 +136,8 @@ def attributions(
 
 
 def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], path: Path) -> None:
-    """By attribution and network, the mean probability while pixels go, and while they come."""
+    """Draw the mean probability during deletion and insertion of pixels, by attribution and
+    network."""
     panels: dict[str, dict[str, list[Line]]] = {}
     for name, networks in curves.items():
         for pair in networks:
@@ -148,8 +151,8 @@ def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], 
 def captions(
     logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], class_names: Sequence[str]
 ) -> list[str]:
-    """What images show, if that is known (labels of 0 and more), what they are taken for, and how
-    surely, in lines."""
+    """Captions of images, in lines: the true class where it is known (labels of 0 and more), the
+    predicted class and its probability."""
     lines = []
     for label, shares in zip(labels, probabilities(logits), strict=True):
         truth = f"is {class_names[label]}\n" if label >= 0 else ""
@@ -159,7 +162,7 @@ def captions(
 
 
 def spread(items: Sequence | Int[np.ndarray, " n"], count: int) -> list:
-    """At most so many of them, evenly spaced."""
+    """At most ``count`` of the items, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(count, len(items)))
     return [items[i] for i in places.round().astype(int)]
 

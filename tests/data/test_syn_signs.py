@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from matplotlib.colors import rgb_to_hsv
 from PIL import Image
 
-from jaxdl.data.builders import _sign_drawings
+from jaxdl.data.builders import sign_drawings
 from jaxdl.data.builders import syn_signs as builder
 from jaxdl.data.builders.syn_signs import (
     CLASS_NAMES,
@@ -73,7 +73,7 @@ def test_names_are_in_the_order_of_gtsrb():
     assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == CLASSES
     for label, number in LIMITS.items():
         assert CLASS_NAMES[label] == f"speed limit {number} km/h"
-    assert tuple(_sign_drawings._DRAWINGS) == CLASS_NAMES
+    assert tuple(sign_drawings._DRAWINGS) == CLASS_NAMES
     known = {13: "yield", 14: "stop", 17: "no entry", 25: "road work", 40: "roundabout mandatory"}
     assert {label: CLASS_NAMES[label] for label in known} == known
 

@@ -13,10 +13,10 @@ from configs.finetune import VARIANTS, get_config
 from experiments import finetune, predict
 from experiments.finetune import Network
 from experiments.harness import donors
+from experiments.harness.networks import from_run
 from experiments.harness.run import UserError, user_input
 from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
-from experiments.networks import from_run
 from jaxdl import transfer
 from jaxdl.data import sources
 from jaxdl.nn.models.mlp import MLP

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments.harness import settings
-from experiments.harness.settings import Between, Count, Each, Multiple, OneOf, Options, SomeOf
+from experiments.harness.settings import Between, Count, Multiple, OneOf, Options, SomeOf, TupleOf
 
 CONFIG = ConfigDict({"steps": 12, "every": 4, "off": 0, "data": {"feed": "auto"}})
 
@@ -23,8 +23,8 @@ CONFIG = ConfigDict({"steps": 12, "every": 4, "off": 0, "data": {"feed": "auto"}
         (OneOf(("a", "b")), ("a", "b")),
         (SomeOf(("a", "b")), ((), ("b",), ("b", "a"))),
         (SomeOf(("a", "b"), least=1), (("a",),)),
-        (Each(Count(), "(24, 24)", least=1), ((1,), [2, 3])),
-        (Each(Between(0, 1), "(0.5,)"), ((), (0, 1))),
+        (TupleOf(Count(), "(24, 24)", least=1), ((1,), [2, 3])),
+        (TupleOf(Between(0, 1), "(0.5,)"), ((), (0, 1))),
         (Multiple("every"), (0, 4, 12)),
         (Multiple("off"), (7,)),
         (Options(), ({"seed": 0, "path": "x", "by_class": False}, {})),
@@ -55,13 +55,13 @@ def test_what_is_taken(kind, values):
         (SomeOf(("a", "b")), ("a", "a"), "config.x names one thing twice: ('a', 'a')"),
         (SomeOf(("a", "b"), least=1), (), "config.x is empty: choose from a, b"),
         (
-            Each(Count(), "(24, 24)"),
+            TupleOf(Count(), "(24, 24)"),
             (0,),
             "config.x: (0,) is no tuple such as (24, 24): 0 cannot be in it",
         ),
-        (Each(Count(), "(24, 24)"), 3, "config.x: 3 is no tuple such as (24, 24)"),
+        (TupleOf(Count(), "(24, 24)"), 3, "config.x: 3 is no tuple such as (24, 24)"),
         (
-            Each(Count(), "(24, 24)", least=1),
+            TupleOf(Count(), "(24, 24)", least=1),
             (),
             "config.x: () is no tuple such as (24, 24): at least 1 of them",
         ),
@@ -94,7 +94,7 @@ def test_a_method_is_the_base_with_changes_and_knows_where_each_value_is_from():
         "a": {"rate": 0.1, "steps": 4},
         "b": {"rate": 0.2, "steps": 4},
     }
-    assert [found["b"].place(key) for key in ("rate", "steps")] == [
+    assert [found["b"].path(key) for key in ("rate", "steps")] == [
         "config.methods.b.rate",
         "config.base.steps",
     ]

@@ -91,7 +91,7 @@ def test_means_and_gaps_worked_out_by_hand():
 
 
 def test_published_numbers_are_those_of_the_papers():
-    rows = {(p.who, p.method, p.pair): p.target_accuracy for p in PUBLISHED}
+    rows = {(p.source, p.method, p.pair): p.target_accuracy for p in PUBLISHED}
     assert len(rows) == len(PUBLISHED)
     facts = """
     ICML 2015 | .5749 .8149 .9891 | .8665 .9048 .9244 | .5919 .7107 .9951 | .7400 .8866 .9987

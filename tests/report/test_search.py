@@ -12,7 +12,7 @@ from jaxdl.report.importance import importance
 from jaxdl.report.search import (
     NOT_SEARCHED,
     Result,
-    Round,
+    SearchRound,
     best,
     findings,
     fresh,
@@ -40,9 +40,12 @@ def rounds(repetition=0, first=0):
     scores, rates = (0.7, 0.9, math.nan), RATES
     plan = "pbt", repetition
     return [
-        *(Round(*plan, 0, first + i, -1, 10, scores[i], settings(rates[i])) for i in range(3)),
-        Round(*plan, 1, first, first + 1, 20, 0.92, settings(0.024)),
-        Round(*plan, 1, first + 1, first + 1, 20, 0.95, settings(0.02)),
+        *(
+            SearchRound(*plan, 0, first + i, -1, 10, scores[i], settings(rates[i]))
+            for i in range(3)
+        ),
+        SearchRound(*plan, 1, first, first + 1, 20, 0.92, settings(0.024)),
+        SearchRound(*plan, 1, first + 1, first + 1, 20, 0.95, settings(0.02)),
     ]
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 
 class Task(NamedTuple):
-    """What networks are trained on, all of them on the same, and how."""
+    """Data, order of examples and settings that all contenders train with."""
 
     images: Float[np.ndarray, "n h w c"]  # as the network sees them
     labels: Int[np.ndarray, " n"]

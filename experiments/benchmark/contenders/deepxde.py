@@ -90,9 +90,9 @@ def make(config: ConfigDict) -> Contender:
                 return count
             if model.opt_name != "L-BFGS":
                 model.compile("L-BFGS", verbose=0)
-            before = lbfgs_iterations(model.opt)
+            start = lbfgs_iterations(model.opt)
             step()
-            count = lbfgs_iterations(model.opt) - before
+            count = lbfgs_iterations(model.opt) - start
             return count if count > 1 else 0  # by 1 DeepXDE knows that it has converged
 
         def params() -> Params:
@@ -120,5 +120,5 @@ def make(config: ConfigDict) -> Contender:
 
 
 def lbfgs_iterations(optimizer) -> int:
-    """So many it has made; where :meth:`deepxde.Model.train` reads them, too."""
+    """Iterations made so far, read where :meth:`deepxde.Model.train` reads them."""
     return optimizer.state_dict()["state"].get(0, {}).get("n_iter", 0)

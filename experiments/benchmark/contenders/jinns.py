@@ -127,7 +127,7 @@ def make(optimizer: str, config: ConfigDict) -> Contender:
 
 
 def line_search_arguments(ji) -> dict[str, object]:
-    """What `jinns.solve` passes to the optimizer for its line search."""
+    """Arguments that `jinns.solve` passes to the optimizer for its line search."""
 
     def callback_value_fn(params, batch, loss):
         return loss.evaluate(params, batch)[0]

@@ -31,7 +31,7 @@ def apply(
     """Train-mode logits and new batch statistics of the network, in the ops of `lax` and Flax.
 
     Args:
-      trains: for each layer whether it does; one that does not keeps and uses its statistics.
+      trains: whether each layer is trained; a frozen one keeps and uses its statistics.
     """
     params, running, updated = variables["params"], variables["batch_stats"], {}
     for depth, spec in enumerate(model.convolutions, 1):
@@ -74,7 +74,7 @@ def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
             logits, stats = apply(model, {**variables, "params": params}, images[ids], trains)
             return jnp.mean(cross_entropy(logits, labels[ids])), stats
 
-        def where_trains(tree):
+        def trainable(tree):
             return {
                 name: jax.tree.map(lambda x, t=trains[name]: jnp.where(t, x, 0), layer)
                 for name, layer in tree.items()
@@ -83,8 +83,8 @@ def make_step(model: ConvNet, rule: optax.GradientTransformation) -> Callable:
         params = variables["params"]
         (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         # Gradients, so that static booleans leave nothing to compute; updates because of the decay.
-        updates, opt_state = rule.update(where_trains(grads), opt_state, params)
-        updates = where_trains(updates)
+        updates, opt_state = rule.update(trainable(grads), opt_state, params)
+        updates = trainable(updates)
         params = optax.apply_updates(params, updates)
         return {"params": params, "batch_stats": stats}, opt_state, loss
 
@@ -102,8 +102,8 @@ def one_after_the_other(
     """``run()`` trains networks for the steps of the task, and further each time it is called.
 
     Args:
-      starts: for each network its first variables and how many layers of it are frozen.
-      rule: of all updates; the task's own rates and decay are not read.
+      starts: each network's initial variables and number of frozen layers.
+      rule: the optimizer; the task's rates and decay are not read.
       static: whether what trains is known to the compiler, one program a cut, or an argument of
         one program for all.
     """

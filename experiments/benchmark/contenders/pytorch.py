@@ -31,7 +31,7 @@ from jaxdl.types import Variables
 
 
 def network(model: ConvNet | AdversarialNet | MLP, variables: Variables) -> nn.Module:
-    """The same layers with a copy of the same values.
+    """A PyTorch module with the same layers and a copy of the same values.
 
     Raises:
       ValueError: if the network has dropout, or "SAME" padding with a stride.
@@ -104,7 +104,7 @@ def adversarial(model: AdversarialNet, variables: Variables) -> nn.ModuleDict:
     params, deep = variables["params"], len(model.convolutions)
 
     def path(head: str, hidden: tuple[int, ...], out: int) -> nn.Sequential:
-        """From the images through one head."""
+        """The layers from the images through one head."""
         values = {f"conv{i + 1}": params[f"encoder_{i}"] for i in range(deep)}
         values |= {f"fc{deep + 1 + i}": params[f"{head}_{i}"] for i in range(len(hidden) + 1)}
         return convolutional(ConvNet(model.convolutions, hidden, out), {"params": values})
@@ -144,7 +144,7 @@ def freeze(layers: nn.Module, n: int) -> nn.Module:
 
 
 class Setting(NamedTuple):
-    """What makes PyTorch faster or slower and changes no result; and the device."""
+    """Options of PyTorch that change its speed but no result; and the device."""
 
     threads: int
     memory_format: torch.memory_format
@@ -204,7 +204,7 @@ def one_after_the_other(
     time it is called; their last losses.
 
     Args:
-      starts: for each network its first variables and how many layers of it are frozen.
+      starts: each network's initial variables and number of frozen layers.
     """
     form = {"memory_format": setting.memory_format, "device": setting.device}
     loss_of_step = make_loss(model, task, setting)

@@ -53,14 +53,14 @@ def colour(brightness: Scalar, contrast: Scalar, saturation: Scalar, hue: Scalar
     check_amplitudes(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     check(hue <= 0.5, f"a hue of ±{hue} circles; it must be 0.5 or less")
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         check(image.shape[-1] == 3, f"colour needs 3 channels, got {image.shape[-1]}")
         tones, chroma, turn = random.split(key, 3)
         image = _tones(tones, image, brightness, contrast)
         image = _away_from(_grey(image), image, _factor(chroma, saturation))
         return _turn_hue(image, symmetric(turn, hue))
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def posterize(bits: tuple[int, int]) -> Augment:
@@ -72,11 +72,11 @@ def posterize(bits: tuple[int, int]) -> Augment:
     low, high = bits
     check(1 <= low <= high <= 8, f"posterizing to {low} to {high} bits; it must be within 1 to 8")
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         step = 2.0 ** (8 - random.randint(key, (), low, high + 1))
         return jnp.floor(image / step) * step
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def solarize(threshold: Range) -> Augment:
@@ -88,10 +88,10 @@ def solarize(threshold: Range) -> Augment:
     low, high = threshold
     check_range(threshold=threshold)
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         return jnp.where(image < random.uniform(key, minval=low, maxval=high), image, 255 - image)
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def invert(probability: Scalar) -> Augment:
@@ -102,10 +102,10 @@ def invert(probability: Scalar) -> Augment:
     """
     check((probability >= 0) & (probability <= 1), f"probability is {probability}; 0 to 1")
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         return jnp.where(random.bernoulli(key, probability), 255 - image, image)
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def channel_levels(contrast: Scalar, brightness: Scalar) -> Augment:
@@ -119,26 +119,26 @@ def channel_levels(contrast: Scalar, brightness: Scalar) -> Augment:
     """
     check_amplitudes(contrast=contrast, brightness=brightness)
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         slope, level = random.split(key)
         channels = 1, 1, image.shape[-1]
         a = jnp.maximum(1 + symmetric(slope, contrast, channels), 0)
         b = symmetric(level, brightness, channels)
         return jnp.clip(127.5 + a * (image - 127.5) + b, 0, 255)
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def autocontrast() -> Augment:
     """Stretches each channel to 0..255; one of a single value stays. Nothing is random."""
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         low, high = image.min((0, 1), keepdims=True), image.max((0, 1), keepdims=True)
         return jnp.where(
             high > low, 255 * (image - low) / jnp.where(high > low, high - low, 1), image
         )
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def equalize() -> Augment:
@@ -192,6 +192,6 @@ def _turn_hue(image: Float[Array, "h w 3"], turn: Float[Array, ""]) -> Float[Arr
         (green - blue) / positive,
         jnp.where(green >= blue, 2 + (blue - red) / positive, 4 + (red - green) / positive),
     )
-    place = jnp.mod(sixths[..., None] + 6 * turn + 5 - 2 * jnp.arange(3)[None, None], 6)
-    ramp = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+    phase = jnp.mod(sixths[..., None] + 6 * turn + 5 - 2 * jnp.arange(3)[None, None], 6)
+    ramp = jnp.clip(jnp.minimum(phase, 4 - phase), 0, 1)
     return value[..., None] - chroma[..., None] * ramp

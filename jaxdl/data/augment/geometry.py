@@ -54,19 +54,19 @@ def crop_and_flip(
     check(size >= 1, f"a crop of {size} pixels; it must be 1 or more")
     check_amplitudes(padding=padding)
     check_edge(edge)
-    around = ((padding, padding), (padding, padding), (0, 0))
+    widths = ((padding, padding), (padding, padding), (0, 0))
 
-    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         if padding:
             options = {"constant_values": fill} if edge == "constant" else {}
-            image = jnp.pad(image, around, EDGES[edge], **options)
+            image = jnp.pad(image, widths, EDGES[edge], **options)
         spare = _spare(image.shape, size)
         down, right, mirror = random.split(key, 3)
         top, left = integer_below(down, spare[0] + 1), integer_below(right, spare[1] + 1)
         piece = lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
         return jnp.where(random.bernoulli(mirror), piece[:, ::-1], piece) if flip else piece
 
-    return per_image(one, any_dtype=True, fill=fill)
+    return per_image(change_image, any_dtype=True, fill=fill)
 
 
 def centre_crop(size: int) -> Augment:
@@ -129,9 +129,9 @@ def similarity(
     """Random rotation and scaling about the centre, then a shift.
 
     Args:
-      rotation: at most so many degrees in either direction.
+      rotation: greatest angle in either direction, degrees.
       scale: the range of the magnification; above 1 things grow.
-      translation: at most such parts of (height, width) in either direction.
+      translation: greatest shift in either direction, parts of (height, width).
 
     Raises:
       ValueError: for negative amplitudes, a scale that is not 0 < low <= high, an unknown edge.
@@ -143,7 +143,7 @@ def similarity(
     check(low > 0, f"scale from {low}; it must be above 0")
     check_edge(edge)
 
-    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         height, width = image.shape[:2]
         turn, zoom, rows, columns = random.split(key, 4)
         angle = jnp.radians(symmetric(turn, rotation))
@@ -153,7 +153,7 @@ def similarity(
         # Rows run downwards: this turns anticlockwise as the image is seen.
         return _affine(image, ((cos, sin), (-sin, cos)), shift, edge, fill)
 
-    return per_image(one, fill=fill)
+    return per_image(change_image, fill=fill)
 
 
 def shear(
@@ -169,12 +169,12 @@ def shear(
     check_amplitudes(vertical=vertical, horizontal=horizontal)
     check_edge(edge)
 
-    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         rows, columns = random.split(key)
-        back = (1, symmetric(rows, vertical)), (symmetric(columns, horizontal), 1)
-        return _affine(image, back, (0, 0), edge, fill)
+        inverse = (1, symmetric(rows, vertical)), (symmetric(columns, horizontal), 1)
+        return _affine(image, inverse, (0, 0), edge, fill)
 
-    return per_image(one, fill=fill)
+    return per_image(change_image, fill=fill)
 
 
 def elastic(
@@ -187,7 +187,7 @@ def elastic(
     34 and smoothness 4, which moves pixels by 1.4 in root mean square away from the border.
 
     Args:
-      amplitude: of the displacement before smoothing, pixels.
+      amplitude: amplitude of the displacement before smoothing, pixels.
       smoothness: standard deviation of the Gaussian, pixels.
 
     Raises:
@@ -197,7 +197,7 @@ def elastic(
     check(smoothness > 0, "a smoothness of 0 pixels; it must be above 0")
     check_edge(edge)
 
-    def one(key: PRNGKeyArray, image: Array, fill: float) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array, fill: float) -> Array:
         height, width = image.shape[:2]
         field = symmetric(key, 1, (2, height, width))
         # Two products with band matrices: unlike convolutions these are fast in loops on the CPU.
@@ -208,7 +208,7 @@ def elastic(
         rows, columns = rows + field[0], columns + field[1]
         return _sample(image, rows, columns, edge, fill)
 
-    return per_image(one, fill=fill)
+    return per_image(change_image, fill=fill)
 
 
 def _smoothing(size: int, deviation: float) -> Float[np.ndarray, "size size"]:

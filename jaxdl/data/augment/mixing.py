@@ -32,11 +32,11 @@ def cutout(size: int, *, fill: float = 0.0) -> Augment:
     """
     check_amplitudes(size=size)
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         hole = _box(key, image.shape[:2], (size, size))
         return jnp.where(hole[..., None], fill, image)
 
-    return per_image(one)
+    return per_image(change_image)
 
 
 def mixup(
@@ -81,10 +81,10 @@ def cutmix(
     height, width = images.shape[1:3]
 
     def box(draw_key: PRNGKeyArray) -> Bool[Array, "h w"]:
-        area, place = random.split(draw_key)
-        part = jnp.sqrt(1 - random.beta(area, alpha, alpha))
+        area_key, position_key = random.split(draw_key)
+        part = jnp.sqrt(1 - random.beta(area_key, alpha, alpha))
         sides = [jnp.floor(part * n).astype(jnp.int32) for n in (height, width)]
-        return _box(place, (height, width), sides)
+        return _box(position_key, (height, width), sides)
 
     boxes = jax.vmap(box)(draws)
     share = boxes.sum((1, 2)) / (height * width)
@@ -102,7 +102,7 @@ def augmix(
     ``augmix_operations``, on 0..255; its loss (Jensen-Shannon between views) is not here.
 
     Args:
-      operations: to choose from; they must keep the images' shape.
+      operations: augmentations to draw from; they must keep the images' shape.
 
     Raises:
       ValueError: without operations, and unless width, depth and alpha are positive.
@@ -110,27 +110,27 @@ def augmix(
     check(len(operations) > 0, "augmix needs operations")
     check(width >= 1 and depth >= 1, f"augmix of {width} x {depth} operations; ask for 1 or more")
     check_alpha(alpha)
-    nothing = len(operations)
+    identity = len(operations)
     branches = [
         *(lambda key, image, change=change: change(key, image[None])[0] for change in operations),
         lambda key, image: image,
     ]
 
-    def one(key: PRNGKeyArray, image: Array) -> Array:
+    def change_image(key: PRNGKeyArray, image: Array) -> Array:
         image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
         shares, mix, chains = random.split(key, 3)
         keep = random.beta(mix, alpha, alpha, dtype=image.dtype)
         weights = random.dirichlet(shares, jnp.full(width, alpha, image.dtype), dtype=image.dtype)
 
-        def chain(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-            chain_key, weight = at
+        def chain(total: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
+            chain_key, weight = inputs
             count, steps = random.split(chain_key)
             length = 1 + integer_below(count, depth)
 
-            def step(changed: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-                place, chain_key = at
+            def step(changed: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
+                index, chain_key = inputs
                 choice_key, operation = random.split(chain_key)
-                choice = jnp.where(place < length, integer_below(choice_key, nothing), nothing)
+                choice = jnp.where(index < length, integer_below(choice_key, identity), identity)
                 return lax.switch(choice, branches, operation, changed), None
 
             changed, _ = lax.scan(step, image, (jnp.arange(depth), random.split(steps, depth)))
@@ -139,7 +139,7 @@ def augmix(
         parts = random.split(chains, width), (1 - keep) * weights
         return lax.scan(chain, keep * image, parts)[0]
 
-    return per_image(one, branches=True, masks=False)
+    return per_image(change_image, branches=True, masks=False)
 
 
 def augmix_operations(severity: float) -> tuple[Augment, ...]:
@@ -179,11 +179,11 @@ def _mix(keep: Array, first: Array, second: Array) -> Array:
 def _box(
     key: PRNGKeyArray, size: Sequence[int], sides: Sequence[int | Array]
 ) -> Bool[Array, "h w"]:
-    """Whether each pixel is in a box of these sides around a pixel that is drawn evenly."""
+    """A mask of the pixels in a box of these sides around a uniformly drawn pixel."""
 
-    def along(key: PRNGKeyArray, pixels: int, side: int | Array) -> Bool[Array, " pixels"]:
+    def side_mask(key: PRNGKeyArray, pixels: int, side: int | Array) -> Bool[Array, " pixels"]:
         first = integer_below(key, pixels) - side // 2
         return (first <= jnp.arange(pixels)) & (jnp.arange(pixels) < first + side)
 
-    rows, columns = map(along, random.split(key), size, sides)
+    rows, columns = map(side_mask, random.split(key), size, sides)
     return rows[:, None] & columns[None]

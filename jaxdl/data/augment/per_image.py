@@ -17,12 +17,13 @@ Augment = Callable[..., Any]
 Range = tuple[Scalar, Scalar]
 """The ends of a uniform range."""
 
-_One = Callable[..., Float[Array, "oh ow c"]]
-"""``one(key, image)`` and, of what moves pixels, ``one(key, image, fill)``."""
+_Change = Callable[..., Float[Array, "oh ow c"]]
+"""``change(key, image)``; ``change(key, image, fill)`` where pixels move."""
 
 
 def compose(*augments: Augment) -> Augment:
-    """One after the other, the first first, each with a key of its own; none is the identity."""
+    """Augmentations applied one after the other, in this order, each with its own key; the identity
+    for none."""
 
     def augment(key: PRNGKeyArray, images: Array, mask: Array | None = None) -> Any:
         for part_key, change in zip(
@@ -43,19 +44,19 @@ def example_keys(key: PRNGKeyArray, batch: int) -> Array:
 
 
 def per_image(
-    change: _One,
+    change: _Change,
     *,
     any_dtype: bool = False,
     branches: bool = False,
     fill: float | None = None,
     masks: bool = True,
 ) -> Augment:
-    """A change of one image, made one of batches.
+    """An augmentation of batches from a change of one image.
 
     Args:
-      branches: whether it chooses by `switch`.
-      fill: of what moves pixels, what comes from outside an image.
-      masks: whether it is known what becomes of a mask.
+      branches: whether ``change`` branches by `lax.switch`.
+      fill: where pixels move, the value of pixels outside an image.
+      masks: whether the change applies to masks, too.
     """
     outside = () if fill is None else (fill,)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 from scipy.ndimage import gaussian_filter
 
-from jaxdl.data.builders._pictures import cloud, draw_pictures
+from jaxdl.data.builders.pictures import cloud, draw_pictures
 
 RECIPE = 2  # raise by one when the code below draws other images; the cache is keyed by it
 RADIUS = 0.085  # of a red cell on average, parts of the image's side
@@ -33,7 +33,7 @@ _PLATELET = np.array([0.45, 0.66, 0.12])
 def make_cells(
     count: int, seed: int | tuple[int, ...] = 0, size: int = 64, crowding: float = 0.5
 ) -> dict[str, np.ndarray]:
-    """So many micrographs and the red cells in them; image i does not depend on ``count``.
+    """``count`` micrographs and the red cells in them; image i does not depend on ``count``.
 
     They are kept in the cache (see :func:`jaxdl.data.cache.cached`).
 
@@ -71,9 +71,9 @@ def _draw(rng: np.random.Generator, size: int, crowding: float) -> dict[str, np.
     """One micrograph."""
     most = round(1.5 * crowding * (1 + 2 * _MARGIN) ** 2 / (math.pi * RADIUS**2))
     scale = rng.uniform(0.9, 1.1)
-    drawn = int(rng.integers(most // 3, most + 1))
+    count = int(rng.integers(most // 3, most + 1))
     whites = _white_cells(rng)
-    centres = _scatter(rng, drawn, scale, whites)
+    centres = _scatter(rng, count, scale, whites)
     focus = rng.uniform(0.004, 0.022) if rng.random() < 0.8 else rng.uniform(0.022, 0.04)
     cells = _red_cells(rng, centres, scale, size, focus)
     p = cells.coverage.shape[-1]
@@ -139,8 +139,8 @@ def _scatter(
         for middle, radius in whites:
             clearance = np.hypot(*(candidates - middle).T) - radius
             gap = np.where(clearance < 0.6 * RADIUS, 0, gap)
-        wanted = reach * rng.uniform(0.5, 1.0)
-        good = np.flatnonzero(gap >= wanted)
+        least = reach * rng.uniform(0.5, 1.0)
+        good = np.flatnonzero(gap >= least)
         centres[i] = candidates[good[0] if len(good) else gap.argmax()]
     return centres
 
@@ -197,7 +197,8 @@ def _paint_whites(
     whites: list[tuple[Float[np.ndarray, "2"], float]],
     axis: Float[np.ndarray, " h"],
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w 3"]]:
-    """What they cover, 0 to 1, and their optical density: cytoplasm and a nucleus of lobes."""
+    """The coverage of white cells, 0 to 1, and their optical density: cytoplasm and a nucleus of
+    lobes."""
     size = len(axis)
     covered = np.zeros((size, size), np.float32)
     density = np.zeros((size, size, 3), np.float32)

@@ -1,4 +1,4 @@
-"""What data sets share that are drawn and need no files: blocks, configuration, TFDS builder."""
+"""Drawn data sets, which need no files: random blocks, configuration, TFDS builder."""
 
 import dataclasses
 import hashlib
@@ -54,7 +54,8 @@ def draw_examples(
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class DrawnConfig(tfds.core.BuilderConfig):
-    """What is built: images of each split, a seed. The name is made of the fields in ``least``.
+    """Configuration of a drawn data set: images of each split, a seed. The name is made of the
+    fields in ``least``.
 
     Raises:
       ValueError: a number below that in ``least``, or not a whole one.

@@ -21,12 +21,12 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
-from jaxdl.data.builders._pictures import cloud, draw_pictures
-from jaxdl.data.builders._vessels import grow_vessels
+from jaxdl.data.builders.pictures import cloud, draw_pictures
+from jaxdl.data.builders.vessels import grow_vessels
 
 RECIPE = 3  # raise by one when the code below draws other images; the cache is keyed by it
 CLASS_NAMES = ("hidden", "visible")
-"""Of the macula."""
+"""Class names of the macula."""
 MACULA_RADIUS = 0.7  # DD; the mask
 DISC = (0.48, 0.53)  # DD; the disc's half axes
 _CANVAS = 320  # pixels, at least, of the side that vessels are drawn on
@@ -72,7 +72,7 @@ def make_fundus(
 
 @dataclasses.dataclass(frozen=True)
 class _Camera:
-    """Where a field of view lies on the fundus, and how it comes to an image."""
+    """A field of view on the fundus and its projection to an image."""
 
     centre: Float[np.ndarray, "2"]  # DD
     radius: float  # DD
@@ -83,13 +83,13 @@ class _Camera:
 
     @property
     def matrix(self) -> Float[np.ndarray, "2 2"]:
-        """From DD to parts of the image's side, columns and rows."""
+        """The matrix from DD to parts of the image's side, columns and rows."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         turn = np.array([[cos, -sin], [sin, cos]])
         return (self.reach / self.radius) * np.array([[self.mirror], [-1]]) * turn
 
     def project(self, xy: Float[np.ndarray, "*n 2"], size: int) -> Float[np.ndarray, "*n 2"]:
-        """From DD to (column, row) in pixels; 0 is the middle of the first one."""
+        """Points in DD as (column, row) in pixels; 0 is the middle of the first one."""
         return size * ((xy - self.centre) @ self.matrix.T + self.middle) - 0.5
 
     def grid(self, size: int) -> Float[np.ndarray, "2 h w"]:
@@ -288,7 +288,7 @@ def _light(
     y: Float[np.ndarray, "h w"],
     from_middle: Float[np.ndarray, "h w"],
 ) -> Float[np.ndarray, "h w"]:
-    """How much of the light falls where: less at the border, more to one side, shadows."""
+    """The illumination of each pixel: less at the border, more to one side, shadows."""
     angle, tilt = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.07)
     light = 1 + tilt * (math.cos(angle) * x + math.sin(angle) * y)
     light *= np.exp(-rng.uniform(0.1, 0.6) * from_middle**2)
@@ -306,7 +306,7 @@ def _develop(
     field: Bool[np.ndarray, "h w"],
     from_middle: Float[np.ndarray, "h w"],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """What the camera makes of it: focus, the field's border, noise."""
+    """The camera's effects on an image: focus, the field's border, noise."""
     size = len(field)
     blur = rng.uniform(0, 0.004) * size
     if blur > 0.2:

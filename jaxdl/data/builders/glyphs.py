@@ -42,7 +42,7 @@ CLASS_GROUPS: tuple[str, ...] = ("letter",) * len(_LETTERS) + ("symbol",) * len(
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """How far images of one class differ. Pairs are the ends of uniform ranges."""
+    """Ranges in which images of one class differ. Pairs are the ends of uniform ranges."""
 
     rotation: float = 15.0  # ± degrees
     scale: tuple[float, float] = (0.75, 1.15)
@@ -236,7 +236,7 @@ def _cell(font, character: str) -> Float[np.ndarray, "cell cell"]:
 
 
 def _recipe(split: str, per_class: int, seed: int) -> tuple:
-    """All that the images depend on."""
+    """The settings that the images depend on."""
     from matplotlib import __version__ as fonts
     from matplotlib.ft2font import __freetype_version__ as rasterizer
 

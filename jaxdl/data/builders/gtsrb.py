@@ -176,32 +176,32 @@ def _read_table(table: Path, images: Path, label: int | None) -> list[Sign]:
     return signs
 
 
-def _sign(where: str, row: dict[str, str], images: Path, label: int | None) -> Sign:
-    """One line of a table, or an error that begins with `where`."""
+def _sign(line: str, row: dict[str, str], images: Path, label: int | None) -> Sign:
+    """One line of a table, or an error that begins with `line`."""
     try:
         _, _, *roi, class_id = (int(row[column]) for column in _COLUMNS[1:])
     except (TypeError, ValueError):  # too short a line has None
         values = ";".join(str(row[column]) for column in _COLUMNS)
-        raise ValueError(f"{where}: {values} is not a name and seven integers") from None
+        raise ValueError(f"{line}: {values} is not a name and seven integers") from None
     if not 0 <= class_id < len(CLASS_NAMES):
-        raise ValueError(f"{where}: ClassId is {class_id}; expected 0..{len(CLASS_NAMES) - 1}")
+        raise ValueError(f"{line}: ClassId is {class_id}; expected 0..{len(CLASS_NAMES) - 1}")
     if label is not None and class_id != label:
-        raise ValueError(f"{where}: ClassId is {class_id}, in the folder of class {label}")
+        raise ValueError(f"{line}: ClassId is {class_id}, in the folder of class {label}")
     file, track = images / row["Filename"], -1
     if label is not None:
         name = re.fullmatch(r"(\d{5})_\d{5}\.ppm", row["Filename"])
         if not name:
-            raise ValueError(f"{where}: {row['Filename']} is not named TTTTT_FFFFF.ppm")
+            raise ValueError(f"{line}: {row['Filename']} is not named TTTTT_FFFFF.ppm")
         track = label * _TRACKS + int(name[1])
     if not file.is_file():
-        raise FileNotFoundError(f"{where}: no image {file}; unpack the archive again")
+        raise FileNotFoundError(f"{line}: no image {file}; unpack the archive again")
     left, top, right, bottom = roi
     return Sign(file, (left, top, right, bottom), class_id, track)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GtsrbConfig(tfds.core.BuilderConfig):
-    """What is built.
+    """Configuration of GTSRB.
 
     Attributes:
       roi: whether images are cut to their regions of interest.

@@ -133,12 +133,12 @@ def read_photo(file: str | os.PathLike, side: int = SIDE) -> UInt8[np.ndarray, "
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class MnistMConfig(tfds.core.BuilderConfig):
-    """What is built. The folders are no part of the name.
+    """Configuration of MNIST-M. The folders are no part of the name.
 
     Attributes:
-      train: so many of MNIST's training examples, the first in TFDS's order.
-      test: so many of its test examples.
-      seed: draws the patches.
+      train: number of MNIST's training examples, the first in TFDS's order.
+      test: number of its test examples.
+      seed: seed of the patches.
       padding: empty pixels around each 28×28 digit; 2 makes images of 32×32, as the authors' are.
       grey: keep the grey levels of the digits, ``|patch - digit|``, instead of black and white.
       photos: the folder of the photographs; None: `bsds500` in TFDS's manual_dir.
@@ -205,7 +205,8 @@ class MnistM(SettingsBuilder):
         )
 
     def download_and_prepare(self, **options) -> None:
-        """As TFDS's, but data prepared from other photographs than those asked for are an error.
+        """As TFDS's method, with an error for data prepared from other photographs than those asked
+        for.
 
         Raises:
           FileNotFoundError: no photographs, or MNIST is not prepared.

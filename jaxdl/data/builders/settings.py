@@ -1,4 +1,4 @@
-"""What the builders here share: configurations whose name says what is in them."""
+"""Base class of the builders here: configurations named by their fields."""
 
 import tensorflow_datasets as tfds
 

@@ -33,7 +33,8 @@ BLOCK = 100  # examples drawn together, from one random stream
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """How far images differ. Pairs are the ends of uniform ranges, colours run from 0 to 1."""
+    """Ranges in which images differ. Pairs are the ends of uniform ranges, colours run from 0 to
+    1."""
 
     digits: tuple[int, ...] = (1, 2, 3)  # lengths of the numbers, equally likely
     height: tuple[float, float] = (15.0, 27.0)  # of a digit, pixels, where that leaves it whole
@@ -160,7 +161,8 @@ def _line(
     rng: np.random.Generator,
     variation: Variation,
 ) -> Float[np.ndarray, "n 32 32"]:
-    """How much of each pixel the number covers, 0..1, the labelled digit whole and near the centre.
+    """The share of each pixel that the number covers, 0..1; the labelled digit is whole and near
+    the centre.
 
     A line is five places: the labelled digit's is the middle one, and as many on either side are
     filled as the number is long. Lengths along the line are in digit heights.
@@ -173,8 +175,8 @@ def _line(
     digits[:, 2] = labels
     length = np.asarray(v.digits)[rng.integers(len(v.digits), size=n)]
     before = np.floor(rng.random(n) * length).astype(int)  # digits of the number left of the label
-    place = np.arange(5) - 2
-    present = (place >= -before[:, None]) & (place < (length - before)[:, None])
+    offsets = np.arange(5) - 2
+    present = (offsets >= -before[:, None]) & (offsets < (length - before)[:, None])
     glyph = face[:, None] * 10 + digits
 
     # Half the room of each place: as the font has it, but never so little that digits touch.
@@ -204,17 +206,20 @@ def _line(
     down = cos * dy - sin * dx
     along = (cos * dx + sin * dy - shear * down) * (zoom / aspect)
     down *= zoom
-    where = np.zeros(along.shape, np.intp)
+    digit_index = np.zeros(along.shape, np.intp)
     for boundary in range(4):
-        where += along > end[:, boundary, None, None]
-    where += 5 * np.arange(n)[:, None, None]
+        digit_index += along > end[:, boundary, None, None]
+    digit_index += 5 * np.arange(n)[:, None, None]
 
     size = np.maximum(0, np.searchsorted(-np.asarray(_HEIGHTS), -height, side="right") - 1)
     blank = len(atlas) - 1
     cell = np.where(present, size[:, None] * len(box) + glyph, blank)
     scale = np.asarray(_HEIGHTS, np.float32)[size][:, None, None]
     return _bilinear(
-        atlas, cell.reshape(-1)[where], scale * down, scale * (along - middle.reshape(-1)[where])
+        atlas,
+        cell.reshape(-1)[digit_index],
+        scale * down,
+        scale * (along - middle.reshape(-1)[digit_index]),
     )
 
 
@@ -229,11 +234,11 @@ def _bilinear(
     y, x = np.clip(y + middle, 0, last), np.clip(x + middle, 0, last)  # the cell's edge is zero
     row, column = y.astype(np.int32), x.astype(np.int32)
     y, x = y - row, x - column
-    at = (cell * _CELL + row) * _CELL + column
+    index = (cell * _CELL + row) * _CELL + column
     flat = atlas.reshape(-1)
-    upper, lower = flat[at], flat[at + _CELL]
-    upper += x * (flat[at + 1] - upper)
-    lower += x * (flat[at + _CELL + 1] - lower)
+    upper, lower = flat[index], flat[index + _CELL]
+    upper += x * (flat[index + 1] - upper)
+    lower += x * (flat[index + _CELL + 1] - lower)
     return upper + y * (lower - upper)
 
 
@@ -267,10 +272,10 @@ def _colours(
     colour = rng.random((len(luma), 3), dtype=np.float32)
     paleness = rng.random((len(luma), 1), dtype=np.float32)
     colour += paleness * ((colour @ _LUMA)[:, None] - colour)
-    now, luma = (colour @ _LUMA)[:, None], luma[:, None]
-    darker = colour * luma / now
-    lighter = 1 - (1 - colour) * (1 - luma) / (1 - now)
-    return np.where(luma < now, darker, lighter).astype(np.float32)[:, None, :, None]
+    colour_luma, luma = (colour @ _LUMA)[:, None], luma[:, None]
+    darker = colour * luma / colour_luma
+    lighter = 1 - (1 - colour) * (1 - luma) / (1 - colour_luma)
+    return np.where(luma < colour_luma, darker, lighter).astype(np.float32)[:, None, :, None]
 
 
 def _texture(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n 32 32"]:

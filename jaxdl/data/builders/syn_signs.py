@@ -3,7 +3,7 @@
 The source domain of SYN SIGNS → GTSRB in Ganin & Lempitsky, "Unsupervised Domain Adaptation by
 Backpropagation" (2015); their 100,000 synthetic signs are Moiseev et al., "Evaluation of Traffic
 Sign Recognition Methods Trained on Synthetically Generated Data" (2013). This is a set of the same
-kind and not the same images: signs from `_sign_drawings`, nothing downloaded.
+kind and not the same images: signs from `sign_drawings`, nothing downloaded.
 
 An image is a drawing seen askew by a pinhole camera, its paint faded, dirty, shaded or partly
 hidden, in front of sky, walls, foliage and blurred things; then exposure, haze and colour cast;
@@ -29,10 +29,10 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float32, Int32, Int64, UInt8
 from scipy.ndimage import gaussian_filter
 
-from jaxdl.data.builders._sign_drawings import templates
-from jaxdl.data.builders._streets import background, chance, clouds, ramp, step, uniform
 from jaxdl.data.builders.drawn import DrawnBuilder, DrawnConfig, draw_examples
 from jaxdl.data.builders.gtsrb import CLASS_NAMES
+from jaxdl.data.builders.sign_drawings import templates
+from jaxdl.data.builders.streets import background, chance, clouds, ramp, step, uniform
 
 __all__ = ["CLASS_NAMES", "Distortion", "SynSigns", "SynSignsConfig", "syn_signs", "templates"]
 
@@ -41,7 +41,7 @@ BLOCK = len(CLASS_NAMES)  # examples drawn together, from one random stream
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """How far images of one class differ. Pairs are the ends of uniform ranges."""
+    """Ranges in which images of one class differ. Pairs are the ends of uniform ranges."""
 
     diameter: tuple[float, float] = (0.74, 0.95)  # of a sign, sides of the image
     shift: float = 0.05  # ± sides, each axis
@@ -139,7 +139,7 @@ def _sign_plane(
     shift: Float32[np.ndarray, "n 1 1 2"],
     d: Distortion,
 ) -> tuple[Float32[np.ndarray, "n side side"], Float32[np.ndarray, "n side side"]]:
-    """Where each pixel's ray meets the sign, in half widths from its centre.
+    """The point where each pixel's ray meets the sign, in half widths from its centre.
 
     A point p of the plane, turned by R and at distance D, is seen at D (R p)_xy / (D + (R p)_z):
     a homography, whose inverse is applied to the pixels.
@@ -297,7 +297,7 @@ class SynSignsConfig(DrawnConfig):
     """See :class:`DrawnConfig`; by default as many images as the paper's.
 
     Attributes:
-      size: of an image's side, 16 pixels or more.
+      size: an image's side, 16 pixels or more.
     """
 
     dataset = "syn_signs"

@@ -84,37 +84,39 @@ def _read_hdf5(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         raise ValueError(f"usps: {file}: not a whole HDF5 file; replace it") from None
 
 
-def _check(where: str, images: np.ndarray, labels: np.ndarray) -> Split:
-    """The arrays in their final form, or an error that begins with `where`."""
+def _check(prefix: str, images: np.ndarray, labels: np.ndarray) -> Split:
+    """The arrays in their final form, or an error that begins with `prefix`."""
     description = f"{images.dtype}{list(images.shape)}"
     if images.shape[1:] not in ((SIDE * SIDE,), (SIDE, SIDE), (SIDE, SIDE, 1)):
-        raise ValueError(f"{where}: images are {description}; expected [n, 256] or [n, 16, 16, 1]")
+        raise ValueError(f"{prefix}: images are {description}; expected [n, 256] or [n, 16, 16, 1]")
     if not len(images):
-        raise ValueError(f"{where}: no images")
+        raise ValueError(f"{prefix}: no images")
     if images.dtype.kind == "f":
         if not np.isfinite(images).all():
-            raise ValueError(f"{where}: some values are NaN or infinite; replace the file")
+            raise ValueError(f"{prefix}: some values are NaN or infinite; replace the file")
         if images.min() < 0 or images.max() > 1:
             raise ValueError(
-                f"{where}: values are {images.min():g}..{images.max():g}; {images.dtype} images "
+                f"{prefix}: values are {images.min():g}..{images.max():g}; {images.dtype} images "
                 "must lie in 0..1"
             )
         images = np.rint(255 * images.astype(np.float64)).astype(np.uint8)
     elif images.dtype != np.uint8:
-        raise ValueError(f"{where}: images are {description}; expected uint8 0..255 or floats 0..1")
+        raise ValueError(
+            f"{prefix}: images are {description}; expected uint8 0..255 or floats 0..1"
+        )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"{where}: labels are {labels.dtype}{list(labels.shape)}; expected {len(images)} "
+            f"{prefix}: labels are {labels.dtype}{list(labels.shape)}; expected {len(images)} "
             "integers"
         )
     if labels.min() < 0 or labels.max() > 9:
-        raise ValueError(f"{where}: labels are {labels.min()}..{labels.max()}; expected 0..9")
+        raise ValueError(f"{prefix}: labels are {labels.min()}..{labels.max()}; expected 0..9")
     return images.reshape(-1, SIDE, SIDE, 1), labels.astype(np.int32)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class UspsConfig(tfds.core.BuilderConfig):
-    """Where the data are; there is nothing to choose in them.
+    """Configuration of USPS: the file with the data.
 
     Attributes:
       file: the npz or HDF5 file; None: `usps.npz` or `usps.h5` in TFDS's manual_dir.

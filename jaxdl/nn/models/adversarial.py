@@ -1,4 +1,4 @@
-"""One encoder with two heads: what an image shows, and which domain it is from.
+"""Networks with one encoder and two heads, for the class of an image and for its domain.
 
 The networks of Ganin & Lempitsky (ICML 2015; JMLR 2016, figure 4). The paper does not say how its
 convolutions are padded: see ``padding``.
@@ -21,10 +21,10 @@ class AdversarialNet(nn.Module):
     Attributes:
       convolutions: the encoder.
       hidden: widths of the dense layers of the label head, before its logits.
-      domain_hidden: the same of the domain head, before its one logit.
+      domain_hidden: widths of the domain head's hidden layers, before its one logit.
       classes: number of the label head's logits.
       dropout: the rate before each dense layer of the label head, in training; may be traced.
-      start: how kernels and biases are drawn.
+      start: distribution of initial kernels and biases.
       batch_norm: normalize after each convolution; ``encode`` then needs to know of training.
       axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
@@ -54,8 +54,8 @@ class AdversarialNet(nn.Module):
         x: Float[AnyArray, "b h w c"],
         join: Callable[..., Any] = lambda features, logits: features,
     ) -> tuple[Float[AnyArray, "b k"], Float[AnyArray, " b"]]:
-        """What both heads say, without dropout; ``join`` makes of features and logits what the
-        domain head reads."""
+        """The logits of both heads, without dropout; ``join`` computes the domain head's input from
+        features and logits."""
         features = self.encode(x)
         logits = self.classify(features)
         return logits, self.discriminate(join(features, logits))
@@ -92,7 +92,7 @@ def dann_digits(classes: int, *, padding: str = "VALID", **options) -> Adversari
 
 
 def dann_mnist(classes: int, *, padding: str = "VALID", **options) -> AdversarialNet:
-    """For digits of 28 or 32 pixels: c5-32 pool2 c5-48 pool2 | 100-100-k | 100-1.
+    """DANN's network for digits of 28 or 32 pixels: c5-32 pool2 c5-48 pool2 | 100-100-k | 100-1.
 
     Without padding by default: no worse in our one comparison, at half the time a step.
     """
@@ -101,8 +101,8 @@ def dann_mnist(classes: int, *, padding: str = "VALID", **options) -> Adversaria
 
 
 def dann_svhn(classes: int, *, padding: str = "SAME", **options) -> AdversarialNet:
-    """For house numbers of 32 pixels: c5-64 pool3/2 c5-64 pool3/2 c5-128 | 3072-2048-k |
-    1024-1024-1, with dropout of .5.
+    """DANN's network for house numbers of 32 pixels: c5-64 pool3/2 c5-64 pool3/2 c5-128 |
+    3072-2048-k | 1024-1024-1, with dropout of .5.
 
     Padded: without it an image of 32 pixels ends before the third convolution.
     """
@@ -113,8 +113,8 @@ def dann_svhn(classes: int, *, padding: str = "SAME", **options) -> AdversarialN
 
 
 def dann_gtsrb(classes: int, *, padding: str = "VALID", **options) -> AdversarialNet:
-    """For traffic signs of 40 pixels: c5-96 pool2 c3-144 pool2 c5-256 pool2 | 512-k |
-    1024-1024-1."""
+    """DANN's network for traffic signs of 40 pixels: c5-96 pool2 c3-144 pool2 c5-256 pool2 | 512-k
+    | 1024-1024-1."""
     convolutions = _padded(
         padding,
         Conv(96, kernel=5, pool=2),

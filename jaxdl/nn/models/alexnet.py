@@ -17,11 +17,11 @@ class AlexNet(Staged):
     """Stages: five convolutions, three dense layers.
 
     Attributes:
-      widths: of the convolutions.
+      widths: channels of the convolutions.
       hidden: widths of the dense layers before the logits.
       classes: number of logits.
       dropout: the rate before each hidden dense layer, in training.
-      dtype: in which it computes.
+      dtype: the type of computations.
     """
 
     widths: tuple[int, int, int, int, int]

@@ -22,12 +22,12 @@ HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 @struct.dataclass
 class Start:
-    """How a layer's parameters are drawn."""
+    """Distribution of a layer's initial parameters."""
 
     deviation: float | None = None
-    """Of the kernel's normal distribution; None for He's, by fan-in."""
+    """Standard deviation of the kernel's normal distribution; None for He's, by fan-in."""
     level: float = 0.0
-    """Of the biases."""
+    """Initial value of the biases."""
     glorot: bool = False
     """Instead: uniform, by fan-in and fan-out (Glorot & Bengio 2010)."""
 
@@ -116,7 +116,7 @@ class ConvNet(Staged):
       classes: number of logits.
       batch_norm: normalize after each convolution, before its ReLU.
       dropout: the rate before each dense layer but the first, in training; may be traced.
-      starts: how each layer's parameters are drawn; empty for He's weights and no biases.
+      starts: distribution of each layer's initial parameters; empty for He's weights and no biases.
       axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
 

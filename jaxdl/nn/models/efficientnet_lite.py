@@ -103,7 +103,7 @@ class EfficientNetLite(Staged):
       stem: channels of the first convolution.
       head: channels of the last.
       dropout: the rate before the logits, in training.
-      dtype: in which it computes.
+      dtype: the type of computations.
       axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
 

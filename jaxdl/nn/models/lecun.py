@@ -152,7 +152,7 @@ def net5(outputs: int, *, axis_name: str | None = None) -> Stack:
 
 
 def zip_code(outputs: int, *, axis_name: str | None = None, dropout: Scalar = 0.0) -> Stack:
-    """For 16 pixels: 12 maps, 12 maps that see 8 of them each, 30 units.
+    """The network for zip codes of 16 pixels: 12 maps, 12 maps that see 8 of them each, 30 units.
 
     The paper does not say which 8: here map i sees i … i + 7, counted around, so that each is seen
     as often as any other.
@@ -164,9 +164,9 @@ def zip_code(outputs: int, *, axis_name: str | None = None, dropout: Scalar = 0.
 
 
 def lenet5(outputs: int, *, axis_name: str | None = None, dropout: Scalar = 0.0) -> Stack:
-    """For 28 or 32 pixels, with the layers of the paper up to its 84 units: means with trained
-    scales for pooling, tanh, the paper's table of which map sees which. Then dense outputs in the
-    place of distances to drawn digits."""
+    """LeNet-5 for 28 or 32 pixels, with the layers of the paper up to its 84 units: means with
+    trained scales for pooling, tanh, the paper's table of which map sees which. Then dense outputs
+    in the place of distances to drawn digits."""
     threes = tuple(tuple(sorted((i + k) % 6 for k in range(3))) for i in range(6))
     fours = tuple(tuple(sorted((i + k) % 6 for k in range(4))) for i in range(6))
     sources = (*threes, *fours, (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), tuple(range(6)))

@@ -25,12 +25,12 @@ RGB = tuple[float, float, float]
 
 
 class Preprocessing(NamedTuple):
-    """From an image to the network's input: ``(pixel - mean) / deviation``, pixels 0 … 255."""
+    """Preprocessing of images to network inputs: ``(pixel - mean) / deviation``, pixels 0 … 255."""
 
     mean: RGB
     deviation: RGB
     margin: int = 0
-    """By how many pixels an image's short side is larger before its middle is cut out."""
+    """Pixels by which an image's short side is larger before its middle is cut out."""
     resample: Image.Resampling = Image.Resampling.BILINEAR
 
     @property
@@ -58,7 +58,7 @@ class Preprocessing(NamedTuple):
 
 
 class Pretrained(NamedTuple):
-    """What is to be known of weights."""
+    """Description of pretrained weights."""
 
     build: Callable[..., Staged]
     """Takes ``classes`` and the attributes of the module."""
@@ -74,7 +74,7 @@ class Pretrained(NamedTuple):
     for a network without logits."""
     licence: str
     unused: tuple[str, ...] = ()
-    """How the names of tensors begin that the file has beside the network's."""
+    """Prefixes of the names of tensors in the file that the network does not have."""
 
 
 def _levels(*fractions: float) -> RGB:

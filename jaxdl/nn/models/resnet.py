@@ -94,14 +94,14 @@ class ResNet(Staged):
     """Stages: the stem, the blocks one by one, the logits of the mean over pixels.
 
     Attributes:
-      blocks: how many blocks each group has.
+      blocks: number of blocks in each group.
       width: channels of the first group; the next ones have twice as many each.
       classes: number of logits.
       bottleneck: blocks of three convolutions, which put out four times the width.
       shortcut: "pad", "conv" or "norm": see above.
       imagenet: the stem for large images.
-      padding: of the blocks' convolutions; None for PyTorch's, "SAME" for Flax's.
-      dtype: in which it computes.
+      padding: padding of the blocks' convolutions; None for PyTorch's, "SAME" for Flax's.
+      dtype: the type of computations.
       axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
 

@@ -73,12 +73,12 @@ def count_links(model: Stack, shape: tuple[int, ...]) -> list[int]:
     for i in range(model.depth):
         name = f"layers_{i}"
 
-        def layer(own, x, i=i, name=name):
-            return model.apply({"params": {name: own}}, x, start=i, stop=i + 1)
+        def layer(module, x, i=i, name=name):
+            return model.apply({"params": {name: module}}, x, start=i, stop=i + 1)
 
-        def count(own, x, layer=layer):
-            derivatives = jax.tree.leaves(jax.jacrev(layer)(own, x))
-            return sum(map(jnp.count_nonzero, derivatives)), layer(own, x)
+        def count(module, x, layer=layer):
+            derivatives = jax.tree.leaves(jax.jacrev(layer)(module, x))
+            return sum(map(jnp.count_nonzero, derivatives)), layer(module, x)
 
         number, x = jax.jit(count)(params[name], x)
         links.append(int(number))

@@ -143,8 +143,8 @@ def adaptive_mean(x: Float[AnyArray, "b h w c"], grid: int) -> Float[Array, "b g
 
     def windows(size: int) -> Float[Array, "grid size"]:
         i, pixel = jnp.arange(grid)[:, None], jnp.arange(size)[None]
-        inside = (pixel >= i * size // grid) & (pixel < -(-(i + 1) * size // grid))
-        return (inside / inside.sum(1, keepdims=True)).astype(x.dtype)
+        cell = (pixel >= i * size // grid) & (pixel < -(-(i + 1) * size // grid))
+        return (cell / cell.sum(1, keepdims=True)).astype(x.dtype)
 
     if x.shape[1:3] == (grid, grid):
         return jnp.asarray(x)

@@ -166,10 +166,10 @@ def with_encoder(variables: Variables, pretrained: Variables) -> Variables:
       ValueError: if it lacks a stage.
     """
 
-    def stages(kind: str, own: dict[str, Any]) -> dict[str, Any]:
-        if missing := [name for name in own if name not in pretrained.get(kind, {})]:
+    def stages(kind: str, options: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in options if name not in pretrained.get(kind, {})]:
             raise ValueError(f"the pretrained network has no {kind} of stage {missing[0]}")
-        return {name: pretrained[kind][name] for name in own}
+        return {name: pretrained[kind][name] for name in options}
 
     return {
         kind: {**tree, "encoder": stages(kind, tree["encoder"])} if "encoder" in tree else tree
@@ -178,22 +178,22 @@ def with_encoder(variables: Variables, pretrained: Variables) -> Variables:
 
 
 def enlarge(x: Float[AnyArray, "b h w c"], factor: tuple[int, int]) -> Float[Array, "b oh ow c"]:
-    """Each pixel as a block of pixels."""
+    """Repeat each pixel as a block of pixels."""
     (b, h, w, c), (down, right) = x.shape, factor
     blocks = jnp.broadcast_to(jnp.asarray(x)[:, :, None, :, None], (b, h, down, w, right, c))
     return blocks.reshape(b, h * down, w * right, c)
 
 
 def crop_to(
-    x: Shaped[AnyArray, "b h w *c"], like: Shaped[AnyArray, "b oh ow ..."]
+    x: Shaped[AnyArray, "b h w *c"], template: Shaped[AnyArray, "b oh ow ..."]
 ) -> Shaped[AnyArray, "b oh ow *c"]:
     """The middle of images or masks, as large as others: what a network without padding sees."""
-    top, left = ((a - b) // 2 for a, b in zip(x.shape[1:3], like.shape[1:3], strict=True))
-    return x[:, top : top + like.shape[1], left : left + like.shape[2]]
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[1:3], template.shape[1:3], strict=True))
+    return x[:, top : top + template.shape[1], left : left + template.shape[2]]
 
 
 def _fit(x: Float[Array, "b h w c"], shape: Sequence[int]) -> Float[Array, "b oh ow c"]:
     """Cropped below and to the right, or filled up there with copies of the last pixels."""
     x = x[:, : shape[0], : shape[1]]
-    missing = [(0, size - have) for size, have in zip(shape, x.shape[1:3], strict=True)]
+    missing = [(0, size - length) for size, length in zip(shape, x.shape[1:3], strict=True)]
     return jnp.pad(x, ((0, 0), *missing, (0, 0)), "edge") if any(map(any, missing)) else x

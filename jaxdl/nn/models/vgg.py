@@ -30,7 +30,7 @@ class VGG(Staged):
         last convolution's pooling is the output.
       classes: number of logits.
       dropout: the rate before each dense layer but the first, in training.
-      dtype: in which it computes.
+      dtype: the type of computations.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -61,15 +61,15 @@ class VGG(Staged):
 def torchvision_names(model: VGG) -> dict[str, Entry]:
     """Names as torchvision has them: layers are counted with their ReLUs and poolings."""
     entries: dict[str, Entry] = {}
-    names, place = iter(model.names()), 0
+    names, index = iter(model.names()), 0
     for group in model.groups:
         for _ in group:
-            entries |= conv(f"features.{place}", f"{next(names)}/conv", bias=True)
-            place += 2
-        place += 1
-    for place, name in enumerate(names):
-        layout = flattened(GRID, GRID) if place == 0 else TRANSPOSED
-        entries |= dense(f"classifier.{3 * place}", f"{name}/dense", layout)
+            entries |= conv(f"features.{index}", f"{next(names)}/conv", bias=True)
+            index += 2
+        index += 1
+    for index, name in enumerate(names):
+        layout = flattened(GRID, GRID) if index == 0 else TRANSPOSED
+        entries |= dense(f"classifier.{3 * index}", f"{name}/dense", layout)
     return entries
 
 

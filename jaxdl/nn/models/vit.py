@@ -79,12 +79,12 @@ class ViT(Staged):
     """Stages: the patches, the blocks one by one, the logits. Its positions fit one size of image.
 
     Attributes:
-      width: of a token.
-      blocks: how many.
-      heads: of each attention.
+      width: the width of a token.
+      blocks: number of blocks.
+      heads: number of heads of each attention.
       classes: number of logits.
       patch: pixels along a patch's side.
-      dtype: in which it computes.
+      dtype: the type of computations.
     """
 
     width: int

@@ -117,7 +117,8 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, kind: str, reader: Any, data: bytes) -> dict[str, np.ndarray]:
-    """What a reader makes of a file, or one line that says what is wrong with it."""
+    """The result of a reader for a file, or an error of one line that says what is wrong with
+    it."""
     try:
         return reader(data)
     except Exception as error:  # damaged, a file can make its reader raise nearly anything

@@ -17,14 +17,15 @@ from jaxdl.types import PyTree, Variables
 
 
 class Layout(NamedTuple):
-    """How axes are arranged here and there; the two functions are inverse to one another."""
+    """The order of axes in Flax and at the source, as two functions, each the inverse of the
+    other."""
 
     to_flax: Callable[[np.ndarray], np.ndarray]
     to_source: Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(NamedTuple):
-    """What a tensor of the source is in the Flax tree."""
+    """The path and the layout of a source's tensor in the Flax tree."""
 
     path: str
     """``params/conv1/kernel``"""
@@ -46,7 +47,7 @@ COUNTERS = ("num_batches_tracked",)
 
 
 def flattened(height: int, width: int) -> Layout:
-    """Of a dense layer that reads a flattened image, channels first there, last here."""
+    """The layout of a dense layer that reads a flattened image, channels first there, last here."""
 
     def to_flax(x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), -1, height, width).transpose(2, 3, 1, 0).reshape(-1, len(x))
@@ -93,11 +94,12 @@ def to_flax(
     """The Flax tree of a source's tensors.
 
     Args:
-      arrays: by the source's names, all of which may begin with ``module.``, as those of networks
+      arrays: arrays by the source's names, all of which may begin with ``module.``, as those of
+        networks
         that were trained in PyTorch's DataParallel do.
       names: the family's map.
       like: the network's variables, or their shapes and types (`jax.eval_shape` of its ``init``).
-      unused: how names begin of tensors that are left out.
+      unused: prefixes of the names of tensors that are left out.
 
     Returns:
       Variables of the shapes and types of ``like``.
@@ -115,14 +117,16 @@ def to_flax(
         for path, leaf in jax.tree.leaves_with_path(like)
     }
     paths = {entry.path for entry in names.values()}
-    for problem, which in (
+    for problem, tensor_names in (
         ("the file lacks", names.keys() - arrays.keys()),
         ("this network has no use for", surplus),
         ("the map does not set", shapes.keys() - paths),
         ("the network does not have", paths - shapes.keys()),
     ):
-        if which:
-            raise ValueError(f"other weights than of this network: {problem} {_listed(which)}")
+        if tensor_names:
+            raise ValueError(
+                f"other weights than of this network: {problem} {_listed(tensor_names)}"
+            )
     leaves = {}
     for name, (path, layout) in names.items():
         array, leaf = arrays[name], shapes[path]

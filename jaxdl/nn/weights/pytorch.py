@@ -115,7 +115,7 @@ _GLOBALS: dict[str, Any] = {
     "torch ByteStorage": np.dtype("u1"),
     "torch BoolStorage": np.dtype("?"),
 }
-"""All that a file may name: containers, tensors, and the types of storages."""
+"""All globals that a file may name: containers, tensors, and the types of storages."""
 _FUNCTIONS = (_dict, _size, _tensor, _parameter)
 
 

@@ -1,4 +1,4 @@
-"""What drawn pictures share that come with answers: a random stream for each, the cache, clouds."""
+"""Drawn pictures with answers: a random stream for each, the cache, clouds."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -23,9 +23,9 @@ def draw_pictures(
     they were before.
 
     Args:
-      name: begins messages, and the file's name in the cache.
+      name: prefix of messages, and of the file's name in the cache.
       draw: one picture of that size in pixels, and its answers.
-      recipe: all else that the arrays depend on, for the cache.
+      recipe: other settings that the arrays depend on, for the cache.
 
     Raises:
       ValueError: ``count`` is below 1 or ``size`` below 16.

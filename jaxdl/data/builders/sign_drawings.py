@@ -72,9 +72,9 @@ class Canvas:
         left, top, right, bottom = map(int, font.getbbox(word))
         ink = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(ink).text((-left, -top), word, 255, font)
-        at = [round((u + 1) * self._half) for u in box]
-        ink = ink.resize((at[2] - at[0], at[3] - at[1]), Image.Resampling.BICUBIC)
-        self.image.paste((*colour, 255), (at[0], at[1]), ink)
+        pixels = [round((u + 1) * self._half) for u in box]
+        ink = ink.resize((pixels[2] - pixels[0], pixels[3] - pixels[1]), Image.Resampling.BICUBIC)
+        self.image.paste((*colour, 255), (pixels[0], pixels[1]), ink)
 
 
 def arc(
@@ -85,7 +85,7 @@ def arc(
     return np.asarray(centre) + np.asarray(radius) * np.stack([np.cos(t), np.sin(t)], 1)
 
 
-def place(points, scale: float, at: Point, angle: float = 0.0) -> Float[np.ndarray, "n 2"]:
+def transform(points, scale: float, at: Point, angle: float = 0.0) -> Float[np.ndarray, "n 2"]:
     """The points turned clockwise by `angle` degrees about 0, scaled, then moved to `at`."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     return scale * np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]]) + np.asarray(at)
@@ -141,7 +141,9 @@ def _bars(c: Canvas) -> None:
     """Five black stripes that end at the rim, rising to the right."""
     for offset in (-0.2, -0.1, 0, 0.1, 0.2):
         half = np.sqrt(0.89**2 - offset**2)
-        c.stroke(place([(-half, offset), (half, offset)], 1, (0, 0), -45), 0.047, BLACK, butt=True)
+        c.stroke(
+            transform([(-half, offset), (half, offset)], 1, (0, 0), -45), 0.047, BLACK, butt=True
+        )
 
 
 def _command(c: Canvas) -> None:
@@ -179,7 +181,7 @@ def _car(c: Canvas, scale: float, at: Point, colour: Colour, angle: float = 0.0)
     """A car from behind, `scale` wide."""
 
     def shape(points, fill):
-        c.polygon(place(points, scale, at, angle), fill)
+        c.polygon(transform(points, scale, at, angle), fill)
 
     for side in (-1, 1):
         tyre = [(0.26, 0.2), (0.47, 0.2), (0.46, 0.48), (0.27, 0.48)]
@@ -195,7 +197,7 @@ def _lorry_behind(c: Canvas, scale: float, at: Point, colour: Colour) -> None:
     """A lorry from behind, `scale` wide: a box body, the gap, the bumper and twin tyres."""
 
     def box(*corners):
-        (left, top), (right, bottom) = place(np.reshape(corners, (2, 2)), scale, at)
+        (left, top), (right, bottom) = transform(np.reshape(corners, (2, 2)), scale, at)
         c.box(left, top, right, bottom, colour)
 
     box(-0.45, -0.85, 0.5, 0.14)
@@ -217,10 +219,10 @@ def _lorry_aside(c: Canvas) -> None:
 
 def _person(c: Canvas, scale: float, at: Point, head: Point, *limbs) -> None:
     """A head, and limbs as (width at the start, width at the end, points…)."""
-    c.disc(place([head], scale, at)[0], 0.105 * scale, BLACK)
+    c.disc(transform([head], scale, at)[0], 0.105 * scale, BLACK)
     for start, end, *points in limbs:
         widths = np.linspace(start, end, len(points)) * scale
-        c.stroke(place(points, scale, at), widths)
+        c.stroke(transform(points, scale, at), widths)
 
 
 def _pedestrian(c: Canvas) -> None:
@@ -305,7 +307,7 @@ def _deer(c: Canvas) -> None:
         (0.16, 0.04, (0.2, 0.34), (0.22, 0.46), (0.34, 0.5), (0.4, 0.6)),
         (0.05, 0.03, (0.3, 0.24), (0.37, 0.2)),  # tail
     ):
-        c.stroke(place(points, 0.97, (0.01, 0.02)), 1.1 * np.linspace(start, end, len(points)))
+        c.stroke(transform(points, 0.97, (0.01, 0.02)), 1.1 * np.linspace(start, end, len(points)))
 
 
 # --- Symbols in triangles ----------------------------------------------------------------------
@@ -322,7 +324,7 @@ def _caution(c: Canvas) -> None:
 
 
 def _curve(c: Canvas) -> None:
-    """To the left."""
+    """A curve to the left."""
     bend = [(0.19, 0.62), (0.19, 0.32), *arc((-0.13, 0.32), 0.32, 0, -52)]
     _arrow(c, [*bend, (-0.34, -0.19)], 0.18, 0.42)
 
@@ -361,7 +363,7 @@ def _lights(c: Canvas) -> None:
 def _snowflake(c: Canvas) -> None:
     for angle in range(0, 360, 60):
         for line in ([(0, 0), (0, -0.4)], [(-0.12, -0.35), (0, -0.22), (0.12, -0.35)]):
-            c.stroke(place(line, 1, (0, 0.22), angle), 0.062)
+            c.stroke(transform(line, 1, (0, 0.22), angle), 0.062)
 
 
 def _warning(symbol: Callable[[Canvas], None]) -> Callable[[Canvas], None]:
@@ -461,7 +463,7 @@ def _ahead_or_left(c: Canvas) -> None:
 
 def _keep_left(c: Canvas) -> None:
     _command(c)
-    _arrow(c, place([(0, -0.76), (0, 0.8)], 1, (0, 0), 45), 0.27, 0.8, WHITE)
+    _arrow(c, transform([(0, -0.76), (0, 0.8)], 1, (0, 0), 45), 0.27, 0.8, WHITE)
 
 
 def _roundabout(c: Canvas) -> None:

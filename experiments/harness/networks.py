@@ -107,10 +107,10 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         if values.size and np.isfinite(values[-1]):
             best[network] = values[-1]
     if not best:
-        named = f" with {write_name(name)}" if name else ""
-        problem = f"has no network{named}"
+        suffix = f" with {write_name(name)}" if name else ""
+        problem = f"has no network{suffix}"
         if matches:
-            problem = f"has several networks{named}, and no validation says which is best"
+            problem = f"has several networks{suffix}, and no validation says which is best"
         listing = list_names([network._asdict() for network in matches or curves]) or "none"
         raise ValueError(f"{run.folder} {problem}: name one, as {listing}")
     return max(best, key=lambda network: (getattr(network, "images", 0), best[network]))
@@ -156,7 +156,7 @@ def _supervised(study: DataStudy, network: Any, variables: Load) -> Classifier:
     if study.inputs != "image" or study.regression:
         raise ValueError("its networks see columns of a table, and classify no images")
     return Classifier(
-        recipe.make_model(trial.settings, study.width, None, trial.place("model")),
+        recipe.make_model(trial.settings, study.width, None, trial.path("model")),
         variables(network),
         partial(recipe.make_see(trial.settings, train["image"], train["label"]), key=None),
         _decode(study.config.data.options, study.image_shape()),
@@ -176,10 +176,10 @@ def _transferability(study: DataStudy, network: Any, variables: Load) -> Classif
         if treatment.source != "random":
             base = donor_of(network)
             study.variables = {base: variables(base)}
-        below, _ = transfer.cut(study.donor(network), network.n)
-        arrays = transfer.join(below, arrays)
-    chosen = np.flatnonzero(study.task_of(network).label_of >= 0)
-    names = [study.source.class_names[c] for c in chosen]
+        lower, _ = transfer.cut(study.donor(network), network.n)
+        arrays = transfer.join(lower, arrays)
+    ids = np.flatnonzero(study.task_of(network).label_of >= 0)
+    names = [study.source.class_names[c] for c in ids]
     images = study.source.splits["train"]["image"]
     return Classifier(
         model,
@@ -239,4 +239,5 @@ BY_STUDY: Mapping[str, Callable[[Any, Any, Load], Classifier]] = {
     "dann": _dann,
     "finetune": _finetune,
 }
-"""From a study whose data are loaded, a network's name and :data:`Load` to the network."""
+"""By study, a function from the study with its data, a network's name and :data:`Load` to the
+network."""

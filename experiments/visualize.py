@@ -227,7 +227,7 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw the first network's filters, units, attributions, mistakes; curves and confusion of
+        """Draw filters, units, attributions, mistakes of one network; curves and confusion of
         all."""
         folder, images = trainer.folder, drawing.shown(self.inputs)
         if self.staged:

@@ -53,7 +53,6 @@ class Study(ABC):
     """Whether results are those of the test split."""
     identity: Mapping[str, Any] = {}
     """Identification of the data in ``config.json``."""
-
     members: Sequence[Member]
     """All members to train; made by :meth:`build`."""
 

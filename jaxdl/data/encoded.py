@@ -52,19 +52,16 @@ MODES = {1: "L", 3: "RGB"}
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """The size and the channels of decoded images.
-
-    Attributes:
-      size: the side of square images; 0 keeps files as they are, and all must be of one size.
-      fit: how an image becomes a square: "crop" scales the shorter side to ``size`` and keeps the
-        middle of the longer one, "stretch" scales both (as Caffe did with ImageNet).
-      channels: 1 or 3 to convert every image to grey or colour (transparency is dropped); 0
-        converts none, and all must be of one kind.
-    """
+    """The size and the channels of decoded images."""
 
     size: int = 0
+    """The side of square images; 0 keeps files as they are, and all must be of one size."""
     fit: str = "crop"
+    """The fit of an image to a square: "crop" scales the shorter side to ``size`` and keeps the
+    middle of the longer one, "stretch" scales both (as Caffe did with ImageNet)."""
     channels: int = 0
+    """1 or 3 to convert every image to grey or colour (transparency is dropped); 0 converts none,
+    and all must be of one kind."""
 
     def check(self) -> "Form":
         """The form itself; ValueError if there is no such form."""

@@ -29,20 +29,17 @@ Scaling = Callable[[Scalar, Scalar, int], tuple[Scalar, Scalar]]  # (b, h, n) ->
 
 
 class SelfScaledState(NamedTuple):
-    """The state of the methods; n is the number of parameters, raveled.
-
-    Attributes:
-      last_direction: H g of the last update, of which a line search may have taken a multiple.
-      fresh: no earlier gradient is of this objective, so there is no change of it to learn from.
-      pairs: number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I.
-    """
+    """The state of the methods; n is the number of parameters, raveled."""
 
     inverse_hessian: Float[Array, "n n"]
     last_params: Float[Array, " n"]
     last_grad: Float[Array, " n"]
     last_direction: Float[Array, " n"]
+    """H g of the last update, of which a line search may have taken a multiple."""
     fresh: Bool[Array, ""]
+    """No earlier gradient is of this objective, so there is no change of it to learn from."""
     pairs: Int[Array, ""]
+    """Number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I."""
 
 
 def ssbfgs_scaling(b: Scalar, h: Scalar, n: int) -> tuple[Scalar, Scalar]:

@@ -201,19 +201,16 @@ def _sign(line: str, row: dict[str, str], images: Path, label: int | None) -> Si
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GtsrbConfig(tfds.core.BuilderConfig):
-    """Configuration of GTSRB.
-
-    Attributes:
-      roi: whether images are cut to their regions of interest.
-      size: pixels of a side; 0 keeps each image's own size, so shapes differ.
-      folder: the folder GTSRB of the unpacked archives, no part of the name; None: `GTSRB` in
-        TFDS's manual_dir.
-    """
+    """Configuration of GTSRB."""
 
     name: str = dataclasses.field(init=False, default="")
     roi: bool = True
+    """Whether images are cut to their regions of interest."""
     size: int = 40
+    """Pixels of a side; 0 keeps each image's own size, so shapes differ."""
     folder: str | os.PathLike | None = None
+    """The folder GTSRB of the unpacked archives, no part of the name; None: `GTSRB` in TFDS's
+    manual_dir."""
 
     def __post_init__(self):
         if self.size < 0:

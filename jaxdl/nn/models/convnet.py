@@ -108,25 +108,22 @@ class DenseLayer(nn.Module):
 
 
 class ConvNet(Staged):
-    """Convolutions, then hidden dense layers, then the logits.
-
-    Attributes:
-      convolutions: the first layers.
-      hidden: widths of the dense layers between them and the logits.
-      classes: number of logits.
-      batch_norm: normalize after each convolution, before its ReLU.
-      dropout: the rate before each dense layer but the first, in training; may be traced.
-      starts: distribution of each layer's initial parameters; empty for He's weights and no biases.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Convolutions, then hidden dense layers, then the logits."""
 
     convolutions: tuple[Conv, ...]
+    """The first layers."""
     hidden: tuple[int, ...]
+    """Widths of the dense layers between them and the logits."""
     classes: int
+    """Number of logits."""
     batch_norm: bool = False
+    """Whether to normalize after each convolution, before its ReLU."""
     dropout: Scalar = 0.0
+    """Dropout rate before each dense layer but the first, in training; may be traced."""
     starts: tuple[Start, ...] = ()
+    """Distribution of each layer's initial parameters; empty for He's weights and no biases."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def stages(self) -> list[Stage]:
         """The layers, with their parameters."""

@@ -95,25 +95,22 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(Staged):
-    """Stages: the stem, the blocks one by one, the last convolution, the logits.
-
-    Attributes:
-      groups: the blocks.
-      classes: number of logits.
-      stem: channels of the first convolution.
-      head: channels of the last.
-      dropout: the rate before the logits, in training.
-      dtype: the type of computations.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Stages: the stem, the blocks one by one, the last convolution, the logits."""
 
     groups: tuple[Group, ...]
+    """The blocks."""
     classes: int
+    """Number of logits."""
     stem: int = 32
+    """Channels of the first convolution."""
     head: int = 1280
+    """Channels of the last convolution."""
     dropout: float = 0.2
+    """Dropout rate before the logits, in training."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def stages(self) -> Sequence[Stage]:
         """The stem, the blocks, the last convolution and the logits."""

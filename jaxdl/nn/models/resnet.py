@@ -91,29 +91,26 @@ class Block(nn.Module):
 
 
 class ResNet(Staged):
-    """Stages: the stem, the blocks one by one, the logits of the mean over pixels.
-
-    Attributes:
-      blocks: number of blocks in each group.
-      width: channels of the first group; the next ones have twice as many each.
-      classes: number of logits.
-      bottleneck: blocks of three convolutions, which put out four times the width.
-      shortcut: "pad", "conv" or "norm": see above.
-      imagenet: the stem for large images.
-      padding: padding of the blocks' convolutions; None for PyTorch's, "SAME" for Flax's.
-      dtype: the type of computations.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Stages: the stem, the blocks one by one, the logits of the mean over pixels."""
 
     blocks: tuple[int, ...]
+    """Number of blocks in each group."""
     width: int
+    """Channels of the first group; the next ones have twice as many each."""
     classes: int
+    """Number of logits."""
     bottleneck: bool = False
+    """Whether blocks have three convolutions, with four times the width of outputs."""
     shortcut: str = "pad"
+    """The kind of shortcut: "pad", "conv" or "norm", see above."""
     imagenet: bool = False
+    """Whether the stem is that for large images."""
     padding: ops.Padding | None = None
+    """Padding of the blocks' convolutions; None for PyTorch's, "SAME" for Flax's."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def stages(self) -> Sequence[Stage]:
         """The stem, the blocks and the logits."""

@@ -58,17 +58,14 @@ class ConvBlock(nn.Module):
 
 
 class Encoder(Staged):
-    """U-Net's own: a :class:`ConvBlock` a level, each on half the resolution of the one before.
-
-    Attributes:
-      widths: channels of each level.
-      padding: "SAME", or "VALID": then each block loses 4 rows and 4 columns.
-      normalization: "batch", over devices of ``axis_name``, too; or "group", of 8 groups.
-    """
+    """U-Net's own: a :class:`ConvBlock` a level, each on half the resolution of the one before."""
 
     widths: tuple[int, ...]
+    """Channels of each level."""
     padding: str = "SAME"
+    """Padding: "SAME", or "VALID", where each block loses 4 rows and 4 columns."""
     normalization: str = "batch"
+    """Normalization: "batch", over devices of ``axis_name``, too; or "group", of 8 groups."""
     axis_name: str | None = None
 
     def stages(self) -> Sequence[Stage]:

@@ -227,8 +227,7 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw filters, units, attributions, mistakes of one network; curves and confusion of
-        all."""
+        """Draw filters, units, attributions, mistakes of one network; curves of all."""
         folder, images = trainer.folder, drawing.shown(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]

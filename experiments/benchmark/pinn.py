@@ -185,8 +185,7 @@ class Ratios(NamedTuple):
 
     values: Float[np.ndarray, " rounds"]
     bounds: Bool[np.ndarray, " rounds"] | bool = False
-    """True where the other had not reached the target within its time: the ratio is a lower
-    bound."""
+    """Whether the other had not reached the target in its time: the ratio is a lower bound."""
 
     @property
     def median(self) -> float:

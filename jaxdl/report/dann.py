@@ -149,11 +149,7 @@ def findings(
 
 
 def _published_gap(row: Published, published: Sequence[Published]) -> float:
-    accuracies = {
-        p.method: p.target_accuracy
-        for p in published
-        if (p.source, p.pair) == (row.source, row.pair)
-    }
+    accuracies = {p.method: p.target_accuracy for p in published if p[:2] == row[:2]}
     low, high = (accuracies.get(m, math.nan) for m in BOUNDS)
     wide = high - low >= MINIMAL_GAP and row.method not in BOUNDS
     return (row.target_accuracy - low) / (high - low) if wide else math.nan

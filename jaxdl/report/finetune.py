@@ -110,8 +110,7 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
-    """A sentence on where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with
-    30"."""
+    """Differences in words: "above with 10 (+3.1 ± 0.2); not shown to differ with 30"."""
     groups: dict[str, list[str]] = {}
     for condition, x in differences.items():
         word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"

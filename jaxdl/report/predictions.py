@@ -109,13 +109,11 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
         return float(precision), float(recall), float(f1)
 
     names = ("precision", "recall", "F1")
-    by_threshold = dict(
-        zip((f"{name} at threshold" for name in names), measures(threshold), strict=True)
-    )
+    extra = dict(zip((f"{name} at threshold" for name in names), measures(threshold), strict=True))
     return {
         "accuracy": score(parts[split]),
         **dict(zip(names, measures(0.0), strict=True)),
-        **by_threshold,
+        **extra,
         "ROC area": metrics.roc_auc_score(answers, margins[split]),
         "average precision": metrics.average_precision_score(answers, margins[split]),
     }

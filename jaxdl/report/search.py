@@ -145,8 +145,7 @@ def best(results: Iterable[Result], search: str) -> Estimate:
 def findings(
     results: Sequence[Result], baseline: str, score: str, split: str, costs: Mapping[str, int]
 ) -> list[str]:
-    """Sentences on each search's winner, its score on fresh seeds, and its comparison with settings
-    that were not searched.
+    """Sentences on each search's winner, its fresh score, and its gain over the baseline.
 
     Args:
       baseline: the name of settings that were not searched.
@@ -159,9 +158,9 @@ def findings(
         winner, *others = tried(results, name, 0)
         biased, worth = best(results, name), over_seeds(fresh(results, name))
         validation = over_seeds(fresh(results, name, "validation"))
-        repetition_count = len(repetitions(results, name))
-        times = f", mean of {repetition_count} searches" if repetition_count > 1 else ""
-        first = ", the first time," if repetition_count > 1 else ""
+        count = len(repetitions(results, name))
+        times = f", mean of {count} searches" if count > 1 else ""
+        first = ", the first time," if count > 1 else ""
         sentences.append(
             f"**{name}** found{first} {describe(winner.settings)} in {costs[name]:,} steps of "
             f"networks: {percent(biased)} % validation {score}{times}, the best of "
@@ -238,13 +237,7 @@ def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
 def shares_table(shares: Mapping[str, Mapping[str, float]]) -> str:
     """Markdown: each setting's share in the variance of the scores, by search."""
     settings = dict.fromkeys(name for values in shares.values() for name in values)
-    rows = [
-        (
-            name,
-            *(format_number(values[name], 100, 0) for values in shares.values()),
-        )
-        for name in settings
-    ]
+    rows = [(name, *(format_number(x[name], 100, 0) for x in shares.values())) for name in settings]
     return markdown_table(("setting", *(f"{search}, %" for search in shares)), rows)
 
 

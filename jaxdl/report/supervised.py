@@ -226,14 +226,10 @@ def edges(results: Sequence[Result], method: str, setting: str) -> str:
             diverged.append(value)
         elif shows(-1, over_seeds(minus(seeds, scores[method, best]))):
             worse.append(value)
-    index = values.index(best)
-    equivalent = [v for v in values if v not in {*worse, *diverged}]
-    low = next(
-        (values[i + 1] for i in range(index - 1, -1, -1) if values[i] not in equivalent), values[0]
-    )
-    high = next(
-        (values[i - 1] for i in range(index + 1, len(values)) if values[i] not in equivalent), ""
-    )
+    k = values.index(best)
+    ties = [v for v in values if v not in {*worse, *diverged}]
+    low = next((values[i + 1] for i in range(k - 1, -1, -1) if values[i] not in ties), values[0])
+    high = next((values[i - 1] for i in range(k + 1, len(values)) if values[i] not in ties), "")
     sentence = (
         f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
         f"from {low} to {high or values[-1]} none is shown to be worse"

@@ -16,8 +16,10 @@ def get_config(variant: str = "default") -> ConfigDict:
     config = ConfigDict()
     config.variant = variant
     config.surfaces = ("saddle", "valley", "plateau", "rosenbrock")
-    # Those of jaxdl.optim, with their usual numbers. (AdamW is Adam here: no coordinate decays.)
-    config.optimizers = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lion")
+    # Those of jaxdl.optim, with their usual numbers. (AdamW and Muon are Adam here: no coordinate
+    # decays, and there is no matrix.)
+    config.optimizers = ("sgd", "momentum", "nesterov", "adagrad", "adadelta")
+    config.optimizers += ("rmsprop", "adam", "lion")
     # All of them are tried. At the surface's own start, whose paths are drawn, the best is chosen.
     config.rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     # The numbers are from so many other starts, normally distributed around that one, with this

@@ -105,6 +105,44 @@ def fresh(column: str, search: str) -> Value:
     return value
 
 
+def chosen(method: str) -> Value:
+    """Of a method that was trained at several values: at the one with the best validation mean, of
+    equal ones the first."""
+
+    def value(rows: Rows) -> list[float]:
+        by_value: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row["method"] == method:
+                scores = float(row["validation"]), 100 * float(row["score"])
+                by_value.setdefault(row["value"], []).append(scores)
+        # Means are equal to the digits that the table has.
+        best = max(by_value.values(), key=lambda pairs: round(np.mean(pairs, 0)[0], 5), default=[])
+        return [score for _, score in best]
+
+    return value
+
+
+def gain(method: Value, baseline: Value) -> Value:
+    """By seed: a method's score minus the baseline's."""
+    return lambda rows: [a - b for a, b in zip(method(rows), baseline(rows), strict=True)]
+
+
+def steps_to_minimum(surface: str) -> Callable[[str], Value]:
+    """A column of the landscape study: an optimizer's steps at its best rate, from the starts that
+    did not choose it."""
+
+    def column(optimizer: str) -> Value:
+        def value(rows: Rows) -> list[float]:
+            own = [r for r in rows if (r["surface"], r["optimizer"]) == (surface, optimizer)]
+            first = [r for r in own if r["seed"] == "0" and r["steps"] not in ("", "nan")]
+            rate = min(first, key=lambda r: float(r["steps"]), default={"rate": ""})["rate"]
+            return [float(r["steps"]) for r in own if r["rate"] == rate and r["seed"] != "0"]
+
+        return value
+
+    return column
+
+
 supervised_score = partial(values, "score")
 CUTS = range(1, 7)
 PAGES: dict[str, list[Claim]] = {
@@ -134,6 +172,10 @@ PAGES: dict[str, list[Claim]] = {
         },
         *(finetuned(images) for images in ("10", "30", "100", "300")),
     ),
+    "landscape": table(
+        {"Adam": "adam", "momentum": "momentum", "Nesterov": "nesterov", "RMSprop": "rmsprop"},
+        *map(steps_to_minimum, ("saddle", "valley", "plateau")),
+    ),
     "search": [
         Claim("| random | 32 |", 4, fresh("validation", "random")),
         Claim("| random | 32 |", 5, fresh("score", "random")),
@@ -159,6 +201,33 @@ PAGES: dict[str, list[Claim]] = {
         },
         *(scores("score"), lambda method: supervised_score(method=f"{method}_mlp")),
     ),
+    "supervised:augmentation": [
+        Claim("| `augmentation` |", "none", supervised_score(method="none")),
+        *(
+            Claim(
+                "| `augmentation` |",
+                words,
+                gain(supervised_score(method=method), supervised_score(method="none")),
+            )
+            for words, method in {
+                "elastic": "elastic",
+                "with similarities": "similarity_elastic",
+                "0.7, similarities": "similarity",
+                "AugMix": "augmix",
+            }.items()
+        ),
+    ],
+    "supervised:binary": [
+        Claim("| `binary` |", "x₂²)", supervised_score(method="linear_kernel")),
+        Claim("| `binary` |", "raw plane", supervised_score(method="mlp")),
+    ],
+    "supervised:diabetes": [Claim("| `diabetes` |", "was tried,", chosen("mlp"))],
+    "supervised:distillation": [
+        Claim(
+            "| `distillation` |", 2, gain(chosen("distilled"), supervised_score(method="student"))
+        )
+    ],
+    "supervised:imbalance": [Claim("| `imbalance` |", "F1", supervised_score(method="plain"))],
     "supervised:label_noise": [
         Claim("| `label_noise` |", "at random", supervised_score(method="random", value="0.5")),
         Claim(
@@ -173,6 +242,10 @@ PAGES: dict[str, list[Claim]] = {
             **dict.fromkeys(("net3", "net4", "net5"), "0.1"),
         }.items()
     ],
+    "supervised:optimizers": [
+        Claim("| `optimizers` |", name, chosen(name.lower()))
+        for name in ("RMSprop", "Muon", "SGD", "Adam", "momentum", "Nesterov")
+    ],
     "supervised:pca": [
         Claim("| `pca` |", 2, supervised_score(method="pca")),
         Claim("| `pca` |", "against", supervised_score(method="all")),
@@ -181,6 +254,17 @@ PAGES: dict[str, list[Claim]] = {
         Claim("| `pca_fails` |", "all columns", supervised_score(method="all")),
         Claim("| `pca_fails` |", "of PCA", supervised_score(method="pca")),
         Claim("| `pca_fails` |", "of ICA", supervised_score(method="ica")),
+    ],
+    "supervised:regularization": [
+        Claim("| `regularization` |", "none", supervised_score(method="none"))
+    ],
+    "supervised:spirals": [
+        Claim("| `spirals` |", "polar features", supervised_score(method="linear_polar")),
+        Claim("| `spirals` |", "raw ones", supervised_score(method="mlp")),
+    ],
+    "supervised:wine": [
+        Claim("| `iris`, `wine`", "linear 96.7,", supervised_score(method="linear")),
+        Claim("| `iris`, `wine`", "MLP 96.7,", supervised_score(method="mlp")),
     ],
     "transferability": [
         Claim("| features become specific", 1, difference_to_base("AnB", CUTS[-1])),

@@ -1,5 +1,6 @@
-"""The README and the studies' pages: their Python runs, their links lead to files."""
+"""The README and the studies' pages: links lead to files, and Python that needs no run does run."""
 
+import math
 import re
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments").glob("*.md"))]
 NAMES = [page.name for page in PAGES]
-CODE = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(encoding="utf-8"), re.DOTALL)
+
+
+def code(page):
+    """The blocks of Python of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -20,7 +25,7 @@ def test_links_lead_to_files(page):
 
 def test_the_population_of_the_readme_learns():
     names = {}
-    exec(CODE[0], names)
+    exec(code(PAGES[0])[0], names)
     accuracy = names["metrics"]["accuracy"][:, -10:].mean(1)
     assert accuracy.shape == (8,)
     assert accuracy[5] > 0.9 > accuracy[0]
@@ -28,7 +33,27 @@ def test_the_population_of_the_readme_learns():
 
 def test_the_transplant_of_the_readme():
     names = {}
-    exec(CODE[1], names)
+    exec(code(PAGES[0])[1], names)
     network, base = names["network"]["params"], names["base"]["params"]
     assert (network["conv1"]["kernel"] == base["conv1"]["kernel"]).all()
     assert not names["mask"]["params"]["conv1"]["kernel"]
+
+
+@pytest.mark.slow  # in the suite, test_pinn.py solves such problems
+def test_the_problem_of_its_page_is_solved():
+    names = {}
+    (problem,) = code(ROOT / "experiments/pinn.md")
+    exec(problem.replace("length=500", "length=20"), names)
+    losses = names["losses"]
+    assert losses.shape == (20,) and losses.dtype == "float64"
+    assert losses[-1] < 0.2 * losses[0]
+    assert names["u"].shape[0] == 1
+
+
+def test_the_search_of_its_page_finds_the_best_rate():
+    names = {}
+    (search,) = code(ROOT / "experiments/search.md")
+    exec(search, names)
+    (first, _), *_ = names["history"]
+    nearest = min((trial.settings["rate"] for trial in first), key=lambda r: abs(math.log(100 * r)))
+    assert names["best"].settings["rate"] == nearest and names["best"].steps == 90

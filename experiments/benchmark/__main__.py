@@ -127,8 +127,12 @@ def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float
             write_rows(table, benchmark.row, rows, ".9g")
             bar.update()
         first_seconds = {name: worker.first_seconds for name, worker in workers.items()}
-    doubt = "" if load < 0.5 else ", so others were at work: measure again on an idle machine"
-    load_note = f"Load before the first: {load:.1f}{doubt}"
+    load_note = f"Load before the first: {load:.1f}"
+    if load >= 0.5:
+        load_note += (
+            ": others were at work, so that no ratio here is to be compared, and no goal called "
+            "met or missed; measure again on an idle machine"
+        )
     packages = {"jax": "jax", **benchmark.peers}
     versions = ", ".join(f"{name} {computer[package]}" for package, name in packages.items())
     measurements = Measurements(config, rows, answers, first_seconds)

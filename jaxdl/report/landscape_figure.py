@@ -26,10 +26,12 @@ FRAMES = 90
 
 @own_style()
 def draw(paths: Paths, file: Path, tolerance: float) -> None:
-    """Write the whole paths, each surface above the values along its paths, as a PNG file."""
+    """Write the whole paths, each surface above the highest values that are still to come, as
+    a PNG file: where a curve crosses the tolerance, the value stays below it."""
     scene = make_scene(paths, tolerance)
     for artist in scene.show(scene.steps):
         artist.set_animated(False)
+    scene.title.remove()  # an animation's step
     save(scene.figure, file)
 
 
@@ -103,13 +105,14 @@ def make_scene(paths: Paths, tolerance: float) -> Scene:
         highest = max(float(path[:, 2].max()) for path in by_name.values())
         curve.set_xscale("log", nonpositive="mask")  # there is no step 0
         curve.set(yscale="log", xlim=(1, max(steps, 2)), ylim=(tolerance / 100, 2 * highest))
-        curve.set(xlabel="step", ylabel="value")
+        curve.set(xlabel="step", ylabel="highest value from here on")
         curve.axhline(tolerance, color="0.4", linewidth=1, linestyle=":")
         curve.spines[["top", "right"]].set_visible(False)
         # The first optimizers are the plainest, whose paths hide the least of the others'.
         for name, path in reversed(by_name.items()):
             style = {"color": f"C{names.index(name) % 10}", "animated": True}
-            values = np.column_stack([np.arange(len(path)), path[:, 2]])
+            highest_ahead = np.maximum.accumulate(path[::-1, 2])[::-1]
+            values = np.column_stack([np.arange(len(path)), highest_ahead])
             for axes, points in ((plane, path[:, :2]), (curve, values)):
                 (line,) = axes.plot([], [], linewidth=1.3, alpha=0.85, **style)
                 (dot,) = axes.plot([], [], "o", markeredgecolor="white", markersize=5, **style)

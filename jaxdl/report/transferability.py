@@ -59,6 +59,9 @@ def findings(results: Iterable[Result]) -> list[Finding]:
     def profile(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[Pair, float]:
         return profile_of(index, split, treatment, cuts)
 
+    def span(cuts: Sequence[int]) -> str:
+        return ", ".join(map(str, cuts)) or MISSING
+
     def drop(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[Pair, float]:
         return minus(profile(treatment, cuts, split), profile("base", [0], split))
 
@@ -80,7 +83,7 @@ def findings(results: Iterable[Result]) -> list[Finding]:
     bnb_cuts = cuts_of(index, "random", "BnB")
     middle = bnb_cuts[1:-1]
     dip = estimate(drop("BnB", middle))
-    evidence = f"BnB over the middle cuts ({_span(middle)}) minus base: {quote(dip)}."
+    evidence = f"BnB over the middle cuts ({span(middle)}) minus base: {quote(dip)}."
     by_cut = {n: estimate(drop("BnB", [n])) for n in bnb_cuts}
     measured = {n: x for n, x in by_cut.items() if x.used}
     if measured:
@@ -107,7 +110,7 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         "generalization",
         shows(+1, gain, rest),
         "features of A, fine-tuned, help B beyond what retraining alone gives",
-        f"AnB+ over the cuts {_span(tuned)} minus base: {quote(gain)}. Retraining alone, "
+        f"AnB+ over the cuts {span(tuned)} minus base: {quote(gain)}. Retraining alone, "
         f"BnB+ minus base: {quote(control)}. What is left for A, AnB+ minus BnB+: {quote(rest)}.",
     )
 
@@ -120,16 +123,12 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         "distance",
         shows(-1, difference),
         "features transfer less well between dissimilar tasks",
-        f"AnB at n = {_span(shared)} minus base, dissimilar halves minus random halves: "
+        f"AnB at n = {span(shared)} minus base, dissimilar halves minus random halves: "
         f"{quote(difference)}; apart they are {quote(estimate(distant))} and "
         f"{quote(estimate(near))}. Random frozen features at their last cut, "
         f"{control_split} halves, minus base: {quote(floor)}.",
     )
     return [specificity, adaptation, generalization, distance]
-
-
-def _span(cuts: Sequence[int]) -> str:
-    return ", ".join(map(str, cuts)) or MISSING
 
 
 def _mean(x: Estimate, signed: bool = False) -> str:
@@ -217,9 +216,7 @@ mostly these halves; paired with their own bases they gain alike. The random lay
 all 1000 classes, and have no base in the logs."""
 
 
-def report(
-    results: Sequence[Result], published: Sequence[Cell], *, facts: Mapping[str, str] | None = None
-) -> str:
+def report(results: Sequence[Result], published: Sequence[Cell], facts: Mapping[str, str]) -> str:
     """The whole report in Markdown: findings in words, tables, the paper's values, the method.
 
     Args:
@@ -247,5 +244,6 @@ def report(
             _METHOD.format(reach=reach(len({r.seed for r in results}))),
         ),
     ]
-    lines = {"Networks": str(len(results)), **(facts or {})}
-    return assemble("Transferability of features", lines, sections)
+    return assemble(
+        "Transferability of features", {"Networks": str(len(results)), **facts}, sections
+    )

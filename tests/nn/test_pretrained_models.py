@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdl.nn import ops
 from jaxdl.nn.models import alexnet, efficientnet_lite, pretrained, resnet, vgg, vit
 from jaxdl.nn.models.efficientnet_lite import EfficientNetLite, Group
 from jaxdl.nn.models.pretrained import PRETRAINED, Pretrained, load
 from jaxdl.nn.models.resnet import ResNet
-from jaxdl.nn.models.staged import adaptive_mean
+from jaxdl.nn.models.staged import adaptive_mean, symmetric
 from jaxdl.nn.weights import read_weights, to_flax, to_source, unflatten, write_safetensors
 from jaxdl.transfer import cut, layers
 from jaxdl.trees import count
@@ -120,6 +121,45 @@ def test_logits_are_those_of_the_source(family):
     ours = jax.jit(model.apply)(to_flax(arrays, names(model), like), np.float32(images))
     assert ours.shape == (2, 3)
     assert_close(ours, logits(arrays, np.float64(np.float32(images)).transpose(0, 3, 1, 2)))
+
+
+def wrong_epsilon(monkeypatch):
+    """Normalization with another epsilon: PyTorch's where TensorFlow's belongs, and the reverse."""
+    other = {1e-3: 1e-5, 1e-5: 1e-3, 1e-6: 1e-5}
+    for kind in ("BatchNorm", "LayerNorm"):
+        layer = getattr(nn, kind)
+        monkeypatch.setattr(
+            nn,
+            kind,
+            lambda *a, epsilon, layer=layer, **k: layer(*a, epsilon=other[epsilon], **k),
+        )
+
+
+def wrong_padding(monkeypatch):
+    """Convolutions with TensorFlow's padding where PyTorch's belongs, and the reverse."""
+    for kind in ("convolution", "depthwise_convolution"):
+        operation = getattr(ops, kind)
+
+        def padded(x, kernel, *, stride=1, padding="VALID", operation=operation):
+            if padding != "VALID":
+                padding = symmetric(len(kernel)) if padding == "SAME" else "SAME"
+            return operation(x, kernel, stride=stride, padding=padding)
+
+        monkeypatch.setattr(ops, kind, padded)
+
+
+@pytest.mark.parametrize(
+    ("name", "mutate"),
+    [
+        *((name, wrong_epsilon) for name in ("basic", "EfficientNet-Lite", "ViT")),
+        *((name, wrong_padding) for name in ("basic", "EfficientNet-Lite")),
+    ],
+)
+def test_a_wrong_epsilon_or_padding_shows_in_the_logits(name, mutate, monkeypatch):
+    model, *rest = SMALL[name]
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        test_logits_are_those_of_the_source((model.clone(), *rest))
 
 
 def test_what_comes_in_goes_out_as_it_was(family, tmp_path):
@@ -302,21 +342,26 @@ def test_a_table_s_network_is_loaded_with_its_weights(tmp_path, monkeypatch):
         load("small", path)
 
 
-@pytest.mark.parametrize(
-    ("name", "mean", "deviation"),
-    [
-        ("resnet20", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ("resnet50", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ("vit_ti", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ("efficientnet_lite0", (127 / 255,) * 3, (128 / 255,) * 3),
-        ("uva_resnet", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    ],
-)
-def test_images_are_normalized_as_in_training(name, mean, deviation):
+OF_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OF_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
+NORMALIZED = {
+    **dict.fromkeys(("resnet20", "resnet32", "resnet44", "resnet56"), OF_IMAGENET),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "vgg16", "alexnet"), OF_IMAGENET),
+    **dict.fromkeys(("vit_ti", "vit_s", "vit_b"), OF_IMAGENET),
+    **{f"efficientnet_lite{i}": OF_LITE for i in range(3)},
+    "uva_resnet": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    # Caffe's means in levels, red first, and no deviation.
+    "vgg16_convolutions": ((122.679 / 255, 116.669 / 255, 104.007 / 255), (1 / 255,) * 3),
+}
+"""Mean and deviation of pixels from 0 to 1, as the sources publish them."""
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_images_are_normalized_as_in_training(name):
     image = np.random.default_rng(0).integers(256, size=(2, 4, 5, 3), dtype=np.uint8)
-    expected = (image / 255 - np.array(mean)) / np.array(deviation)
+    mean, deviation = map(np.array, NORMALIZED[name])
     ours = PRETRAINED[name].preprocessing.normalize(image)
-    np.testing.assert_allclose(ours, expected, atol=1e-3)
+    np.testing.assert_allclose(ours, (image / 255 - mean) / deviation, atol=1e-3)
     assert ours.dtype == np.float32
 
 

@@ -73,7 +73,7 @@ def test_diverged_networks_are_left_out_and_named():
     rows = [r._replace(accuracy=math.nan) if lost(r) else r for r in grid()]
     cell = next(c for c in summarize(rows) if (c.split, c.treatment, c.n) == ("random", "AnB", 4))
     assert (cell.difference.used, cell.networks, cell.diverged) == (2, 3, 3)
-    text = report(rows, YOSINSKI_2014)
+    text = report(rows, YOSINSKI_2014, facts={})
     assert "- random halves, seed 0, direction AB: AnB, n = 4" in text
     assert "3 (3 diverged)" in text
     assert "nan" not in text
@@ -215,7 +215,7 @@ def test_sentences_tell_difference_error_and_seeds():
 def test_a_single_seed_has_values_but_no_verdicts():
     rows = grid(seeds=1)
     assert set(verdicts(rows).values()) == {None}
-    text = report(rows, YOSINSKI_2014)
+    text = report(rows, YOSINSKI_2014, facts={})
     assert "(1 seed, no standard error)" in text
     assert "nan" not in text
 
@@ -289,11 +289,11 @@ def test_figure_and_report_of_partial_data(tmp_path, keep):
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG")
     assert len(content) > 20_000
-    assert "nan" not in report(rows, YOSINSKI_2014)
+    assert "nan" not in report(rows, YOSINSKI_2014, facts={})
 
 
 def test_figure_where_all_networks_diverged(tmp_path):
     rows = [r._replace(accuracy=math.nan) for r in grid()]
     figure(summarize(rows), rows, YOSINSKI_2014, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 20_000
-    assert "nan" not in report(rows, YOSINSKI_2014)
+    assert "nan" not in report(rows, YOSINSKI_2014, facts={})

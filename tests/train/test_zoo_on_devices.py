@@ -33,7 +33,11 @@ ZOO = {  # side and channels of images, batch, members
     "digit_net": (8, 1, 32, 8),
     "cifar_net": (32, 3, 32, 8),
     "caffenet": (227, 3, 2, 4),
-    "net4": (16, 1, 32, 8),
+    "small_net": (32, 3, 32, 8),
+    "pairs_net": (32, 3, 8, 4),
+    "linear": (8, 1, 32, 8),
+    "mlp": (8, 1, 32, 8),
+    **dict.fromkeys(("net1", "net2", "net3", "net4", "net5"), (16, 1, 32, 8)),
     "zip_code": (16, 1, 32, 8),
     "lenet5": (28, 1, 32, 8),
     "dann_digits": (16, 3, 32, 8),
@@ -133,6 +137,10 @@ def compare_with_single_steps(name, devices):
         ]
         differences.append((float(loss), float(max(gradients))))
     return differences
+
+
+def test_no_network_is_left_out():
+    assert set(ZOO) == {*MODELS, *ADVERSARIAL_MODELS}
 
 
 @pytest.mark.slow

@@ -261,8 +261,8 @@ class FineTuning(SingleSourceStudy):
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of the donors, and of methods on most images."""
-        shown = network.method == DONOR or network.frozen == self.layout.frozen[network.method]
-        return network.method if shown and network.images in (0, self.numbers[-1]) else None
+        is_shown = network.method == DONOR or network.frozen == self.layout.frozen[network.method]
+        return network.method if is_shown and network.images in (0, self.numbers[-1]) else None
 
     def draw(self, trainer: Trainer) -> None:
         """Accuracies against images and frozen stages, and what the best method makes of images."""

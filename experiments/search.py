@@ -201,8 +201,8 @@ class Search(Supervised):
             parts = self.answered(tests["images"])
         for network, judged in self.judge(lambda trained: {"": parts}, faults).items():
             settings, score = self.trials[network[:2]].settings, predictions.score(judged[""])
-            searched = json.dumps({name: settings[name] for name in self.space})
-            facts = settings["steps"], self.validation[network], score, searched
+            values = json.dumps({name: settings[name] for name in self.space})
+            facts = settings["steps"], self.validation[network], score, values
             repetition = repetitions.get(network[:2], 0)
             results.append(Result(*network, "fresh", repetition, *facts))
         write_rows(trainer.folder / "rounds.csv", SearchRound, self.rounds)

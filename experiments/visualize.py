@@ -209,13 +209,13 @@ class Visualize(Study):
         """Attributions of the predicted classes of the first images, and their curves; of the first
         network maps of those that are shown, too."""
         labels, numbers = self.logits[seed].argmax(-1), np.arange(len(self.labels))
-        rows, shown = numbers[: self.config.examples], self.config.shown
+        rows, count = numbers[: self.config.examples], self.config.shown
         examples = len(rows)
         if seed == 0:
             wrong = np.flatnonzero((labels != self.labels) & (self.labels >= 0))
             confidence = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
             self.mistakes = wrong[np.argsort(-confidence, kind="stable")]
-            self.chosen = np.r_[np.delete(numbers, wrong)[:shown], self.mistakes[:shown]]
+            self.chosen = np.r_[np.delete(numbers, wrong)[:count], self.mistakes[:count]]
             rows = np.union1d(rows, self.chosen)
         arrays = (x[rows] for x in (self.inputs, labels, numbers))
         maps, curves = self.batches(f"attributions, network {seed}", explain, *arrays)

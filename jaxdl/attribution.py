@@ -153,8 +153,8 @@ def perturbation_curve(
     """
 
     def score(count: Array) -> Float[Array, " b"]:
-        changed = (order < count)[..., None]
-        x = jnp.where(changed != insert, baseline, images)
+        mask = (order < count)[..., None]
+        x = jnp.where(mask != insert, baseline, images)
         return of_labels(scores(x), labels)
 
     pixels = math.prod(order.shape[1:])
@@ -179,7 +179,9 @@ def perturbation_curves(
     def deletion_and_insertion(order: Array) -> Float[Array, "2 b points"]:
         example = scores, images, labels, order, baseline
         modes = jnp.array([False, True])
-        return lax.map(lambda way: perturbation_curve(*example, steps=steps, insert=way), modes)
+        return lax.map(
+            lambda insert: perturbation_curve(*example, steps=steps, insert=insert), modes
+        )
 
     curves = lax.map(deletion_and_insertion, orders)
     return {name: (curves[i, 0], curves[i, 1]) for i, name in enumerate(maps)}

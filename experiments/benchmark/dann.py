@@ -260,13 +260,13 @@ def goals(rows: Sequence[Row]) -> list[str]:
     """Verdicts on the goals, by the median of the ratios of our fastest contender."""
     lines = []
     for (kind, reference), least in GOALS.items():
-        compared, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))
+        ours, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))
         goal = f"{kind}, {reference}: at least {least:g} times its speed"
-        if not compared or not references:
+        if not ours or not references:
             lines.append(f"{goal}: not measured.")
             continue
-        best = min(compared, key=lambda name: np.median(compared[name]))
-        ratio = references[reference] / compared[best]
+        best = min(ours, key=lambda name: np.median(ours[name]))
+        ratio = references[reference] / ours[best]
         lines.append(verdict(goal, np.median(ratio) >= least, f"{spread(ratio)}, by {best}"))
     return lines
 

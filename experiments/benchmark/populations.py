@@ -78,8 +78,8 @@ def train_on_noise(
         return create_state({"batch_stats": {}, **model.init(key, images[:1])}, rule)
 
     states = [jax.device_get(init(member_key("init", i))) for i in range(members)]
-    shared = {"examples": np.arange(examples), "count": np.int32(examples)}
-    hypers = [{"key": member_key("train", i), **shared} for i in range(members)]
+    stream = {"examples": np.arange(examples), "count": np.int32(examples)}
+    hypers = [{"key": member_key("train", i), **stream} for i in range(members)]
 
     def start() -> Population:
         return population_of(states, members, mesh), population_of(hypers, members, mesh)

@@ -169,8 +169,8 @@ def sections(measurements: Measurements) -> list[str]:
             [kind, name, f"{np.median(t):.3f}", spread(t / ms[OURS])] for name, t in ms.items()
         ]
         ratio = ms[TORCH] / ms[OURS]
-        met = bool(np.median(ratio) >= goal)
-        verdicts.append(verdict(f"{kind} at least {goal} times as fast", met, spread(ratio)))
+        is_met = bool(np.median(ratio) >= goal)
+        verdicts.append(verdict(f"{kind} at least {goal} times as fast", is_met, spread(ratio)))
     study, settings = config.search.study, answers[TORCH]["settings"]
     return [
         paragraph(f"""Milliseconds for a step of a network, medians of {config.rounds} rounds, and

@@ -214,12 +214,12 @@ def _last_of_each(argv: list[str]) -> list[str]:
     return list(last.values())
 
 
-def _resolved(requested: str) -> str:
+def _resolved(argument: str) -> str:
     """FILE[:VARIANT], where the configurations of this project can be had from any folder."""
-    file, colon, variant = requested.partition(":")
-    path, shipped = user_path(file), Path(configs.__file__).parents[1] / file
-    if not path.exists() and path.parts[:1] == ("configs",) and shipped.exists():
-        path = shipped
+    file, colon, variant = argument.partition(":")
+    path, project_path = user_path(file), Path(configs.__file__).parents[1] / file
+    if not path.exists() and path.parts[:1] == ("configs",) and project_path.exists():
+        path = project_path
     return f"{path}{colon}{variant}"
 
 

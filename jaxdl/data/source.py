@@ -323,8 +323,8 @@ def _check_array(prefix: str, name: str, array: Images, n: int, missing: bool) -
         return
     finite = np.isfinite(np.asarray(array)).reshape(n, -1).all(1)
     if not finite.all():
-        odd = np.argmin(finite)
-        raise ValueError(f"{prefix}: {name} has NaN or infinities, first in example {odd}")
+        index = np.argmin(finite)
+        raise ValueError(f"{prefix}: {name} has NaN or infinities, first in example {index}")
 
 
 def digest_arrays(splits: Mapping[str, Split]) -> str:

@@ -151,15 +151,15 @@ def digits_m(
 
     # At half their size a patch shows more than one colour.
     photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
-    blended = {}
+    splits = {}
     for number, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
         if split == "train":
             images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
         images = blend(images, photos, np.random.default_rng([seed, number]))
         if channels == 1:
             images = images.mean(-1, keepdims=True).astype(np.uint8)
-        blended[split] = {"image": images, "label": labels}
-    return make_source("digits_m", tuple("0123456789"), blended)
+        splits[split] = {"image": images, "label": labels}
+    return make_source("digits_m", tuple("0123456789"), splits)
 
 
 def _shifted(images: UInt8[np.ndarray, "n h w"], positions: int) -> UInt8[np.ndarray, "_ h _"]:

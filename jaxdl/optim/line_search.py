@@ -97,14 +97,14 @@ def wolfe_searched(
         **unused: Any,
     ) -> tuple[PyTree, SearchState]:
         del grads, unused
-        evaluated = jnp.isfinite(state.value)
+        is_finite = jnp.isfinite(state.value)
         directions, direction_state = lax.cond(
-            evaluated,
+            is_finite,
             lambda: rule.update(state.grad, state.rule, params),
             lambda: (jax.tree.map(jnp.zeros_like, params), state.rule),
         )
         slope = -optax.tree.vdot(directions, state.grad)
-        descends = evaluated & (slope < 0)
+        descends = is_finite & (slope < 0)
         zero = jnp.zeros_like(state.value)
 
         def body(search: _Search) -> _Search:

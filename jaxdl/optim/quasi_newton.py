@@ -150,11 +150,11 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         unit = jnp.where(stuck & (short > 0) & jnp.isfinite(short), short, unit)
         H = jnp.where(restart, unit * jnp.eye(g.size, dtype=g.dtype), H)
         d = jnp.where(restart, unit * g, d)
-        lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
-        d = jnp.where(lost, unit * g, d)
+        is_lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
+        d = jnp.where(is_lost, unit * g, d)
         # Fresh without pairs: the next update writes H anew.
-        pairs = jnp.where(lost | stuck, 0, state.pairs + usable)
-        return unravel(d), SelfScaledState(H, x, g, d, lost, pairs)
+        pairs = jnp.where(is_lost | stuck, 0, state.pairs + usable)
+        return unravel(d), SelfScaledState(H, x, g, d, is_lost, pairs)
 
     return optax.GradientTransformation(init, update)
 

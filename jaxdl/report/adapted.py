@@ -136,8 +136,10 @@ def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
     keys = {r[:3] for r in results}
     if len(keys) < len(results) or len(by_network) < len(diagnoses):
         raise ValueError("two rows for one network")
-    if odd := sorted(keys ^ set(by_network)):
-        raise ValueError(f"not both a result and a diagnosis of {odd[0]}, and {len(odd) - 1} more")
+    if unpaired := sorted(keys ^ set(by_network)):
+        raise ValueError(
+            f"not both a result and a diagnosis of {unpaired[0]}, and {len(unpaired) - 1} more"
+        )
     if len(pairs := sorted({r.pair for r in results})) > 1:
         raise ValueError(f"a report is of one pair of domains, not of {', '.join(pairs)}")
     networks: Networks = {}
@@ -198,7 +200,7 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
         rows = [r for r, _ in counted[method].values()]
         gains = minus(target(counted, method), lower) if wide and method not in BOUNDS else {}
         diverged_seeds = tuple(s for s, pair in members.items() if diverged(*pair))
-        fallen = tuple(
+        collapsed_seeds = tuple(
             s for s, (_, d) in members.items() if collapsed(d) and s not in diverged_seeds
         )
         estimates = (
@@ -206,5 +208,5 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
             mean_and_standard_error([r.target_accuracy for r in rows]),
             mean_and_standard_error([g / gaps[s] for s, g in gains.items() if s in gaps]),
         )
-        summary.append(Summary(method, *estimates, len(rows), fallen, diverged_seeds))
+        summary.append(Summary(method, *estimates, len(rows), collapsed_seeds, diverged_seeds))
     return summary

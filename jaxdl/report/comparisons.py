@@ -86,13 +86,13 @@ def compare(
     """
     if not judged(x):
         value = f"{format_number(x.mean, 100, signed=True)} points in "
-        several = f"each of {x.used} {unit}s, which gives no interval"
-        value += f"one {unit}" if x.used == 1 else several
+        values = f"each of {x.used} {unit}s, which gives no interval"
+        value += f"one {unit}" if x.used == 1 else values
         value = value if x.used else f"too few {unit}s"
         return f"It cannot be judged how {subject} compares with {reference}: {value}."
     side = words[0] if x.mean > 0 else words[1]
-    shown = shows(+1, x) or shows(-1, x)
-    opening = "This run shows that" if shown else "This run does not show that"
+    is_shown = shows(+1, x) or shows(-1, x)
+    opening = "This run shows that" if is_shown else "This run does not show that"
     return f"{opening} {subject} is {side} {reference}: {quote(x, unit)}."
 
 

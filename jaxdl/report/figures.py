@@ -151,10 +151,10 @@ def curves(
         for entry, (first, _) in groups.items()
     }
     order = list(styles)
-    shared = len(order) > 4
+    common_legend = len(order) > 4
     columns = min(3, len(distinct))
     rows = math.ceil(len(distinct) / columns)
-    figure = Figure(figsize=(4.2 * columns + 2 * shared, 3.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns + 2 * common_legend, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(distinct) :]:
         axes.set_axis_off()
@@ -172,9 +172,9 @@ def curves(
         )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        if not shared:
+        if not common_legend:
             axes.legend(frameon=False, fontsize=8)
-    if shared:
+    if common_legend:
         handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles.values()]
         figure.legend(
             handles, list(map(plain, order)), loc="outside right upper", frameon=False, fontsize=9

@@ -271,8 +271,8 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
     if donors:
         lines["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
     diverged = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
-    of_donor = OWN_DONOR if donors else "; the donor is the same for all"
-    method = METHOD.format(donor=of_donor, reach=reach(len({row.seed for row in results})))
+    donor_note = OWN_DONOR if donors else "; the donor is the same for all"
+    method = METHOD.format(donor=donor_note, reach=reach(len({row.seed for row in results})))
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),

@@ -288,7 +288,7 @@ def cross_validation(predictions: Predictions, split: str, folds: Mapping[Point,
 
 def references(
     train: tuple[Float[np.ndarray, "n d"], Num[np.ndarray, " n"]],
-    evaluated: tuple[Float[np.ndarray, "m d"], Num[np.ndarray, " m"]],
+    test: tuple[Float[np.ndarray, "m d"], Num[np.ndarray, " m"]],
 ) -> dict[str, float]:
     """The scores of scikit-learn's own models, fitted to standardized columns of a table."""
     from sklearn import ensemble, linear_model, neighbors, pipeline, preprocessing, svm
@@ -309,7 +309,7 @@ def references(
         )
     scaler = preprocessing.StandardScaler()
     pipelines = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
-    return {name: float(model.score(*evaluated)) for name, model in pipelines.items()}
+    return {name: float(model.score(*test)) for name, model in pipelines.items()}
 
 
 def least_squares(
@@ -336,12 +336,12 @@ def other_models(
     predictions: Predictions,
     split: str,
     train: Mapping[str, np.ndarray],
-    evaluated: Mapping[str, np.ndarray],
+    test: Mapping[str, np.ndarray],
     answers: str,
 ) -> str:
     """:func:`references` and :func:`least_squares` in words, of tables' ``features`` and
     ``answers``."""
-    tables = [(np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, evaluated)]
+    tables = [(np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, test)]
     lines = [f"scikit-learn's {m}: {percent(x)}" for m, x in references(*tables).items()]
     if not np.issubdtype(tables[0][1].dtype, np.integer):
         distances = least_squares(predictions, split, tables[0], tables[1][0])

@@ -127,10 +127,12 @@ def fresh(results: Iterable[Result], name: str, field: str = "score") -> dict[in
     independent unit: the repetition where there are several, as a mean over seeds; else the seed.
     Diverged networks are left out."""
     rows = [row for row in results if row.search == name and row.stage == "fresh"]
-    several = len({row.repetition for row in rows}) > 1
+    is_repeated = len({row.repetition for row in rows}) > 1
     values: dict[int, list[float]] = {}
     for row in rows:
-        values.setdefault(row.repetition if several else row.seed, []).append(getattr(row, field))
+        values.setdefault(row.repetition if is_repeated else row.seed, []).append(
+            getattr(row, field)
+        )
     means = {key: mean_and_standard_error(numbers).mean for key, numbers in values.items()}
     return {key: mean for key, mean in means.items() if not np.isnan(mean)}
 
@@ -156,14 +158,14 @@ def findings(
     names, sentences = searches(results), []
     for name in names:
         winner, *others = tried(results, name, 0)
-        biased, worth = best(results, name), over_seeds(fresh(results, name))
+        peak, worth = best(results, name), over_seeds(fresh(results, name))
         validation = over_seeds(fresh(results, name, "validation"))
         count = len(repetitions(results, name))
         times = f", mean of {count} searches" if count > 1 else ""
         first = ", the first time," if count > 1 else ""
         sentences.append(
             f"**{name}** found{first} {describe(winner.settings)} in {costs[name]:,} steps of "
-            f"networks: {percent(biased)} % validation {score}{times}, the best of "
+            f"networks: {percent(peak)} % validation {score}{times}, the best of "
             f"{len(others) + 1} and so biased. Trained again from fresh seeds the winner is worth "
             f"{percent(validation)} % on validation and {percent(worth)} % on the {split} split."
         )
@@ -248,10 +250,10 @@ def lineage(line: Sequence[SearchRound]) -> str:
         (
             f"to {row.steps}",
             row.trial,
-            *map(text, own.values()),
+            *map(text, values.values()),
             format_number(row.validation, 100),
         )
-        for row, own in zip(line, settings, strict=True)
+        for row, values in zip(line, settings, strict=True)
     ]
     return markdown_table(("steps", "trial", *settings[0], "validation, %"), rows)
 

@@ -279,13 +279,13 @@ def report(
     full_table = ""
     if sweeps and choose and len(diverged) <= 60:
         full_table = table(pool(results, draw), baseline, score, choose=False)
-    pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
-    values_of_one = len({row.seed for row in pooled}), "draw" if draw > 1 else "seed"
+    rows, unit = pool(results, draw), "draws" if draw > 1 else "networks"
+    values_of_one = len({row.seed for row in rows}), "draw" if draw > 1 else "seed"
     method = METHOD.format(score=score, values=values, draws=draws, reach=reach(*values_of_one))
-    text = bullets(findings(pooled, baseline, score, sweeps, choose=choose))
+    text = bullets(findings(rows, baseline, score, sweeps, choose=choose))
     parts = [
         ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
-        ("Results", table(pooled, baseline, score, choose=choose, unit=unit)),
+        ("Results", table(rows, baseline, score, choose=choose, unit=unit)),
         *sections,
         ("All values", full_table),
         (

@@ -188,11 +188,11 @@ def _vessels(
         tangents /= np.maximum(np.hypot(tangents[..., 0], tangents[..., 1]), 1e-6)[..., None]
         normals = np.stack([-tangents[..., 1], tangents[..., 0]], -1)
         normals *= (pixels_per_dd / 2 * branches.widths)[..., None]
-        framed = ((points > 0) & (points < factor * size)).all(-1).any(-1)
+        in_frame = ((points > 0) & (points < factor * size)).all(-1).any(-1)
         pixels = pixels_per_dd / factor * branches.widths[:, 0]
-        framed &= pixels > 0.12  # others would not be seen
+        in_frame &= pixels > 0.12  # others would not be seen
         ink = (255 * np.clip(0.45 + 10 * branches.widths[:, 0], 0, 1)).astype(int)
-        for i in np.flatnonzero(framed):
+        for i in np.flatnonzero(in_frame):
             path, half, artery = points[i], normals[i], branches.arteries[i]
             (artery_pen if artery else vein_pen).polygon(_outline(path, half), fill=int(ink[i]))
             if artery and pixels[i] > 1.2:

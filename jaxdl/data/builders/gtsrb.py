@@ -124,8 +124,8 @@ def signs(folder: str | os.PathLike, split: str) -> list[Sign]:
         return _read_table(table, images, None)
     signs_of_split = []
     for label in range(len(CLASS_NAMES)):
-        of_class = images / f"{label:05d}"
-        signs_of_split += _read_table(of_class / f"GT-{label:05d}.csv", of_class, label)
+        class_folder = images / f"{label:05d}"
+        signs_of_split += _read_table(class_folder / f"GT-{label:05d}.csv", class_folder, label)
     return signs_of_split
 
 

@@ -134,13 +134,13 @@ def _draw(
     # Arrays of colour are [n, y, colour, x]: then either half of a blur is one matrix product.
     image = first + (second - first) * _texture(rng, n)[:, :, None]
     # A shadow is the ink blurred and moved, an outline the ink blurred and swollen.
-    chosen = rng.random(n) < v.halo
+    has_halo = rng.random(n) < v.halo
     angle, swell, spread = uniform(0, 2 * np.pi), uniform(0, 1), uniform(0.5, 1.1)
-    if chosen.any():
+    if has_halo.any():
         moves = 2.5 * (1 - swell) * (np.sin(angle), np.cos(angle))  # pixels: down, across
-        halo = _blur(ink[chosen, :, None], *(a[chosen] for a in (spread, spread, *moves)))
-        halo = np.minimum(1, halo * (1 + 2 * swell[chosen, None, None, None]))
-        image[chosen] += (under[chosen] - image[chosen]) * halo
+        halo = _blur(ink[has_halo, :, None], *(a[has_halo] for a in (spread, spread, *moves)))
+        halo = np.minimum(1, halo * (1 + 2 * swell[has_halo, None, None, None]))
+        image[has_halo] += (under[has_halo] - image[has_halo]) * halo
     image += (digit - image) * ink[:, :, None]
 
     tilt = uniform(-v.light, v.light, 2, 1, 1) * 2 / SIDE

@@ -114,17 +114,17 @@ class EfficientNetLite(Staged):
 
     def stages(self) -> Sequence[Stage]:
         """The stem, the blocks, the last convolution and the logits."""
-        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        options = {"dtype": self.dtype, "axis_name": self.axis_name}
         logits = {"grid": 1, "dropout": self.dropout, "last": True, "dtype": self.dtype}
         blocks = [
-            partial(Block, group.features, group.kernel, stride, group.expansion, **shared)
+            partial(Block, group.features, group.kernel, stride, group.expansion, **options)
             for group in self.groups
             for stride in [group.stride] + [1] * (group.repeats - 1)
         ]
         return [
-            ("conv", partial(ConvNorm, self.stem, 3, 2, **shared)),
+            ("conv", partial(ConvNorm, self.stem, 3, 2, **options)),
             *(("block", block) for block in blocks),
-            ("conv", partial(ConvNorm, self.head, **shared)),
+            ("conv", partial(ConvNorm, self.head, **options)),
             ("fc", partial(DenseStage, self.classes, **logits)),
         ]
 

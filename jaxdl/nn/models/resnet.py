@@ -114,14 +114,14 @@ class ResNet(Staged):
 
     def stages(self) -> Sequence[Stage]:
         """The stem, the blocks and the logits."""
-        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        options = {"dtype": self.dtype, "axis_name": self.axis_name}
         kind = (self.bottleneck, self.shortcut, self.padding)
         blocks = [
-            ("block", partial(Block, self.width * 2**group, stride, *kind, **shared))
+            ("block", partial(Block, self.width * 2**group, stride, *kind, **options))
             for group, size in enumerate(self.blocks)
             for stride in [2 if group else 1] + [1] * (size - 1)
         ]
-        stem = ("conv", partial(Stem, self.width, self.imagenet, **shared))
+        stem = ("conv", partial(Stem, self.width, self.imagenet, **options))
         head = ("fc", partial(DenseStage, self.classes, grid=1, last=True, dtype=self.dtype))
         return [stem, *blocks, head]
 

@@ -70,9 +70,9 @@ class Encoder(Staged):
 
     def stages(self) -> Sequence[Stage]:
         """The blocks."""
-        shared = self.padding, self.normalization, self.axis_name
+        options = self.padding, self.normalization, self.axis_name
         return [
-            ("block", partial(ConvBlock, width, 2 if i else 1, *shared))
+            ("block", partial(ConvBlock, width, 2 if i else 1, *options))
             for i, width in enumerate(self.widths)
         ]
 
@@ -102,8 +102,8 @@ class Decoder(nn.Module):
                 sizes = zip(level.shape[1:3], x.shape[1:3], strict=True)
                 factor = tuple(round(fine / coarse) for fine, coarse in sizes)
                 x = _fit(enlarge(x, factor), level.shape[1:3])
-            width, shared = max(self.width, level.shape[-1]), (self.normalization, self.axis_name)
-            block = ConvBlock(width, 1, self.padding, *shared, name=f"block{i}")
+            width, options = max(self.width, level.shape[-1]), (self.normalization, self.axis_name)
+            block = ConvBlock(width, 1, self.padding, *options, name=f"block{i}")
             x = block(jnp.concatenate([level, x], -1), train)
         return Conv(self.outputs, 1, bias=True, name="conv")(x)
 

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def find_network(options: argparse.Namespace) -> tuple[str, Classifier]:
-    """The network that is asked for, and how it is called."""
+    """The requested network and its description."""
     if options.run:
         folder = user_path(options.run)
         network, classifier = from_run(folder, **parse_name(options.name))

@@ -63,7 +63,7 @@ class Network(NamedTuple):
 
 
 class Search(Supervised):
-    """Searches, their winners on fresh seeds, and what these are compared with."""
+    """Searches, their winners on fresh seeds, and the methods that these are compared with."""
 
     settings, network = SETTINGS, Network
     headline = Headline(

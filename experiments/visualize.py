@@ -88,7 +88,7 @@ class Visualize(Study):
         self.identity = {**self.identity, "network": zlib.crc32(content)}
 
     def find_network(self) -> tuple[Classifier, str, Source | None]:
-        """The network, what it is called, and the data of its own run."""
+        """The network, its title, and the data of its run."""
         config = self.config
         if config.run and config.pretrained:
             raise ValueError("config.run and config.pretrained name two networks: choose one")
@@ -112,7 +112,7 @@ class Visualize(Study):
         return classifier, title, study.source
 
     def build(self) -> None:
-        """Receptive fields; and see that all can be computed before anything is trained."""
+        """Compute receptive fields, and check that all else can be computed, before training."""
         see, model = self.classifier.see, self.model
         splits = [source.splits["train"]["image"] for source in self.sources.values()]
         shape = self.read(0).shape if self.files else splits[0].shape[1:]

@@ -63,7 +63,7 @@ def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
 
 
 def stream_name(workers: int) -> str:
-    """The contender that streams with so many worker processes."""
+    """The contender that streams with a number of worker processes."""
     return "streamed, " + {0: "threads", 1: "1 worker"}.get(workers, f"{workers} workers")
 
 

@@ -30,10 +30,10 @@ def device_count(config: ConfigDict, members: int) -> int:
 
 
 def use_cores(count: int) -> None:
-    """Make so many CPU cores devices, unless the user said how many (`JAX_NUM_CPU_DEVICES`).
+    """Use ``count`` CPU cores as devices, unless the user set their number (`JAX_NUM_CPU_DEVICES`).
 
     Raises:
-      ValueError: if the user said so in a way that would be overruled, or asked for none.
+      ValueError: if the user set it in a way that would be overruled, or to 0.
     """
     setting = os.environ.get("JAX_NUM_CPU_DEVICES")
     if setting is None:
@@ -69,7 +69,7 @@ def keep_programs() -> None:
 
 
 def check_platform() -> None:
-    """Raise ValueError where JAX has not the platform that it was told to compute on."""
+    """Raise ValueError where JAX does not have the platform of `JAX_PLATFORMS`."""
     try:
         jax.devices()
     except Exception as error:  # also an AssertionError

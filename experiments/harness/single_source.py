@@ -67,7 +67,8 @@ class SingleSourceStudy(DataStudy):
         return predictions
 
     def origin(self, network: tuple) -> tuple | None:
-        """The network, trained before, that one goes on or learns from; None for none."""
+        """The network, trained before, that a network continues or learns from; None without
+        one."""
         return None
 
     def entry(self, network: tuple) -> str | None:

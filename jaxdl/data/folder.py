@@ -47,7 +47,7 @@ def folder(
     With a sub-folder ``train``, one called ``test`` beside it is the test split; without a
     ``test``, ``validation`` is (as in ImageNet, whose test labels are not public), else the
     validation split. Case does not matter, nor which of :data:`jaxdl.data.source.SPLIT_NAMES` a
-    split is called by. What is not there is taken from the training images, class by class. A
+    split is called by. Missing splits are taken from the training images, class by class. A
     ``train`` that holds images itself, beside others that do, is a class.
 
     Files that are no images by their suffix (:data:`SUFFIXES`) and folders in class folders are
@@ -59,7 +59,7 @@ def folder(
       validation, test: shares (below 1) or numbers of images to take for these splits.
       seed: seed of that choice.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
-      unlabelled: whether images without labels will do: ``PATH/*.png``, ``PATH/train/*.png``.
+      unlabelled: whether images without labels are accepted: ``PATH/*.png``, ``PATH/train/*.png``.
 
     Raises:
       ValueError: no class folders, one without images, two with one name, a class in test that

@@ -38,7 +38,7 @@ DTYPES = ("bool", "uint8", "int32", "float32")
 """Types of arrays that go to the devices as they are."""
 
 PARTIAL = ("point", "points")
-"""Arrays in which NaN says that there is nothing."""
+"""Arrays in which NaN marks a missing value."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -127,8 +127,8 @@ def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
 def end_to_end(
     sources: Mapping[str, Source],
 ) -> tuple[dict[tuple[str, str], Split], dict[tuple[str, str], np.ndarray]]:
-    """The training and validation splits of several data sets, by data set and split, and where
-    each one's examples are when they are laid end to end.
+    """The training and validation splits of several data sets, by data set and split, and the
+    indices of each one's examples when they are concatenated.
 
     Raises:
       ValueError: if examples of one array differ in shape.
@@ -194,7 +194,7 @@ def make_source(
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or an array of that name holds, or None; see :data:`SPLIT_NAMES`."""
+    """The split of a folder or an array, by its name, or None; see :data:`SPLIT_NAMES`."""
     plain = name.strip().casefold()
     return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
 
@@ -305,7 +305,7 @@ def _check(
 
 
 def _check_array(prefix: str, name: str, array: Images, n: int, missing: bool) -> None:
-    """Raise ValueError unless an array of so many examples is one that networks can be given."""
+    """Raise ValueError unless an array has ``n`` examples and values that networks accept."""
     dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
     description = f"{dtype}{list(shape)}"
     if name == "image" and (dtype != np.uint8 or len(shape) != 4):

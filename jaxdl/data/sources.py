@@ -85,7 +85,7 @@ def cells(
 def _drawn(
     draw: Callable[[int, tuple[int, int]], Split], train: int, validation: int, test: int, seed: int
 ) -> dict[str, Split]:
-    """Splits of so many images, by what draws a number of them from a seed."""
+    """Splits of these numbers of images, each drawn by ``draw(count, seed)``."""
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if count < 1:
@@ -225,10 +225,10 @@ TRUTHS = {"sinusoid": tables.sinusoid_truth}
 
 
 def load(name: str, *, unlabelled: bool = False, **options) -> Source:
-    """The source of that name, built with its function's options.
+    """The source of a name, with options of its function.
 
     Args:
-      unlabelled: whether images without labels will do, of a source that may have such.
+      unlabelled: whether images without labels are accepted, of a source that may have such.
 
     Raises:
       ValueError: unknown name, options its function does not take, or data it cannot use.

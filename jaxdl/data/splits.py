@@ -18,7 +18,7 @@ def random_halves(
     the second half has one more.
 
     Raises:
-      ValueError: for fewer than 4 classes, of which a half would have nothing to tell apart.
+      ValueError: for fewer than 4 classes, since each half needs two.
     """
     if num_classes < 4:
         raise ValueError(f"{num_classes} classes have no halves of 2 or more: it takes at least 4")
@@ -55,7 +55,7 @@ def make_task(
 ) -> Task:
     """The task of telling ``classes`` apart, of ``num_classes`` in a data set with these labels.
 
-    Splits are laid end to end in the order of ``labels``.
+    Splits are concatenated in the order of ``labels``.
     """
     label_of = np.full(num_classes, -1, np.int32)
     label_of[classes] = np.arange(len(classes), dtype=np.int32)

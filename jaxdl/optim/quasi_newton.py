@@ -37,7 +37,7 @@ class SelfScaledState(NamedTuple):
     last_direction: Float[Array, " n"]
     """H g of the last update, of which a line search may have taken a multiple."""
     fresh: Bool[Array, ""]
-    """No earlier gradient is of this objective, so there is no change of it to learn from."""
+    """Whether ``last_grad`` is of another objective, so that its change is not used."""
     pairs: Int[Array, ""]
     """Number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I."""
 
@@ -188,8 +188,8 @@ def restart(state: PyTree) -> PyTree:
 
     Of a line search's state the value becomes unknown, and a :class:`SelfScaledState` becomes
     ``fresh``, so that H is kept and the pair that would mix two objectives is left out. L-BFGS,
-    which cannot leave out a pair, begins anew. Any other state (Adam's) is left as it is. Shapes
-    and types stay, so it may be jitted and mapped.
+    which cannot leave out a pair, is reset. Any other state (Adam's) is left as it is. Shapes and
+    types stay, so it may be jitted and mapped.
     """
 
     def renew(node: Any) -> Any:

@@ -64,7 +64,7 @@ def interval(x: Estimate) -> str:
 
 
 def reach(count: int, unit: str = "seed") -> str:
-    """Half the interval of so many values: ``"4.3 standard errors with 3 seeds"``."""
+    """Half the interval of ``count`` values: ``"4.3 standard errors with 3 seeds"``."""
     if count < 2:
         return f"one {unit} has no interval"
     _, high = confidence_interval(Estimate(0.0, 1.0, count))
@@ -112,7 +112,7 @@ def compare_all(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def warn_of_several(count: int) -> list[str]:
-    """A sentence on so many comparisons in one report, if there are several."""
+    """A sentence on the number of comparisons in one report, if there are several."""
     if count < 2:
         return []
     return [

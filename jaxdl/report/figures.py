@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # slow to import, and only needed by what draws
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Within, or within a function decorated by it, matplotlib has its own defaults.
+    """A context, or a decorator, in which matplotlib has its own defaults.
 
     A figure is made after hours of training: it must neither need the backend that the user's
     environment names, nor the fonts and the LaTeX that the user's settings do.
@@ -48,7 +48,8 @@ def save(figure: "Figure", path: str | os.PathLike, **options: Any) -> None:
 
 
 def check() -> None:
-    """Draw something, and throw it away, so that a figure cannot be what a run dies of at its end.
+    """Draw a figure and discard it, so that a run does not fail at its end because figures cannot
+    be drawn.
 
     Raises:
       ValueError: if nothing can be drawn, with what is wrong.
@@ -69,8 +70,8 @@ def check() -> None:
 
 
 def plain(text: str) -> str:
-    """The text for matplotlib to show as it is: names from elsewhere are no formulas ("$"), and
-    what no font can show, as from file names that are not UTF-8, becomes an escape."""
+    """A text that matplotlib shows literally: names from elsewhere are no formulas ("$"), and what
+    no font can show, as from file names that are not UTF-8, becomes an escape."""
     return str(text).encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""Figures of a fine-tuning study: accuracies, and test images with what a network makes of them."""
+"""Figures of a fine-tuning study: accuracies, and test images with a network's predictions."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -165,7 +165,7 @@ def two_classes(predictions: Predictions, split: str, baselines: Mapping[Point, 
 
 
 def ensembles(predictions: Predictions, split: str, bag: int) -> str:
-    """Bags of so many networks of a method, by seeds: their mean member, their vote, and their mean
+    """Bags of ``bag`` networks of a method, by seeds: their mean member, their vote, and their mean
     probability (of numbers: their mean); differences are paired by bag."""
     rows, sentences = [], []
     for point, seeds in by_point(predictions).items():

@@ -51,7 +51,7 @@ def mean_and_standard_error(values: Sequence[float] | Float[np.ndarray, " values
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's (1927) two-sided 95% interval of a probability, by its share in so many draws."""
+    """Wilson's (1927) two-sided 95% interval of a probability, by its share in ``count`` draws."""
     z = 1.959964
     middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))

@@ -15,7 +15,7 @@ RGB = Float[np.ndarray, "h w 3"]
 
 
 class Picture(NamedTuple):
-    """A picture in a table, and what is written above it, in lines."""
+    """A picture in a table, and the lines of text above it."""
 
     pixels: RGB
     caption: str = ""
@@ -29,7 +29,7 @@ CELL, LINE = 0.95, 0.14  # inches: a picture's side with its border, a line of t
 
 @own_style()
 def pictures(rows: Sequence[Row], path: Path) -> None:
-    """A table of pictures, each as large as its cell, whatever its number of pixels."""
+    """A table of pictures, each scaled to its cell."""
     from matplotlib.figure import Figure
 
     margin = 0.1 + 0.075 * max((len(line) for label, _ in rows for line in label.split("\n")))
@@ -126,7 +126,7 @@ def attributions(
     labels: Sequence[str],
     path: Path,
 ) -> None:
-    """Images, and for each what a prediction rests on, by attribution; see :func:`signed`."""
+    """Images, and the attribution maps of each prediction; see :func:`signed`."""
     rows: list[Row] = []
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         row = [Picture(image, "image" * (not i))]

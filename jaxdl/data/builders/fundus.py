@@ -52,7 +52,7 @@ _PIGMENT = np.array([0.72, 1.0, 0.8])[:, None, None]
 def make_fundus(
     count: int, seed: int | tuple[int, ...] = 0, size: int = 64
 ) -> dict[str, np.ndarray]:
-    """Photographs of so many fundi and what is in them; image i does not depend on ``count``.
+    """Photographs of ``count`` fundi and their labels; image i does not depend on ``count``.
 
     They are kept in the cache (see :func:`jaxdl.data.cache.cached`).
 

@@ -83,7 +83,7 @@ def _divide(
     fovea: Float[np.ndarray, "2"],
     waviness: float,
 ) -> Branches:
-    """Up to so many branches off every one: towards the fovea, or away from their parent."""
+    """Up to ``count`` branches off every one: towards the fovea, or away from their parent."""
     b, s, _ = parents.points.shape
     rows, slots = np.arange(b)[:, None], np.arange(count)
     shares = (slots + rng.uniform(0.1, 0.9, (b, count))) / count

@@ -1,8 +1,8 @@
 """Plain convolutional networks in the manner of AlexNet: convolutions, then dense layers.
 
 Every layer is named for its depth (``conv1``, ``conv2``, …, ``fc5``, …) and any stretch of layers
-can be applied alone: ``model.apply(variables, x, stop=3)`` gives what the third layer puts
-out, and ``model.apply(variables, h, start=3)`` goes on from there.
+can be applied alone: ``model.apply(variables, x, stop=3)`` gives the third layer's output, and
+``model.apply(variables, h, start=3)`` continues from there.
 """
 
 from functools import partial

@@ -41,7 +41,8 @@ LITE0 = (
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch normalization, and a ReLU6 (``min(max(x, 0), 6)``) where asked for."""
+    """Convolution and batch normalization, and a ReLU6 (``min(max(x, 0), 6)``) if ``relu6`` is
+    set."""
 
     features: int
     kernel: int = 1

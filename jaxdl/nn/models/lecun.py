@@ -5,8 +5,8 @@
 - lenet5: LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document
   recognition".
 
-Hidden units put out ``squash(z)``. The networks give the ``z`` of their output units, for a
-softmax; the loss of 1989 is the squared error of ``squash(z)`` against targets of ±1.
+The output of hidden units is ``squash(z)``. The networks give the ``z`` of their output units, for
+a softmax; the loss of 1989 is the squared error of ``squash(z)`` against targets of ±1.
 """
 
 import itertools

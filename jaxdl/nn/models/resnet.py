@@ -1,8 +1,8 @@
 """Residual networks: CIFAR's (He et al. 2016) and ImageNet's in torchvision's layout.
 
 He, Zhang, Ren & Sun, "Deep residual learning for image recognition", CVPR 2016. A block adds to its
-input what two convolutions of 3 x 3 (or, as a bottleneck, of 1, 3 and 1) make of it. Where a
-group of blocks begins, its first convolution of 3 x 3 halves images; a shortcut fits the input:
+input the output of two convolutions of 3 x 3 (or, as a bottleneck, of 1, 3 and 1). Where a group of
+blocks begins, its first convolution of 3 x 3 halves images; a shortcut fits the input:
 
     pad    every second pixel; the new channels, half before and half after, are 0 (option A)
     conv   a convolution of 1 x 1 with a bias

@@ -2,8 +2,8 @@
 
 Ronneberger, Fischer & Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015. The encoder is any :class:`jaxdl.nn.models.staged.Staged` network, so that a pretrained
-one serves (:func:`with_encoder`); what its stages put out at each resolution are the levels that a
-head reads::
+one serves (:func:`with_encoder`); the outputs of its stages at each resolution are the levels that
+a head reads::
 
     UNet(Encoder((16, 32, 64)), Decoder(outputs=2))  # logits of two classes a pixel
     UNet(resnet18(), Coordinates(outputs=3))         # row, column, whether it is there
@@ -134,8 +134,8 @@ class Coordinates(nn.Module):
 
 
 class UNet(nn.Module):
-    """The levels of an encoder, whose last stages, called ``fc``, are left out, and what a head
-    makes of them: :class:`Decoder`, :class:`ClassMap`, :class:`Coordinates`, or another module."""
+    """The outputs of a head for the levels of an encoder, whose last stages, called ``fc``, are
+    left out: :class:`Decoder`, :class:`ClassMap`, :class:`Coordinates`, or another module."""
 
     encoder: Staged
     head: Any

@@ -190,7 +190,7 @@ class Search(Supervised):
             for number, (stretches, scores) in enumerate(history)
             for s, score in zip(stretches, scores, strict=True)
         ]
-        results = reporting.searched(self.rounds)
+        results = reporting.final_trials(self.rounds)
         repetitions = {(row.search, row.trial): row.repetition for row in self.rounds}
         parts = (
             self.feed,
@@ -224,7 +224,7 @@ class Search(Supervised):
         super(Supervised, self).draw(trainer)
         trials, results = {}, reporting.read_results(folder / "results.csv")
         for kind in self.config.searches:
-            rows = reporting.tried(results, kind, 0)
+            rows = reporting.ranked_trials(results, kind, 0)
             trials[kind] = self.positions(rows), np.array([row.validation for row in rows])
         axes = {
             name: [(values.position(v), reporting.text(v)) for v in values.grid(3)]

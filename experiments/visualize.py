@@ -228,7 +228,7 @@ class Visualize(Study):
 
     def draw(self, trainer: Trainer) -> None:
         """Draw filters, units, attributions, mistakes of one network; curves of all."""
-        folder, images = trainer.folder, drawing.shown(self.inputs)
+        folder, images = trainer.folder, drawing.to_rgb(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]
             kernels = [x for x in jax.tree.leaves(variables["params"][stages[0]]) if x.ndim == 4]
@@ -263,7 +263,7 @@ class Visualize(Study):
                 strongest = np.argsort(-values[:, channel], kind="stable")[: config.patches]
                 examples = [(images[i], units[i, channel]) for i in strongest]
                 parts = [view(image, field, unit) for image, unit in examples]
-                parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
+                parts += [drawing.framed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:

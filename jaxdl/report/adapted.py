@@ -148,7 +148,7 @@ def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
     return networks
 
 
-def used(networks: Networks) -> Networks:
+def sound_networks(networks: Networks) -> Networks:
     """The networks that neither collapsed nor diverged."""
     return {
         method: {s: (r, d) for s, (r, d) in rows.items() if not (collapsed(d) or diverged(r, d))}
@@ -158,7 +158,7 @@ def used(networks: Networks) -> Networks:
 
 def unlabelled(networks: Networks) -> bool:
     """Whether the target has no labels: no network that is used has a target accuracy."""
-    rows = [r for members in used(networks).values() for r, _ in members.values()]
+    rows = [r for members in sound_networks(networks).values() for r, _ in members.values()]
     return bool(rows) and all(math.isnan(r.target_accuracy) for r in rows)
 
 
@@ -192,7 +192,7 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     has one, and never for the two methods that define it. Raises as `join` does.
     """
     networks = join(results, diagnoses)
-    counted = used(networks)
+    counted = sound_networks(networks)
     gaps, lower = gaps_of(counted), target(counted, "source_only")
     wide = bool(gaps) and min(gaps.values()) >= MINIMAL_GAP
     summary = []

@@ -19,10 +19,10 @@ from jaxdl.report.adapted import (
     gaps_of,
     join,
     name_of,
+    sound_networks,
     summarize,
     target,
     unlabelled,
-    used,
 )
 from jaxdl.report.comparisons import (
     assemble,
@@ -115,7 +115,7 @@ def findings(
     Args:
       colours: strength of the labelled images' recolouring, by method; 0 for others.
     """
-    counted = used(join(results, diagnoses))
+    counted = sound_networks(join(results, diagnoses))
     if unlabelled(counted):
         return [
             "The target has no labels: there is no target accuracy to judge a method by. The "
@@ -211,7 +211,7 @@ def report(
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     networks = join(results, diagnoses)
-    counted, pair = used(networks), next((r.pair for r in results), "")
+    counted, pair = sound_networks(networks), next((r.pair for r in results), "")
     published = [p for p in published if p.pair == pair]
     changed, no_gap = [m for m in networks if colours.get(m)], ""
     left = " The gap covered is the one that recolouring leaves."

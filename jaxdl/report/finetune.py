@@ -158,7 +158,7 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
         reference = f"its own with {layout.frozen[layout.every_stage]}"
         sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
-    opening = [*uncertainty_of_images(results, layout), *worth(accuracy, layout, counts)]
+    opening = [*uncertainty_of_images(results, layout), *image_counts(accuracy, layout, counts)]
     return [*opening, *sentences, *warn_of_several(count)]
 
 
@@ -177,7 +177,7 @@ def uncertainty_of_images(results: Sequence[Result], layout: Layout) -> list[str
     ]
 
 
-def worth(
+def image_counts(
     accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
 ) -> list[str]:
     """Sentences on how many images the baseline needs to reach, on average, the methods that are

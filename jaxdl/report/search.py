@@ -74,7 +74,7 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, sorted(results))
 
 
-def searched(rounds: Iterable[SearchRound]) -> list[Result]:
+def final_trials(rounds: Iterable[SearchRound]) -> list[Result]:
     """The trials of searches as they were after the last round that they were in; the networks of a
     repetition have its number for a seed."""
     last = {(row.search, row.trial): row for row in rounds}
@@ -111,7 +111,7 @@ def searches(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(row.search for row in results if row.trial != NOT_SEARCHED))
 
 
-def tried(results: Iterable[Result], search: str, repetition: int) -> list[Result]:
+def ranked_trials(results: Iterable[Result], search: str, repetition: int) -> list[Result]:
     """The trials of a search, those that were trained longest first, and of these the best."""
     rows = [row for row in results if row[0] == search and row[3:5] == ("search", repetition)]
     return sorted(rows, key=lambda row: (-row.steps, np.isnan(row.validation), -row.validation))
@@ -140,7 +140,7 @@ def fresh(results: Iterable[Result], name: str, field: str = "score") -> dict[in
 def best(results: Iterable[Result], search: str) -> Estimate:
     """The winner's score in the search itself, over repetitions."""
     results = list(results)
-    winners = [tried(results, search, n)[0] for n in repetitions(results, search)]
+    winners = [ranked_trials(results, search, n)[0] for n in repetitions(results, search)]
     return mean_and_standard_error([row.validation for row in winners])
 
 
@@ -157,7 +157,7 @@ def findings(
     """
     names, sentences = searches(results), []
     for name in names:
-        winner, *others = tried(results, name, 0)
+        winner, *others = ranked_trials(results, name, 0)
         peak, worth = best(results, name), over_seeds(fresh(results, name))
         validation = over_seeds(fresh(results, name, "validation"))
         count = len(repetitions(results, name))
@@ -203,7 +203,7 @@ def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str,
     :func:`findings`."""
     rows = []
     for name in dict.fromkeys([*searches(results), *(row.search for row in results)]):
-        trials = tried(results, name, 0)
+        trials = ranked_trials(results, name, 0)
         cells = ("", "", "")
         if trials:
             cells = (str(len(trials)), f"{costs[name]:,}", percent(best(results, name)))
@@ -222,7 +222,7 @@ def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str,
 
 def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
     """Markdown: the best trials of a search's first repetition, by validation."""
-    rows = tried(results, search, 0)[:most]
+    rows = ranked_trials(results, search, 0)[:most]
     names = list(json.loads(rows[0].settings))
     cells = [
         (

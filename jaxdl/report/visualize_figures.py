@@ -55,7 +55,7 @@ def pictures(rows: Sequence[Row], path: Path) -> None:
     save(figure, path, dpi=130)
 
 
-def shown(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
+def to_rgb(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
     """Network inputs as pictures: grey levels or colours span what occurs in them."""
     low, high = float(inputs.min()), float(inputs.max())
     images = (inputs - low) / max(high - low, 1e-12)
@@ -111,7 +111,7 @@ def feature_maps(
 ) -> None:
     """An image, and by stage the channels with the greatest activations in it, each with its own
     scale; without stages that put out no maps [oh, ow, d]."""
-    rows: list[Row] = [("image", [Picture(shown(image[None])[0])])]
+    rows: list[Row] = [("image", [Picture(to_rgb(image[None])[0])])]
     for name, maps in stages:
         if maps.ndim != 3:
             continue
@@ -175,7 +175,7 @@ def sheet(
     pictures([("", shown[i : i + columns]) for i in range(0, len(shown), columns)], path)
 
 
-def boxed(
+def framed(
     image: RGB, corner: tuple[int, int], size: tuple[int, int]
 ) -> Float[np.ndarray, "oh ow 3"]:
     """An image, enlarged to 120 pixels at least, with a red frame around a part of it, or around a

@@ -40,11 +40,13 @@ def continued(
 class Noise(NamedTuple):
     """Networks that are trained on noise as one population: the time does not depend on images."""
 
-    states: list[TrainState]  # before the first step, on the host
+    states: list[TrainState]
+    """States before the first step, on the host."""
     start: Callable[[], Population]
     training: Training
     data: Batch
-    steps: int  # of a dispatch
+    steps: int
+    """Steps of a dispatch."""
 
     def slice(self) -> Slice:
         """A dispatch, and further each time."""

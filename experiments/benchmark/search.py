@@ -79,8 +79,10 @@ class Reference(NamedTuple):
     """Network, initial values and tasks of the other contenders."""
 
     model: Any
-    starts: list[Variables]  # of each trial
-    tasks: list[Task]  # with its rates and weight decay
+    starts: list[Variables]
+    """Initial variables of each trial."""
+    tasks: list[Task]
+    """Tasks with the trials' rates and weight decay."""
 
 
 def make_reference(config: ConfigDict, kind: str) -> Reference:

@@ -101,12 +101,16 @@ class Source:
 
     name: str
     class_names: tuple[str, ...]
-    class_groups: tuple[str, ...]  # the group of each class; empty where the data set has none
-    splits: Mapping[str, Split]  # "train" and "validation"
+    class_groups: tuple[str, ...]
+    """The group of each class; empty where the data set has none."""
+    splits: Mapping[str, Split]
+    """The splits "train" and "validation"."""
     test: Sealed
     version: str = ""
-    fingerprint: str = ""  # of the content of all splits
-    omissions: str = ""  # what was there and not read: "3 .heic, split extra"
+    fingerprint: str = ""
+    """Digest of the content of all splits."""
+    omissions: str = ""
+    """Files and splits that were not read: ``3 .heic, split extra``."""
 
     @property
     def labelled(self) -> bool:

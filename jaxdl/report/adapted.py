@@ -173,9 +173,12 @@ class Summary(NamedTuple):
     method: str
     source_accuracy: Estimate
     target_accuracy: Estimate
-    gap_covered: Estimate  # by seed; empty where it is not computed
-    networks: int  # that the means rest on
-    collapsed: tuple[int, ...] = ()  # seeds
+    gap_covered: Estimate
+    """Gap covered by seed; empty where it is not computed."""
+    networks: int
+    """Number of networks in the means."""
+    collapsed: tuple[int, ...] = ()
+    """Seeds of collapsed networks."""
     diverged: tuple[int, ...] = ()
 
 

@@ -61,7 +61,8 @@ class Published(NamedTuple):
     pair: str
     method: str
     target_accuracy: float
-    note: str = ""  # what makes it no match for the paper's networks
+    note: str = ""
+    """Differences from the paper's networks that make it no match."""
 
 
 def _adapted(method: str) -> bool:

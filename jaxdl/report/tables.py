@@ -31,7 +31,8 @@ class Estimate(NamedTuple):
     mean: float
     se: float
     used: int
-    excluded: int = 0  # values that were NaN, as those of diverged networks are
+    excluded: int = 0
+    """Number of NaN values, such as those of diverged networks."""
 
 
 def mean_and_standard_error(values: Sequence[float] | Float[np.ndarray, " values"]) -> Estimate:

@@ -74,12 +74,18 @@ def make_fundus(
 class _Camera:
     """A field of view on the fundus and its projection to an image."""
 
-    centre: Float[np.ndarray, "2"]  # DD
-    radius: float  # DD
-    turn: float  # radians
-    mirror: int  # 1: the temple is at the right; -1: at the left
-    middle: Float[np.ndarray, "2"]  # of the field in the image, parts of its side
-    reach: float  # its radius, parts of the image's side
+    centre: Float[np.ndarray, "2"]
+    """Centre of the field, DD."""
+    radius: float
+    """Radius of the field, DD."""
+    turn: float
+    """Rotation, radians."""
+    mirror: int
+    """1: the temple is at the right; -1: at the left."""
+    middle: Float[np.ndarray, "2"]
+    """Middle of the field in the image, parts of its side."""
+    reach: float
+    """Radius of the field in the image, parts of its side."""
 
     @property
     def matrix(self) -> Float[np.ndarray, "2 2"]:

@@ -95,9 +95,11 @@ class Sign:
     """One line of the ground truth."""
 
     file: Path
-    roi: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are just outside
+    roi: tuple[int, int, int, int]
+    """Left, top, right, bottom; right and bottom are just outside."""
     label: int
-    track: int  # label × 100,000 + the class's own number of the track; -1 in the test split
+    track: int
+    """label × 100,000 + the class's own number of the track; -1 in the test split."""
 
 
 def signs(folder: str | os.PathLike, split: str) -> list[Sign]:

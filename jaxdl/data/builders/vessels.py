@@ -17,8 +17,10 @@ _STEPS = (44, 26)  # points of a trunk and of a branch
 class Branches:
     """Vessels as paths that taper."""
 
-    points: Float[np.ndarray, "b s 2"]  # DD
-    widths: Float[np.ndarray, "b s"]  # DD
+    points: Float[np.ndarray, "b s 2"]
+    """Points, DD."""
+    widths: Float[np.ndarray, "b s"]
+    """Widths, DD."""
     arteries: Bool[np.ndarray, " b"]
 
 

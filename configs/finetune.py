@@ -71,10 +71,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     add(config, {"fixed_statistics": {"statistics": "frozen"}})
     add(config, {"augmented": {"changes": ("similarity",)}})
     config.baseline = "scratch"
-    # One method whose first n stages are frozen, too, for each of these n, at a number of images.
+    # One method whose first n stages are frozen, too, for each of these n.
     config.every_stage = "fine_tuned"  # empty for none
     config.stages = (1, 2, 3, 4, 5, 6)
-    config.stages_at = 100
 
     # How it is computed. Nothing here changes a result beyond rounding, except that devices which
     # share a batch (parallel.data) draw their own changes of images.
@@ -99,7 +98,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             add(config, {"scratch": fresh})
             add(config, {"whole": {"start": "frozen", "flip": True, "padding": 8, "steps": 50}})
             config.baseline = "scratch"
-            config.every_stage, config.stages, config.stages_at = "frozen", (17,), 0
+            config.every_stage, config.stages = "frozen", (17,)
         case "cifar10_to_digits":
             config.model, config.data.name = "resnet20", "digits"
             config.data.options = ConfigDict({"seed": 0, "size": 26, "margin": 3, "channels": 3})

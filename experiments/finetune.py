@@ -42,7 +42,6 @@ KINDS = {
     **classification.COMMON,
     "images": TupleOf(Count(0), "(10, 100), numbers of training images", least=1),
     "stages": TupleOf(Count(0), "(1, 2, 3), numbers of frozen stages"),
-    "stages_at": Count(0),
 }
 SETTINGS = Settings(KINDS, ("options", "methods", "training"), ("data.workers",))
 
@@ -92,7 +91,7 @@ class FineTuning(SingleSourceStudy):
             self.model, self.images, self.placement.mesh, config.evaluation_batch
         )
         frozen = {name: self.count_frozen(name) for name in self.methods}
-        every_stage = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)
+        every_stage = config.every_stage, len(self.stages)
         images = self.identity["sizes"][config.report_on]
         self.layout = reporting.Layout(frozen, config.baseline, *every_stage, images)
         self.programs: dict[tuple, Program] = {}
@@ -124,7 +123,7 @@ class FineTuning(SingleSourceStudy):
         """All networks but the donors."""
         for method, images, seed in product(self.methods, self.numbers, range(self.config.seeds)):
             stages = {self.layout.frozen[method]}
-            if (method, images) == (self.layout.every_stage, self.layout.stages_at):
+            if method == self.layout.every_stage:
                 stages |= {*self.config.stages}
             yield from (Network(method, images, n, seed) for n in sorted(stages))
 

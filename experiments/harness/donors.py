@@ -46,8 +46,6 @@ def check_methods(config: ConfigDict) -> dict[str, dict[str, Any]]:
     methods = {name: method.settings for name, method in checked.items()}
     OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
     OneOf(("", *methods)).check("config.every_stage", config.every_stage, config)
-    if config.every_stage and config.stages_at not in config.images:
-        raise ValueError(f"config.stages_at={config.stages_at} is not one of config.images")
     for name, settings in methods.items():
         path, start = f"config.methods.{name}", settings["start"]
         if name == DONOR:

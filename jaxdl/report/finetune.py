@@ -6,6 +6,7 @@ or between numbers of frozen stages, is a value a seed.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from jaxdl.report.comparisons import (
@@ -76,8 +77,6 @@ class Layout(NamedTuple):
     """The method that others are compared with."""
     every_stage: str
     """The method that is also trained with other numbers of frozen stages; empty for none."""
-    stages_at: int
-    """The images that those are trained on."""
     depth: int
     """The stages of a network."""
     evaluation_images: int
@@ -93,8 +92,7 @@ class Layout(NamedTuple):
 
     def stages(self, results: Iterable[Result]) -> list[int]:
         """The numbers of stages that are frozen of the one method; none if there is one only."""
-        condition = self.every_stage, self.stages_at
-        stages = sorted({row.frozen for row in results if (row.method, row.images) == condition})
+        stages = sorted({row.frozen for row in results if row.method == self.every_stage})
         return stages if len(stages) > 1 else []
 
 
@@ -143,21 +141,17 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
             }
             count += sum(map(judged, differences.values()))
             sentences.append(verdict(f"**{method}**", differences, reference))
-    if stages:
-        own_accuracy = accuracy[
-            layout.every_stage, layout.stages_at, layout.frozen[layout.every_stage]
-        ]
+    for images in counts if stages else ():
+        own = layout.condition(layout.every_stage, images)
         differences = {
-            f"n = {n}": over_seeds(
-                minus(accuracy[layout.every_stage, layout.stages_at, n], own_accuracy)
-            )
+            f"n = {n}": over_seeds(minus(accuracy[layout.every_stage, images, n], accuracy[own]))
             for n in stages
-            if n != layout.frozen[layout.every_stage]
+            if (layout.every_stage, images, n) != own
         }
         count += sum(map(judged, differences.values()))
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
         reference = f"its own with {layout.frozen[layout.every_stage]}"
-        sentences.append(verdict(f"{subject}, {layout.stages_at} images,", differences, reference))
+        sentences.append(verdict(f"{subject}, {images} images,", differences, reference))
     opening = [*uncertainty_of_images(results, layout), *image_counts(accuracy, layout, counts)]
     return [*opening, *sentences, *warn_of_several(count)]
 
@@ -222,21 +216,25 @@ def table(results: Sequence[Result], layout: Layout) -> str:
 
 
 def stage_table(results: Sequence[Result], layout: Layout) -> str:
-    """Markdown: a row a number of frozen stages of the one method."""
+    """Markdown: a row a number of images and of frozen stages of the one method."""
     accuracy, train, rows = by_condition(results), by_condition(results, "train"), []
-    method, images = layout.every_stage, layout.stages_at
-    for n in layout.stages(results):
-        condition = method, images, n
-        value = accuracy[method, images, layout.frozen[method]]
+    for images, n in product(layout.counts(results), layout.stages(results)):
+        condition = layout.every_stage, images, n
         differences = (
-            minus(accuracy[condition], value),
-            minus(accuracy[condition], accuracy[layout.condition(layout.baseline, images)]),
+            minus(accuracy[condition], accuracy[layout.condition(reference, images)])
+            for reference in (layout.every_stage, layout.baseline)
         )
         cells = (_mean(over_seeds(x), signed=True) for x in differences)
-        rows.append(
-            (n, _mean(over_seeds(accuracy[condition])), *cells, _mean(over_seeds(train[condition])))
-        )
-    header = ("n", "accuracy, %", "minus own", f"minus {layout.baseline}", "in training, %")
+        means = (_mean(over_seeds(x[condition])) for x in (accuracy, train))
+        rows.append((images, n, next(means), *cells, *means))
+    header = (
+        "images",
+        "n",
+        "accuracy, %",
+        "minus own",
+        f"minus {layout.baseline}",
+        "in training, %",
+    )
     return markdown_table(header, rows) if rows else ""
 
 
@@ -276,7 +274,7 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),
-        (f"The first n stages frozen, {layout.stages_at} images", stage_table(results, layout)),
+        (f"{layout.every_stage}, the first n stages frozen", stage_table(results, layout)),
         ("Diverged networks (method, images, frozen stages, seed)", bullets(diverged)),
         ("How the numbers are computed", method),
     ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,12 +19,9 @@ Line = tuple[Sequence[float], Sequence[Mapping[int, float]]]
 
 def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
     """``images.png``, accuracies against training images; and ``stages.png``, against frozen
-    stages, beside the baseline."""
-    accuracy, counts, stages = (
-        by_condition(results),
-        layout.counts(results),
-        layout.stages(results),
-    )
+    stages, a line a number of images, beside the baseline's dashed lines."""
+    accuracy, counts = by_condition(results), layout.counts(results)
+    stages = layout.stages(results)
     lines = {
         method: (counts, [accuracy[method, count, n] for count in counts])
         for method, n in layout.frozen.items()
@@ -31,21 +29,31 @@ def draw(results: Sequence[Result], layout: Layout, folder: Path) -> None:
     _errorbars(lines, "training images", folder / "images.png", logarithmic=True)
     if not stages:
         return
-    method, images = layout.every_stage, layout.stages_at
-    lines = {method: (stages, [accuracy[method, images, n] for n in stages])}
-    lines[layout.baseline] = (
-        stages,
-        [accuracy[layout.condition(layout.baseline, images)]] * len(stages),
+    lines = {
+        f"{count:,} images": (stages, [accuracy[layout.every_stage, count, n] for n in stages])
+        for count in reversed(counts)
+    }
+    levels = {
+        f"{count:,} images": accuracy[layout.condition(layout.baseline, count)] for count in counts
+    }
+    label = f"first stages frozen, of {layout.depth}, by {plain(layout.every_stage)}"
+    _errorbars(
+        lines, label, folder / "stages.png", levels=levels, level_name=plain(layout.baseline)
     )
-    label = f"first stages frozen, of {layout.depth}; {images} training images"
-    _errorbars(lines, label, folder / "stages.png")
 
 
 @own_style()
 def _errorbars(
-    lines: Mapping[str, Line], xlabel: str, path: Path, *, logarithmic: bool = False
+    lines: Mapping[str, Line],
+    xlabel: str,
+    path: Path,
+    *,
+    logarithmic: bool = False,
+    levels: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
+    level_name: str = "",
 ) -> None:
-    """Means ± standard errors over seeds, and each seed's value as a dot."""
+    """Means ± standard errors over seeds, and each seed's value as a dot; dashed, with a band, the
+    level that a line is to be compared with."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
@@ -68,6 +76,14 @@ def _errorbars(
         for x, seeds in zip(positions, values, strict=True):
             dots = [100 * value for value in seeds.values()]
             axes.plot([x] * len(dots), dots, ".", color=f"C{i % 10}", alpha=0.3, markersize=4)
+        if name in levels:
+            level = over_seeds(levels[name])
+            axes.axhline(100 * level.mean, color=f"C{i % 10}", linewidth=1.2, linestyle="--")
+            if not math.isnan(level.se):
+                edges = 100 * (level.mean - level.se), 100 * (level.mean + level.se)
+                axes.axhspan(*edges, color=f"C{i % 10}", alpha=0.12, linewidth=0)
+    if levels:
+        axes.plot([], [], color="0.4", linewidth=1.2, linestyle="--", label=level_name)
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())

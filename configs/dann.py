@@ -104,8 +104,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     options = {"validation": 1000, "seed": 0, "data_dir": "", "channels": 3}
     mnist = {"dataset": "mnist", "size": 28, "fit": "stretch", **options}
     # Without the official file's margin of 2 pixels: the paper's network takes 28 x 28.
-    blended = {"photos": "", "mnist_dir": "", "padding": 0, "grey": False}
-    mnist_m = mnist | {"dataset": "mnist_m", "builder": blended}
+    blend = {"photos": "", "mnist_dir": "", "padding": 0, "grey": False}
+    mnist_m = mnist | {"dataset": "mnist_m", "builder": blend}
     usps = mnist | {"dataset": "usps", "builder": {"file": ""}}
     syn_numbers = mnist | {"dataset": "syn_numbers", "builder": {"train": 100_000}}
     svhn = mnist | {"dataset": "svhn_cropped", "size": 32}
@@ -178,7 +178,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         config.base.steps = 2000
         config.base.adversarial = 1.0
         config.methods = ConfigDict({"dann": {}, "source_only": {"adversarial": 0.0}})
-        changed = {
+        changes = {
             "twice_the_steps": {"steps": 4000},
             "padded": {"padding": "SAME"},
             "32_pixels": {"size": 32},
@@ -193,7 +193,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             "constant_rate": {"schedule": "constant"},
             "recoloured": {"colours": 1.0},
         }
-        for name, setting in changed.items():
+        for name, setting in changes.items():
             config.methods[name] = ConfigDict(setting)
     if config.target.name == "tfds":
         # Its labels decide nothing, nor which images are held out. (Of digits_m, of an archive

@@ -43,7 +43,7 @@ The default of each needs no download. configs/NAME.py has all settings."""
 
 
 def main() -> str:
-    """The list; ValueError for arguments, of which there are none."""
+    """The list; ValueError if there are arguments."""
     if sys.argv[1:]:
         raise ValueError(f"what is {sys.argv[1]!r}? A study is run by python -m experiments.NAME")
     return list_studies()

@@ -131,7 +131,7 @@ class Dense(single_source.SingleSourceStudy):
 
     def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
         """The program of a method, and how its networks start."""
-        settings, place = self.trials[trial].settings, self.trials[trial].place
+        settings, place = self.trials[trial].settings, self.trials[trial].path
         images, path = self.source.splits["train"]["image"], user_path(settings["weights"])
         shared = {"normalization": settings["normalization"], "axis_name": self.placement.axis_name}
         answer, pretrained = REPRESENTATIONS[settings["answer"]], None
@@ -187,7 +187,7 @@ class Dense(single_source.SingleSourceStudy):
 
     def draw_images(self, trial: tuple[str, str], seed: int) -> np.ndarray:
         """The training images of a network; those of a smaller number are among a larger one's."""
-        settings, place = self.trials[trial].settings, self.trials[trial].place
+        settings, place = self.trials[trial].settings, self.trials[trial].path
         ids = np.random.default_rng(seed).permutation(self.ids[settings["source"], "train"])
         if (count := settings["images"]) > len(ids):
             raise ValueError(f"{place('images')}={count}: there are {len(ids)} training images")

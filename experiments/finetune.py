@@ -56,7 +56,7 @@ class Network(NamedTuple):
 
 
 class FineTuning(SingleSourceStudy):
-    """Donors, then what begins with their stages, then what begins with one of those."""
+    """Donors, then networks that start from their stages, then networks that start from those."""
 
     settings, network = SETTINGS, Network
     headline = Headline(
@@ -220,7 +220,8 @@ class FineTuning(SingleSourceStudy):
         return None if start == "fresh" else origin
 
     def train(self, trainer: Trainer) -> None:
-        """Donors first; then what begins with them; then what begins with one of those."""
+        """Train donors, then networks that start from them, then those that start from one of
+        these."""
         for kind, members in self.plan.items():
             for trained in self.train_members(trainer, kind, members):
                 self.states |= zip(trained.group.networks, trained.states, strict=True)
@@ -260,11 +261,11 @@ class FineTuning(SingleSourceStudy):
 
     def entry(self, network: Network) -> str | None:
         """Curves are those of the donors, and of methods on most images."""
-        shown = network.method == DONOR or network.frozen == self.layout.frozen[network.method]
-        return network.method if shown and network.images in (0, self.numbers[-1]) else None
+        is_shown = network.method == DONOR or network.frozen == self.layout.frozen[network.method]
+        return network.method if is_shown and network.images in (0, self.numbers[-1]) else None
 
     def draw(self, trainer: Trainer) -> None:
-        """Accuracies against images and frozen stages, and what the best method makes of images."""
+        """Draw accuracies against images and frozen stages, and the best method's predictions."""
         if self.members[0].networks[0].frozen:
             self.inputs = "features"  # of which there is nothing to be seen
         super().draw(trainer)

@@ -88,7 +88,7 @@ class Solver:
     def __init__(self, config: ConfigDict, problem: str, method: str):
         """With checked settings; ``problem`` and ``method`` are keys of the configuration."""
         chosen = declared.method(config, ("problems", problem), ("methods", method))
-        self.settings, self.place = settings, place = chosen.settings, chosen.place
+        self.settings, self.place = settings, place = chosen.settings, chosen.path
         if not settings["problem"]:
             settings["problem"], chosen.sections["problem"] = problem, f"config.problems.{problem}"
         chosen.check(config, METHOD)
@@ -198,7 +198,7 @@ def plan(config: ConfigDict) -> list[Solver]:
         if solver.name in solvers:
             raise ValueError(
                 f"config.problems.{problem} by config.methods.{method} is "
-                f"{' by '.join(solver.name)} once more: set {solver.path('problem')} where there "
+                f"{' by '.join(solver.name)} once more: set {solver.place('problem')} where there "
                 "is one problem, as in the default variant, or give sections names of their own"
             )
         solvers[solver.name] = solver

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def find_network(options: argparse.Namespace) -> tuple[str, Classifier]:
-    """The network that is asked for, and how it is called."""
+    """The requested network and its description."""
     if options.run:
         folder = user_path(options.run)
         network, classifier = from_run(folder, **parse_name(options.name))
@@ -96,11 +96,11 @@ def main(arguments: Sequence[str]) -> str:
     paths = list_images(folder)
     network, classifier = find_network(options)
     output_folder.mkdir(parents=True, exist_ok=True)
-    shown = {*np.linspace(0, len(paths) - 1, min(SHOWN, len(paths))).round().astype(int).tolist()}
+    indices = {*np.linspace(0, len(paths) - 1, min(SHOWN, len(paths))).round().astype(int).tolist()}
     rows, sheet = [], []
     for probabilities, pixels in classify(classifier, paths):
         for image, chances in zip(pixels, probabilities, strict=True):
-            if len(rows) in shown:
+            if len(rows) in indices:
                 sheet.append((len(rows), image))
             name = printable(str(paths[len(rows)].relative_to(folder)))
             best = int(chances.argmax())

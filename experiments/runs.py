@@ -31,7 +31,7 @@ from jaxdl.report.tables import MISSING, Estimate, markdown_table
 from jaxdl.types import DamagedFile
 
 FILES = {"config.json", "run.json", "metrics.jsonl", "results.csv"}
-"""A folder with one of them is a run's."""
+"""Files by which a run's folder is recognized."""
 
 
 def is_finished(folder: Path) -> bool:
@@ -264,10 +264,10 @@ seeds excludes zero. Networks that diverged in either run are in no difference."
 
 
 def main(arguments: Sequence[str]) -> str:
-    """The list or the comparison that the arguments ask for.
+    """The list or the comparison of runs, by the arguments.
 
     Raises:
-      ValueError: for what is no folder of runs, and runs that cannot be compared.
+      ValueError: for a folder without runs, and for runs that cannot be compared.
       OSError: if a file of a run that is compared cannot be read.
     """
     if any(word.startswith("-") for word in arguments):

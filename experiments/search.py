@@ -63,7 +63,7 @@ class Network(NamedTuple):
 
 
 class Search(Supervised):
-    """Searches, their winners on fresh seeds, and what these are compared with."""
+    """Searches, their winners on fresh seeds, and the methods that these are compared with."""
 
     settings, network = SETTINGS, Network
     headline = Headline(
@@ -190,7 +190,7 @@ class Search(Supervised):
             for number, (stretches, scores) in enumerate(history)
             for s, score in zip(stretches, scores, strict=True)
         ]
-        results = reporting.searched(self.rounds)
+        results = reporting.final_trials(self.rounds)
         repetitions = {(row.search, row.trial): row.repetition for row in self.rounds}
         parts = (
             self.feed,
@@ -201,8 +201,8 @@ class Search(Supervised):
             parts = self.answered(tests["images"])
         for network, judged in self.judge(lambda trained: {"": parts}, faults).items():
             settings, score = self.trials[network[:2]].settings, predictions.score(judged[""])
-            searched = json.dumps({name: settings[name] for name in self.space})
-            facts = settings["steps"], self.validation[network], score, searched
+            values = json.dumps({name: settings[name] for name in self.space})
+            facts = settings["steps"], self.validation[network], score, values
             repetition = repetitions.get(network[:2], 0)
             results.append(Result(*network, "fresh", repetition, *facts))
         write_rows(trainer.folder / "rounds.csv", SearchRound, self.rounds)
@@ -224,7 +224,7 @@ class Search(Supervised):
         super(Supervised, self).draw(trainer)
         trials, results = {}, reporting.read_results(folder / "results.csv")
         for kind in self.config.searches:
-            rows = reporting.tried(results, kind, 0)
+            rows = reporting.ranked_trials(results, kind, 0)
             trials[kind] = self.positions(rows), np.array([row.validation for row in rows])
         axes = {
             name: [(values.position(v), reporting.text(v)) for v in values.grid(3)]

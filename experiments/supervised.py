@@ -78,8 +78,8 @@ class Supervised(single_source.SingleSourceStudy):
         self.stored_answers = np.concatenate(parts)
         # One of two classes may be looked for among many examples of the other.
         self.rare = self.width == 2 and np.mean(self.stored_answers == 1) < 0.2
-        swept = ((name, trial.settings["sweep"]) for (name, _), trial in self.trials.items())
-        self.sweeps = {name: setting for name, setting in swept if setting}
+        sweeps = ((name, trial.settings["sweep"]) for (name, _), trial in self.trials.items())
+        self.sweeps = {name: setting for name, setting in sweeps if setting}
         self.draw_size = recipe.draw_size(self.trials, config.seeds, config.bag)
         # Targets are standardized for the loss; what is reported is in their own units.
         if self.regression:
@@ -187,16 +187,16 @@ class Supervised(single_source.SingleSourceStudy):
         def examples(part: int) -> Callable[[Member], np.ndarray]:
             return lambda member: self.draw_examples(member.networks[0])[part][:MOST_TRAIN]
 
-        def stored(network: Network, ids: np.ndarray) -> np.ndarray:
+        def stored_answers(network: Network, ids: np.ndarray) -> np.ndarray:
             return self.stored_answers[ids]
 
-        def learnt(network: Network, ids: np.ndarray) -> np.ndarray:
+        def train_answers(network: Network, ids: np.ndarray) -> np.ndarray:
             settings = self.trials[network[:2]].settings
             return self.data.noisy_labels(settings, network.seed)[ids]
 
         splits = {
-            "train": (self.feed, examples(0), stored if self.regression else learnt),
-            "validation": (self.feed, examples(1), stored),
+            "train": (self.feed, examples(0), stored_answers if self.regression else train_answers),
+            "validation": (self.feed, examples(1), stored_answers),
             **({"test": self.answered(tests["images"])} if tests else {}),
         }
         self.predictions = self.judge(lambda trained: splits, trainer.curves.faults(Network))
@@ -221,8 +221,8 @@ class Supervised(single_source.SingleSourceStudy):
         self.shown = dict.fromkeys(reporting.points(self.results, choose=self.config.choose))
         super().draw(trainer)
         if self.sweeps:
-            pooled = reporting.pool(self.results, self.draw_size)
-            prediction_figures.sweep(pooled, self.sweeps, self.score, folder / "sweep.png")
+            pool = reporting.pool(self.results, self.draw_size)
+            prediction_figures.sweep(pool, self.sweeps, self.score, folder / "sweep.png")
         if self.inputs == "features" and self.source.splits["train"]["features"].shape[1] <= 2:
             self.draw_plane(folder / "predictions.png")
         self.networks = {n: parts for n, parts in self.predictions.items() if n[:2] in self.shown}
@@ -279,8 +279,8 @@ class Supervised(single_source.SingleSourceStudy):
         if self.config.bag:
             yield "Ensembles", predictions.ensembles(networks, split, self.config.bag)
         if self.regression and samples:
-            sampled = {n: parts for n, parts in self.predictions.items() if n[:2] in samples}
-            yield "Bias and variance", predictions.bias_variance(sampled, split)
+            bags = {n: parts for n, parts in self.predictions.items() if n[:2] in samples}
+            yield "Bias and variance", predictions.bias_variance(bags, split)
         if folds:
             yield "Cross-validation", predictions.cross_validation(networks, split, folds)
         if self.inputs == "features":

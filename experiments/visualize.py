@@ -88,7 +88,7 @@ class Visualize(Study):
         self.identity = {**self.identity, "network": zlib.crc32(content)}
 
     def find_network(self) -> tuple[Classifier, str, Source | None]:
-        """The network, what it is called, and the data of its own run."""
+        """The network, its title, and the data of its run."""
         config = self.config
         if config.run and config.pretrained:
             raise ValueError("config.run and config.pretrained name two networks: choose one")
@@ -112,7 +112,7 @@ class Visualize(Study):
         return classifier, title, study.source
 
     def build(self) -> None:
-        """Receptive fields; and see that all can be computed before anything is trained."""
+        """Compute receptive fields, and check that all else can be computed, before training."""
         see, model = self.classifier.see, self.model
         splits = [source.splits["train"]["image"] for source in self.sources.values()]
         shape = self.read(0).shape if self.files else splits[0].shape[1:]
@@ -209,13 +209,13 @@ class Visualize(Study):
         """Attributions of the predicted classes of the first images, and their curves; of the first
         network maps of those that are shown, too."""
         labels, numbers = self.logits[seed].argmax(-1), np.arange(len(self.labels))
-        rows, shown = numbers[: self.config.examples], self.config.shown
+        rows, count = numbers[: self.config.examples], self.config.shown
         examples = len(rows)
         if seed == 0:
             wrong = np.flatnonzero((labels != self.labels) & (self.labels >= 0))
             confidence = probabilities(self.logits[seed][wrong]).max(-1, initial=0)
             self.mistakes = wrong[np.argsort(-confidence, kind="stable")]
-            self.chosen = np.r_[np.delete(numbers, wrong)[:shown], self.mistakes[:shown]]
+            self.chosen = np.r_[np.delete(numbers, wrong)[:count], self.mistakes[:count]]
             rows = np.union1d(rows, self.chosen)
         arrays = (x[rows] for x in (self.inputs, labels, numbers))
         maps, curves = self.batches(f"attributions, network {seed}", explain, *arrays)
@@ -227,9 +227,8 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw the first network's filters, units, attributions, mistakes; curves and confusion of
-        all."""
-        folder, images = trainer.folder, drawing.shown(self.inputs)
+        """Draw filters, units, attributions, mistakes of one network; curves of all."""
+        folder, images = trainer.folder, drawing.to_rgb(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]
             kernels = [x for x in jax.tree.leaves(variables["params"][stages[0]]) if x.ndim == 4]
@@ -264,7 +263,7 @@ class Visualize(Study):
                 strongest = np.argsort(-values[:, channel], kind="stable")[: config.patches]
                 examples = [(images[i], units[i, channel]) for i in strongest]
                 parts = [view(image, field, unit) for image, unit in examples]
-                parts += [drawing.boxed(x, field.corner(unit), field.size) for x, unit in examples]
+                parts += [drawing.framed(x, field.corner(unit), field.size) for x, unit in examples]
                 yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from jaxdl.types import AnyArray
 Scores = Callable[[Float[AnyArray, "b ..."]], Float[Array, "b k"]]
 
 
-def of_labels(scores: Float[Array, "b k"], labels: Int[AnyArray, " b"]) -> Float[Array, " b"]:
+def label_scores(scores: Float[Array, "b k"], labels: Int[AnyArray, " b"]) -> Float[Array, " b"]:
     """The score of each image's own class."""
     return jnp.take_along_axis(scores, jnp.asarray(labels)[:, None], 1)[:, 0]
 
@@ -33,7 +33,7 @@ def gradients(
 ) -> Float[Array, " b *d"]:
     """``d score / d image``; its absolute values are the saliency map of Simonyan, Vedaldi &
     Zisserman (2014). In the place of images there may be a stage's activations."""
-    return jax.grad(lambda x: jnp.sum(of_labels(scores(x), labels)))(jnp.asarray(images))
+    return jax.grad(lambda x: jnp.sum(label_scores(scores(x), labels)))(jnp.asarray(images))
 
 
 def integrated_gradients(
@@ -92,14 +92,14 @@ def occlusion(
             for left in (*range(0, width - window, stride), width - window)
         ]
     )
-    base_scores = of_labels(scores(images), labels)
+    base_scores = label_scores(scores(images), labels)
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
 
     def add(sums: tuple[Array, Array], corner: Array) -> tuple[tuple[Array, Array], None]:
         down, right = rows - corner[0], columns - corner[1]
         mask = ((down >= 0) & (down < window) & (right >= 0) & (right < window))[None]
         occluded = jnp.where(mask[..., None], baseline, images)
-        fall = base_scores - of_labels(scores(occluded), labels)
+        fall = base_scores - label_scores(scores(occluded), labels)
         return (sums[0] + fall[:, None, None] * mask, sums[1] + mask), None
 
     zeros = jnp.zeros((len(images), height, width)), jnp.zeros((1, height, width))
@@ -153,9 +153,9 @@ def perturbation_curve(
     """
 
     def score(count: Array) -> Float[Array, " b"]:
-        changed = (order < count)[..., None]
-        x = jnp.where(changed != insert, baseline, images)
-        return of_labels(scores(x), labels)
+        mask = (order < count)[..., None]
+        x = jnp.where(mask != insert, baseline, images)
+        return label_scores(scores(x), labels)
 
     pixels = math.prod(order.shape[1:])
     counts = jnp.array([round(i * pixels / steps) for i in range(steps + 1)])
@@ -179,7 +179,9 @@ def perturbation_curves(
     def deletion_and_insertion(order: Array) -> Float[Array, "2 b points"]:
         example = scores, images, labels, order, baseline
         modes = jnp.array([False, True])
-        return lax.map(lambda way: perturbation_curve(*example, steps=steps, insert=way), modes)
+        return lax.map(
+            lambda insert: perturbation_curve(*example, steps=steps, insert=insert), modes
+        )
 
     curves = lax.map(deletion_and_insertion, orders)
     return {name: (curves[i, 0], curves[i, 1]) for i, name in enumerate(maps)}

@@ -3,7 +3,7 @@
 "Is there something, and where?" can be answered by a class, by coordinates, by a mask or by a heat
 map; "how many?" by a number, by a density or by instances. A representation has a head of
 :mod:`jaxdl.nn.models.unet`, a loss for :func:`jaxdl.supervised.make_loss`, and a function that
-reads the answer to the question from what the network puts out.
+reads the answer to the question from the network's outputs.
 """
 
 import math

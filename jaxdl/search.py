@@ -10,7 +10,7 @@ sent their scores, greater for better, NaN for a trial that has diverged::
 
 ``train_and_score`` is given a whole round at once, so that it can train a population. What a search
 does is a function of its arguments and the scores: run again with the same ones, as after a
-restart, it asks for the same rounds.
+restart, it yields the same rounds.
 """
 
 import math
@@ -135,7 +135,7 @@ def grid(space: Space, count: int) -> list[dict[str, Any]]:
 
 
 NEW = -1
-"""The parent of a trial that begins anew."""
+"""The parent of a trial with a fresh start."""
 
 
 class Stretch(NamedTuple):
@@ -146,7 +146,7 @@ class Stretch(NamedTuple):
     steps: int
     """The step to which it is trained."""
     parent: int = NEW
-    """The trial whose state, as it was when that had last been trained, this one goes on from."""
+    """The trial from whose last state this one continues."""
 
 
 Search = Generator[list[Stretch], Sequence[float], None]
@@ -168,7 +168,7 @@ def drive(search: Search, train: Callable[[list[Stretch]], Sequence[float]]) -> 
 
 
 def rehearse(search: Search) -> History:
-    """The rounds of a search as they are whatever the scores: their numbers of trials and steps."""
+    """The rounds of a search that do not depend on scores: their numbers of trials and steps."""
     return drive(search, lambda stretches: [0.0] * len(stretches))
 
 
@@ -225,7 +225,7 @@ def halving(
     """Successive halving (Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and
     Hyperparameter Optimization", AISTATS 2016).
 
-    Of n trials that were trained to a rung, the best ``max(1, n // eta)`` go on to the next.
+    Of n trials that were trained to a rung, the best ``max(1, n // eta)`` continue to the next.
 
     Args:
       rungs: steps, from :func:`make_rungs`.
@@ -302,7 +302,7 @@ def population_based(
     first: int = 0,
 ) -> Search:
     """Population-based training (Jaderberg et al., "Population Based Training of Neural Networks",
-    2017): at the end of each interval the worst go on from copies of the best (:func:`exploit`),
+    2017): at the end of each interval the worst continue from copies of the best (:func:`exploit`),
     with other settings (:func:`explore`).
 
     Args:

@@ -49,7 +49,7 @@ def parameters(model: Any) -> dict[str, inspect.Parameter]:
 def apply_train(
     model: Any, variables: Variables, x: AnyArray, key: PRNGKeyArray
 ) -> tuple[Array, Collections]:
-    """The outputs of any Flax module in training mode, and its other collections as they are then.
+    """The outputs of any Flax module in training mode, and its updated collections.
 
     Training mode is ``train=True``, ``training=True`` or ``deterministic=False``, as far as the
     module's ``__call__`` takes them; ``key`` is for its dropout. Every collection but ``params``

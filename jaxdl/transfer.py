@@ -2,14 +2,14 @@
 
 Yosinski, Clune, Bengio & Lipson, "How transferable are features in deep neural networks?", NIPS
 2014. Two base networks are trained on tasks A and B. At every depth n the first n layers of a base
-are given to a network for task B whose other layers are drawn anew, and are then either
-frozen or fine-tuned with the rest. What the new network loses against base B is what the copied
-layers did not know of B (AnB), or what was lost by cutting a network in two (BnB).
+are copied to a network for task B whose other layers are fresh, and are then either frozen or
+fine-tuned with the rest. The new network's loss against base B is due to copied layers that are
+specific to A (AnB), or to the cut of a network in two (BnB).
 
-All functions are pure and know nothing of how a network is trained. ``Variables`` are Flax's:
-``{"params": {layer: ...}, "batch_stats": {layer: ...}}``, in dicts or FrozenDicts; what comes back
-are dicts. A layer is a top-level entry of ``params``; its depth is the number at the end of its
-name (``conv1, conv2, fc3``, as in Caffe), or its place in ``order``.
+All functions are pure and independent of the training. ``Variables`` are Flax's: ``{"params":
+{layer: ...}, "batch_stats": {layer: ...}}``, in dicts or FrozenDicts; what comes back are dicts. A
+layer is a top-level entry of ``params``; its depth is the number at the end of its name (``conv1,
+conv2, fc3``, as in Caffe), or its place in ``order``.
 """
 
 import inspect
@@ -194,8 +194,8 @@ def check_layered(model: Any) -> None:
 
 
 class Frozen:
-    """A network whose first ``n`` layers are frozen, in the place of a Flax module: for
-    :func:`jaxdl.supervised.classification_loss`, say.
+    """A network whose first ``n`` layers are frozen, to be used as a Flax module, for example in
+    :func:`jaxdl.supervised.classification_loss`.
 
     The frozen layers run as in evaluation (running statistics, no dropout) and nothing is
     differentiated below the cut.
@@ -229,7 +229,7 @@ class Frozen:
 
 
 class Above:
-    """The layers above ``n`` of a network, in the place of a Flax module.
+    """The layers above ``n`` of a network, to be used as a Flax module.
 
     Inputs are the outputs of layer ``n``, variables those of the layers above (:func:`cut`).
 

@@ -43,7 +43,7 @@ arrays."""
 
 
 class DamagedFile(ValueError):
-    """A file cannot be used, or not as it is; the message says which, and what to do."""
+    """A file that cannot be used; the message names it and the remedy."""
 
 
 LossFn = Callable[

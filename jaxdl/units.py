@@ -53,7 +53,8 @@ class Field(NamedTuple):
         return row, column
 
     def centres(self, units: int, axis: int) -> Float[np.ndarray, " units"]:
-        """The middles, in pixels from the middle of the first, of so many units along an axis."""
+        """The middles of ``units`` units along an axis, in pixels from the middle of the first
+        pixel."""
         first = self.offset[axis] + (self.size[axis] - 1) / 2
         return first + self.stride[axis] * np.arange(units)
 

@@ -1,10 +1,10 @@
 """Criteria to choose between adapted networks without target labels.
 
 Settings of an adaptation cannot be chosen by accuracy on the target domain, whose labels nobody
-has. Each criterion here puts something in its place that can be computed: how the target
-predictions lie among each other, what the errors on the source domain say of the target, whether
-the way back leads home. Each rests on an assumption and misleads where that fails, so look at
-more than one. All functions are pure and know nothing of how a network is trained.
+has. Each criterion here replaces it by a computable number: the neighbourhoods of target
+predictions, errors on the source domain weighted for the target, and reverse validation. Each rests
+on an assumption and misleads where that fails, so look at more than one. All functions are pure and
+independent of the training.
 """
 
 from collections.abc import Callable, Mapping
@@ -255,7 +255,7 @@ def reverse_validation(
     network from the forward one: let ``fit`` do so.)
 
     It fails where two wrongs make a right: an adaptation that exchanges two classes may exchange
-    them back. And where the way back is much the harder of the two, it says more of that one.
+    them back. Where the reverse direction is much harder, the criterion measures mostly that one.
 
     Args:
       fit: ``fit(images, labels, unlabelled) -> predict``, with ``predict(images)`` the labels

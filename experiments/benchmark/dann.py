@@ -118,7 +118,7 @@ def write_noise(path: Path, count: int) -> None:
 def make_group(
     noise: Path, config: ConfigDict, members: int, shards: int
 ) -> tuple[dann.Adaptation, Group]:
-    """The study with so many members, whose batches so many devices share, and all of these."""
+    """A study with ``members`` networks on ``shards`` devices a batch, and their group."""
     settings = config.dann.study.copy_and_resolve_references()
     options = {"path": str(noise), "validation": 10, "test": 10}
     settings.source = settings.target = ConfigDict({"name": "npz", "options": options})
@@ -133,7 +133,7 @@ def make_group(
 def make_population(
     noise: Path, sizes: Mapping[str, int], shards: int, config: ConfigDict
 ) -> Contender:
-    """The study's program on so many members, by kind."""
+    """The study's program on populations of each size, by kind."""
     slices = {}
     for kind, members in sizes.items():
         study, group = make_group(noise, config, members, shards)
@@ -260,13 +260,13 @@ def goals(rows: Sequence[Row]) -> list[str]:
     """Verdicts on the goals, by the median of the ratios of our fastest contender."""
     lines = []
     for (kind, reference), least in GOALS.items():
-        compared, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))
+        ours, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))
         goal = f"{kind}, {reference}: at least {least:g} times its speed"
-        if not compared or not references:
+        if not ours or not references:
             lines.append(f"{goal}: not measured.")
             continue
-        best = min(compared, key=lambda name: np.median(compared[name]))
-        ratio = references[reference] / compared[best]
+        best = min(ours, key=lambda name: np.median(ours[name]))
+        ratio = references[reference] / ours[best]
         lines.append(verdict(goal, np.median(ratio) >= least, f"{spread(ratio)}, by {best}"))
     return lines
 

@@ -63,7 +63,7 @@ def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
 
 
 def stream_name(workers: int) -> str:
-    """The contender that streams with so many worker processes."""
+    """The contender that streams with a number of worker processes."""
     return "streamed, " + {0: "threads", 1: "1 worker"}.get(workers, f"{workers} workers")
 
 
@@ -273,10 +273,10 @@ def sections(measurements: Measurements) -> list[str]:
 def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
     """Verdicts on the goals, by the median of the ratios."""
     streamed = stream_name(config.data.loader_workers)
-    compared = [(RESIDENT, min(config.data.sizes), RESIDENT_GOAL)]
-    compared += [(streamed, size, STREAMED_GOAL) for size in config.data.sizes]
+    pairs = [(RESIDENT, min(config.data.sizes), RESIDENT_GOAL)]
+    pairs += [(streamed, size, STREAMED_GOAL) for size in config.data.sizes]
     lines = []
-    for name, size, least in compared:
+    for name, size, least in pairs:
         kind = kind_name(size)
         ratio = series(rows, TORCH, kind) / series(rows, name, kind)
         goal = f"{name}, {kind}: at least {least:g} times the DataLoader"

@@ -166,9 +166,9 @@ def summarize(config: ConfigDict, rows: Sequence[Row]) -> dict[str, Solved]:
 
     def summary(looks: Sequence[Row]) -> tuple:
         last = looks[-1]
-        reached = (look.seconds for look in looks if look.heldout_loss <= config.pinn.target)
+        seconds = (look.seconds for look in looks if look.heldout_loss <= config.pinn.target)
         end = (last.compile_seconds, last.heldout_loss, last.rel_l2, last.iterations)
-        return next(reached, np.inf), *end, MILLI * last.seconds / max(last.iterations, 1)
+        return next(seconds, np.inf), *end, MILLI * last.seconds / max(last.iterations, 1)
 
     runs = {name: map(summary, by_round(rows, name, SOLVE)) for name in OPTIMIZERS}
     return {name: Solved(*np.array(list(columns)).T) for name, columns in runs.items()}
@@ -185,8 +185,7 @@ class Ratios(NamedTuple):
 
     values: Float[np.ndarray, " rounds"]
     bounds: Bool[np.ndarray, " rounds"] | bool = False
-    """True where the other had not reached the target within its time: the ratio is a lower
-    bound."""
+    """Whether the other had not reached the target in its time: the ratio is a lower bound."""
 
     @property
     def median(self) -> float:
@@ -207,11 +206,11 @@ class Ratios(NamedTuple):
         return f"{median} ({', '.join(rounds)})"
 
 
-def time_ratios(limit: float, our: Solved, peer: Solved, compiling: bool) -> Ratios:
+def time_ratios(limit: float, solved: Solved, peer: Solved, compiled: bool) -> Ratios:
     """Ratios of the times to the target; 0 in rounds where ours did not reach it."""
-    seconds = np.where(np.isinf(peer.reached), limit, peer.reached) + compiling * peer.compiling
-    bounds = np.isinf(peer.reached) & np.isfinite(our.reached)
-    return Ratios(seconds / (our.reached + compiling * our.compiling), bounds)
+    seconds = np.where(np.isinf(peer.reached), limit, peer.reached) + compiled * peer.compiling
+    bounds = np.isinf(peer.reached) & np.isfinite(solved.reached)
+    return Ratios(seconds / (solved.reached + compiled * solved.compiling), bounds)
 
 
 def sections(measurements: Measurements) -> list[str]:
@@ -279,10 +278,10 @@ def goals(config: ConfigDict, rows: Sequence[Row]) -> list[str]:
     def add(goal: str, least: float, ratios: Ratios) -> None:
         lines.append(verdict(goal, ratios.median >= least, ratios))
 
-    for (name, compiling), least in GOALS.items():
-        ratios = time_ratios(limit, solved[OURS], solved[name], compiling)
+    for (name, compiled), least in GOALS.items():
+        ratios = time_ratios(limit, solved[OURS], solved[name], compiled)
         goal = f"{name}: at least {least:g} times less time to {config.pinn.target:.0e}"
-        add(f"{goal}, {'with' if compiling else 'without'} compiling", least, ratios)
+        add(f"{goal}, {'with' if compiled else 'without'} compiling", least, ratios)
     goal = f"held-out loss after {limit:g} s: at least {LOWER:g} times lower than any other's"
     lowest = np.fmin.reduce([solved[name].heldout_loss for name in PEERS])
     add(goal, LOWER, Ratios(lowest / solved[OURS].heldout_loss))

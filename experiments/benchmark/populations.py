@@ -40,11 +40,13 @@ def continued(
 class Noise(NamedTuple):
     """Networks that are trained on noise as one population: the time does not depend on images."""
 
-    states: list[TrainState]  # before the first step, on the host
+    states: list[TrainState]
+    """States before the first step, on the host."""
     start: Callable[[], Population]
     training: Training
     data: Batch
-    steps: int  # of a dispatch
+    steps: int
+    """Steps of a dispatch."""
 
     def slice(self) -> Slice:
         """A dispatch, and further each time."""
@@ -78,8 +80,8 @@ def train_on_noise(
         return create_state({"batch_stats": {}, **model.init(key, images[:1])}, rule)
 
     states = [jax.device_get(init(member_key("init", i))) for i in range(members)]
-    shared = {"examples": np.arange(examples), "count": np.int32(examples)}
-    hypers = [{"key": member_key("train", i), **shared} for i in range(members)]
+    stream = {"examples": np.arange(examples), "count": np.int32(examples)}
+    hypers = [{"key": member_key("train", i), **stream} for i in range(members)]
 
     def start() -> Population:
         return population_of(states, members, mesh), population_of(hypers, members, mesh)

@@ -147,10 +147,8 @@ def make_cores(scratch: Path, config: ConfigDict) -> Contender:
                 steps_per_dispatch=steps,
                 watch=lambda _: {},
             )
-        waits, last_wait = [wait for wait in np.diff(waited).tolist() if wait > 0], waited[-1]
-        return Fitted(
-            networks, clock.training + last_wait, clock.steps, waits, clock.saving - last_wait
-        )
+        waits, last = [wait for wait in np.diff(waited).tolist() if wait > 0], waited[-1]
+        return Fitted(networks, clock.training + last, clock.steps, waits, clock.saving - last)
 
     in_interval = scale.seconds_between_saves / (fit(2, math.inf).training / 2)  # and it compiles
     dispatches = math.ceil(scale.saves * (in_interval + 1)) + 1

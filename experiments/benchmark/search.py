@@ -79,8 +79,10 @@ class Reference(NamedTuple):
     """Network, initial values and tasks of the other contenders."""
 
     model: Any
-    starts: list[Variables]  # of each trial
-    tasks: list[Task]  # with its rates and weight decay
+    starts: list[Variables]
+    """Initial variables of each trial."""
+    tasks: list[Task]
+    """Tasks with the trials' rates and weight decay."""
 
 
 def make_reference(config: ConfigDict, kind: str) -> Reference:
@@ -169,8 +171,8 @@ def sections(measurements: Measurements) -> list[str]:
             [kind, name, f"{np.median(t):.3f}", spread(t / ms[OURS])] for name, t in ms.items()
         ]
         ratio = ms[TORCH] / ms[OURS]
-        met = bool(np.median(ratio) >= goal)
-        verdicts.append(verdict(f"{kind} at least {goal} times as fast", met, spread(ratio)))
+        is_met = bool(np.median(ratio) >= goal)
+        verdicts.append(verdict(f"{kind} at least {goal} times as fast", is_met, spread(ratio)))
     study, settings = config.search.study, answers[TORCH]["settings"]
     return [
         paragraph(f"""Milliseconds for a step of a network, medians of {config.rounds} rounds, and

@@ -47,9 +47,12 @@ class Look(NamedTuple):
 class Run(NamedTuple):
     """One network in training."""
 
-    compile_seconds: float  # before the first iteration
-    advance: Callable[[], int]  # trains a chunk; its iterations, 0 when the optimizer is at its end
-    params: Callable[[], Params]  # those that have been reached, as our network has them
+    compile_seconds: float
+    """Time of compiling, before the first iteration."""
+    advance: Callable[[], int]
+    """Trains a chunk and returns its iterations, 0 when the optimizer has ended."""
+    params: Callable[[], Params]
+    """Returns the current parameters, in our network's form."""
 
 
 def pin() -> None:

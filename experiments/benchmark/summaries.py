@@ -33,9 +33,9 @@ def spread(values: Float[np.ndarray, " values"], form: str = ".2f") -> str:
     return f"{np.median(values):{form}} ({values.min():{form}}–{values.max():{form}})"
 
 
-def verdict(goal: str, met: bool, figure: object) -> str:
+def verdict(goal: str, is_met: bool, figure: object) -> str:
     """A sentence that says whether a goal is met."""
-    return f"{goal}: {'met' if met else 'NOT met'}, {figure}."
+    return f"{goal}: {'met' if is_met else 'NOT met'}, {figure}."
 
 
 def paragraph(text: str) -> str:

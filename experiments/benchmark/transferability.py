@@ -106,7 +106,8 @@ class Reference(NamedTuple):
 
     model: ConvNet
     task: Task
-    starts: dict[str, list[tuple[Variables, int]]]  # by kind, variables and frozen layers
+    starts: dict[str, list[tuple[Variables, int]]]
+    """Initial variables and numbers of frozen layers, by kind."""
 
 
 def make_reference(config: ConfigDict) -> Reference:

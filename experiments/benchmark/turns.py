@@ -29,26 +29,36 @@ class Slice(NamedTuple):
     the fetching of its batches."""
 
     networks: int
-    steps: int  # of each network in a call of ``run``
-    run: Callable[[], object]  # returns when it is done
-    before: Callable[[], object] = lambda: None  # called before each run, and not timed
+    steps: int
+    """Steps of each network in a call of ``run``."""
+    run: Callable[[], object]
+    """Returns when the work is done."""
+    before: Callable[[], object] = lambda: None
+    """Called before each run, and not timed."""
 
 
 class Contender(NamedTuple):
     """The work and the answers of a worker process."""
 
-    slices: Mapping[str, Slice]  # by kind of work
-    answers: Mapping[str, Callable[[], Any]] = {}  # to other questions, by name
-    close: Callable[[], object] = lambda: None  # ends what it started
+    slices: Mapping[str, Slice]
+    """Slices by kind of work."""
+    answers: Mapping[str, Callable[[], Any]] = {}
+    """Answers to other questions, by name."""
+    close: Callable[[], object] = lambda: None
+    """Ends the processes and threads of the contender."""
 
 
 class Setup(NamedTuple):
     """The start of a contender: function, devices, platform, questions."""
 
-    make: Callable[[ConfigDict], Contender]  # a function of a module, called in the worker
-    devices: int  # that JAX makes of the cores: one for each, or one whose operations use all
-    questions: Sequence[str] = ()  # asked once, before the rounds
-    platform: str | None = "cpu"  # of JAX; None: the one it chooses, an accelerator if there is one
+    make: Callable[[ConfigDict], Contender]
+    """A function of a module, called in the worker."""
+    devices: int
+    """Devices that JAX makes of the cores: one for each, or one whose operations use all."""
+    questions: Sequence[str] = ()
+    """Questions asked once, before the rounds."""
+    platform: str | None = "cpu"
+    """JAX's platform; None for its choice, an accelerator if there is one."""
 
 
 class Row(NamedTuple):
@@ -164,17 +174,26 @@ class Measurements(NamedTuple):
 
     config: ConfigDict
     rows: Sequence[tuple]
-    answers: Mapping[str, Mapping[str, Any]] = {}  # of each contender, to its setup's questions
-    first_seconds: Mapping[str, Mapping[str, float]] = {}  # of its slices' first calls
+    answers: Mapping[str, Mapping[str, Any]] = {}
+    """Answers of each contender to its setup's questions."""
+    first_seconds: Mapping[str, Mapping[str, float]] = {}
+    """Times of the first calls of each contender's slices."""
 
 
 class Benchmark(NamedTuple):
     """A benchmark, a variant of the configuration: its contenders, measurement and report."""
 
-    check: Callable[[ConfigDict], None]  # raises ValueError where it cannot be made
-    setups: Callable[[ConfigDict, Path], Mapping[str, Setup]]  # by name; may write to the folder
-    sections: Callable[[Measurements], Sequence[str]]  # of the report, below its head
-    peers: Mapping[str, str] = {}  # packages that it compares with, and what they are called
-    row: type[tuple] = Row  # has at least the fields ``contender``, ``kind`` and ``round``
-    measure: Callable[[Mapping[str, Worker], int], Iterator[tuple]] = time_slices  # a round
-    draw: Callable[[Measurements, Path], None] | None = None  # figures into the work folder
+    check: Callable[[ConfigDict], None]
+    """Raises ValueError where the benchmark cannot be run."""
+    setups: Callable[[ConfigDict, Path], Mapping[str, Setup]]
+    """Returns setups by name; may write to the folder."""
+    sections: Callable[[Measurements], Sequence[str]]
+    """Returns sections of the report, below its head."""
+    peers: Mapping[str, str] = {}
+    """Packages that it compares with, and their names."""
+    row: type[tuple] = Row
+    """The type of rows, with at least the fields ``contender``, ``kind`` and ``round``."""
+    measure: Callable[[Mapping[str, Worker], int], Iterator[tuple]] = time_slices
+    """Measures a round."""
+    draw: Callable[[Measurements, Path], None] | None = None
+    """Draws figures into the work folder."""

@@ -1,4 +1,4 @@
-"""The command line of a study: its configuration, its flags, and what is wrong with them."""
+"""The command line of a study: its configuration, flags, and checks of both."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
       free: sections, by their last name, that each configuration fills as it likes.
 
     Raises:
-      ValueError: where something else was asked for than ``default`` has, or cannot be read.
+      ValueError: for a setting that ``default`` does not have, or a value that cannot be parsed.
     """
     if HELP & {*argv}:
         print(sys.modules["__main__"].__doc__)
@@ -176,7 +176,7 @@ def check_methods(argv: list[str], default_file: str) -> None:
 
 
 def check_options(values: flags.FlagValues) -> None:
-    """Raise ValueError where an option beside the configuration is not what it has to be."""
+    """Raise ValueError for wrong options beside the configuration."""
     explicit = values.coordinator, values.processes, values.process
     if None in explicit and explicit != (None, None, None) and not values.distributed:
         raise ValueError("--coordinator, --processes and --process go together")
@@ -214,12 +214,13 @@ def _last_of_each(argv: list[str]) -> list[str]:
     return list(last.values())
 
 
-def _resolved(requested: str) -> str:
-    """FILE[:VARIANT], where the configurations of this project can be had from any folder."""
-    file, colon, variant = requested.partition(":")
-    path, shipped = user_path(file), Path(configs.__file__).parents[1] / file
-    if not path.exists() and path.parts[:1] == ("configs",) and shipped.exists():
-        path = shipped
+def _resolved(argument: str) -> str:
+    """FILE[:VARIANT] with a resolved path: this project's configurations are found from any
+    folder."""
+    file, colon, variant = argument.partition(":")
+    path, project_path = user_path(file), Path(configs.__file__).parents[1] / file
+    if not path.exists() and path.parts[:1] == ("configs",) and project_path.exists():
+        path = project_path
     return f"{path}{colon}{variant}"
 
 

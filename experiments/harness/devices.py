@@ -30,21 +30,21 @@ def device_count(config: ConfigDict, members: int) -> int:
 
 
 def use_cores(count: int) -> None:
-    """Make so many CPU cores devices, unless the user said how many (`JAX_NUM_CPU_DEVICES`).
+    """Use ``count`` CPU cores as devices, unless the user set their number (`JAX_NUM_CPU_DEVICES`).
 
     Raises:
-      ValueError: if the user said so in a way that would be overruled, or asked for none.
+      ValueError: if the user set it in a way that would be overruled, or to 0.
     """
-    requested = os.environ.get("JAX_NUM_CPU_DEVICES")
-    if requested is None:
+    setting = os.environ.get("JAX_NUM_CPU_DEVICES")
+    if setting is None:
         option = "--xla_force_host_platform_device_count"
         if flag := re.search(rf"{option}=(\S*)", os.environ.get("XLA_FLAGS", "")):
             raise ValueError(
                 f"XLA_FLAGS={flag[0]} is overruled here: set JAX_NUM_CPU_DEVICES={flag[1]} instead"
             )
         jax.config.update("jax_num_cpu_devices", count)
-    elif int(requested) < 1:  # JAX itself sees that it is a number
-        raise ValueError(f"JAX_NUM_CPU_DEVICES={requested}: there must be at least 1")
+    elif int(setting) < 1:  # JAX itself sees that it is a number
+        raise ValueError(f"JAX_NUM_CPU_DEVICES={setting}: there must be at least 1")
 
 
 def keep_programs() -> None:
@@ -54,14 +54,14 @@ def keep_programs() -> None:
     Raises:
       ValueError: a folder below the home of a user who has none.
     """
-    requested, folder = os.environ.get("JAX_COMPILATION_CACHE_DIR"), cache.folder()
+    setting, folder = os.environ.get("JAX_COMPILATION_CACHE_DIR"), cache.folder()
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if folder is None:
         say("no home folder, so nothing is kept for later runs: set XDG_CACHE_HOME to a folder")
-    if requested is not None:
-        if requested.startswith("~"):
-            jax.config.update("jax_compilation_cache_dir", str(user_path(requested)))
+    if setting is not None:
+        if setting.startswith("~"):
+            jax.config.update("jax_compilation_cache_dir", str(user_path(setting)))
     elif folder is not None:
         with suppress(OSError):
             (folder / "programs").mkdir(parents=True, exist_ok=True)
@@ -69,14 +69,14 @@ def keep_programs() -> None:
 
 
 def check_platform() -> None:
-    """Raise ValueError where JAX has not the platform that it was told to compute on."""
+    """Raise ValueError where JAX does not have the platform of `JAX_PLATFORMS`."""
     try:
         jax.devices()
     except Exception as error:  # also an AssertionError
         reason = next(iter(str(error).splitlines()), "it is not installed")
-        requested = jax.config.jax_platforms or ""
+        platforms = jax.config.jax_platforms or ""
         raise ValueError(
-            f"JAX cannot compute on JAX_PLATFORMS={requested} ({reason}): unset it, or set it to "
+            f"JAX cannot compute on JAX_PLATFORMS={platforms} ({reason}): unset it, or set it to "
             "cpu"
         ) from None
 

@@ -29,7 +29,7 @@ from jaxdl.train.population import Prepare
 from jaxdl.types import Batch, Hyper, Variables
 
 CHANGES = ("changes", "strength", "flip", "padding")
-"""Settings that say how images change from step to step."""
+"""Settings of the augmentation of images."""
 RECIPE = ("smoothing", "steps", "batch", "optimizer", "rate", "weight_decay", "schedule", "warmup")
 METHOD = {
     "frozen": Count(-1),
@@ -40,7 +40,7 @@ METHOD = {
 
 
 def check_methods(config: ConfigDict) -> dict[str, dict[str, Any]]:
-    """The settings of all methods; ValueError where they cannot be had."""
+    """The settings of all methods; ValueError for wrong ones."""
     starts = OneOf(("donor", "fresh", *config.methods))
     checked = declared.methods(config, {**METHOD, "start": starts})
     methods = {name: method.settings for name, method in checked.items()}
@@ -58,7 +58,7 @@ def check_methods(config: ConfigDict) -> dict[str, dict[str, Any]]:
 
 
 def changes(settings: Mapping[str, Any]) -> bool:
-    """Whether images change from step to step."""
+    """Whether images are augmented."""
     return any(settings[name] for name in CHANGES if name != "strength")
 
 

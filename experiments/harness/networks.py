@@ -52,10 +52,10 @@ def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:
     """A network of a run, and its name.
 
     Args:
-      folder: the run's work folder. The data that it was trained on are read again: for their
-        classes, and for what is subtracted from images.
-      name: as the columns of ``results.csv`` have it. Where several networks have these, that with
-        the best accuracy on validation images is taken, of those trained on most images.
+      folder: the run's work folder. Its training data are read again, for the classes and for the
+        mean that is subtracted from images.
+      name: columns of ``results.csv``. Of several such networks, the one trained on most images
+        with the best validation accuracy is taken.
 
     Raises:
       ValueError: if there is no such network, or it is not one that classifies images.
@@ -87,10 +87,11 @@ def _with_tuples(value: Any) -> Any:
 
 
 def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
-    """The network of that name; of several, of those on most images the best by validation.
+    """The network of a name; of several, the one trained on most images with the best validation
+    accuracy.
 
     Raises:
-      ValueError: if there is none, or several of which no validation says which is best.
+      ValueError: if there is none, or there are several without validation accuracy.
     """
     curves = logs.Curves(run.folder / "metrics.jsonl").by_network(run.kind.network)
     if unknown := {*name} - {*run.kind.network._fields}:

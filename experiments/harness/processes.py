@@ -111,8 +111,8 @@ def say(line: str) -> None:
 def own_folder(workdir: Path) -> Iterator[Path]:
     """The work folder; for processes other than the first, a copy that is thrown away.
 
-    All processes compute alike what is written, from what they exchange, so none needs to be told
-    to keep quiet. Checkpoints alone have one folder, to which all write.
+    All processes compute the same files from the data that they exchange, so all may write. Only
+    checkpoints have one folder, to which all write.
     """
     if is_alone():
         yield workdir

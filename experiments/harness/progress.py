@@ -38,11 +38,11 @@ def map_with_bar(
     total = -(-len(arrays[0]) // size)
     with tqdm(desc=name, total=total, unit="batch", disable=not first_process()) as bar:
 
-        def counted(*batch: np.ndarray) -> PyTree:
+        def batch_function(*batch: np.ndarray) -> PyTree:
             if stop.received is not None:
                 raise Interrupted(stop.received)
             outputs = jax.device_get(function(*batch))  # waits, so that the bar is true
             bar.update()
             return outputs
 
-        return map_batches(size, counted, *arrays)
+        return map_batches(size, batch_function, *arrays)

@@ -100,15 +100,15 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     settings = trial.settings
     squared, subset = settings["loss"] == "squared_error", settings["examples"] == "folds"
     subset |= settings["share"] != 1
-    mixed = {*settings["changes"]} & {*MIXING}
-    of_images = ("crop", "padding", "flip", "both_views", "changes")
+    mixing = {*settings["changes"]} & {*MIXING}
+    image_settings = ("crop", "padding", "flip", "both_views", "changes")
     for names, read, reason in (
         (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
-        (of_images, images, "it is for images"),
-        (of_images, not settings["features"], "features have none"),
+        (image_settings, images, "it is for images"),
+        (image_settings, not settings["features"], "features have none"),
         (("smoothing",), not squared, "squared errors have no smoothing"),
         (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
-        (("soft",), not mixed, f"the teacher has not seen what {' and '.join(mixed)} make"),
+        (("soft",), not mixing, f"the teacher has not seen what {' and '.join(mixing)} make"),
     ):
         for name in names:
             if settings[name] and not read:

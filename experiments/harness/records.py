@@ -108,8 +108,8 @@ CODE = Path(jaxdl.__file__).parents[1]
 
 
 def find_commit(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit that is checked out in a folder, and whether tracked files are as they are in it;
-    None, None where the folder is not the top of a git repository, or there is no git."""
+    """The commit that is checked out in a folder, and whether tracked files are unchanged; None,
+    None where the folder is not the top of a git repository, or there is no git."""
     # Of git's own variables those that lead to another repository would be in the way (hooks).
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 

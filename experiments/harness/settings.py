@@ -84,7 +84,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class SomeOf:
-    """A tuple of different words of a choice, at least so many."""
+    """A tuple of different words of a choice, at least ``least``."""
 
     choices: Sequence[str]
     least: int = 0
@@ -103,7 +103,7 @@ class SomeOf:
 
 @dataclass(frozen=True)
 class TupleOf:
-    """A tuple of values of a kind, at least so many, such as the example."""
+    """A tuple of at least ``least`` values of a kind, such as the example."""
 
     kind: Kind
     example: str
@@ -214,7 +214,8 @@ def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
     """``config.base``, changed by the sections of these names: ``("methods", "dann")``.
 
     Raises:
-      ValueError: for what is no section, or has a setting that ``config.base`` has not.
+      ValueError: for a value that is not a section, or a setting that ``config.base`` does not
+        have.
     """
     settings = config.base.to_dict()
     sections = dict.fromkeys(settings, "config.base")
@@ -280,7 +281,7 @@ def text(value: Any) -> str:
 
 
 def check_section(config: ConfigDict, section: str) -> None:
-    """Raise ValueError where a section that names what is trained is empty."""
+    """Raise ValueError where a section of methods is empty."""
     if not config[section]:
         raise ValueError(f"config.{section} is empty: what is to be trained?")
 

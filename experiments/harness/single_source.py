@@ -52,20 +52,23 @@ class SingleSourceStudy(DataStudy):
         parts of the data in ``parts(group)``; NaN where the network, or the one that it continues,
         has diverged."""
         predictions: dict[tuple, dict[str, Prediction]] = {}
-        lost = {*faults}
+        diverged = {*faults}
         for trained in self.trained:  # in the order of training
-            lost |= {network for network in trained.group.networks if self.origin(network) in lost}
+            diverged |= {
+                network for network in trained.group.networks if self.origin(network) in diverged
+            }
             for name, (feed, examples, answers) in parts(trained).items():
                 outputs = self.predict(trained, feed, examples).items()
                 for member, (network, values) in zip(trained.group.members, outputs, strict=True):
                     values = self.mean + self.deviation * values
-                    values = np.full_like(values, np.nan) if network in lost else values
+                    values = np.full_like(values, np.nan) if network in diverged else values
                     prediction = Prediction(values, answers(network, examples(member)))
                     predictions.setdefault(network, {})[name] = prediction
         return predictions
 
     def origin(self, network: tuple) -> tuple | None:
-        """The network, trained before, that one goes on or learns from; None for none."""
+        """The network, trained before, that a network continues or learns from; None without
+        one."""
         return None
 
     def entry(self, network: tuple) -> str | None:

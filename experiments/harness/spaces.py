@@ -14,8 +14,8 @@ from jaxdl.search import Choice, Range, Space
 
 SEARCHES = ("random", "grid", "halving", "hyperband", "pbt")
 FIXED = ("steps", "sweep", "values", "teacher", "soft", "temperature", "examples", "folds")
-"""Settings that cannot be searched: what a search costs, what names other networks, and what says
-by which examples a network is judged."""
+"""Settings that cannot be searched: the cost of a network, names of other networks, and the choice
+of validation examples."""
 
 
 def make_space(config: ConfigDict) -> Space:

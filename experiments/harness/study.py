@@ -53,7 +53,6 @@ class Study(ABC):
     """Whether results are those of the test split."""
     identity: Mapping[str, Any] = {}
     """Identification of the data in ``config.json``."""
-
     members: Sequence[Member]
     """All members to train; made by :meth:`build`."""
 
@@ -154,7 +153,7 @@ COMMON = {"checkpoints": Count(), "seconds_between_saves": Between(0)}
 def make_trainer(
     config: ConfigDict, workdir: Path, stop: StopFlag, progress: Callable[[str, int], None]
 ) -> Trainer:
-    """The trainer that configuration and command line ask for."""
+    """The trainer with the options of configuration and command line."""
     # A study that is called from Python has no command line.
     options = {
         name: flags.FLAGS[name].value for name in command_line.OPTIONS if name in flags.FLAGS

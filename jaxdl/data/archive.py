@@ -24,7 +24,7 @@ def npz(
     and the same of ``test`` and ``validation`` where it has them.
 
     Case does not matter, nor which of :data:`jaxdl.data.source.SPLIT_NAMES` a split is called by:
-    ``Val_images`` will do. Splits that are missing are taken from the training images.
+    ``Val_images`` is accepted. Missing splits are taken from the training images.
 
     Images are [n, h, w] or [n, h, w, c], uint8, or floating-point numbers from 0 to 1 (rounded to
     256 levels, so that roundings beyond are no matter). Labels are integers from 0.
@@ -35,7 +35,7 @@ def npz(
       seed: seed of that choice.
       channels: 3: repeat grey images along the channel axis, as networks of photographs need them;
         0: keep the stored channels.
-      unlabelled: whether images without labels will do: an archive of nothing but images.
+      unlabelled: whether images without labels are accepted: an archive of nothing but images.
 
     Raises:
       DamagedFile: if it is no such archive.
@@ -170,7 +170,7 @@ def _pixels(
 def _labels(
     path: str, name: str, arrays: Mapping[str, np.ndarray], without_labels: bool
 ) -> Int32[np.ndarray, " n"]:
-    """The labels of that name; with ``without_labels``, -1 for each of the images of that name."""
+    """The labels of a name; with ``without_labels``, -1 for each image in the array of the name."""
     if without_labels:
         return np.full(len(arrays[name]), -1, np.int32)
     labels = _array(path, name, arrays)

@@ -20,8 +20,8 @@ _NAMES = "names of the others"
 def cached(name: str, recipe: object, make: Callable[[], Arrays]) -> Arrays:
     """The arrays that ``make()`` returns, cached on disk from the first call on.
 
-    A damaged file is made anew (arrays in zip archives carry checksums); where there is no folder,
-    or it cannot be written, nothing is kept.
+    A damaged file is replaced (arrays in zip archives have checksums); without a folder that can be
+    written, nothing is cached.
 
     Args:
       name: prefix of the file's name, for a person who looks into the folder.

@@ -1,4 +1,4 @@
-"""Images in files, decoded when they are asked for."""
+"""Images in files, decoded when they are read."""
 
 import contextlib
 import dataclasses
@@ -47,24 +47,21 @@ DECODER = 2
 """The version of :func:`decode`, for the cache; 2 heeds EXIF orientations."""
 
 MODES = {1: "L", 3: "RGB"}
-"""Pillow's name for images of so many channels."""
+"""Pillow's mode by number of channels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """The size and the channels of decoded images.
-
-    Attributes:
-      size: the side of square images; 0 keeps files as they are, and all must be of one size.
-      fit: how an image becomes a square: "crop" scales the shorter side to ``size`` and keeps the
-        middle of the longer one, "stretch" scales both (as Caffe did with ImageNet).
-      channels: 1 or 3 to convert every image to grey or colour (transparency is dropped); 0
-        converts none, and all must be of one kind.
-    """
+    """The size and the channels of decoded images."""
 
     size: int = 0
+    """The side of square images; 0 keeps files as they are, and all must be of one size."""
     fit: str = "crop"
+    """The fit of an image to a square: "crop" scales the shorter side to ``size`` and keeps the
+    middle of the longer one, "stretch" scales both (as Caffe did with ImageNet)."""
     channels: int = 0
+    """1 or 3 to convert every image to grey or colour (transparency is dropped); 0 converts none,
+    and all must be of one kind."""
 
     def check(self) -> "Form":
         """The form itself; ValueError if there is no such form."""
@@ -171,7 +168,7 @@ def _to_square(image: Image.Image, form: Form) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """Images in files, in the place of an array ``[n, h, w, c]``; see :func:`encoded`."""
+    """Images in files that serve as an array ``[n, h, w, c]``; see :func:`encoded`."""
 
     shape: tuple[int, int, int, int]
     read: Reader
@@ -182,7 +179,7 @@ class Encoded:
     """The reader's indices of these images."""
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        """One image, decoded anew.
+        """One image, decoded at every call.
 
         Raises:
           DamagedFile: see :func:`decode`; or if it is of another shape than the others.
@@ -232,10 +229,10 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def encoded(read: Reader, count: int, form: Form, content: str) -> Encoded:
-    """Images behind a reader; the first one says what shape they have.
+    """Images behind a reader, of the shape of the first one.
 
     Raises:
-      ValueError: if that one cannot be had in this form.
+      ValueError: if the first one cannot be decoded in this form.
     """
     first = decode(*read(0), form.check())
     return Encoded((count, *first.shape), read, form, content, np.arange(count))

@@ -160,8 +160,7 @@ def _independent(x: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "
 
 
 def _components(x: Float[np.ndarray, "n d"], count: int, limit: int) -> int:
-    """``count``, or for 0 as many as there are: directions in which the examples vary, up to a
-    limit."""
+    """``count``, or for 0 the number of directions in which the examples vary, up to a limit."""
     rank = min(int(np.linalg.matrix_rank(x)), limit)
     if count > rank:
         raise ValueError(f"{count} components: {len(x)} such training examples have {rank}")

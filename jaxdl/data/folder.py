@@ -47,7 +47,7 @@ def folder(
     With a sub-folder ``train``, one called ``test`` beside it is the test split; without a
     ``test``, ``validation`` is (as in ImageNet, whose test labels are not public), else the
     validation split. Case does not matter, nor which of :data:`jaxdl.data.source.SPLIT_NAMES` a
-    split is called by. What is not there is taken from the training images, class by class. A
+    split is called by. Missing splits are taken from the training images, class by class. A
     ``train`` that holds images itself, beside others that do, is a class.
 
     Files that are no images by their suffix (:data:`SUFFIXES`) and folders in class folders are
@@ -59,7 +59,7 @@ def folder(
       validation, test: shares (below 1) or numbers of images to take for these splits.
       seed: seed of that choice.
       size, fit, channels: see :class:`jaxdl.data.encoded.Form`.
-      unlabelled: whether images without labels will do: ``PATH/*.png``, ``PATH/train/*.png``.
+      unlabelled: whether images without labels are accepted: ``PATH/*.png``, ``PATH/train/*.png``.
 
     Raises:
       ValueError: no class folders, one without images, two with one name, a class in test that
@@ -78,13 +78,13 @@ def folder(
         split_folders, without_classes = _splits(root)
         class_names = _classes(split_folders["train"])
     omitted: Counter[str] = Counter()
-    listed = {split: _list(f, class_names, omitted) for split, f in split_folders.items()}
-    paths = [p for files, _ in listed.values() for p in files]
+    listing = {split: _list(f, class_names, omitted) for split, f in split_folders.items()}
+    paths = [p for files, _ in listing.values() for p in files]
     content = digest_files(paths, root)
     read = _Files(tuple(map(str, paths)))
     images, start = encoded(read, len(paths), form, content), 0
     parts: dict[str, Split] = {}
-    for split, (files, labels) in listed.items():
+    for split, (files, labels) in listing.items():
         places = np.arange(start, start + len(files))
         parts[split] = {"image": images.take(places), "label": labels}
         start += len(files)
@@ -133,10 +133,10 @@ def _bare_splits(root: Path) -> dict[str, Path]:
     folders = {path.name: path for path in _folders(root)}
     if not folders:
         return {"train": root} if _has_images(root) else {}
-    without_classes = all(
+    is_unlabelled = all(
         split_of(n) and _has_images(p) and not _folders(p) for n, p in folders.items()
     )
-    names = by_split({name: name for name in folders}, str(root)) if without_classes else {}
+    names = by_split({name: name for name in folders}, str(root)) if is_unlabelled else {}
     return {split: folders[name] for split, name in names.items()} if "train" in names else {}
 
 

@@ -52,8 +52,8 @@ def check_masks(
 
 
 def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """The distance of each pixel of an instance to what is not of it, over the greatest such
-    distance in it: 1 in the middle, towards 0 at borders, 0 in the background."""
+    """The distance of each pixel of an instance to the outside, over the instance's greatest such
+    distance: 1 in the middle, towards 0 at borders, 0 in the background."""
     depth = np.zeros(labels.shape, np.float32)
     for i, box in enumerate(ndimage.find_objects(labels), 1):
         if box is not None:
@@ -67,13 +67,13 @@ BinaryMask = UInt8[np.ndarray, "h w"]
 
 
 def shifted(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> BinaryMask:
-    """Moved by so many pixels in a direction of its own."""
+    """A mask moved by ``pixels`` in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     return ndimage.shift(mask, (pixels * np.sin(angle), pixels * np.cos(angle)), order=0)
 
 
 def dilated(mask: BinaryMask, pixels: float, rng: np.random.Generator) -> BinaryMask:
-    """Larger by so many pixels on every side."""
+    """A mask enlarged by ``pixels`` on every side."""
     distant = ndimage.distance_transform_edt(mask == 0) > pixels
     return np.where(distant, 0, np.uint8(mask.any()))
 

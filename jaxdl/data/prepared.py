@@ -39,7 +39,7 @@ CLASS_GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-    """A reader of the records of several splits, laid end to end."""
+    """A reader of the concatenated records of several splits."""
 
     sources: tuple[Any, ...]
     names: tuple[str, ...]
@@ -65,14 +65,14 @@ def prepared(
     channels: int = 0,
     builder: Mapping[str, Any] | None = None,
 ) -> Source:
-    """A data set of TFDS with images and labels, ``mnist`` or ``imagenet2012``, say.
+    """A data set of TFDS with images and labels, such as ``mnist`` or ``imagenet2012``.
 
-    What is not prepared yet is prepared (as array_record) where there is a network, or without one
+    A data set is prepared if necessary (as array_record): with a network connection, or without one
     if its builder is among :data:`BUILDERS`. "train" and "test" are used as they are; without a
     "test" that has labels, "validation" is the test split, else the validation split. Alternative
     split names (:data:`jaxdl.data.source.SPLIT_NAMES`) are used only if the usual one is missing.
-    What is not there is taken from the training images, class by class; splits that are not used
-    are named in ``omissions``.
+    Missing splits are taken from the training images, class by class; unused splits are named in
+    ``omissions``.
 
     Args:
       dataset: its name, perhaps with a configuration and version (``syn_numbers/NAME:1.0.0``).
@@ -145,7 +145,7 @@ def prepared(
 
 
 def _builder(dataset: str, data_dir: str, settings: dict):
-    """The builder of a data set that is prepared by then, in a format that can be read."""
+    """Prepare a data set if necessary; returns its builder."""
     if not dataset:
         raise ValueError("which data set? Set dataset to a name that TFDS knows, as in mnist")
     # The loader speaks of decoders that would be faster, and of every retry of a download.

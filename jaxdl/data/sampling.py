@@ -116,7 +116,7 @@ def _equally_often(
     times: int | np.integer,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, " m"]:
-    """Ids in which each class comes so often, in the order that they had."""
+    """Ids in their order, in which each class occurs ``times`` times."""
     places = [
         # Again and again through one permutation.
         np.resize(rng.permutation(np.flatnonzero(labels == label)), times)

@@ -38,7 +38,7 @@ DTYPES = ("bool", "uint8", "int32", "float32")
 """Types of arrays that go to the devices as they are."""
 
 PARTIAL = ("point", "points")
-"""Arrays in which NaN says that there is nothing."""
+"""Arrays in which NaN marks a missing value."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -101,12 +101,16 @@ class Source:
 
     name: str
     class_names: tuple[str, ...]
-    class_groups: tuple[str, ...]  # the group of each class; empty where the data set has none
-    splits: Mapping[str, Split]  # "train" and "validation"
+    class_groups: tuple[str, ...]
+    """The group of each class; empty where the data set has none."""
+    splits: Mapping[str, Split]
+    """The splits "train" and "validation"."""
     test: Sealed
     version: str = ""
-    fingerprint: str = ""  # of the content of all splits
-    omissions: str = ""  # what was there and not read: "3 .heic, split extra"
+    fingerprint: str = ""
+    """Digest of the content of all splits."""
+    omissions: str = ""
+    """Files and splits that were not read: ``3 .heic, split extra``."""
 
     @property
     def labelled(self) -> bool:
@@ -127,8 +131,8 @@ def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
 def end_to_end(
     sources: Mapping[str, Source],
 ) -> tuple[dict[tuple[str, str], Split], dict[tuple[str, str], np.ndarray]]:
-    """The training and validation splits of several data sets, by data set and split, and where
-    each one's examples are when they are laid end to end.
+    """The training and validation splits of several data sets, by data set and split, and the
+    indices of each one's examples when they are concatenated.
 
     Raises:
       ValueError: if examples of one array differ in shape.
@@ -194,7 +198,7 @@ def make_source(
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or an array of that name holds, or None; see :data:`SPLIT_NAMES`."""
+    """The split of a folder or an array, by its name, or None; see :data:`SPLIT_NAMES`."""
     plain = name.strip().casefold()
     return next((split for split, names in SPLIT_NAMES.items() if plain in names), None)
 
@@ -305,7 +309,7 @@ def _check(
 
 
 def _check_array(prefix: str, name: str, array: Images, n: int, missing: bool) -> None:
-    """Raise ValueError unless an array of so many examples is one that networks can be given."""
+    """Raise ValueError unless an array has ``n`` examples and values that networks accept."""
     dtype, shape = np.dtype(getattr(array, "dtype", np.uint8)), array.shape
     description = f"{dtype}{list(shape)}"
     if name == "image" and (dtype != np.uint8 or len(shape) != 4):
@@ -323,8 +327,8 @@ def _check_array(prefix: str, name: str, array: Images, n: int, missing: bool) -
         return
     finite = np.isfinite(np.asarray(array)).reshape(n, -1).all(1)
     if not finite.all():
-        odd = np.argmin(finite)
-        raise ValueError(f"{prefix}: {name} has NaN or infinities, first in example {odd}")
+        index = np.argmin(finite)
+        raise ValueError(f"{prefix}: {name} has NaN or infinities, first in example {index}")
 
 
 def digest_arrays(splits: Mapping[str, Split]) -> str:

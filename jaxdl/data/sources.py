@@ -85,7 +85,7 @@ def cells(
 def _drawn(
     draw: Callable[[int, tuple[int, int]], Split], train: int, validation: int, test: int, seed: int
 ) -> dict[str, Split]:
-    """Splits of so many images, by what draws a number of them from a seed."""
+    """Splits of these numbers of images, each drawn by ``draw(count, seed)``."""
     counts = {"train": train, "validation": validation, "test": test}
     for split, count in counts.items():
         if count < 1:
@@ -151,15 +151,15 @@ def digits_m(
 
     # At half their size a patch shows more than one colour.
     photos = [np.asarray(Image.fromarray(photo).reduce(2)) for photo in load_sample_images().images]
-    blended = {}
+    splits = {}
     for number, (split, (images, labels)) in enumerate(_digits(seed, size, margin).items()):
         if split == "train":
             images, labels = np.tile(images, (patches, 1, 1)), np.tile(labels, patches)
         images = blend(images, photos, np.random.default_rng([seed, number]))
         if channels == 1:
             images = images.mean(-1, keepdims=True).astype(np.uint8)
-        blended[split] = {"image": images, "label": labels}
-    return make_source("digits_m", tuple("0123456789"), blended)
+        splits[split] = {"image": images, "label": labels}
+    return make_source("digits_m", tuple("0123456789"), splits)
 
 
 def _shifted(images: UInt8[np.ndarray, "n h w"], positions: int) -> UInt8[np.ndarray, "_ h _"]:
@@ -225,10 +225,10 @@ TRUTHS = {"sinusoid": tables.sinusoid_truth}
 
 
 def load(name: str, *, unlabelled: bool = False, **options) -> Source:
-    """The source of that name, built with its function's options.
+    """The source of a name, with options of its function.
 
     Args:
-      unlabelled: whether images without labels will do, of a source that may have such.
+      unlabelled: whether images without labels are accepted, of a source that may have such.
 
     Raises:
       ValueError: unknown name, options its function does not take, or data it cannot use.

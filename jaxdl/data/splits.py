@@ -18,7 +18,7 @@ def random_halves(
     the second half has one more.
 
     Raises:
-      ValueError: for fewer than 4 classes, of which a half would have nothing to tell apart.
+      ValueError: for fewer than 4 classes, since each half needs two.
     """
     if num_classes < 4:
         raise ValueError(f"{num_classes} classes have no halves of 2 or more: it takes at least 4")
@@ -55,7 +55,7 @@ def make_task(
 ) -> Task:
     """The task of telling ``classes`` apart, of ``num_classes`` in a data set with these labels.
 
-    Splits are laid end to end in the order of ``labels``.
+    Splits are concatenated in the order of ``labels``.
     """
     label_of = np.full(num_classes, -1, np.int32)
     label_of[classes] = np.arange(len(classes), dtype=np.int32)
@@ -116,7 +116,7 @@ def grouped(
     """
     names, counts = _class_counts(labels)
     _check_fraction(fraction)
-    of_example, classes_of, sizes_of = _groups(labels, groups, names)
+    group_ids, classes_of, sizes_of = _groups(labels, groups, names)
     groups_of = np.bincount(np.concatenate(classes_of), minlength=len(names))
     free = [g for g, classes in enumerate(classes_of) if groups_of[classes].min() > 1]
     if not free:
@@ -149,7 +149,7 @@ def grouped(
             f"class {names[absent[0]]} has {groups_of[absent[0]]} groups, but no division into "
             "parts that both have every class was found"
         )
-    is_held_out = best[of_example]
+    is_held_out = best[group_ids]
     return _sorted_ids(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
 
 
@@ -234,14 +234,14 @@ def _groups(
     groups = np.asarray(groups)
     if groups.shape != labels.shape:
         raise ValueError(f"groups are {list(groups.shape)} for {len(labels)} labels; give one each")
-    _, of_example = np.unique(groups, return_inverse=True)
+    _, group_ids = np.unique(groups, return_inverse=True)
     cells, sizes = np.unique(
-        of_example.astype(np.int64) * len(names) + np.searchsorted(names, labels),
+        group_ids.astype(np.int64) * len(names) + np.searchsorted(names, labels),
         return_counts=True,
     )
     group, classes = np.divmod(cells, len(names))
     ends = np.flatnonzero(np.diff(group)) + 1
-    return of_example, np.split(classes, ends), np.split(sizes, ends)
+    return group_ids, np.split(classes, ends), np.split(sizes, ends)
 
 
 def _sorted_ids(

@@ -56,7 +56,7 @@ class Joined:
 
 
 def joined(splits: Sequence[Split]) -> Split:
-    """Splits laid end to end, as one: images and masks stay where they are, the rest is copied."""
+    """The concatenation of splits: images and masks are not copied, other arrays are."""
 
     def join(parts: tuple[Images, ...]) -> Images:
         if all(len(part.shape) < 3 for part in parts):

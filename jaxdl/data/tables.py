@@ -20,7 +20,7 @@ from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
 Draw = Callable[[int, np.random.Generator], Mapping[str, np.ndarray]]
-"""Arrays of so many examples."""
+"""``draw(n, rng)``: arrays of n examples."""
 
 
 def iris(seed: int = 0) -> Source:
@@ -64,7 +64,7 @@ def table(path: str = "", *, answer: str = "", classes: bool = False, seed: int 
       classes: unless these are to be classes, too.
 
     Raises:
-      DamagedFile: naming the line, for what is no such table.
+      DamagedFile: naming the line, for a file that is no such table.
       ValueError: without a path, and for an answer that is no column.
       OSError: if the file cannot be read.
     """
@@ -299,7 +299,7 @@ def latent(
 def _drawn(
     name: str, class_names: tuple[str, ...], draw: Draw, sizes: tuple[int, int, int], seed: int
 ) -> Source:
-    """A made-up table, each split from its own stream of random numbers."""
+    """A synthetic table, each split from its own stream of random numbers."""
     dtypes = {"features": np.float32, "target": np.float32, "label": np.int32}
     splits = {}
     for number, split in enumerate(("train", "validation", "test")):

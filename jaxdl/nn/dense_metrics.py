@@ -103,13 +103,13 @@ def instance_average_precision(
     hits: list[bool] = []
     total = 0
     for predicted, confidence, truth in images:
-        shared = overlaps(predicted, truth)
+        overlap = overlaps(predicted, truth)
         total += int(np.count_nonzero(np.bincount(truth.ravel())[1:]))
         for i in np.argsort(-np.asarray(confidence), kind="stable"):
-            best = int(np.argmax(shared[i])) if shared.shape[1] else -1
-            hit = best >= 0 and bool(shared[i, best] >= threshold)
+            best = int(np.argmax(overlap[i])) if overlap.shape[1] else -1
+            hit = best >= 0 and bool(overlap[i, best] >= threshold)
             if hit:
-                shared[:, best] = 0  # it is taken
+                overlap[:, best] = 0  # it is taken
             hits.append(hit)
             scores.append(float(confidence[i]))
     if not total:

@@ -227,9 +227,9 @@ def _check_labels(labels: Integer[AnyArray, " b"], classes: int) -> None:
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return
     values = np.asarray(labels)
-    odd = np.flatnonzero((values < 0) | (values >= classes))
-    if len(odd):
+    invalid = np.flatnonzero((values < 0) | (values >= classes))
+    if len(invalid):
         raise ValueError(
-            f"label {values[odd[0]]} of example {odd[0]} is out of range: {classes} logits need "
-            f"labels 0 to {classes - 1} ({len(odd)} of {len(values)} labels are not)"
+            f"label {values[invalid[0]]} of example {invalid[0]} is out of range: {classes} logits "
+            f"need labels 0 to {classes - 1} ({len(invalid)} of {len(values)} labels are not)"
         )

@@ -67,8 +67,8 @@ def confusion_matrix(
 ) -> Num[Array, "k k"]:
     """The number (sum of weights) of examples of each class, rows, for each prediction, columns.
 
-    What is predicted or labelled out of 0 to k − 1, such as a missing label, −1, is not counted.
-    Matrices of batches add up. For segmentation give pixels in the place of examples.
+    Predictions and labels out of 0 to k − 1, such as a missing label, −1, are not counted. Matrices
+    of batches add up. For segmentation, pixels take the place of examples.
     """
     counts = jnp.ones(labels.shape, jnp.int32) if weights is None else weights
     counts = counts.astype(jnp.int32) if counts.dtype == bool else counts

@@ -38,7 +38,7 @@ def predict_tiled(
 
     Args:
       tile: the side of a tile in pixels, about.
-      margin: pixels; for a U-Net of d levels ``4 · 2^d`` will do.
+      margin: pixels; for a U-Net of d levels ``4 · 2^d`` is enough.
       stride: tiles begin at its multiples: ``2^(d - 1)``, so that pooling meets the same pixels.
       batch: tiles at a time.
 

@@ -13,22 +13,20 @@ from jaxdl.types import PyTree
 
 
 class SearchState(NamedTuple):
-    """The state at the end of the last search.
-
-    Attributes:
-      rule: the state of the rule that gives directions.
-      value, grad: value and gradient of the function there; a value that is not finite is unknown.
-      descent: the fall of the value in that search; not finite where it was unknown before.
-      learning_rate: the step along the direction.
-      evaluations: number of evaluations of the function and its gradient in the last search.
-    """
+    """The state at the end of the last search."""
 
     rule: PyTree
+    """The state of the rule that gives directions."""
     value: Float[Array, ""]
+    """Value of the function; unknown where it is not finite."""
     grad: PyTree
+    """Gradient of the function."""
     descent: Float[Array, ""]
+    """The fall of the value in that search; not finite where it was unknown before."""
     learning_rate: Float[Array, ""]
+    """The step along the direction."""
     evaluations: Int[Array, ""]
+    """Number of evaluations of the function and its gradient in the last search."""
 
 
 class _Search(NamedTuple):
@@ -99,14 +97,14 @@ def wolfe_searched(
         **unused: Any,
     ) -> tuple[PyTree, SearchState]:
         del grads, unused
-        evaluated = jnp.isfinite(state.value)
+        is_finite = jnp.isfinite(state.value)
         directions, direction_state = lax.cond(
-            evaluated,
+            is_finite,
             lambda: rule.update(state.grad, state.rule, params),
             lambda: (jax.tree.map(jnp.zeros_like, params), state.rule),
         )
         slope = -optax.tree.vdot(directions, state.grad)
-        descends = evaluated & (slope < 0)
+        descends = is_finite & (slope < 0)
         zero = jnp.zeros_like(state.value)
 
         def body(search: _Search) -> _Search:

@@ -18,7 +18,7 @@ WEIGHTS = ("kernel", "embedding")
 
 
 def named(params: PyTree, names: Sequence[str]) -> PyTree:
-    """True for the arrays that are called by one of the names, in whatever layer."""
+    """True for the arrays with one of the names, in any layer."""
     return jax.tree.map_with_path(
         lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in names, params
     )

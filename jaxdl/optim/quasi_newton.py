@@ -29,20 +29,17 @@ Scaling = Callable[[Scalar, Scalar, int], tuple[Scalar, Scalar]]  # (b, h, n) ->
 
 
 class SelfScaledState(NamedTuple):
-    """The state of the methods; n is the number of parameters, raveled.
-
-    Attributes:
-      last_direction: H g of the last update, of which a line search may have taken a multiple.
-      fresh: no earlier gradient is of this objective, so there is no change of it to learn from.
-      pairs: number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I.
-    """
+    """The state of the methods; n is the number of parameters, raveled."""
 
     inverse_hessian: Float[Array, "n n"]
     last_params: Float[Array, " n"]
     last_grad: Float[Array, " n"]
     last_direction: Float[Array, " n"]
+    """H g of the last update, of which a line search may have taken a multiple."""
     fresh: Bool[Array, ""]
+    """Whether ``last_grad`` is of another objective, so that its change is not used."""
     pairs: Int[Array, ""]
+    """Number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I."""
 
 
 def ssbfgs_scaling(b: Scalar, h: Scalar, n: int) -> tuple[Scalar, Scalar]:
@@ -153,11 +150,11 @@ def scale_by_self_scaled(scaling: Scaling) -> optax.GradientTransformation:
         unit = jnp.where(stuck & (short > 0) & jnp.isfinite(short), short, unit)
         H = jnp.where(restart, unit * jnp.eye(g.size, dtype=g.dtype), H)
         d = jnp.where(restart, unit * g, d)
-        lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
-        d = jnp.where(lost, unit * g, d)
+        is_lost = ~(g @ d > 0) & (length > 0) & jnp.isfinite(length)
+        d = jnp.where(is_lost, unit * g, d)
         # Fresh without pairs: the next update writes H anew.
-        pairs = jnp.where(lost | stuck, 0, state.pairs + usable)
-        return unravel(d), SelfScaledState(H, x, g, d, lost, pairs)
+        pairs = jnp.where(is_lost | stuck, 0, state.pairs + usable)
+        return unravel(d), SelfScaledState(H, x, g, d, is_lost, pairs)
 
     return optax.GradientTransformation(init, update)
 
@@ -191,8 +188,8 @@ def restart(state: PyTree) -> PyTree:
 
     Of a line search's state the value becomes unknown, and a :class:`SelfScaledState` becomes
     ``fresh``, so that H is kept and the pair that would mix two objectives is left out. L-BFGS,
-    which cannot leave out a pair, begins anew. Any other state (Adam's) is left as it is. Shapes
-    and types stay, so it may be jitted and mapped.
+    which cannot leave out a pair, is reset. Any other state (Adam's) is left as it is. Shapes and
+    types stay, so it may be jitted and mapped.
     """
 
     def renew(node: Any) -> Any:

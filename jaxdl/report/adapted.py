@@ -136,8 +136,10 @@ def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
     keys = {r[:3] for r in results}
     if len(keys) < len(results) or len(by_network) < len(diagnoses):
         raise ValueError("two rows for one network")
-    if odd := sorted(keys ^ set(by_network)):
-        raise ValueError(f"not both a result and a diagnosis of {odd[0]}, and {len(odd) - 1} more")
+    if unpaired := sorted(keys ^ set(by_network)):
+        raise ValueError(
+            f"not both a result and a diagnosis of {unpaired[0]}, and {len(unpaired) - 1} more"
+        )
     if len(pairs := sorted({r.pair for r in results})) > 1:
         raise ValueError(f"a report is of one pair of domains, not of {', '.join(pairs)}")
     networks: Networks = {}
@@ -146,7 +148,7 @@ def join(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> Networks:
     return networks
 
 
-def used(networks: Networks) -> Networks:
+def sound_networks(networks: Networks) -> Networks:
     """The networks that neither collapsed nor diverged."""
     return {
         method: {s: (r, d) for s, (r, d) in rows.items() if not (collapsed(d) or diverged(r, d))}
@@ -156,7 +158,7 @@ def used(networks: Networks) -> Networks:
 
 def unlabelled(networks: Networks) -> bool:
     """Whether the target has no labels: no network that is used has a target accuracy."""
-    rows = [r for members in used(networks).values() for r, _ in members.values()]
+    rows = [r for members in sound_networks(networks).values() for r, _ in members.values()]
     return bool(rows) and all(math.isnan(r.target_accuracy) for r in rows)
 
 
@@ -171,9 +173,12 @@ class Summary(NamedTuple):
     method: str
     source_accuracy: Estimate
     target_accuracy: Estimate
-    gap_covered: Estimate  # by seed; empty where it is not computed
-    networks: int  # that the means rest on
-    collapsed: tuple[int, ...] = ()  # seeds
+    gap_covered: Estimate
+    """Gap covered by seed; empty where it is not computed."""
+    networks: int
+    """Number of networks in the means."""
+    collapsed: tuple[int, ...] = ()
+    """Seeds of collapsed networks."""
     diverged: tuple[int, ...] = ()
 
 
@@ -190,7 +195,7 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
     has one, and never for the two methods that define it. Raises as `join` does.
     """
     networks = join(results, diagnoses)
-    counted = used(networks)
+    counted = sound_networks(networks)
     gaps, lower = gaps_of(counted), target(counted, "source_only")
     wide = bool(gaps) and min(gaps.values()) >= MINIMAL_GAP
     summary = []
@@ -198,7 +203,7 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
         rows = [r for r, _ in counted[method].values()]
         gains = minus(target(counted, method), lower) if wide and method not in BOUNDS else {}
         diverged_seeds = tuple(s for s, pair in members.items() if diverged(*pair))
-        fallen = tuple(
+        collapsed_seeds = tuple(
             s for s, (_, d) in members.items() if collapsed(d) and s not in diverged_seeds
         )
         estimates = (
@@ -206,5 +211,5 @@ def summarize(results: Iterable[Result], diagnoses: Iterable[Diagnosis]) -> list
             mean_and_standard_error([r.target_accuracy for r in rows]),
             mean_and_standard_error([g / gaps[s] for s, g in gains.items() if s in gaps]),
         )
-        summary.append(Summary(method, *estimates, len(rows), fallen, diverged_seeds))
+        summary.append(Summary(method, *estimates, len(rows), collapsed_seeds, diverged_seeds))
     return summary

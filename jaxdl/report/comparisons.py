@@ -64,7 +64,7 @@ def interval(x: Estimate) -> str:
 
 
 def reach(count: int, unit: str = "seed") -> str:
-    """Half the interval of so many values: ``"4.3 standard errors with 3 seeds"``."""
+    """Half the interval of ``count`` values: ``"4.3 standard errors with 3 seeds"``."""
     if count < 2:
         return f"one {unit} has no interval"
     _, high = confidence_interval(Estimate(0.0, 1.0, count))
@@ -86,13 +86,13 @@ def compare(
     """
     if not judged(x):
         value = f"{format_number(x.mean, 100, signed=True)} points in "
-        several = f"each of {x.used} {unit}s, which gives no interval"
-        value += f"one {unit}" if x.used == 1 else several
+        values = f"each of {x.used} {unit}s, which gives no interval"
+        value += f"one {unit}" if x.used == 1 else values
         value = value if x.used else f"too few {unit}s"
         return f"It cannot be judged how {subject} compares with {reference}: {value}."
     side = words[0] if x.mean > 0 else words[1]
-    shown = shows(+1, x) or shows(-1, x)
-    opening = "This run shows that" if shown else "This run does not show that"
+    is_shown = shows(+1, x) or shows(-1, x)
+    opening = "This run shows that" if is_shown else "This run does not show that"
     return f"{opening} {subject} is {side} {reference}: {quote(x, unit)}."
 
 
@@ -112,7 +112,7 @@ def compare_all(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def warn_of_several(count: int) -> list[str]:
-    """A sentence on so many comparisons in one report, if there are several."""
+    """A sentence on the number of comparisons in one report, if there are several."""
     if count < 2:
         return []
     return [

@@ -19,10 +19,10 @@ from jaxdl.report.adapted import (
     gaps_of,
     join,
     name_of,
+    sound_networks,
     summarize,
     target,
     unlabelled,
-    used,
 )
 from jaxdl.report.comparisons import (
     assemble,
@@ -61,7 +61,8 @@ class Published(NamedTuple):
     pair: str
     method: str
     target_accuracy: float
-    note: str = ""  # what makes it no match for the paper's networks
+    note: str = ""
+    """Differences from the paper's networks that make it no match."""
 
 
 def _adapted(method: str) -> bool:
@@ -115,7 +116,7 @@ def findings(
     Args:
       colours: strength of the labelled images' recolouring, by method; 0 for others.
     """
-    counted = used(join(results, diagnoses))
+    counted = sound_networks(join(results, diagnoses))
     if unlabelled(counted):
         return [
             "The target has no labels: there is no target accuracy to judge a method by. The "
@@ -149,11 +150,7 @@ def findings(
 
 
 def _published_gap(row: Published, published: Sequence[Published]) -> float:
-    accuracies = {
-        p.method: p.target_accuracy
-        for p in published
-        if (p.source, p.pair) == (row.source, row.pair)
-    }
+    accuracies = {p.method: p.target_accuracy for p in published if p[:2] == row[:2]}
     low, high = (accuracies.get(m, math.nan) for m in BOUNDS)
     wide = high - low >= MINIMAL_GAP and row.method not in BOUNDS
     return (row.target_accuracy - low) / (high - low) if wide else math.nan
@@ -215,7 +212,7 @@ def report(
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     networks = join(results, diagnoses)
-    counted, pair = used(networks), next((r.pair for r in results), "")
+    counted, pair = sound_networks(networks), next((r.pair for r in results), "")
     published = [p for p in published if p.pair == pair]
     changed, no_gap = [m for m in networks if colours.get(m)], ""
     left = " The gap covered is the one that recolouring leaves."

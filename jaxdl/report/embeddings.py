@@ -107,15 +107,15 @@ def draw(
     for (top, bottom), (title, (points, is_source, labels)) in zip(
         pairs, panels.items(), strict=False
     ):
-        shuffled = np.random.default_rng(0).permutation(len(points))  # so that none covers another
-        x, y = points[shuffled].T
-        domain = np.where(is_source[shuffled, None], (0.12, 0.32, 0.85), (0.85, 0.1, 0.1))
+        order = np.random.default_rng(0).permutation(len(points))  # so that none covers another
+        x, y = points[order].T
+        domain = np.where(is_source[order, None], (0.12, 0.32, 0.85), (0.85, 0.1, 0.1))
         top.scatter(x, y, c=domain, **style)
         top.set_title(plain(title), fontsize=11)
-        bottom.scatter(x, y, c=hues[labels[shuffled]], **style)
+        bottom.scatter(x, y, c=hues[labels[order]], **style)
         for k in range(classes if classes <= 10 else 0):
-            if (shown := is_source & (labels == k)).any():
-                middle = np.median(points[shown], axis=0)
+            if (mask := is_source & (labels == k)).any():
+                middle = np.median(points[mask], axis=0)
                 text = bottom.text(*middle, k, ha="center", va="center", weight="bold")
                 text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         for axes in (top, bottom):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # slow to import, and only needed by what draws
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Within, or within a function decorated by it, matplotlib has its own defaults.
+    """A context, or a decorator, in which matplotlib has its own defaults.
 
     A figure is made after hours of training: it must neither need the backend that the user's
     environment names, nor the fonts and the LaTeX that the user's settings do.
@@ -48,7 +48,8 @@ def save(figure: "Figure", path: str | os.PathLike, **options: Any) -> None:
 
 
 def check() -> None:
-    """Draw something, and throw it away, so that a figure cannot be what a run dies of at its end.
+    """Draw a figure and discard it, so that a run does not fail at its end because figures cannot
+    be drawn.
 
     Raises:
       ValueError: if nothing can be drawn, with what is wrong.
@@ -69,8 +70,8 @@ def check() -> None:
 
 
 def plain(text: str) -> str:
-    """The text for matplotlib to show as it is: names from elsewhere are no formulas ("$"), and
-    what no font can show, as from file names that are not UTF-8, becomes an escape."""
+    """A text that matplotlib shows literally: names from elsewhere are no formulas ("$"), and what
+    no font can show, as from file names that are not UTF-8, becomes an escape."""
     return str(text).encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
@@ -151,10 +152,10 @@ def curves(
         for entry, (first, _) in groups.items()
     }
     order = list(styles)
-    shared = len(order) > 4
+    common_legend = len(order) > 4
     columns = min(3, len(distinct))
     rows = math.ceil(len(distinct) / columns)
-    figure = Figure(figsize=(4.2 * columns + 2 * shared, 3.2 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns + 2 * common_legend, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes in grid[len(distinct) :]:
         axes.set_axis_off()
@@ -172,9 +173,9 @@ def curves(
         )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        if not shared:
+        if not common_legend:
             axes.legend(frameon=False, fontsize=8)
-    if shared:
+    if common_legend:
         handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles.values()]
         figure.legend(
             handles, list(map(plain, order)), loc="outside right upper", frameon=False, fontsize=9

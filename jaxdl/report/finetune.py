@@ -108,8 +108,7 @@ def best(results: Sequence[Result], layout: Layout) -> tuple[str, int, int, int]
 
 
 def verdict(subject: str, differences: Mapping[str, Estimate], reference: str) -> str:
-    """A sentence on where a difference shows: "above with 10 (+3.1 ± 0.2); not shown to differ with
-    30"."""
+    """Differences in words: "above with 10 (+3.1 ± 0.2); not shown to differ with 30"."""
     groups: dict[str, list[str]] = {}
     for condition, x in differences.items():
         word = "above" if shows(+1, x) else "below" if shows(-1, x) else "not shown to differ"
@@ -153,7 +152,7 @@ def findings(results: Sequence[Result], layout: Layout) -> list[str]:
         subject = f"**{layout.every_stage}** with the first n of {layout.depth} stages frozen"
         reference = f"its own with {layout.frozen[layout.every_stage]}"
         sentences.append(verdict(f"{subject}, {images} images,", differences, reference))
-    opening = [*uncertainty_of_images(results, layout), *worth(accuracy, layout, counts)]
+    opening = [*uncertainty_of_images(results, layout), *image_counts(accuracy, layout, counts)]
     return [*opening, *sentences, *warn_of_several(count)]
 
 
@@ -172,7 +171,7 @@ def uncertainty_of_images(results: Sequence[Result], layout: Layout) -> list[str
     ]
 
 
-def worth(
+def image_counts(
     accuracy: Mapping[Condition, Mapping[int, float]], layout: Layout, counts: Sequence[int]
 ) -> list[str]:
     """Sentences on how many images the baseline needs to reach, on average, the methods that are
@@ -270,8 +269,8 @@ def report(results: Sequence[Result], layout: Layout, facts: Mapping[str, str]) 
     if donors:
         lines["Donors"] += f"; there they have {_mean(over_seeds(donors))} %"
     diverged = [" ".join(map(str, row[:4])) for row in results if row.accuracy != row.accuracy]
-    of_donor = OWN_DONOR if donors else "; the donor is the same for all"
-    method = METHOD.format(donor=of_donor, reach=reach(len({row.seed for row in results})))
+    donor_note = OWN_DONOR if donors else "; the donor is the same for all"
+    method = METHOD.format(donor=donor_note, reach=reach(len({row.seed for row in results})))
     parts = [
         ("Findings", bullets(findings(results, layout))),
         ("Accuracy against images", table(results, layout)),

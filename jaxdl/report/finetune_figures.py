@@ -1,4 +1,4 @@
-"""Figures of a fine-tuning study: accuracies, and test images with what a network makes of them."""
+"""Figures of a fine-tuning study: accuracies, and test images with a network's predictions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -115,10 +115,10 @@ def draw_page(
     mistakes = np.argsort(np.where(wrong, -confidence, 1), kind="stable")[: wrong.sum()]
     mistakes = mistakes[: ROWS * COLUMNS // 2]
     others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(labels)), mistakes))
-    shown = [*mistakes, *others[: ROWS * COLUMNS - len(mistakes)]]
+    ids = [*mistakes, *others[: ROWS * COLUMNS - len(mistakes)]]
     titles = []
-    for i in shown:
+    for i in ids:
         title = f"{class_names[predicted[i]]} {100 * confidence[i]:.0f} %"
         titles.append(f"{title}\nis {class_names[labels[i]]}" if wrong[i] else title)
-    colours = ["firebrick" if wrong[i] else "black" for i in shown]
-    samples(images[shown] / 255, titles, path, COLUMNS, side=1.2, colours=colours)
+    colours = ["firebrick" if wrong[i] else "black" for i in ids]
+    samples(images[ids] / 255, titles, path, COLUMNS, side=1.2, colours=colours)

@@ -18,7 +18,7 @@ def importance(
     Assessing Hyperparameter Importance", ICML 2014).
 
     Of each tree the decomposition is exact (:func:`main_effects`); the shares are means over the
-    trees that are not constant, 0 without any. What is missing to 1 are interactions.
+    trees that are not constant, 0 without any. The rest to 1 is due to interactions.
 
     Args:
       positions: positions of the settings, uniform in 0 … 1.

@@ -213,9 +213,9 @@ def _compare(first: str, second: str, lead: Estimate) -> str:
     claim = f"{first} is faster than {second}"
     if not judged(lead):
         return f"that {claim}, by {lead.mean:g} steps from each start, has no interval."
-    shown = "shows" if shows(+1, lead) else "does not show"
+    verb = "shows" if shows(+1, lead) else "does not show"
     return (
-        f"that {claim} {shown}, by {_mean(lead)} steps from the same starts (95% interval "
+        f"that {claim} {verb}, by {_mean(lead)} steps from the same starts (95% interval "
         f"{_interval(lead, signed=True)}, {lead.used} starts)."
     )
 

@@ -80,8 +80,7 @@ def _groups(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
 
 
 def _scientific(values: Sequence[float]) -> str:
-    """The median of the finite ones, and what they lie between: errors of seeds differ by
-    factors."""
+    """The median of the finite values, and their range: errors of seeds differ by factors."""
     values = [x for x in values if math.isfinite(x)]
     if not values:
         return MISSING

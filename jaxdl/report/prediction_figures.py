@@ -1,4 +1,4 @@
-"""Figures of a supervised study: scores against a setting, and what networks put out."""
+"""Figures of a supervised study: scores against a setting, and networks' outputs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # slow to import
 
 
 def panels(count: int, width: float, height: float) -> tuple["Figure", Sequence["Axes"]]:
-    """A figure of so many panels, up to five a row, of a size in inches each."""
+    """A figure of ``count`` panels, up to five a row, of a size in inches each."""
     from matplotlib.figure import Figure
 
     columns = count if count < 6 else min(4, math.ceil(count / 2))

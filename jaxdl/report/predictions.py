@@ -109,13 +109,11 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
         return float(precision), float(recall), float(f1)
 
     names = ("precision", "recall", "F1")
-    by_threshold = dict(
-        zip((f"{name} at threshold" for name in names), measures(threshold), strict=True)
-    )
+    extra = dict(zip((f"{name} at threshold" for name in names), measures(threshold), strict=True))
     return {
         "accuracy": score(parts[split]),
         **dict(zip(names, measures(0.0), strict=True)),
-        **by_threshold,
+        **extra,
         "ROC area": metrics.roc_auc_score(answers, margins[split]),
         "average precision": metrics.average_precision_score(answers, margins[split]),
     }
@@ -167,7 +165,7 @@ def two_classes(predictions: Predictions, split: str, baselines: Mapping[Point, 
 
 
 def ensembles(predictions: Predictions, split: str, bag: int) -> str:
-    """Bags of so many networks of a method, by seeds: their mean member, their vote, and their mean
+    """Bags of ``bag`` networks of a method, by seeds: their mean member, their vote, and their mean
     probability (of numbers: their mean); differences are paired by bag."""
     rows, sentences = [], []
     for point, seeds in by_point(predictions).items():
@@ -290,7 +288,7 @@ def cross_validation(predictions: Predictions, split: str, folds: Mapping[Point,
 
 def references(
     train: tuple[Float[np.ndarray, "n d"], Num[np.ndarray, " n"]],
-    evaluated: tuple[Float[np.ndarray, "m d"], Num[np.ndarray, " m"]],
+    test: tuple[Float[np.ndarray, "m d"], Num[np.ndarray, " m"]],
 ) -> dict[str, float]:
     """The scores of scikit-learn's own models, fitted to standardized columns of a table."""
     from sklearn import ensemble, linear_model, neighbors, pipeline, preprocessing, svm
@@ -311,7 +309,7 @@ def references(
         )
     scaler = preprocessing.StandardScaler()
     pipelines = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
-    return {name: float(model.score(*evaluated)) for name, model in pipelines.items()}
+    return {name: float(model.score(*test)) for name, model in pipelines.items()}
 
 
 def least_squares(
@@ -338,12 +336,12 @@ def other_models(
     predictions: Predictions,
     split: str,
     train: Mapping[str, np.ndarray],
-    evaluated: Mapping[str, np.ndarray],
+    test: Mapping[str, np.ndarray],
     answers: str,
 ) -> str:
     """:func:`references` and :func:`least_squares` in words, of tables' ``features`` and
     ``answers``."""
-    tables = [(np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, evaluated)]
+    tables = [(np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, test)]
     lines = [f"scikit-learn's {m}: {percent(x)}" for m, x in references(*tables).items()]
     if not np.issubdtype(tables[0][1].dtype, np.integer):
         distances = least_squares(predictions, split, tables[0], tables[1][0])

@@ -74,7 +74,7 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
     write_rows(path, Result, sorted(results))
 
 
-def searched(rounds: Iterable[SearchRound]) -> list[Result]:
+def final_trials(rounds: Iterable[SearchRound]) -> list[Result]:
     """The trials of searches as they were after the last round that they were in; the networks of a
     repetition have its number for a seed."""
     last = {(row.search, row.trial): row for row in rounds}
@@ -111,7 +111,7 @@ def searches(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(row.search for row in results if row.trial != NOT_SEARCHED))
 
 
-def tried(results: Iterable[Result], search: str, repetition: int) -> list[Result]:
+def ranked_trials(results: Iterable[Result], search: str, repetition: int) -> list[Result]:
     """The trials of a search, those that were trained longest first, and of these the best."""
     rows = [row for row in results if row[0] == search and row[3:5] == ("search", repetition)]
     return sorted(rows, key=lambda row: (-row.steps, np.isnan(row.validation), -row.validation))
@@ -127,10 +127,12 @@ def fresh(results: Iterable[Result], name: str, field: str = "score") -> dict[in
     independent unit: the repetition where there are several, as a mean over seeds; else the seed.
     Diverged networks are left out."""
     rows = [row for row in results if row.search == name and row.stage == "fresh"]
-    several = len({row.repetition for row in rows}) > 1
+    is_repeated = len({row.repetition for row in rows}) > 1
     values: dict[int, list[float]] = {}
     for row in rows:
-        values.setdefault(row.repetition if several else row.seed, []).append(getattr(row, field))
+        values.setdefault(row.repetition if is_repeated else row.seed, []).append(
+            getattr(row, field)
+        )
     means = {key: mean_and_standard_error(numbers).mean for key, numbers in values.items()}
     return {key: mean for key, mean in means.items() if not np.isnan(mean)}
 
@@ -138,15 +140,14 @@ def fresh(results: Iterable[Result], name: str, field: str = "score") -> dict[in
 def best(results: Iterable[Result], search: str) -> Estimate:
     """The winner's score in the search itself, over repetitions."""
     results = list(results)
-    winners = [tried(results, search, n)[0] for n in repetitions(results, search)]
+    winners = [ranked_trials(results, search, n)[0] for n in repetitions(results, search)]
     return mean_and_standard_error([row.validation for row in winners])
 
 
 def findings(
     results: Sequence[Result], baseline: str, score: str, split: str, costs: Mapping[str, int]
 ) -> list[str]:
-    """Sentences on each search's winner, its score on fresh seeds, and its comparison with settings
-    that were not searched.
+    """Sentences on each search's winner, its fresh score, and its gain over the baseline.
 
     Args:
       baseline: the name of settings that were not searched.
@@ -156,15 +157,15 @@ def findings(
     """
     names, sentences = searches(results), []
     for name in names:
-        winner, *others = tried(results, name, 0)
-        biased, worth = best(results, name), over_seeds(fresh(results, name))
+        winner, *others = ranked_trials(results, name, 0)
+        peak, worth = best(results, name), over_seeds(fresh(results, name))
         validation = over_seeds(fresh(results, name, "validation"))
-        repetition_count = len(repetitions(results, name))
-        times = f", mean of {repetition_count} searches" if repetition_count > 1 else ""
-        first = ", the first time," if repetition_count > 1 else ""
+        count = len(repetitions(results, name))
+        times = f", mean of {count} searches" if count > 1 else ""
+        first = ", the first time," if count > 1 else ""
         sentences.append(
             f"**{name}** found{first} {describe(winner.settings)} in {costs[name]:,} steps of "
-            f"networks: {percent(biased)} % validation {score}{times}, the best of "
+            f"networks: {percent(peak)} % validation {score}{times}, the best of "
             f"{len(others) + 1} and so biased. Trained again from fresh seeds the winner is worth "
             f"{percent(validation)} % on validation and {percent(worth)} % on the {split} split."
         )
@@ -202,7 +203,7 @@ def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str,
     :func:`findings`."""
     rows = []
     for name in dict.fromkeys([*searches(results), *(row.search for row in results)]):
-        trials = tried(results, name, 0)
+        trials = ranked_trials(results, name, 0)
         cells = ("", "", "")
         if trials:
             cells = (str(len(trials)), f"{costs[name]:,}", percent(best(results, name)))
@@ -221,7 +222,7 @@ def table(results: Sequence[Result], score: str, split: str, costs: Mapping[str,
 
 def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
     """Markdown: the best trials of a search's first repetition, by validation."""
-    rows = tried(results, search, 0)[:most]
+    rows = ranked_trials(results, search, 0)[:most]
     names = list(json.loads(rows[0].settings))
     cells = [
         (
@@ -238,13 +239,7 @@ def ranking(results: Sequence[Result], search: str, most: int = 10) -> str:
 def shares_table(shares: Mapping[str, Mapping[str, float]]) -> str:
     """Markdown: each setting's share in the variance of the scores, by search."""
     settings = dict.fromkeys(name for values in shares.values() for name in values)
-    rows = [
-        (
-            name,
-            *(format_number(values[name], 100, 0) for values in shares.values()),
-        )
-        for name in settings
-    ]
+    rows = [(name, *(format_number(x[name], 100, 0) for x in shares.values())) for name in settings]
     return markdown_table(("setting", *(f"{search}, %" for search in shares)), rows)
 
 
@@ -255,10 +250,10 @@ def lineage(line: Sequence[SearchRound]) -> str:
         (
             f"to {row.steps}",
             row.trial,
-            *map(text, own.values()),
+            *map(text, values.values()),
             format_number(row.validation, 100),
         )
-        for row, own in zip(line, settings, strict=True)
+        for row, values in zip(line, settings, strict=True)
     ]
     return markdown_table(("steps", "trial", *settings[0], "validation, %"), rows)
 

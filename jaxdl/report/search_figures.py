@@ -11,7 +11,7 @@ from jaxdl.report.figures import own_style, plain, save
 from jaxdl.report.search import SearchRound, mean_course
 
 Ticks = Sequence[tuple[float, str]]
-"""Positions 0 … 1 on an axis, and what is written there."""
+"""Positions 0 … 1 on an axis, and their labels."""
 
 
 @own_style()
@@ -150,5 +150,5 @@ def schedules(
 
 
 def stairs(line: Sequence[SearchRound], name: str) -> tuple[list[float], list[int]]:
-    """The values of a setting, and the steps between which it had them."""
+    """The values of a setting, and the steps at which they changed."""
     return [json.loads(row.settings)[name] for row in line], [0, *(row.steps for row in line)]

@@ -226,14 +226,10 @@ def edges(results: Sequence[Result], method: str, setting: str) -> str:
             diverged.append(value)
         elif shows(-1, over_seeds(minus(seeds, scores[method, best]))):
             worse.append(value)
-    index = values.index(best)
-    equivalent = [v for v in values if v not in {*worse, *diverged}]
-    low = next(
-        (values[i + 1] for i in range(index - 1, -1, -1) if values[i] not in equivalent), values[0]
-    )
-    high = next(
-        (values[i - 1] for i in range(index + 1, len(values)) if values[i] not in equivalent), ""
-    )
+    k = values.index(best)
+    ties = [v for v in values if v not in {*worse, *diverged}]
+    low = next((values[i + 1] for i in range(k - 1, -1, -1) if values[i] not in ties), values[0])
+    high = next((values[i - 1] for i in range(k + 1, len(values)) if values[i] not in ties), "")
     sentence = (
         f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
         f"from {low} to {high or values[-1]} none is shown to be worse"
@@ -283,13 +279,13 @@ def report(
     full_table = ""
     if sweeps and choose and len(diverged) <= 60:
         full_table = table(pool(results, draw), baseline, score, choose=False)
-    pooled, unit = pool(results, draw), "draws" if draw > 1 else "networks"
-    values_of_one = len({row.seed for row in pooled}), "draw" if draw > 1 else "seed"
+    rows, unit = pool(results, draw), "draws" if draw > 1 else "networks"
+    values_of_one = len({row.seed for row in rows}), "draw" if draw > 1 else "seed"
     method = METHOD.format(score=score, values=values, draws=draws, reach=reach(*values_of_one))
-    text = bullets(findings(pooled, baseline, score, sweeps, choose=choose))
+    text = bullets(findings(rows, baseline, score, sweeps, choose=choose))
     parts = [
         ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
-        ("Results", table(pooled, baseline, score, choose=choose, unit=unit)),
+        ("Results", table(rows, baseline, score, choose=choose, unit=unit)),
         *sections,
         ("All values", full_table),
         (

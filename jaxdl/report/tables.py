@@ -31,7 +31,8 @@ class Estimate(NamedTuple):
     mean: float
     se: float
     used: int
-    excluded: int = 0  # values that were NaN, as those of diverged networks are
+    excluded: int = 0
+    """Number of NaN values, such as those of diverged networks."""
 
 
 def mean_and_standard_error(values: Sequence[float] | Float[np.ndarray, " values"]) -> Estimate:
@@ -51,7 +52,7 @@ def mean_and_standard_error(values: Sequence[float] | Float[np.ndarray, " values
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's (1927) two-sided 95% interval of a probability, by its share in so many draws."""
+    """Wilson's (1927) two-sided 95% interval of a probability, by its share in ``count`` draws."""
     z = 1.959964
     middle, scale = share + z**2 / (2 * count), 1 + z**2 / count
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))

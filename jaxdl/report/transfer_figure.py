@@ -52,9 +52,9 @@ def draw(
             right_cells = [*pick(cells, control[0].split, "base"), *control]
         elif not any(c in right_cells for c in control):  # it was measured on another split
             right_cells += control
-        for axes, title, shown in ((left, "Random halves", halves), (right, name, right_cells)):
+        for axes, title, part in ((left, "Random halves", halves), (right, name, right_cells)):
             axes.set_title(f"{title}, {source}", loc="left", fontsize=10)
-            legend |= _draw_cells(axes, shown, networks)
+            legend |= _draw_cells(axes, part, networks)
         legend |= _draw_reference(right, cells)
         left.set_ylabel("accuracy, %")
     for axes in grid[1]:

@@ -114,8 +114,8 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         f"BnB+ minus base: {quote(control)}. What is left for A, AnB+ minus BnB+: {quote(rest)}.",
     )
 
-    shared = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
-    near, distant = drop("AnB", shared), drop("AnB", shared, "dissimilar")
+    common_cuts = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
+    near, distant = drop("AnB", common_cuts), drop("AnB", common_cuts, "dissimilar")
     difference = over_seeds(minus(by_seed(distant), by_seed(near)))
     control_split = "dissimilar" if cuts_of(index, "dissimilar", "random") else "random"
     floor = estimate(drop("random", cuts_of(index, control_split, "random")[-1:], control_split))
@@ -123,7 +123,7 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         "distance",
         shows(-1, difference),
         "features transfer less well between dissimilar tasks",
-        f"AnB at n = {span(shared)} minus base, dissimilar halves minus random halves: "
+        f"AnB at n = {span(common_cuts)} minus base, dissimilar halves minus random halves: "
         f"{quote(difference)}; apart they are {quote(estimate(distant))} and "
         f"{quote(estimate(near))}. Random frozen features at their last cut, "
         f"{control_split} halves, minus base: {quote(floor)}.",

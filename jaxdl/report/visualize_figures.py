@@ -15,7 +15,7 @@ RGB = Float[np.ndarray, "h w 3"]
 
 
 class Picture(NamedTuple):
-    """A picture in a table, and what is written above it, in lines."""
+    """A picture in a table, and the lines of text above it."""
 
     pixels: RGB
     caption: str = ""
@@ -29,7 +29,7 @@ CELL, LINE = 0.95, 0.14  # inches: a picture's side with its border, a line of t
 
 @own_style()
 def pictures(rows: Sequence[Row], path: Path) -> None:
-    """A table of pictures, each as large as its cell, whatever its number of pixels."""
+    """A table of pictures, each scaled to its cell."""
     from matplotlib.figure import Figure
 
     margin = 0.1 + 0.075 * max((len(line) for label, _ in rows for line in label.split("\n")))
@@ -55,7 +55,7 @@ def pictures(rows: Sequence[Row], path: Path) -> None:
     save(figure, path, dpi=130)
 
 
-def shown(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
+def to_rgb(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:
     """Network inputs as pictures: grey levels or colours span what occurs in them."""
     low, high = float(inputs.min()), float(inputs.max())
     images = (inputs - low) / max(high - low, 1e-12)
@@ -111,7 +111,7 @@ def feature_maps(
 ) -> None:
     """An image, and by stage the channels with the greatest activations in it, each with its own
     scale; without stages that put out no maps [oh, ow, d]."""
-    rows: list[Row] = [("image", [Picture(shown(image[None])[0])])]
+    rows: list[Row] = [("image", [Picture(to_rgb(image[None])[0])])]
     for name, maps in stages:
         if maps.ndim != 3:
             continue
@@ -126,7 +126,7 @@ def attributions(
     labels: Sequence[str],
     path: Path,
 ) -> None:
-    """Images, and for each what a prediction rests on, by attribution; see :func:`signed`."""
+    """Images, and the attribution maps of each prediction; see :func:`signed`."""
     rows: list[Row] = []
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         row = [Picture(image, "image" * (not i))]
@@ -175,7 +175,7 @@ def sheet(
     pictures([("", shown[i : i + columns]) for i in range(0, len(shown), columns)], path)
 
 
-def boxed(
+def framed(
     image: RGB, corner: tuple[int, int], size: tuple[int, int]
 ) -> Float[np.ndarray, "oh ow 3"]:
     """An image, enlarged to 120 pixels at least, with a red frame around a part of it, or around a

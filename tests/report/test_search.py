@@ -14,17 +14,17 @@ from jaxdl.report.search import (
     Result,
     SearchRound,
     best,
+    final_trials,
     findings,
     fresh,
     mean_course,
     progress,
+    ranked_trials,
     ranking,
     read_results,
     report,
-    searched,
     shares_table,
     table,
-    tried,
     write_results,
 )
 
@@ -52,7 +52,7 @@ def rounds(repetition=0, first=0):
 def results(scores=(0.8, 0.84), base=(0.7, 0.75), repetitions=1):
     rows = []
     for n in range(repetitions):
-        rows += searched(rounds(n, 3 * n))
+        rows += final_trials(rounds(n, 3 * n))
         own = enumerate(scores, repetitions)
         rows += [
             Result("pbt", 3 * n + 1, seed, "fresh", n, 20, s + n / 100, s + n / 50, settings(0.02))
@@ -66,10 +66,10 @@ def results(scores=(0.8, 0.84), base=(0.7, 0.75), repetitions=1):
 
 
 def test_trials_are_rows_as_they_were_last():
-    rows = searched(rounds())
+    rows = final_trials(rounds())
     assert [(r.trial, r.steps, r.validation) for r in rows[:2]] == [(0, 20, 0.92), (1, 20, 0.95)]
     assert rows[2].steps == 10 and all(math.isnan(r.score) and r.stage == "search" for r in rows)
-    assert [row.trial for row in tried(rows, "pbt", 0)] == [1, 0, 2]
+    assert [row.trial for row in ranked_trials(rows, "pbt", 0)] == [1, 0, 2]
 
 
 def test_the_best_of_many_is_told_apart_from_what_it_is_worth():

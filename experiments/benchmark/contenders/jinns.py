@@ -112,11 +112,11 @@ def make(optimizer: str, config: ConfigDict) -> Contender:
                 carried = jax.block_until_ready(train(*carried))
             return chunk
 
-        def reached() -> Params:
+        def params_reached() -> Params:
             layers = [(layer.weight.T, layer.bias) for layer in linears(carried[0].nn_params)]
             return solving.make_params(jax.device_get(layers))
 
-        return Run(seconds, advance, reached)
+        return Run(seconds, advance, params_reached)
 
     def start_loss(start: TrainState) -> float:
         params, loss, data = make_problem(start)

@@ -110,13 +110,13 @@ def one_after_the_other(
     names = transfer.layers(starts[0][0])
     images, labels = jnp.asarray(task.images), jnp.asarray(task.labels)
     step = make_step(model, rule)
-    shared = jax.jit(step, donate_argnums=(0, 1))
+    step_program = jax.jit(step, donate_argnums=(0, 1))
 
     def program(frozen: int) -> Callable:
         trains = {name: np.bool_(depth >= frozen) for depth, name in enumerate(names)}
         if static:
             return jax.jit(partial(step, trains=trains), donate_argnums=(0, 1))
-        return partial(shared, trains=trains)
+        return partial(step_program, trains=trains)
 
     programs = {frozen: program(frozen) for _, frozen in starts}
     states = [(jax.tree.map(jnp.array, v), rule.init(v["params"])) for v, _ in starts]

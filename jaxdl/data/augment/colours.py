@@ -95,7 +95,7 @@ def solarize(threshold: Range) -> Augment:
 
 
 def invert(probability: Scalar) -> Augment:
-    """``x -> 255 - x``, on 0..255, for so many of the images.
+    """``x -> 255 - x``, on 0..255, with this probability.
 
     Raises:
       ValueError: for a probability below 0 or above 1.

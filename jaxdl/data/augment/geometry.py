@@ -29,7 +29,7 @@ EDGES = {"constant": "constant", "nearest": "edge", "mirror": "reflect"}
 
 
 def check_edge(edge: str) -> None:
-    """Raise ValueError for a rule that there is not."""
+    """Raise ValueError for an unknown rule."""
     check(edge in EDGES, f"unknown edge {edge!r}; choose one of {', '.join(EDGES)}")
 
 

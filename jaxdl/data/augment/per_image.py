@@ -119,12 +119,12 @@ def check_range(**ranges: Range) -> None:
 
 
 def check_alpha(alpha: Scalar) -> None:
-    """Raise ValueError for a Beta distribution that there is not."""
+    """Raise ValueError for a wrong parameter of a Beta distribution."""
     check((alpha > 0) & (alpha < math.inf), f"alpha is {alpha}; it must be above 0, and finite")
 
 
 def check_images(images: Array, any_dtype: bool = False) -> None:
-    """Raise ValueError for what is no batch of images."""
+    """Raise ValueError for arrays other than batches of images."""
     fine = images.ndim == 4 and (any_dtype or jnp.issubdtype(images.dtype, jnp.floating))
     description = f"{images.dtype}{list(images.shape)}"
     check(fine, f"images are {description}; expected floats [batch, height, width, channels]")

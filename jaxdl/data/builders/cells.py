@@ -176,8 +176,8 @@ def _red_cells(
     edge = rng.uniform(0.5, 0.8) / size + 0.15 * focus
     coverage = np.clip((rim - distance) / (2 * edge) + 0.5, 0, 1)
 
-    off = uniform(-0.12, 0.12) * radius[:, None, None] * size
-    to_pale = np.hypot(dy - off, dx + off) / size / rim
+    offset = uniform(-0.12, 0.12) * radius[:, None, None] * size
+    to_pale = np.hypot(dy - offset, dx + offset) / size / rim
     pallor = uniform(0.3, 1) * rng.uniform(0.5, 1)
     profile = 1 - pallor * np.exp(-((to_pale / uniform(0.36, 0.62)) ** 3))
     profile += uniform(0.05, 0.25) * np.exp(-(((rho - 0.88) / 0.1) ** 2))
@@ -188,8 +188,8 @@ def _red_cells(
 
 def _white_cells(rng: np.random.Generator) -> list[tuple[Float[np.ndarray, "2"], float]]:
     """Centres and radii."""
-    several = rng.choice([0, 1, 2], p=[0.5, 0.42, 0.08])
-    return [(rng.uniform(0, 1, 2), rng.uniform(0.13, 0.18)) for _ in range(several)]
+    lobes = rng.choice([0, 1, 2], p=[0.5, 0.42, 0.08])
+    return [(rng.uniform(0, 1, 2), rng.uniform(0.13, 0.18)) for _ in range(lobes)]
 
 
 def _paint_whites(

@@ -115,7 +115,7 @@ class DrawnBuilder(SettingsBuilder, skip_registration=True):  # type: ignore[cal
         count = getattr(config, split)
         options = {name: getattr(config, name) for name in config.least if name not in SPLITS}
         for start in range(0, count, self.block):
-            several = min(self.block, count - start)
-            images, labels = self.examples(split, several, start=start, **options)
+            size = min(self.block, count - start)
+            images, labels = self.examples(split, size, start=start, **options)
             for i, (image, label) in enumerate(zip(images, labels, strict=True), start):
                 yield i, {"image": Image.fromarray(image), "label": int(label)}

@@ -52,7 +52,7 @@ _PIGMENT = np.array([0.72, 1.0, 0.8])[:, None, None]
 def make_fundus(
     count: int, seed: int | tuple[int, ...] = 0, size: int = 64
 ) -> dict[str, np.ndarray]:
-    """Photographs of so many fundi and what is in them; image i does not depend on ``count``.
+    """Photographs of ``count`` fundi and their labels; image i does not depend on ``count``.
 
     They are kept in the cache (see :func:`jaxdl.data.cache.cached`).
 
@@ -74,12 +74,18 @@ def make_fundus(
 class _Camera:
     """A field of view on the fundus and its projection to an image."""
 
-    centre: Float[np.ndarray, "2"]  # DD
-    radius: float  # DD
-    turn: float  # radians
-    mirror: int  # 1: the temple is at the right; -1: at the left
-    middle: Float[np.ndarray, "2"]  # of the field in the image, parts of its side
-    reach: float  # its radius, parts of the image's side
+    centre: Float[np.ndarray, "2"]
+    """Centre of the field, DD."""
+    radius: float
+    """Radius of the field, DD."""
+    turn: float
+    """Rotation, radians."""
+    mirror: int
+    """1: the temple is at the right; -1: at the left."""
+    middle: Float[np.ndarray, "2"]
+    """Middle of the field in the image, parts of its side."""
+    reach: float
+    """Radius of the field in the image, parts of its side."""
 
     @property
     def matrix(self) -> Float[np.ndarray, "2 2"]:
@@ -188,11 +194,11 @@ def _vessels(
         tangents /= np.maximum(np.hypot(tangents[..., 0], tangents[..., 1]), 1e-6)[..., None]
         normals = np.stack([-tangents[..., 1], tangents[..., 0]], -1)
         normals *= (pixels_per_dd / 2 * branches.widths)[..., None]
-        framed = ((points > 0) & (points < factor * size)).all(-1).any(-1)
+        in_frame = ((points > 0) & (points < factor * size)).all(-1).any(-1)
         pixels = pixels_per_dd / factor * branches.widths[:, 0]
-        framed &= pixels > 0.12  # others would not be seen
+        in_frame &= pixels > 0.12  # others would not be seen
         ink = (255 * np.clip(0.45 + 10 * branches.widths[:, 0], 0, 1)).astype(int)
-        for i in np.flatnonzero(framed):
+        for i in np.flatnonzero(in_frame):
             path, half, artery = points[i], normals[i], branches.arteries[i]
             (artery_pen if artery else vein_pen).polygon(_outline(path, half), fill=int(ink[i]))
             if artery and pixels[i] > 1.2:

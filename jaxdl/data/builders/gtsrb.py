@@ -95,9 +95,11 @@ class Sign:
     """One line of the ground truth."""
 
     file: Path
-    roi: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are just outside
+    roi: tuple[int, int, int, int]
+    """Left, top, right, bottom; right and bottom are just outside."""
     label: int
-    track: int  # label × 100,000 + the class's own number of the track; -1 in the test split
+    track: int
+    """label × 100,000 + the class's own number of the track; -1 in the test split."""
 
 
 def signs(folder: str | os.PathLike, split: str) -> list[Sign]:
@@ -124,8 +126,8 @@ def signs(folder: str | os.PathLike, split: str) -> list[Sign]:
         return _read_table(table, images, None)
     signs_of_split = []
     for label in range(len(CLASS_NAMES)):
-        of_class = images / f"{label:05d}"
-        signs_of_split += _read_table(of_class / f"GT-{label:05d}.csv", of_class, label)
+        class_folder = images / f"{label:05d}"
+        signs_of_split += _read_table(class_folder / f"GT-{label:05d}.csv", class_folder, label)
     return signs_of_split
 
 
@@ -201,19 +203,16 @@ def _sign(line: str, row: dict[str, str], images: Path, label: int | None) -> Si
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GtsrbConfig(tfds.core.BuilderConfig):
-    """Configuration of GTSRB.
-
-    Attributes:
-      roi: whether images are cut to their regions of interest.
-      size: pixels of a side; 0 keeps each image's own size, so shapes differ.
-      folder: the folder GTSRB of the unpacked archives, no part of the name; None: `GTSRB` in
-        TFDS's manual_dir.
-    """
+    """Configuration of GTSRB."""
 
     name: str = dataclasses.field(init=False, default="")
     roi: bool = True
+    """Whether images are cut to their regions of interest."""
     size: int = 40
+    """Pixels of a side; 0 keeps each image's own size, so shapes differ."""
     folder: str | os.PathLike | None = None
+    """The folder GTSRB of the unpacked archives, no part of the name; None: `GTSRB` in TFDS's
+    manual_dir."""
 
     def __post_init__(self):
         if self.size < 0:

@@ -133,26 +133,24 @@ def read_photo(file: str | os.PathLike, side: int = SIDE) -> UInt8[np.ndarray, "
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class MnistMConfig(tfds.core.BuilderConfig):
-    """Configuration of MNIST-M. The folders are no part of the name.
-
-    Attributes:
-      train: number of MNIST's training examples, the first in TFDS's order.
-      test: number of its test examples.
-      seed: seed of the patches.
-      padding: empty pixels around each 28×28 digit; 2 makes images of 32×32, as the authors' are.
-      grey: keep the grey levels of the digits, ``|patch - digit|``, instead of black and white.
-      photos: the folder of the photographs; None: `bsds500` in TFDS's manual_dir.
-      mnist_dir: TFDS's data_dir for MNIST; None: the builder's own.
-    """
+    """Configuration of MNIST-M. The folders are no part of the name."""
 
     name: str = dataclasses.field(init=False, default="")
     train: int = 60_000
+    """Number of MNIST's training examples, the first in TFDS's order."""
     test: int = 10_000
+    """Number of its test examples."""
     seed: int = 0
+    """Seed of the patches."""
     padding: int = 2
+    """Empty pixels around each 28×28 digit; 2 makes images of 32×32, as the authors' are."""
     grey: bool = False
+    """Whether to keep the grey levels of the digits, ``|patch - digit|``, instead of black and
+    white."""
     photos: str | os.PathLike | None = None
+    """The folder of the photographs; None: `bsds500` in TFDS's manual_dir."""
     mnist_dir: str | os.PathLike | None = None
+    """TFDS's data_dir for MNIST; None: the builder's own."""
 
     def __post_init__(self):
         for split in ("train", "test"):

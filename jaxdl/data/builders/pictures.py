@@ -19,8 +19,7 @@ def draw_pictures(
     size: int,
     recipe: tuple,
 ) -> dict[str, np.ndarray]:
-    """Arrays of so many pictures, each drawn with a random stream of its own, from the cache if
-    they were before.
+    """Arrays of ``count`` pictures, each drawn with its own random stream, or read from the cache.
 
     Args:
       name: prefix of messages, and of the file's name in the cache.
@@ -45,6 +44,6 @@ def draw_pictures(
 
 
 def cloud(rng: np.random.Generator, cells: int, size: int) -> Float[np.ndarray, "{size} {size}"]:
-    """Smooth noise, about N(0, 1), of so many cells a side."""
+    """Smooth noise, about N(0, 1), of ``cells`` cells a side."""
     grid = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
     return np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))

@@ -91,8 +91,8 @@ def background(
     scene += chance(rng, n, 0.6) * step(ragged, uniform(rng, n, 0.03, 0.2)) * (leaves - scene)
 
     for _ in range(2):  # cars, boards, people: blurred shapes of any colour
-        thing = rng.uniform(0.05, 0.9, (n, 1, 1, 3)).astype(np.float32)
-        thing = 0.3 * thing + 0.7 * thing.mean(-1, keepdims=True)
+        colour = rng.uniform(0.05, 0.9, (n, 1, 1, 3)).astype(np.float32)
+        colour = 0.3 * colour + 0.7 * colour.mean(-1, keepdims=True)
         across = (x - uniform(rng, n, -0.6, 0.6)) / uniform(rng, n, 0.08, 0.4)
         down = (y - uniform(rng, n, -0.6, 0.6)) / uniform(rng, n, 0.08, 0.4)
         round_or_square = np.where(
@@ -101,11 +101,11 @@ def background(
             np.maximum(abs(across), abs(down)),
         )
         mask = step(1 - round_or_square, uniform(rng, n, 0.08, 0.6))
-        scene += chance(rng, n, 0.4) * mask * (thing - scene)
+        scene += chance(rng, n, 0.4) * mask * (colour - scene)
 
     half = uniform(rng, n, 0.02, 0.05)
-    off = (x - shift[..., :1] - uniform(rng, n, -0.02, 0.02)) / half
-    post = uniform(rng, n, 0.35, 0.75) * (1 - 0.35 * off * np.sign(uniform(rng, n, -1, 1)))
-    inside = step(1 - abs(off), 0.3) * step(y - shift[..., 1:], 0.01)
+    offset = (x - shift[..., :1] - uniform(rng, n, -0.02, 0.02)) / half
+    post = uniform(rng, n, 0.35, 0.75) * (1 - 0.35 * offset * np.sign(uniform(rng, n, -1, 1)))
+    inside = step(1 - abs(offset), 0.3) * step(y - shift[..., 1:], 0.01)
     scene += chance(rng, n, 0.5) * inside * (post - scene)
     return np.clip(scene, 0.02, 1).astype(np.float32)

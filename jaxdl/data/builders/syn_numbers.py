@@ -33,8 +33,7 @@ BLOCK = 100  # examples drawn together, from one random stream
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """Ranges in which images differ. Pairs are the ends of uniform ranges, colours run from 0 to
-    1."""
+    """Ranges in which images differ. Pairs are the ends of uniform ranges, colours are 0 to 1."""
 
     digits: tuple[int, ...] = (1, 2, 3)  # lengths of the numbers, equally likely
     height: tuple[float, float] = (15.0, 27.0)  # of a digit, pixels, where that leaves it whole
@@ -135,13 +134,13 @@ def _draw(
     # Arrays of colour are [n, y, colour, x]: then either half of a blur is one matrix product.
     image = first + (second - first) * _texture(rng, n)[:, :, None]
     # A shadow is the ink blurred and moved, an outline the ink blurred and swollen.
-    chosen = rng.random(n) < v.halo
+    has_halo = rng.random(n) < v.halo
     angle, swell, spread = uniform(0, 2 * np.pi), uniform(0, 1), uniform(0.5, 1.1)
-    if chosen.any():
+    if has_halo.any():
         moves = 2.5 * (1 - swell) * (np.sin(angle), np.cos(angle))  # pixels: down, across
-        halo = _blur(ink[chosen, :, None], *(a[chosen] for a in (spread, spread, *moves)))
-        halo = np.minimum(1, halo * (1 + 2 * swell[chosen, None, None, None]))
-        image[chosen] += (under[chosen] - image[chosen]) * halo
+        halo = _blur(ink[has_halo, :, None], *(a[has_halo] for a in (spread, spread, *moves)))
+        halo = np.minimum(1, halo * (1 + 2 * swell[has_halo, None, None, None]))
+        image[has_halo] += (under[has_halo] - image[has_halo]) * halo
     image += (digit - image) * ink[:, :, None]
 
     tilt = uniform(-v.light, v.light, 2, 1, 1) * 2 / SIDE
@@ -161,8 +160,7 @@ def _line(
     rng: np.random.Generator,
     variation: Variation,
 ) -> Float[np.ndarray, "n 32 32"]:
-    """The share of each pixel that the number covers, 0..1; the labelled digit is whole and near
-    the centre.
+    """Coverage of each pixel by the number, 0..1; the labelled digit is whole, near the centre.
 
     A line is five places: the labelled digit's is the middle one, and as many on either side are
     filled as the number is long. Lengths along the line are in digit heights.
@@ -206,20 +204,17 @@ def _line(
     down = cos * dy - sin * dx
     along = (cos * dx + sin * dy - shear * down) * (zoom / aspect)
     down *= zoom
-    digit_index = np.zeros(along.shape, np.intp)
+    digit = np.zeros(along.shape, np.intp)
     for boundary in range(4):
-        digit_index += along > end[:, boundary, None, None]
-    digit_index += 5 * np.arange(n)[:, None, None]
+        digit += along > end[:, boundary, None, None]
+    digit += 5 * np.arange(n)[:, None, None]
 
     size = np.maximum(0, np.searchsorted(-np.asarray(_HEIGHTS), -height, side="right") - 1)
     blank = len(atlas) - 1
     cell = np.where(present, size[:, None] * len(box) + glyph, blank)
     scale = np.asarray(_HEIGHTS, np.float32)[size][:, None, None]
     return _bilinear(
-        atlas,
-        cell.reshape(-1)[digit_index],
-        scale * down,
-        scale * (along - middle.reshape(-1)[digit_index]),
+        atlas, cell.reshape(-1)[digit], scale * down, scale * (along - middle.reshape(-1)[digit])
     )
 
 

@@ -294,15 +294,12 @@ def _resampled(
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SynSignsConfig(DrawnConfig):
-    """See :class:`DrawnConfig`; by default as many images as the paper's.
-
-    Attributes:
-      size: an image's side, 16 pixels or more.
-    """
+    """See :class:`DrawnConfig`; by default as many images as the paper's."""
 
     dataset = "syn_signs"
     least: ClassVar = {"train": 1, "test": 1, "seed": -math.inf, "size": 16}
     size: int = 40
+    """An image's side, 16 pixels or more."""
 
 
 class SynSigns(DrawnBuilder):

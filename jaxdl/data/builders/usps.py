@@ -116,14 +116,11 @@ def _check(prefix: str, images: np.ndarray, labels: np.ndarray) -> Split:
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class UspsConfig(tfds.core.BuilderConfig):
-    """Configuration of USPS: the file with the data.
-
-    Attributes:
-      file: the npz or HDF5 file; None: `usps.npz` or `usps.h5` in TFDS's manual_dir.
-    """
+    """Configuration of USPS: the file with the data."""
 
     name: str = dataclasses.field(init=False, default="digits")
     file: str | os.PathLike | None = None
+    """The npz or HDF5 file; None: `usps.npz` or `usps.h5` in TFDS's manual_dir."""
 
 
 class Usps(SettingsBuilder):

@@ -17,8 +17,10 @@ _STEPS = (44, 26)  # points of a trunk and of a branch
 class Branches:
     """Vessels as paths that taper."""
 
-    points: Float[np.ndarray, "b s 2"]  # DD
-    widths: Float[np.ndarray, "b s"]  # DD
+    points: Float[np.ndarray, "b s 2"]
+    """Points, DD."""
+    widths: Float[np.ndarray, "b s"]
+    """Widths, DD."""
     arteries: Bool[np.ndarray, " b"]
 
 
@@ -30,8 +32,8 @@ def grow_vessels(rng: np.random.Generator, fovea: Float[np.ndarray, "2"]) -> lis
     """
     waviness = rng.uniform(0.6, 1.6)
     generations = [_trunks(rng, fovea, waviness)]
-    for several in (7, 3, 2):
-        generations.append(_divide(rng, generations[-1], several, fovea, waviness))
+    for count in (7, 3, 2):
+        generations.append(_divide(rng, generations[-1], count, fovea, waviness))
     return generations
 
 
@@ -79,30 +81,30 @@ def _trunks(rng: np.random.Generator, fovea: Float[np.ndarray, "2"], waviness: f
 def _divide(
     rng: np.random.Generator,
     parents: Branches,
-    several: int,
+    count: int,
     fovea: Float[np.ndarray, "2"],
     waviness: float,
 ) -> Branches:
-    """Up to so many branches off every one: towards the fovea, or away from their parent."""
+    """Up to ``count`` branches off every one: towards the fovea, or away from their parent."""
     b, s, _ = parents.points.shape
-    rows, slots = np.arange(b)[:, None], np.arange(several)
-    shares = (slots + rng.uniform(0.1, 0.9, (b, several))) / several
+    rows, slots = np.arange(b)[:, None], np.arange(count)
+    shares = (slots + rng.uniform(0.1, 0.9, (b, count))) / count
     index = 1 + (0.95 * (s - 2) * shares).astype(int)
     side = np.where((slots + rng.integers(2, size=(b, 1))) % 2, 1, -1)
     points, width = parents.points[rows, index], parents.widths[rows, index]
     step = parents.points[rows, index + 1] - parents.points[rows, index - 1]
     stride = np.hypot(step[..., 0], step[..., 1])
-    spacing = stride / 2 * s / several
+    spacing = stride / 2 * s / count
     keep = (width > 0.016) & (stride > 0) & (np.hypot(points[..., 0], points[..., 1]) > 0.6)
-    keep &= rng.random((b, several)) < spacing / 0.45
+    keep &= rng.random((b, count)) < spacing / 0.45
     heading = np.arctan2(step[..., 1], step[..., 0])[keep]
-    remaining = (spacing * several * (1 - index / s))[keep]
+    remaining = (spacing * count * (1 - index / s))[keep]
     points, width, side = points[keep], width[keep], side[keep]
     n = len(points)
 
-    way = fovea - points
-    distance = np.hypot(way[:, 0], way[:, 1])
-    bearing = np.arctan2(way[:, 1], way[:, 0]) - heading
+    direction = fovea - points
+    distance = np.hypot(direction[:, 0], direction[:, 1])
+    bearing = np.arctan2(direction[:, 1], direction[:, 0]) - heading
     bearing -= 2 * math.pi * np.round(bearing / (2 * math.pi))
     inner = (bearing * side > 0) & (np.abs(bearing) < 2.2) & (distance < 3.4)
     turn = side * rng.uniform(0.5, 1.0, n)

@@ -16,27 +16,24 @@ from jaxdl.types import AnyArray, Scalar
 
 
 class AdversarialNet(nn.Module):
-    """Convolutions whose flattened output, the features, both heads read.
-
-    Attributes:
-      convolutions: the encoder.
-      hidden: widths of the dense layers of the label head, before its logits.
-      domain_hidden: widths of the domain head's hidden layers, before its one logit.
-      classes: number of the label head's logits.
-      dropout: the rate before each dense layer of the label head, in training; may be traced.
-      start: distribution of initial kernels and biases.
-      batch_norm: normalize after each convolution; ``encode`` then needs to know of training.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Convolutions whose flattened output, the features, both heads read."""
 
     convolutions: tuple[Conv, ...]
+    """Convolutions of the encoder."""
     hidden: tuple[int, ...]
+    """Widths of the dense layers of the label head, before its logits."""
     domain_hidden: tuple[int, ...]
+    """Widths of the domain head's hidden layers, before its one logit."""
     classes: int
+    """Number of the label head's logits."""
     dropout: Scalar = 0.0
+    """Dropout rate before each dense layer of the label head, in training; may be traced."""
     start: Start = Start()
+    """Distribution of initial kernels and biases."""
     batch_norm: bool = False
+    """Whether to normalize after each convolution; ``encode`` then needs ``train``."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def setup(self):
         """The layers, as Flax wants them where there are several methods."""

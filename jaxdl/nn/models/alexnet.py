@@ -14,21 +14,18 @@ GRID = 6  # pixels along a side before the dense layers
 
 
 class AlexNet(Staged):
-    """Stages: five convolutions, three dense layers.
-
-    Attributes:
-      widths: channels of the convolutions.
-      hidden: widths of the dense layers before the logits.
-      classes: number of logits.
-      dropout: the rate before each hidden dense layer, in training.
-      dtype: the type of computations.
-    """
+    """Stages: five convolutions, three dense layers."""
 
     widths: tuple[int, int, int, int, int]
+    """Channels of the convolutions."""
     hidden: tuple[int, int]
+    """Widths of the dense layers before the logits."""
     classes: int
+    """Number of logits."""
     dropout: float = 0.5
+    """Dropout rate before each hidden dense layer, in training."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
 
     def stages(self) -> Sequence[Stage]:
         """The convolutions and the dense layers."""

@@ -1,8 +1,8 @@
 """Plain convolutional networks in the manner of AlexNet: convolutions, then dense layers.
 
 Every layer is named for its depth (``conv1``, ``conv2``, …, ``fc5``, …) and any stretch of layers
-can be applied alone: ``model.apply(variables, x, stop=3)`` gives what the third layer puts
-out, and ``model.apply(variables, h, start=3)`` goes on from there.
+can be applied alone: ``model.apply(variables, x, stop=3)`` gives the third layer's output, and
+``model.apply(variables, h, start=3)`` continues from there.
 """
 
 from functools import partial
@@ -108,25 +108,22 @@ class DenseLayer(nn.Module):
 
 
 class ConvNet(Staged):
-    """Convolutions, then hidden dense layers, then the logits.
-
-    Attributes:
-      convolutions: the first layers.
-      hidden: widths of the dense layers between them and the logits.
-      classes: number of logits.
-      batch_norm: normalize after each convolution, before its ReLU.
-      dropout: the rate before each dense layer but the first, in training; may be traced.
-      starts: distribution of each layer's initial parameters; empty for He's weights and no biases.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Convolutions, then hidden dense layers, then the logits."""
 
     convolutions: tuple[Conv, ...]
+    """The first layers."""
     hidden: tuple[int, ...]
+    """Widths of the dense layers between them and the logits."""
     classes: int
+    """Number of logits."""
     batch_norm: bool = False
+    """Whether to normalize after each convolution, before its ReLU."""
     dropout: Scalar = 0.0
+    """Dropout rate before each dense layer but the first, in training; may be traced."""
     starts: tuple[Start, ...] = ()
+    """Distribution of each layer's initial parameters; empty for He's weights and no biases."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def stages(self) -> list[Stage]:
         """The layers, with their parameters."""

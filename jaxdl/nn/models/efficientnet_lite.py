@@ -41,7 +41,8 @@ LITE0 = (
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch normalization, and a ReLU6 (``min(max(x, 0), 6)``) where asked for."""
+    """Convolution and batch normalization, and a ReLU6 (``min(max(x, 0), 6)``) if ``relu6`` is
+    set."""
 
     features: int
     kernel: int = 1
@@ -95,39 +96,36 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(Staged):
-    """Stages: the stem, the blocks one by one, the last convolution, the logits.
-
-    Attributes:
-      groups: the blocks.
-      classes: number of logits.
-      stem: channels of the first convolution.
-      head: channels of the last.
-      dropout: the rate before the logits, in training.
-      dtype: the type of computations.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Stages: the stem, the blocks one by one, the last convolution, the logits."""
 
     groups: tuple[Group, ...]
+    """The blocks."""
     classes: int
+    """Number of logits."""
     stem: int = 32
+    """Channels of the first convolution."""
     head: int = 1280
+    """Channels of the last convolution."""
     dropout: float = 0.2
+    """Dropout rate before the logits, in training."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def stages(self) -> Sequence[Stage]:
         """The stem, the blocks, the last convolution and the logits."""
-        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        options = {"dtype": self.dtype, "axis_name": self.axis_name}
         logits = {"grid": 1, "dropout": self.dropout, "last": True, "dtype": self.dtype}
         blocks = [
-            partial(Block, group.features, group.kernel, stride, group.expansion, **shared)
+            partial(Block, group.features, group.kernel, stride, group.expansion, **options)
             for group in self.groups
             for stride in [group.stride] + [1] * (group.repeats - 1)
         ]
         return [
-            ("conv", partial(ConvNorm, self.stem, 3, 2, **shared)),
+            ("conv", partial(ConvNorm, self.stem, 3, 2, **options)),
             *(("block", block) for block in blocks),
-            ("conv", partial(ConvNorm, self.head, **shared)),
+            ("conv", partial(ConvNorm, self.head, **options)),
             ("fc", partial(DenseStage, self.classes, **logits)),
         ]
 

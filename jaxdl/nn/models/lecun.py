@@ -5,8 +5,8 @@
 - lenet5: LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document
   recognition".
 
-Hidden units put out ``squash(z)``. The networks give the ``z`` of their output units, for a
-softmax; the loss of 1989 is the squared error of ``squash(z)`` against targets of ±1.
+The output of hidden units is ``squash(z)``. The networks give the ``z`` of their output units, for
+a softmax; the loss of 1989 is the squared error of ``squash(z)`` against targets of ±1.
 """
 
 import itertools
@@ -79,19 +79,17 @@ class Wires(nn.Module):
 
 class Maps(nn.Module):
     """Feature maps: the units of one share their weights, and see a field of ``side x side``
-    pixels each.
-
-    Attributes:
-      maps: their number.
-      sources: for each map, the maps before that it sees; None for all of them.
-      early: as in 1989, with fields two pixels apart, on a background of -1, and a bias for each
-        unit; else, as in 1998, one pixel apart, without background, and a bias for each map.
-    """
+    pixels each."""
 
     maps: int
+    """Number of maps."""
     side: int
     sources: tuple[tuple[int, ...], ...] | None = None
+    """For each map, the maps before that it sees; None for all of them."""
     early: bool = True
+    """Whether the layer is that of 1989, with fields two pixels apart, on a background of -1, and a
+    bias for each unit; else that of 1998, with fields one pixel apart, without background, and a
+    bias for each map."""
 
     @nn.compact
     def __call__(self, x: Float[AnyArray, "b h w c"]) -> Float[Array, "b oh ow maps"]:

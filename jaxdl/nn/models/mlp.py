@@ -37,31 +37,29 @@ class MLP(nn.Module):
     Inputs [b, ...] are flattened. Kernels are normal, truncated at two deviations, with Glorot's
     variance or He's; biases begin at zero. Parameters have the dtype of the input. Layers are
     named ``layer_0``, ``layer_1``, …, and any stretch of them can be applied alone.
-
-    Attributes:
-      hidden: the widths of the hidden layers.
-      outputs: the width of the last.
-      activation: acts on each number alone.
-      steepness: of the first layer, at least 1: its kernel begins that many times as large, its
-        biases evenly random up to ``steepness - 1``. Its units then turn at places all over the
-        domain, as functions that oscillate need.
-      he: kernels have He's variance ``2 / inputs``, for ReLU and its relatives (He, Zhang, Ren &
-        Sun 2015); else Glorot's ``2 / (inputs + outputs)``, for tanh (Glorot & Bengio 2010).
-      batch_norm: normalize before each activation; there is no bias then.
-      dropout: the rate of hidden units, in training; may be traced.
-      noise: standard deviation of normal noise on the inputs, in training; may be traced.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
     """
 
     hidden: tuple[int, ...]
+    """The widths of the hidden layers."""
     outputs: int = 1
+    """The width of the output layer."""
     activation: Callable[[Array], Array] = jnp.tanh
+    """An elementwise function."""
     steepness: float = 1.0
+    """Factor of the first layer's initial kernel, at least 1; its biases are uniform up to
+    ``steepness - 1``. Its units then turn at points all over the domain, as oscillating functions
+    need."""
     he: bool = False
+    """Whether kernels have He's variance ``2 / inputs``, for ReLU and its relatives (He, Zhang, Ren
+    & Sun 2015); else Glorot's ``2 / (inputs + outputs)``, for tanh (Glorot & Bengio 2010)."""
     batch_norm: bool = False
+    """Whether to normalize before each activation; there is no bias then."""
     dropout: Scalar = 0.0
+    """Dropout rate of hidden units, in training; may be traced."""
     noise: Scalar = 0.0
+    """Standard deviation of normal noise on the inputs, in training; may be traced."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     @property
     def depth(self) -> int:

@@ -1,8 +1,8 @@
 """Residual networks: CIFAR's (He et al. 2016) and ImageNet's in torchvision's layout.
 
 He, Zhang, Ren & Sun, "Deep residual learning for image recognition", CVPR 2016. A block adds to its
-input what two convolutions of 3 x 3 (or, as a bottleneck, of 1, 3 and 1) make of it. Where a
-group of blocks begins, its first convolution of 3 x 3 halves images; a shortcut fits the input:
+input the output of two convolutions of 3 x 3 (or, as a bottleneck, of 1, 3 and 1). Where a group of
+blocks begins, its first convolution of 3 x 3 halves images; a shortcut fits the input:
 
     pad    every second pixel; the new channels, half before and half after, are 0 (option A)
     conv   a convolution of 1 x 1 with a bias
@@ -91,40 +91,37 @@ class Block(nn.Module):
 
 
 class ResNet(Staged):
-    """Stages: the stem, the blocks one by one, the logits of the mean over pixels.
-
-    Attributes:
-      blocks: number of blocks in each group.
-      width: channels of the first group; the next ones have twice as many each.
-      classes: number of logits.
-      bottleneck: blocks of three convolutions, which put out four times the width.
-      shortcut: "pad", "conv" or "norm": see above.
-      imagenet: the stem for large images.
-      padding: padding of the blocks' convolutions; None for PyTorch's, "SAME" for Flax's.
-      dtype: the type of computations.
-      axis_name: the mesh axis over which batch statistics are averaged, under pmap and shard_map.
-    """
+    """Stages: the stem, the blocks one by one, the logits of the mean over pixels."""
 
     blocks: tuple[int, ...]
+    """Number of blocks in each group."""
     width: int
+    """Channels of the first group; the next ones have twice as many each."""
     classes: int
+    """Number of logits."""
     bottleneck: bool = False
+    """Whether blocks have three convolutions, with four times the width of outputs."""
     shortcut: str = "pad"
+    """The kind of shortcut: "pad", "conv" or "norm", see above."""
     imagenet: bool = False
+    """Whether the stem is that for large images."""
     padding: ops.Padding | None = None
+    """Padding of the blocks' convolutions; None for PyTorch's, "SAME" for Flax's."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
     axis_name: str | None = None
+    """The mesh axis over which batch statistics are averaged, under pmap and shard_map."""
 
     def stages(self) -> Sequence[Stage]:
         """The stem, the blocks and the logits."""
-        shared = {"dtype": self.dtype, "axis_name": self.axis_name}
+        options = {"dtype": self.dtype, "axis_name": self.axis_name}
         kind = (self.bottleneck, self.shortcut, self.padding)
         blocks = [
-            ("block", partial(Block, self.width * 2**group, stride, *kind, **shared))
+            ("block", partial(Block, self.width * 2**group, stride, *kind, **options))
             for group, size in enumerate(self.blocks)
             for stride in [2 if group else 1] + [1] * (size - 1)
         ]
-        stem = ("conv", partial(Stem, self.width, self.imagenet, **shared))
+        stem = ("conv", partial(Stem, self.width, self.imagenet, **options))
         head = ("fc", partial(DenseStage, self.classes, grid=1, last=True, dtype=self.dtype))
         return [stem, *blocks, head]
 

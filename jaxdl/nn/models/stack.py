@@ -12,19 +12,16 @@ from jaxdl.types import AnyArray, Scalar
 
 
 class Stack(nn.Module):
-    """Layers with an activation between them, the last without; dense ones flatten what they see.
-
-    Attributes:
-      layers: named ``layers_0``, ``layers_1``, …; any stretch of them can be applied alone.
-      activation: acts on each number alone.
-      dropout: the rate of hidden units that dense layers see, in training; may be traced.
-      side: smaller images are put in the middle of one of this side, their borders repeated.
-    """
+    """Layers with an activation after each but the last; dense ones flatten their inputs."""
 
     layers: tuple[nn.Module, ...]
+    """Layers, named ``layers_0``, ``layers_1``, …; any range of them can be applied alone."""
     activation: Callable[[Array], Array]
+    """An elementwise function."""
     dropout: Scalar = 0.0
+    """Dropout rate of the inputs of dense layers, in training; may be traced."""
     side: int = 0
+    """The side to which smaller images are padded by repeating their borders."""
 
     @property
     def depth(self) -> int:

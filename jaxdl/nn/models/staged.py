@@ -48,7 +48,7 @@ class Staged(nn.Module):
         """Apply stages ``start + 1 … stop`` (default: all) to images or to activations.
 
         Args:
-          x: images [b, h, w, c] for ``start = 0``, else what stage ``start`` put out.
+          x: images [b, h, w, c] for ``start = 0``, else the output of stage ``start``.
           train: batch statistics and dropout as in training.
         """
         for (_, stage), name in list(zip(self.stages(), self.names(), strict=True))[start:stop]:

@@ -2,8 +2,8 @@
 
 Ronneberger, Fischer & Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
 MICCAI 2015. The encoder is any :class:`jaxdl.nn.models.staged.Staged` network, so that a pretrained
-one serves (:func:`with_encoder`); what its stages put out at each resolution are the levels that a
-head reads::
+one serves (:func:`with_encoder`); the outputs of its stages at each resolution are the levels that
+a head reads::
 
     UNet(Encoder((16, 32, 64)), Decoder(outputs=2))  # logits of two classes a pixel
     UNet(resnet18(), Coordinates(outputs=3))         # row, column, whether it is there
@@ -58,24 +58,21 @@ class ConvBlock(nn.Module):
 
 
 class Encoder(Staged):
-    """U-Net's own: a :class:`ConvBlock` a level, each on half the resolution of the one before.
-
-    Attributes:
-      widths: channels of each level.
-      padding: "SAME", or "VALID": then each block loses 4 rows and 4 columns.
-      normalization: "batch", over devices of ``axis_name``, too; or "group", of 8 groups.
-    """
+    """U-Net's own: a :class:`ConvBlock` a level, each on half the resolution of the one before."""
 
     widths: tuple[int, ...]
+    """Channels of each level."""
     padding: str = "SAME"
+    """Padding: "SAME", or "VALID", where each block loses 4 rows and 4 columns."""
     normalization: str = "batch"
+    """Normalization: "batch", over devices of ``axis_name``, too; or "group", of 8 groups."""
     axis_name: str | None = None
 
     def stages(self) -> Sequence[Stage]:
         """The blocks."""
-        shared = self.padding, self.normalization, self.axis_name
+        options = self.padding, self.normalization, self.axis_name
         return [
-            ("block", partial(ConvBlock, width, 2 if i else 1, *shared))
+            ("block", partial(ConvBlock, width, 2 if i else 1, *options))
             for i, width in enumerate(self.widths)
         ]
 
@@ -105,8 +102,8 @@ class Decoder(nn.Module):
                 sizes = zip(level.shape[1:3], x.shape[1:3], strict=True)
                 factor = tuple(round(fine / coarse) for fine, coarse in sizes)
                 x = _fit(enlarge(x, factor), level.shape[1:3])
-            width, shared = max(self.width, level.shape[-1]), (self.normalization, self.axis_name)
-            block = ConvBlock(width, 1, self.padding, *shared, name=f"block{i}")
+            width, options = max(self.width, level.shape[-1]), (self.normalization, self.axis_name)
+            block = ConvBlock(width, 1, self.padding, *options, name=f"block{i}")
             x = block(jnp.concatenate([level, x], -1), train)
         return Conv(self.outputs, 1, bias=True, name="conv")(x)
 
@@ -137,8 +134,8 @@ class Coordinates(nn.Module):
 
 
 class UNet(nn.Module):
-    """The levels of an encoder, whose last stages, called ``fc``, are left out, and what a head
-    makes of them: :class:`Decoder`, :class:`ClassMap`, :class:`Coordinates`, or another module."""
+    """The outputs of a head for the levels of an encoder, whose last stages, called ``fc``, are
+    left out: :class:`Decoder`, :class:`ClassMap`, :class:`Coordinates`, or another module."""
 
     encoder: Staged
     head: Any

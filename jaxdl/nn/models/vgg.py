@@ -22,22 +22,19 @@ GRID = 7  # pixels along a side before the dense layers
 
 
 class VGG(Staged):
-    """Stages: the convolutions one by one (a group's last with its pooling), the dense layers.
-
-    Attributes:
-      groups: the widths of each group's convolutions.
-      hidden: widths of the dense layers before the logits; with none there are no logits, and the
-        last convolution's pooling is the output.
-      classes: number of logits.
-      dropout: the rate before each dense layer but the first, in training.
-      dtype: the type of computations.
-    """
+    """Stages: the convolutions one by one (a group's last with its pooling), the dense layers."""
 
     groups: tuple[tuple[int, ...], ...]
+    """The widths of each group's convolutions."""
     hidden: tuple[int, ...]
+    """Widths of the dense layers before the logits; with none there are no logits, and the last
+    convolution's pooling is the output."""
     classes: int
+    """Number of logits."""
     dropout: float = 0.5
+    """Dropout rate before each dense layer but the first, in training."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
 
     def stages(self) -> Sequence[Stage]:
         """The convolutions and the dense layers."""

@@ -76,23 +76,20 @@ class Head(nn.Module):
 
 
 class ViT(Staged):
-    """Stages: the patches, the blocks one by one, the logits. Its positions fit one size of image.
-
-    Attributes:
-      width: the width of a token.
-      blocks: number of blocks.
-      heads: number of heads of each attention.
-      classes: number of logits.
-      patch: pixels along a patch's side.
-      dtype: the type of computations.
-    """
+    """Stages: the patches, the blocks one by one, the logits. Positions are of one image size."""
 
     width: int
+    """The width of a token."""
     blocks: int
+    """Number of blocks."""
     heads: int
+    """Number of heads of each attention."""
     classes: int
+    """Number of logits."""
     patch: int = 16
+    """Pixels along a patch's side."""
     dtype: Any = jnp.float32
+    """Type of the computations."""
 
     def stages(self) -> Sequence[Stage]:
         """The patches, the blocks and the logits."""

@@ -68,7 +68,8 @@ def read_safetensors(path: Path) -> Variables:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by their names there; the format is told by how the file begins:
+    """The tensors of a file by their names there; the format is recognized by the file's first
+    bytes:
 
     * safetensors;
     * npz, without pickled objects;

@@ -296,7 +296,7 @@ def read_zip(data: bytes) -> dict[str, np.ndarray]:
     """Tensors of a file as PyTorch writes it since 1.6, by their names.
 
     Raises:
-      ValueError: for what is no such file, or holds anything else than tensors, containers and
+      ValueError: for another kind of file, or one with anything else than tensors, containers and
         numbers. A damaged one may raise any exception.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

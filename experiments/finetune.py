@@ -89,7 +89,7 @@ class FineTuning(SingleSourceStudy):
         self.count = sum(map(length, self.source.splits.values()))
         """Of training and validation images of the target, the first in the feed."""
         self.feature_feeds = self.donors.feature_feeds(
-            self.model, self.images, self.placement.mesh, config.evaluation_batch
+            self.model, self.images, self.placement, config.evaluation_batch
         )
         own = {name: self.count_frozen(name) for name in self.methods}
         at = config.every_stage, config.stages_at or self.numbers[-1], len(self.stages)

@@ -8,7 +8,7 @@ import optax
 
 from jaxdl import trees
 from jaxdl.supervised import classification_loss
-from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, make_averaging_step, make_step
 
@@ -109,19 +109,19 @@ def test_networks_are_averaged_where_they_are_trained():
         "image": rng.normal(size=(16, 5)).astype(np.float32),
         "label": rng.integers(0, 3, 16).astype(np.int32),
     }
-    mesh = make_mesh(1, 2, jax.devices()[:2])
+    placement = make_placement(1, 2, devices=jax.devices()[:2])
     loss = classification_loss(Network("data"))
     plain = make_step(loss, rule, "data", accumulate=2)
     train = train_resident(
-        make_averaging_step(plain), lambda stored, hyper, key: stored, mesh, steps=1, batch=8
+        make_averaging_step(plain), lambda stored, hyper, key: stored, placement, steps=1, batch=8
     )
     variables = jax.jit(Network().init)(KEY, data["image"])
     state = create_state({**variables, "average": variables["params"]}, rule)
     hyper = {"key": member_key(0), "examples": np.arange(16), "count": np.int32(16)}
-    states, hypers = population_of([state], 1, mesh), population_of([hyper], 1, mesh)
+    states, hypers = population_of([state], placement), population_of([hyper], placement)
     seen = []
     for _ in range(3):
-        states, _ = train(states, hypers, replicate(data, mesh))
+        states, _ = train(states, hypers, placement.replicate(data))
         seen.append(jax.tree.map(np.asarray, states.params))
     expected = jax.tree.map(lambda *params: np.mean(params, 0), *seen)
     evaluated = states.evaluated_variables

@@ -18,7 +18,7 @@ from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
 from jaxdl.train import feed as feeds
 from jaxdl.train.feed import Resident, Streamed, device_memory, make_feed
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, order_keys, population_of
 from jaxdl.train.state import create_state, make_step
 from jaxdl.types import DamagedFile
@@ -93,8 +93,8 @@ def loss_fn(params, collections, batch, hyper, key):
     return loss, (collections, metrics | told)
 
 
-def mesh_of(member, data=1):
-    return make_mesh(member, data, jax.devices()[: member * data])
+def placement_of(member, data=1):
+    return make_placement(member, data, devices=jax.devices()[: member * data])
 
 
 def key_of(i):
@@ -128,16 +128,16 @@ MEMBERS = (0, 1, 2, 2)  # the last one fills up
 def program(kind, shape, prepare):
     """Compiled once for all tests: the images do not matter for it."""
     step = make_step(loss_fn, rule, axis_name="data")
-    feed = kind(SPLITS, mesh_of(*shape))
+    feed = kind(SPLITS, placement_of(*shape))
     return feed.program(step, prepare, steps=PER_DISPATCH, batch=BATCH)
 
 
 def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS), run=None):
     """States and metrics of all members after these steps."""
-    mesh, span, seen = mesh_of(*shape), range(*span), []
-    run, feed = run or program(kind, shape, prepare), kind(splits, mesh)
-    states = population_of(states or [state_of(i) for i in MEMBERS], 0, mesh)
-    hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
+    placement, span, seen = placement_of(*shape), range(*span), []
+    run, feed = run or program(kind, shape, prepare), kind(splits, placement)
+    states = population_of(states or [state_of(i) for i in MEMBERS], placement)
+    hypers = population_of([hyper_of(i) for i in MEMBERS], placement)
     items = feed.dispatches(hypers, span, steps=PER_DISPATCH, batch=BATCH)
     for _ in span[::PER_DISPATCH]:
         states, metrics = run(states, hypers, next(items))
@@ -163,7 +163,7 @@ def files_of(splits):
 
 @pytest.fixture(scope="module")
 def two():
-    return mesh_of(2)
+    return placement_of(2)
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +227,9 @@ def test_the_program_for_a_stream_is_compiled_once(caplog):
 
 
 def test_the_stream_is_divided_over_the_devices():
-    mesh = mesh_of(2, 2)
-    hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
-    (data,) = Streamed(SPLITS, mesh).dispatches(
+    placement = placement_of(2, 2)
+    hypers = population_of([hyper_of(i) for i in MEMBERS], placement)
+    (data,) = Streamed(SPLITS, placement).dispatches(
         hypers, range(PER_DISPATCH), steps=PER_DISPATCH, batch=BATCH
     )
     assert data["image"].shape == (4, PER_DISPATCH, BATCH, SIDE, SIDE, 1)
@@ -279,12 +279,12 @@ def loss_with_step(params, collections, batch, hyper, key):
 
 @functools.cache
 def train_side_by_side(kind, shape):
-    mesh = mesh_of(*shape)
-    feed = kind(SPLITS, mesh)
+    placement = placement_of(*shape)
+    feed = kind(SPLITS, placement)
     step = make_step(loss_with_step, rule, axis_name="data")
     run = feed.program(step, side_by_side, steps=PER_DISPATCH, batch=BATCH)
-    states = population_of([state_of(i) for i in MEMBERS], 0, mesh)
-    hypers = population_of([streams_of(i) for i in MEMBERS], 0, mesh)
+    states = population_of([state_of(i) for i in MEMBERS], placement)
+    hypers = population_of([streams_of(i) for i in MEMBERS], placement)
     items = feed.dispatches(hypers, range(STEPS), steps=PER_DISPATCH, batch=BATCH)
     seen = []
     for _ in range(0, STEPS, PER_DISPATCH):
@@ -347,9 +347,9 @@ def test_the_loss_is_told_the_step():
 
 
 def test_two_streams_come_side_by_side():
-    mesh = mesh_of(2, 2)
-    hypers = population_of([streams_of(i) for i in MEMBERS], 0, mesh)
-    items = Streamed(SPLITS, mesh).dispatches(
+    placement = placement_of(2, 2)
+    hypers = population_of([streams_of(i) for i in MEMBERS], placement)
+    items = Streamed(SPLITS, placement).dispatches(
         hypers, range(PER_DISPATCH, STEPS), steps=PER_DISPATCH, batch=BATCH
     )
     data = next(items)  # of a run that was resumed
@@ -391,11 +391,11 @@ def test_augmentation_differs_between_the_parts_of_a_batch(noisy):
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 2), (1, 1)], ids=str)
 def test_fetched_images_are_those_of_the_splits_laid_end_to_end(shape):
-    mesh = mesh_of(*shape)
+    placement = placement_of(*shape)
     ids = np.random.default_rng(1).integers(0, len(LABELS), (4, 7))
     ids[:, 0], ids[:, 1], ids[0] = 0, len(LABELS) - 1, 22  # first, last, one and the same
     for kind in FEEDS:
-        batch = kind(SPLITS, mesh).fetch(ids)
+        batch = kind(SPLITS, placement).fetch(ids)
         np.testing.assert_array_equal(batch["image"], IMAGES[ids], strict=True)
         np.testing.assert_array_equal(batch["label"], LABELS[ids], strict=True)
         assert {s.data.shape[0] for s in batch["image"].addressable_shards} == {4 // shape[0]}
@@ -408,14 +408,14 @@ def test_auto_is_resident_below_a_quarter_of_the_memory(monkeypatch, two):
     size = IMAGES.nbytes + LABELS.nbytes
     assert size == sum(SIZES.values()) * (SIDE**2 + 4)
     for memory, kind in ((4 * size + 1, Resident), (4 * size, Streamed), (1, Streamed)):
-        monkeypatch.setattr(feeds, "device_memory", lambda mesh, memory=memory: memory)
+        monkeypatch.setattr(feeds, "device_memory", lambda placement, memory=memory: memory)
         assert type(make_feed("auto", SPLITS, two)) is kind
         assert type(make_feed("resident", SPLITS, two)) is Resident
         assert type(make_feed("streamed", SPLITS, two)) is Streamed
 
 
 def test_a_choice_of_streaming_reads_nothing(monkeypatch, two):
-    monkeypatch.setattr(feeds, "device_memory", lambda mesh: 1)
+    monkeypatch.setattr(feeds, "device_memory", lambda placement: 1)
     files = files_of(SPLITS)
     make_feed("auto", files, two)
     assert not any(split["image"].read for split in files.values())
@@ -429,6 +429,6 @@ def test_an_unknown_feed_is_refused(two):
 @pytest.mark.usefixtures("types_unchecked")
 def test_memory_is_what_the_device_says_or_its_part_of_the_machines(two):
     stats = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123, "bytes_in_use": 5})
-    assert device_memory(SimpleNamespace(local_devices=[stats])) == 123
-    one, eight = device_memory(mesh_of(1)), device_memory(mesh_of(8))
+    assert device_memory(SimpleNamespace(mesh=SimpleNamespace(local_devices=[stats]))) == 123
+    one, eight = device_memory(placement_of(1)), device_memory(placement_of(8))
     assert one // 8 == eight and one > 2**28

@@ -1,7 +1,7 @@
 """Metrics and outputs of the networks of a population on examples.
 
 :func:`make_sums` is for numbers that add up over examples: losses, hits, confusion matrices,
-squared errors, whatever :mod:`jaxdl.nn.metrics` makes. :func:`make_outputs` brings each example's
+squared errors, all sums of :mod:`jaxdl.nn.metrics`. :func:`make_outputs` brings each example's
 outputs to the host.
 """
 

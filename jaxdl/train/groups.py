@@ -1,4 +1,4 @@
-"""Members and groups: what is trained, and which members are trained together.
+"""Members, and groups of members that are trained together.
 
 A :class:`Member` has a function that makes its first state, so that networks can be planned before
 those are trained that they begin from. Members of one :class:`Program`, whose settings differ only

@@ -1,4 +1,4 @@
-"""Where populations are trained: devices in a mesh, and who divides the work over them."""
+"""Placement of populations on devices: a mesh, and who divides the work over it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -52,8 +52,8 @@ class MeshPlacement:
     def axis_name(self) -> str | None:
         """The axis over which a step itself must average, for ``make_step`` and normalization.
 
-        None where it sees whole batches: under jit, whose compiler adds what communication is
-        needed, and under pmap where the members, and not their batches, are divided.
+        None where it sees whole batches: under jit, whose compiler adds the communication, and
+        under pmap where the members, and not their batches, are divided.
         """
         averages = self.mode == "shard_map" or (self.mode == "pmap" and self.data_devices > 1)
         return "data" if averages else None
@@ -161,7 +161,7 @@ def make_placement(
     all devices.
 
     Args:
-      member, data: devices along each axis; -1, for at most one of them, takes what is left.
+      member, data: devices along each axis; -1, for at most one of them, takes all that are left.
       mode: one of :data:`MODES`.
       devices: default is all of them, those of a process side by side.
 
@@ -176,9 +176,9 @@ def make_placement(
         shape[axis] = len(devices) // abs(shape[1 - axis]) if shape[1 - axis] else 0
     if min(shape) < 1 or shape[0] * shape[1] != len(devices):
         raise ValueError(
-            f"a mesh of member={member} times data={data} is not one of all {len(devices)} "
-            "device(s): these are to be multiplied to that, and -1 is what is left (on CPU "
-            "JAX_NUM_CPU_DEVICES says how many there are)"
+            f"a mesh of member={member} times data={data} does not take all {len(devices)} "
+            "device(s): choose two numbers of that product, or -1 for one of them (on CPU "
+            "JAX_NUM_CPU_DEVICES is the number of devices)"
         )
     return MeshPlacement(_make_mesh(np.asarray(devices).reshape(shape)), mode)
 
@@ -204,7 +204,7 @@ def put(tree: PyTree, sharding: Sharding) -> PyTree:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Arrays of the host, whole on every process, of what is divided over the devices of all."""
+    """Arrays of the host, whole on every process, from arrays divided over the devices of all."""
     leaves = jax.tree.leaves(tree)
     if all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, Array)):
         return jax.device_get(tree)

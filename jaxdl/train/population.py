@@ -3,8 +3,8 @@
 A population is a pytree whose leaves have a leading member axis. Members are divided over the
 mesh's "member" axis; the members on one device are batched (`vmap`) on GPU and TPU and mapped
 (`lax.map`) on CPU, where XLA is slow at the grouped convolutions that batching makes of
-convolutions with different kernels. The mesh's "data" axis divides each member's batch. What all
-members share, the data above all, exists once a device.
+convolutions with different kernels. The mesh's "data" axis divides each member's batch. Data that
+all members share exist once a device.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def over_members(
     """Compile ``fn(*member, shared)`` for populations: ``run(*populations, shared)``.
 
     Args:
-      fn: a pure function of one member's trees and, last, of what all members share.
+      fn: a pure function of one member's trees and, last, of a tree that all members share.
       placement: in the modes ``shard_map`` and ``pmap`` a device runs ``fn`` with its share of a
         batch, else ``fn`` sees it whole: see
         :attr:`jaxdl.train.parallel.MeshPlacement.axis_name`.
@@ -285,7 +285,7 @@ def _prepared_step(step: Step, prepare: Prepare, placement: MeshPlacement) -> St
 
     def advance(state: TrainState, stored: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         key = step_key(hyper["key"], PREPARE, state.step, axis_name)
-        if axis_name is None and mode != "pmap":  # the compiler is told what is where
+        if axis_name is None and mode != "pmap":  # for the compiler
             stored = divided(stored, lambda shape: P("data"))
         if mode == "fsdp":
             state = divided(state, placement.array_spec)

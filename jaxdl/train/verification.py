@@ -128,7 +128,7 @@ def compare(
 
 
 def _put(tree: PyTree, index: int | None, sharding: Sharding) -> PyTree:
-    """A member of a population, or with None what all members share, on the devices of a
+    """A member of a population, or with None a tree that all members share, on the devices of a
     sharding."""
 
     def put_leaf(leaf: Array | np.ndarray) -> Array:

@@ -27,15 +27,15 @@ def started(params, rule, **options):
 
 def by_hand(rate, decay, start):
     """SGD, and the mean of its parameters: plain, and then exponential; from ``start`` on."""
-    w, average, seen = np.ones(3), np.ones(3), []
+    w, average, history = np.ones(3), np.ones(3), []
     for x in TARGETS:
         with np.errstate(over="ignore", invalid="ignore"):
             new = np.float32(w - rate * 2 * (w - x))
         if not np.isfinite(new).all():
             break
         w = np.float64(new)
-        seen.append(w)
-        terms = seen[start:] or seen[-1:]
+        history.append(w)
+        terms = history[start:] or history[-1:]
         mean = np.mean(terms, 0)
         moving = decay * average + (1 - decay) * w
         average = mean if len(terms) * (1 - decay) <= 1 else moving
@@ -119,17 +119,17 @@ def test_networks_are_averaged_where_they_are_trained():
     state = create_state({**variables, "average": variables["params"]}, rule)
     hyper = {"key": member_key(0), "examples": np.arange(16), "count": np.int32(16)}
     states, hypers = population_of([state], placement), population_of([hyper], placement)
-    seen = []
+    history = []
     for _ in range(3):
         states, _ = train(states, hypers, placement.replicate(data))
-        seen.append(jax.tree.map(np.asarray, states.params))
-    expected = jax.tree.map(lambda *params: np.mean(params, 0), *seen)
+        history.append(jax.tree.map(np.asarray, states.params))
+    expected = jax.tree.map(lambda *params: np.mean(params, 0), *history)
     evaluated = states.evaluated_variables
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         evaluated,
         {"params": expected, "batch_stats": states.collections["batch_stats"]},
     )
-    assert np.abs(expected["Dense_0"]["kernel"] - seen[-1]["Dense_0"]["kernel"]).max() > 0.01
+    assert np.abs(expected["Dense_0"]["kernel"] - history[-1]["Dense_0"]["kernel"]).max() > 0.01
     logits = Network().apply(trees.member(evaluated, 0), data["image"])
     assert np.isfinite(logits).all()

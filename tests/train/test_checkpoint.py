@@ -114,18 +114,18 @@ def flip(step):
 
 @pytest.mark.parametrize("damage", [truncate, scramble, hollow, lose_arrays, flip])
 def test_for_a_damaged_checkpoint_the_one_before_is_used(tmp_path, damage):
-    placement, said = saved(tmp_path / "a", 3, 5), []
+    placement, messages = saved(tmp_path / "a", 3, 5), []
     damage(tmp_path / "a" / "5")
-    for step, lost, then in ((3, 5, "that at step 3 is used"), (0, 3, "training begins anew")):
-        with Checkpoints(tmp_path / "a", say=said.append) as checkpoints:
+    for step, lost, fallback in ((3, 5, "that at step 3 is used"), (0, 3, "training begins anew")):
+        with Checkpoints(tmp_path / "a", say=messages.append) as checkpoints:
             restored = checkpoints.restore(population(0, placement))
             assert restored.step == step
             assert_equal(restored.states, population(step, placement))
-        assert str(tmp_path / "a" / str(lost)) in said[-1] and then in said[-1]
-        assert "\n" not in said[-1]
+        assert str(tmp_path / "a" / str(lost)) in messages[-1] and fallback in messages[-1]
+        assert "\n" not in messages[-1]
         if step:
             damage(tmp_path / "a" / "3")
-    assert len(said) == 2
+    assert len(messages) == 2
     assert {p.name for p in (tmp_path / "a").iterdir()} >= {"3.damaged", "5.damaged"}
     assert not [p for p in (tmp_path / "a").iterdir() if p.name.isdigit()]
 
@@ -163,18 +163,18 @@ def test_other_numbers_of_members_are_restored(tmp_path, members):
 
 
 def test_another_version_is_told_of_and_no_damage(tmp_path, monkeypatch):
-    placement, said = saved(tmp_path / "a"), []
+    placement, messages = saved(tmp_path / "a"), []
     for versions, words in (
         ({"jaxdl": "9.9", "jax": jax.__version__}, r"was written by jaxdl \d\S*, this is 9\.9: "),
         ({"xla": "9.9"}, r"was written by xla None, this is 9\.9: results differ by rounding"),
     ):
         monkeypatch.setattr(checkpoint, "_versions", lambda versions=versions: versions)
-        with Checkpoints(tmp_path / "a", say=said.append) as checkpoints:
+        with Checkpoints(tmp_path / "a", say=messages.append) as checkpoints:
             assert_equal(
                 checkpoints.restore(population(0, placement)).states, population(5, placement)
             )
-        assert re.search(words, said[-1]) and "\n" not in said[-1]
-    assert len(said) == 2
+        assert re.search(words, messages[-1]) and "\n" not in messages[-1]
+    assert len(messages) == 2
 
 
 # Trained networks.

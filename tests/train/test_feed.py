@@ -76,10 +76,10 @@ def plainly(stored, hyper, key):
 
 
 def noisily(stored, hyper, key):
-    """The same with noise on the images, and beside them a number drawn for the whole batch."""
-    seen = plainly(stored, hyper, None)
-    noise = 0.5 * jax.random.normal(key, seen["image"].shape)
-    return seen | {"image": seen["image"] + noise, "drawn": jax.random.uniform(key)}
+    """As plainly, with noise on the images, and beside them a number drawn for the whole batch."""
+    prepared = plainly(stored, hyper, None)
+    noise = 0.5 * jax.random.normal(key, prepared["image"].shape)
+    return prepared | {"image": prepared["image"] + noise, "drawn": jax.random.uniform(key)}
 
 
 def loss_fn(params, collections, batch, hyper, key):
@@ -89,8 +89,8 @@ def loss_fn(params, collections, batch, hyper, key):
     metrics = {"accuracy": jnp.mean(correct(logits, batch["label"]), dtype=jnp.float32)}
     loss = jnp.mean(cross_entropy(logits, batch["label"]))
     drawn = batch.get("drawn", jnp.zeros(()))
-    told = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
-    return loss, (collections, metrics | told)
+    numbers = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
+    return loss, (collections, metrics | numbers)
 
 
 def placement_of(member, data=1):
@@ -134,15 +134,15 @@ def program(kind, shape, prepare):
 
 def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS), run=None):
     """States and metrics of all members after these steps."""
-    placement, span, seen = placement_of(*shape), range(*span), []
+    placement, span, dispatches = placement_of(*shape), range(*span), []
     run, feed = run or program(kind, shape, prepare), kind(splits, placement)
     states = population_of(states or [state_of(i) for i in MEMBERS], placement)
     hypers = population_of([hyper_of(i) for i in MEMBERS], placement)
     items = feed.dispatches(hypers, span, steps=PER_DISPATCH, batch=BATCH)
     for _ in span[::PER_DISPATCH]:
         states, metrics = run(states, hypers, next(items))
-        seen.append(jax.device_get(metrics))
-    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1), *seen)
+        dispatches.append(jax.device_get(metrics))
+    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1), *dispatches)
     return jax.device_get(states), metrics
 
 
@@ -168,7 +168,7 @@ def two():
 
 @pytest.fixture(scope="module")
 def noisy():
-    """What training on resident data, with noise, comes to, by the mesh's shape."""
+    """States and metrics of training on resident data, with noise, by the mesh's shape."""
     return {shape: train(Resident, shape, noisily) for shape in SHAPES}
 
 
@@ -194,14 +194,14 @@ def alone():
     assert len({len(places) for places in PLACES}) == 3
     step, trained = jax.jit(make_step(classification_loss(MODEL), rule)), []
     for i, places in enumerate(PLACES):
-        state, losses, seen = state_of(i), [], set()
+        state, losses, used = state_of(i), [], set()
         for t in range(STEPS):
             ids = places[host_batch_ids(words_of(i), t, batch=BATCH, examples=len(places))]
             batch = {"image": IMAGES[ids] / np.float32(255), "label": LABEL_OF[i][LABELS[ids]]}
             state, metrics = step(state, batch, hyper_of(i))
             losses.append(float(metrics["loss"]))
-            seen |= set(ids.tolist())
-        assert seen == set(places.tolist())
+            used |= set(ids.tolist())
+        assert used == set(places.tolist())
         trained.append((jax.device_get(state), losses))
     return trained
 
@@ -270,7 +270,7 @@ def side_by_side(stored, hyper, key):
 
 
 def loss_with_step(params, collections, batch, hyper, key):
-    """A loss that reports the step that it was told."""
+    """A loss that reports its step."""
     del key
     logits = MODEL.apply({"params": params}, batch["image"])
     metrics = {"step": hyper["step"].astype(jnp.float32)}
@@ -286,11 +286,11 @@ def train_side_by_side(kind, shape):
     states = population_of([state_of(i) for i in MEMBERS], placement)
     hypers = population_of([streams_of(i) for i in MEMBERS], placement)
     items = feed.dispatches(hypers, range(STEPS), steps=PER_DISPATCH, batch=BATCH)
-    seen = []
+    dispatches = []
     for _ in range(0, STEPS, PER_DISPATCH):
         states, metrics = run(states, hypers, next(items))
-        seen.append(jax.device_get(metrics))
-    return jax.device_get(states), jax.tree.map(lambda *m: np.concatenate(m, axis=1), *seen)
+        dispatches.append(jax.device_get(metrics))
+    return jax.device_get(states), jax.tree.map(lambda *m: np.concatenate(m, axis=1), *dispatches)
 
 
 def ids_of_streams(i, t):
@@ -316,11 +316,11 @@ def alone_side_by_side():
         state, losses = state_of(i), []
         params, moments = state.params, state.opt_state
         for t in range(STEPS):
-            one, other = ids_of_streams(i, t)
-            image = IMAGES[one] / np.float32(255) - np.float32(0.5) * (
-                IMAGES[other] / np.float32(255)
+            first, second = ids_of_streams(i, t)
+            image = IMAGES[first] / np.float32(255) - np.float32(0.5) * (
+                IMAGES[second] / np.float32(255)
             )
-            batch = {"image": image, "label": (LABELS[one] + 2 * LABELS[other]) % 2}
+            batch = {"image": image, "label": (LABELS[first] + 2 * LABELS[second]) % 2}
             value, gradient = step(params, batch)
             updates, moments = update(gradient, moments, params)
             params = jax.tree.map(jnp.add, params, updates)
@@ -340,7 +340,7 @@ def test_members_of_two_streams_are_trained_as_by_a_plain_loop(kind, shape, alon
     assert_equal((states, metrics), train_side_by_side(Resident, shape))
 
 
-def test_the_loss_is_told_the_step():
+def test_the_loss_has_the_step():
     for kind in FEEDS:
         _, metrics = train_side_by_side(kind, (2, 1))
         np.testing.assert_array_equal(metrics["step"], [np.arange(STEPS)] * 4)
@@ -362,12 +362,12 @@ def test_two_streams_come_side_by_side():
 
 
 def test_streams_have_keys_of_their_own():
-    alone, both = (
+    single, double = (
         np.asarray(jax.random.key_data(order_keys(h(0)))) for h in (hyper_of, streams_of)
     )
-    np.testing.assert_array_equal(alone, words_of(0))
-    np.testing.assert_array_equal(both[0], alone)
-    assert both.shape == (2, *alone.shape) and tuple(both[1]) != tuple(alone)
+    np.testing.assert_array_equal(single, words_of(0))
+    np.testing.assert_array_equal(double[0], single)
+    assert double.shape == (2, *single.shape) and tuple(double[1]) != tuple(single)
 
 
 # What ``prepare`` draws from its key.
@@ -430,5 +430,5 @@ def test_an_unknown_feed_is_refused(two):
 def test_memory_is_what_the_device_says_or_its_part_of_the_machines(two):
     stats = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123, "bytes_in_use": 5})
     assert device_memory(SimpleNamespace(mesh=SimpleNamespace(local_devices=[stats]))) == 123
-    one, eight = device_memory(placement_of(1)), device_memory(placement_of(8))
-    assert one // 8 == eight and one > 2**28
+    memory, share = device_memory(placement_of(1)), device_memory(placement_of(8))
+    assert memory // 8 == share and memory > 2**28

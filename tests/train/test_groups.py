@@ -34,7 +34,7 @@ MODEL, SEEDS = ConvNet((), (4,), 3), 3
 
 
 class Name(NamedTuple):
-    """Of a network."""
+    """A network's name."""
 
     seed: int
 
@@ -48,7 +48,7 @@ def members(program, seeds):
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "even", "sizes", "divided"),
+    ("count", "largest", "even", "sizes", "divided"),
     [
         (3, 5, False, [3], [[0, 1, 2]]),
         (5, 2, False, [2, 2, 2], [[0, 1], [2, 3], [4]]),
@@ -59,8 +59,8 @@ def members(program, seeds):
     ],
 )
 @pytest.mark.usefixtures("types_unchecked")
-def test_groups_of_one_program(count, most, even, sizes, divided):
-    groups = make_groups("g", members(program(), range(count)), most, even=even)
+def test_groups_of_one_program(count, largest, even, sizes, divided):
+    groups = make_groups("g", members(program(), range(count)), largest, even=even)
     assert [group.size for group in groups] == sizes
     assert [[network.seed for network in group.networks] for group in groups] == divided
     assert [group.name for group in groups] == [f"g-{i}" for i in range(len(sizes))]
@@ -68,11 +68,12 @@ def test_groups_of_one_program(count, most, even, sizes, divided):
 
 @pytest.mark.usefixtures("types_unchecked")
 def test_members_of_a_program_come_together_in_the_order_of_the_programs():
-    one, other = program(), program()
-    mixed = [*members(one, [0]), *members(other, [1]), *members(one, [2]), *members(other, [3])]
+    first, second = program(), program()
+    order = (first, 0), (second, 1), (first, 2), (second, 3)
+    mixed = [member for program, seed in order for member in members(program, [seed])]
     groups = make_groups("g", mixed, 9)
     assert [[n.seed for n in group.networks] for group in groups] == [[0, 2], [1, 3]]
-    assert [group.program for group in groups] == [one, other]
+    assert [group.program for group in groups] == [first, second]
 
 
 def rule(hyper):
@@ -134,13 +135,13 @@ def test_a_group_is_trained_once_and_handed_on(parts, tmp_path):
             states, hypers, next(group.program.dispatches(hypers, 0))
         )
     for i, state in enumerate(trained.states):
-        mine = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states.params)
-        jax.tree.map(np.testing.assert_array_equal, mine, state.params)
+        params = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states.params)
+        jax.tree.map(np.testing.assert_array_equal, params, state.params)
     # Again, from the checkpoint; and on the devices, filled up to a multiple of them.
-    again = train(group, trainer(tmp_path))
-    for one, other in zip(trained.states, again.states, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, one, other)
-    population, hypers = again.population()
+    restored = train(group, trainer(tmp_path))
+    for pair in zip(trained.states, restored.states, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, *pair)
+    population, hypers = restored.population()
     assert population.step.shape == (4,) and hypers["rate"].shape == (4,)
     np.testing.assert_allclose(hypers["rate"], [0.1, 0.2, 0.3, 0.3], rtol=1e-6)
 
@@ -148,12 +149,12 @@ def test_a_group_is_trained_once_and_handed_on(parts, tmp_path):
 def test_the_first_examples_are_those_of_the_first_batch(parts):
     feed, alike, prepare, _ = parts
     hyper = alike[0].hyper()
-    stored, seen = first_examples(feed, prepare, hyper, 6)
+    stored, prepared = first_examples(feed, prepare, hyper, 6)
     words = np.asarray(jax.random.key_data(hyper["key"]))
     ids = host_batch_ids(words, 0, batch=6, examples=20)
     np.testing.assert_array_equal(stored["image"], IMAGES[ids])
     np.testing.assert_array_equal(stored["label"], LABELS[ids])
-    np.testing.assert_allclose(seen["image"], IMAGES[ids] / 255, rtol=1e-6)
+    np.testing.assert_allclose(prepared["image"], IMAGES[ids] / 255, rtol=1e-6)
     two = hyper | example_streams([np.arange(10), np.arange(10, 20)], 12)
     assert two["examples"].shape == (2, 12) and list(two["count"]) == [10, 10]
     stored, _ = first_examples(feed, prepare, two, 6)

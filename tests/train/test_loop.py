@@ -53,9 +53,9 @@ class Lab:
             steps=PER_DISPATCH,
             batch=8,
         )
-        every = {"examples": np.arange(20, dtype=np.int32), "count": np.int32(20)}
+        shared = {"examples": np.arange(20, dtype=np.int32), "count": np.int32(20)}
         hypers = [
-            every | {"key": member_key(i), "rate": jnp.float32(rate)}
+            shared | {"key": member_key(i), "rate": jnp.float32(rate)}
             for i, rate in enumerate(RATES)
         ]
         self.hypers = population_of(hypers, self.placement)
@@ -72,7 +72,7 @@ class Lab:
         return population_of(members, self.placement)
 
     def dispatches(self, first):
-        """The same for every dispatch."""
+        """The same data for every dispatch."""
         del first
         return (self.data for _ in repeat(None))
 
@@ -90,8 +90,8 @@ class Lab:
         trainer=None,
         **options,
     ):
-        told = progress or (lambda *_: None)
-        trainer = Trainer(folder, stop or StopFlag(), told, seconds, **(trainer or {}))
+        progress = progress or (lambda *_: None)
+        trainer = Trainer(folder, stop or StopFlag(), progress, seconds, **(trainer or {}))
         return trainer.fit(
             name,
             self.run,

@@ -76,27 +76,27 @@ def train(make, state, mode, devices, rule=rule, images=IMAGES, labels=LABELS):
     checked = train_streamed(step, as_stored, placement).run
     run = unchecked(step, placement) if without else checked
     states, hypers = population_of([state], placement), population_of([HYPER], placement)
-    divided, seen = placement.sharding(STREAM), []
+    divided, dispatches = placement.sharding(STREAM), []
     for image, label in zip(images, labels, strict=True):
         batches = jax.device_put({"image": image[None], "label": label[None]}, divided)
-        run = run if seen else run.lower(states, hypers, batches).compile()
+        run = run if dispatches else run.lower(states, hypers, batches).compile()
         states, metrics = run(states, hypers, batches)
-        seen.append(jax.device_get(metrics))
+        dispatches.append(jax.device_get(metrics))
     for leaf in jax.tree.leaves(states) if mode != "fsdp" else ():  # every device has the same
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, leaf)
-    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1)[0], *seen)
+    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1)[0], *dispatches)
     return trees.member(jax.device_get(states), 0), metrics
 
 
 def train_plainly(make, state):
     """The same, by a loop of the jitted step on one device."""
-    step, seen = jax.jit(make_step(classification_loss(make()), rule)), []
-    every = (x.reshape(-1, *x.shape[2:]) for x in (IMAGES, LABELS))
-    for image, label in zip(*every, strict=True):
+    step, metrics_by_step = jax.jit(make_step(classification_loss(make()), rule)), []
+    batches = (x.reshape(-1, *x.shape[2:]) for x in (IMAGES, LABELS))
+    for image, label in zip(*batches, strict=True):
         state, metrics = step(state, {"image": image, "label": label}, HYPER)
-        seen.append(metrics)
-    return jax.device_get((state, jax.tree.map(lambda *m: np.stack(m), *seen)))
+        metrics_by_step.append(metrics)
+    return jax.device_get((state, jax.tree.map(lambda *m: np.stack(m), *metrics_by_step)))
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
@@ -123,11 +123,11 @@ AGREEING = (
 @pytest.mark.parametrize(
     ("mode", "make", "devices"),
     [
-        *((*each, 8) for each in AGREEING),
+        *((*pair, 8) for pair in AGREEING),
         # On one device: several draw each for its own part of the batch.
         ("shard_map", dropping, 1),
         ("pmap", dropping, 1),
-        *(pytest.param(*each, 1, marks=pytest.mark.slow) for each in AGREEING),
+        *(pytest.param(*pair, 1, marks=pytest.mark.slow) for pair in AGREEING),
     ],
 )
 def test_modes_agree_with_one_device(plain, mode, make, devices):
@@ -181,7 +181,7 @@ def test_no_two_purposes_have_the_same_key():
                 axis_name="data",
             )(jnp.arange(2)).reshape(-1)
         )
-    words = np.concatenate([np.asarray(jax.random.key_data(each)) for each in keys])
+    words = np.concatenate([np.asarray(jax.random.key_data(key)) for key in keys])
     assert len(np.unique(words, axis=0)) == len(words) == 300 * 7
 
 
@@ -261,7 +261,7 @@ def test_placements():
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What can be told apart of a device of another process."""
+    """The fields by which devices differ."""
 
     id: int
     process_index: int
@@ -279,10 +279,10 @@ def test_devices_of_a_process_are_side_by_side(monkeypatch):
 
 
 def placement_by_process(processes):
-    """On a mesh that is given by the process of each of its devices."""
-    every = np.array([[Device(0, process) for process in row] for row in processes], dtype=object)
-    shape = dict(zip(("member", "data"), every.shape, strict=True))
-    return MeshPlacement(types.SimpleNamespace(devices=every, shape=shape))
+    """A placement on a mesh, by the process of each of its devices."""
+    devices = np.array([[Device(0, process) for process in row] for row in processes], object)
+    shape = dict(zip(("member", "data"), devices.shape, strict=True))
+    return MeshPlacement(types.SimpleNamespace(devices=devices, shape=shape))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from jaxdl.train.state import create_state, make_step
 
 
 class Name(NamedTuple):
-    """Of a network."""
+    """A network's name."""
 
     trial: int
 

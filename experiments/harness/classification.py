@@ -1,5 +1,4 @@
-"""The common part of studies whose networks learn from examples: data on the devices, programs,
-members."""
+"""Studies whose networks learn from examples: data on the devices, programs, members."""
 
 from __future__ import annotations
 
@@ -74,8 +73,7 @@ def starting(
 
 
 def most_members(config: ConfigDict) -> int:
-    """The greatest number of networks that are trained at a time: all methods may share a
-    program."""
+    """The greatest number of networks trained at a time: all methods may share a program."""
     base = config.base.get("values", ())
     methods = (own if isinstance(own, ConfigDict) else {} for own in config.methods.values())
     values = sum(max(1, len(own.get("values", base))) for own in methods)
@@ -121,15 +119,14 @@ class DataStudy(Study):
     """By data set, a key of ``sources``, the field of ``metrics.jsonl`` that holds the accuracy on
     its validation images."""
 
-    def lay_out(self, feed: str, workers: int, trained: Mapping[str, Source] | None = None) -> None:
-        """Bring the training and validation images to the devices, end to end.
-
-        Args:
-          trained: the sources that networks are trained on; by default all.
-        """
+    def lay_out(
+        self, feed: str, workers: int, training_sources: Mapping[str, Source] | None = None
+    ) -> None:
+        """Bring the training and validation images of the ``training_sources``, by default all, to
+        the devices, end to end."""
         self.placement = make_placement(**self.config.parallel)
         self.trained_groups: list[Trained] = []
-        splits, self.ids = end_to_end(trained or self.sources)
+        splits, self.ids = end_to_end(training_sources or self.sources)
         """By source and split, the indices of the examples: their numbers."""
         if self.numbered:
             splits = {part: {**arrays, "number": self.ids[part]} for part, arrays in splits.items()}
@@ -295,11 +292,7 @@ class DataStudy(Study):
         source: str = "images",
     ) -> dict[tuple, PyTree]:
         """The outputs of each network of a group, whose members are one network each, for examples
-        of a feed.
-
-        Args:
-          source: the data set that the examples belong to.
-        """
+        of a feed, which belong to the data set ``source``."""
         group, (states, hypers) = trained.group, trained.population()
         population = states, self.evaluated(hypers, source)
         outputs = self.outputs[group.program](
@@ -315,11 +308,8 @@ class DataStudy(Study):
     def predict_parts(
         self, parts: Mapping[str, tuple[Any, ...]]
     ) -> Iterator[tuple[tuple, dict[str, PyTree]]]:
-        """Network by network its outputs for several parts of the data.
-
-        Args:
-          parts: arguments of :meth:`predict`: feed, examples, and data set if there are several.
-        """
+        """Network by network its outputs for several parts of the data; each part is arguments of
+        :meth:`predict`: feed, examples, and data set if there are several."""
         for trained in self.trained_groups:
             by_part = {name: self.predict(trained, *part) for name, part in parts.items()}
             for network in trained.group.networks:

@@ -270,7 +270,7 @@ class Adaptation(classification.DataStudy):
         """What a reader of the report must know of data, networks and settings."""
         methods = {name_of(n): self.methods[n] for n in sorted(self.methods, key=place_of)}
         lengths = sorted({(own["steps"], own["batch"]) for own in methods.values()})
-        counts = sorted({trees.count(trained.states[0].params) for trained in self.trained})
+        counts = sorted({trees.count(trained.states[0].params) for trained in self.trained_groups})
         usual = get_config("mnist_to_mnist_m").base.to_dict()  # whose base is the paper's
         return {
             domain.capitalize(): f"{source.name} ({len(self.ids[domain, 'train']):,} "

@@ -165,7 +165,7 @@ class Dense(single_source.SingleSourceStudy):
         state = fresh(seed, hyper)
         if not method:
             return state
-        pairs = (zip(t.group.networks, t.states, strict=True) for t in self.trained)
+        pairs = (zip(t.group.networks, t.states, strict=True) for t in self.trained_groups)
         before = dict(chain(*pairs))[Network(method, "", seed)]
         return replace(state, params=before.params, collections=before.collections)
 

@@ -88,7 +88,7 @@ class FineTuning(SingleSourceStudy):
         self.count = sum(map(length, self.source.splits.values()))
         """Training and validation images of the target, with which the feed begins."""
         self.feature_feeds = self.donors.feature_feeds(
-            self.model, self.images, self.placement.mesh, config.evaluation_batch
+            self.model, self.images, self.placement, config.evaluation_batch
         )
         frozen = {name: self.count_frozen(name) for name in self.methods}
         every_stage = config.every_stage, len(self.stages)

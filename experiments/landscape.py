@@ -31,7 +31,7 @@ from jaxdl.report import landscape as reporting
 from jaxdl.report import landscape_figure as figure
 from jaxdl.train.groups import Group, Member, make_program_without_data, train
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import MeshPlacement, make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState, create_state, make_step
 from jaxdl.types import Batch, Hyper, Params
@@ -82,7 +82,6 @@ class Landscape(Study):
     def build(self) -> None:
         """The program, and a member for each path."""
         config, functions = self.config, [SURFACES[name].function for name in self.config.surfaces]
-        self.placement = MeshPlacement(make_mesh(config.parallel.member), config.parallel.mode)
 
         def loss(params: Params, collections: Mapping, batch: Batch, hyper: Hyper, key: jax.Array):
             position = params["position"]
@@ -100,7 +99,7 @@ class Landscape(Study):
 
         program = make_program_without_data(
             make_step(loss, rule),
-            self.placement,
+            make_placement(**config.parallel),
             steps=config.steps,
             steps_per_dispatch=config.steps_per_dispatch,
         )
@@ -126,7 +125,7 @@ class Landscape(Study):
     def train(self, trainer: Trainer) -> None:
         """Train all paths as one population."""
         group = Group("paths", self.members, len(self.members))
-        self.trained = train(group, trainer, self.placement)
+        self.trained = train(group, trainer)
 
     def measure(self, trainer: Trainer, tests: Mapping) -> None:
         """Measure each path and write the table."""

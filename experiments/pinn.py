@@ -39,7 +39,7 @@ from jaxdl.report.published import PINN
 from jaxdl.train import logs
 from jaxdl.train.groups import Group, Member, make_program_without_data, train
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import MeshPlacement, make_mesh, to_host
+from jaxdl.train.parallel import MeshPlacement, make_placement, to_host
 from jaxdl.train.population import member_key, over_members
 from jaxdl.train.state import TrainState, create_state, make_search_step, make_step
 from jaxdl.types import Hyper
@@ -105,11 +105,11 @@ class Solver:
 
     def build(self, config: ConfigDict, placement: MeshPlacement) -> None:
         """Networks and program; ValueError where a problem cannot be solved or judged so."""
-        settings, mesh, self.ansatz = self.settings, placement.mesh, self.make_ansatz()
+        settings, self.ansatz = self.settings, self.make_ansatz()
         self.init = jax.jit(self.ansatz.init)
-        self.block = objective.BLOCKS.get(mesh.devices.flat[0].platform)
+        self.block = objective.BLOCKS.get(placement.platform)
         self.heldout = judgement.make_heldout(self.ansatz, config.heldout)
-        self.judge = over_members(self.judge_one, mesh, mode=placement.mode)
+        self.judge = over_members(self.judge_one, placement)
         """``judge(states, heldout)``: numbers of :func:`jaxdl.pinn.judgement.judge`, by member."""
         make = make_step if settings["optimizer"] == "adam" else make_search_step
         program = make_program_without_data(
@@ -127,7 +127,7 @@ class Solver:
         self.group = Group("-".join(self.name), members, len(members))
         # For its errors: points are not changed before training.
         jax.eval_shape(self.refresh, members[0].start(), members[0].hyper())
-        states = self.group.start(placement)[0].replace(opt_state=())
+        states = self.group.start()[0].replace(opt_state=())
         values = to_host(self.judge(states, self.heldout))
         for state, value in zip(*map(trees.unstack, (to_host(states), values)), strict=True):
             sample = state.collections["sample"]
@@ -219,8 +219,7 @@ class Physics(Study):
         if jnp.ones(()) + 1e-12 == 1:
             message = "this study computes in float64, which this device or JAX does not have"
             raise ValueError(message)
-        parallel = self.config.parallel
-        self.placement = MeshPlacement(make_mesh(parallel.member), parallel.mode)
+        self.placement = make_placement(**self.config.parallel)
         for solver in self.solvers:
             name = solver.settings["problem"]
             with user_functions.blame(name, solver.function, shipped=name in PROBLEMS):
@@ -229,17 +228,17 @@ class Physics(Study):
 
     def train(self, trainer: Trainer) -> None:
         """All seeds of a problem and method together."""
-        self.trained = {s: train(s.group, trainer, self.placement) for s in self.solvers}
+        self.trained = {s: train(s.group, trainer) for s in self.solvers}
 
     def measure(self, trainer: Trainer, tests: Mapping) -> None:
         """What each network is worth, and the physical parameters that were found."""
         results, self.parameters = [], list[reporting.Parameter]()
         diverged = trainer.curves.faults(Network)
         # On a CPU the networks of a device are trained one after the other, elsewhere side by side.
-        on_cpu = self.placement.mesh.devices.flat[0].platform == "cpu"
+        on_cpu = self.placement.platform == "cpu"
         in_turn = -(-self.config.seeds // self.placement.member_devices) if on_cpu else 1
         for solver, trained in self.trained.items():
-            states, _ = trained.population(self.placement)
+            states, _ = trained.population()
             values = trees.unstack(to_host(solver.judge(states, solver.heldout)))
             iterations, truth = solver.settings["iterations"], solver.ansatz.problem.truth
             seconds = trainer.clock.by_population[solver.group.name] / in_turn

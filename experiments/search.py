@@ -132,7 +132,7 @@ class Search(Supervised):
             self.validation |= scores
             for group in groups:
                 if group.program in self.outputs:  # to the end
-                    self.trained.append(to_trained(group, self.states[group.networks[0]][0]))
+                    self.trained_groups.append(to_trained(group, self.states[group.networks[0]][0]))
                     self.members += group.members
 
     def search(self, trainer: Trainer, kind: str, repetition: int) -> search.History:
@@ -166,8 +166,8 @@ class Search(Supervised):
             members.append(self.member(Network(kind, stretch.trial, seed), stretch.steps))
             if stretch.parent != NEW:
                 parents[members[-1].networks[0]] = Network(kind, stretch.parent, seed)
-        training = trainer, self.placement, self.config.members_per_round
-        groups, self.states = train_round(name, members, parents, self.states, *training)
+        size = self.config.members_per_round
+        groups, self.states = train_round(name, members, parents, self.states, trainer, size)
         scores = last_values(trainer, groups, self.fields["images"], Network)
         return groups, {network: scores[network] for (network,) in (m.networks for m in members)}
 

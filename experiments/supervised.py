@@ -167,7 +167,7 @@ class Supervised(single_source.SingleSourceStudy):
         """The logits of a trained network for all examples, by number."""
         network, ids = Network(method, "", seed), np.arange(len(self.stored_answers))
         if network not in self.lessons:
-            (trained,) = (t for t in self.trained if network in t.group.networks)
+            (trained,) = (t for t in self.trained_groups if network in t.group.networks)
             self.lessons |= self.predict(trained, self.feed, lambda _: ids.astype(np.int32))
         return self.lessons[network]
 
@@ -242,7 +242,9 @@ class Supervised(single_source.SingleSourceStudy):
         split = {"features": points, self.answers: np.zeros(len(points), answers.dtype)}
         shown, part = self.trials if len(self.trials) <= 12 else self.shown, self.apart(split)
         outputs: dict[tuple[str, str], list[np.ndarray]] = {point: [] for point in shown}
-        for network, values in chain(*(self.predict(t, *part).items() for t in self.trained)):
+        for network, values in chain(
+            *(self.predict(t, *part).items() for t in self.trained_groups)
+        ):
             if network[:2] in shown and np.isfinite(values).all():
                 outputs[network[:2]].append(self.mean + self.deviation * values)
         truth, classes = sources.TRUTHS.get(self.config.data.name), self.source.class_names

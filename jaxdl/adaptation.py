@@ -1,9 +1,9 @@
-"""What adapts a network to a domain that has no labels: losses that make two domains look alike.
+"""Adaptation of a network to a domain without labels: losses that make two domains look alike.
 
-A source domain has labels, a target domain has none. All functions are pure and know nothing of how
-a network is trained; ``source`` and ``target`` are what a network makes of a batch of each domain,
-and the batches may differ in size. A domain classifier puts out one logit an example, that of
-"this is a source image".
+A source domain has labels, a target domain has none. All functions are pure and independent of
+training; ``source`` and ``target`` are a network's outputs for a batch of each domain, and the
+batches may differ in size. A domain classifier has one logit an example, that of "this is a source
+image".
 """
 
 from collections.abc import Collection
@@ -38,7 +38,7 @@ from jaxdl.types import (
 
 
 def check_domains(source: Source, target: Source) -> None:
-    """Raise ValueError, naming what differs, unless networks can learn the classes of a source to
+    """Raise ValueError, naming the difference, unless networks can learn the classes of a source to
     be tested on a target: images are of one shape, the source has labels, and the target the same
     classes or no labels."""
     if not source.labelled:
@@ -75,8 +75,8 @@ def reversal_schedule(
 def reverse_gradient(x: Float[Array, " ..."], scale: Scalar) -> Float[Array, " ..."]:
     """``x`` itself, whose gradient is multiplied by ``-scale`` on its way back.
 
-    What comes after it descends a loss, what comes before it ascends the same loss; with
-    ``scale = 0`` nothing comes through. (Ganin & Lempitsky, "Unsupervised Domain Adaptation by
+    Layers after it descend a loss, layers before it ascend the same loss; with ``scale = 0`` no
+    gradient comes through. (Ganin & Lempitsky, "Unsupervised Domain Adaptation by
     Backpropagation", ICML 2015.) Differentiable in reverse mode only; ``scale`` gets no gradient.
     """
     del scale
@@ -103,13 +103,12 @@ def domain_adversarial_loss(
     """``-(mean log sigmoid(source) + mean log sigmoid(-target)) / 2``, in nats.
 
     The domain classifier's cross-entropy, with both domains of equal weight whatever the sizes of
-    their batches; log 2 = .693 where it knows nothing. The features that it reads have come
-    through :func:`reverse_gradient` (DANN), or also been joined with the predictions by
-    :func:`condition` (CDAN).
+    their batches; log 2 = .693 at chance. Its inputs are features that have passed
+    :func:`reverse_gradient` (DANN), joined with the predictions by :func:`condition` (CDAN).
 
     Args:
       source, target: logits of "this is a source image".
-      source_weights, target_weights: of the examples, by default all alike; only their
+      source_weights, target_weights: weights of the examples, by default equal; only their
         proportions count. CDAN+E: :func:`certainty_weights`.
     """
     return (
@@ -123,7 +122,7 @@ def condition(
 ) -> Float[Array, "b dk"]:
     """The outer product of features and predicted probabilities, for the domain classifier.
 
-    So that it compares the domains class by class (CDAN's multilinear map; Long, Cao, Wang &
+    With them it compares the domains class by class (CDAN's multilinear map; Long, Cao, Wang &
     Jordan, "Conditional Adversarial Domain Adaptation", NeurIPS 2018). The features of class
     ``j`` are ``out[:, j::k]``.
     """
@@ -133,8 +132,8 @@ def condition(
 def certainty_weights(probabilities: Float[Array, "b k"]) -> Float[Array, " b"]:
     """``1 + exp(-H(p))``: examples of which a network is certain count up to twice (CDAN+E).
 
-    They are taken as given: no gradient comes through them. (Long et al. 2018, section 3.3; the
-    authors' own code lets it through, reversed.)
+    No gradient comes through them. (Long et al. 2018, section 3.3; in the authors' own code it
+    does, reversed.)
     """
     p = jax.lax.stop_gradient(probabilities)
     return 1 + jnp.exp(jnp.sum(jax.scipy.special.xlogy(p, p), -1))
@@ -152,17 +151,17 @@ def confident(
     return jnp.argmax(probabilities, -1), jnp.max(probabilities, -1) > threshold
 
 
-# All of it in one loss.
+# All terms in one loss.
 
 TERMS = (
     *("adversarial", "conditional", "mmd", "coral"),
     *("entropy", "vat_source", "vat_target", "consistency"),
 )
-"""What can be added to the source images' cross-entropy: by an adversary on the features (DANN), or
-on features and predictions (CDAN+E); discrepancies of the features; and the cluster assumption."""
+"""Terms that can be added to the source images' cross-entropy: an adversary on the features (DANN),
+or on features and predictions (CDAN+E); discrepancies of the features; the cluster assumption."""
 
 ADVERSARIES = ("adversarial", "conditional")
-"""The terms of which each has the network's one domain classifier to itself."""
+"""The terms that train the network's domain classifier: one of them at most."""
 
 UNLABELLED = tuple(term for term in TERMS if term != "vat_source")
 """The terms that need target images."""
@@ -178,15 +177,16 @@ class Adaptable(Protocol):
 
 
 def joined(features: Float[Array, "b d"], logits: Float[Array, "b k"]) -> Float[Array, "b dk"]:
-    """What CDAN's domain classifier reads: :func:`condition`, with the predictions as given, so
-    that the adversary changes the features and not the label head (as in the authors' code)."""
+    """The inputs of CDAN's domain classifier: :func:`condition`, without a gradient for the
+    predictions, so that the adversary changes the features and not the label head (as in the
+    authors' code)."""
     return condition(features, jax.lax.stop_gradient(jax.nn.softmax(logits)))
 
 
 def outputs(
     model: Adaptable, variables: Variables, x: Float[Array, "b ..."], *, conditional: bool = False
 ) -> dict[str, Array]:
-    """In evaluation, the "features" of images, the "logits" of the label head, and "domain", the
+    """The "features" of images in evaluation, the "logits" of the label head, and "domain", the
     logits of "this is a source image".
 
     Args:
@@ -225,15 +225,16 @@ def statistics_of_domain(variables: Variables, domain: int | Int[Array, ""]) -> 
 def adaptation_loss(
     model: Adaptable, terms: Collection[str], steps: int, *, apart: bool = False
 ) -> LossFn:
-    """The cross-entropy of the source images, and weighted terms that adapt it to the target's.
+    """The cross-entropy of the source images, and weighted terms that adapt the network to the
+    target.
 
     The batch is ``{"source": {"image", "label"}, "target": {"image", "changed"}}``: no target
     labels; the target is left out where no term needs it, and ``changed``, another view of its
-    images, without "consistency". A member has ``hyper["weights"][term]`` for each term, the
-    height ``hyper["reversal"]`` that lambda rises to, ``hyper["radius"]`` of virtual adversarial
-    perturbations and the ``hyper["threshold"]`` of confident predictions. An adversary learns with
-    the weight of its term all along, and its reversed gradient comes in with lambda; the other
-    terms' weights rise with :func:`reversal_schedule`, as lambda does, but for "vat_source".
+    images, without "consistency". A member's ``hyper`` has ``weights`` by term, ``reversal``, the
+    final value of lambda, the ``radius`` of virtual adversarial perturbations and the ``threshold``
+    of confident predictions. An adversary learns with the weight of its term all along, and its
+    reversed gradient comes in with lambda; the weights of the other terms but "vat_source" rise
+    with :func:`reversal_schedule`, as lambda does.
 
     With batch normalization the images of both domains are normalized together, by the statistics
     of both; or apart, each by its own, which are then kept apart for evaluation (domain-specific
@@ -243,7 +244,7 @@ def adaptation_loss(
 
     Args:
       terms: a choice of :data:`TERMS`, one of the :data:`ADVERSARIES` at most.
-      steps: of the whole training: what ``p`` of the schedules is counted in.
+      steps: of the whole training, for ``p`` of the schedules.
       apart: whether the domains' statistics are kept apart: collections are then those of
         :func:`statistics_apart`. Where no term needs the target, both are the source's.
 

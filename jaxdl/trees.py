@@ -64,10 +64,17 @@ def count(tree: PyTree) -> int:
 
 
 def map_batches(
-    size: int, function: Callable[..., PyTree], *arrays: Shaped[AnyArray, "n ..."]
+    size: int,
+    function: Callable[..., PyTree],
+    *arrays: Shaped[AnyArray, "n ..."],
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> PyTree:
     """The results of ``function(*batch)`` for all rows of arrays, on the host, in batches of one
-    size: copies of its first row fill up the last, so that the function is compiled once."""
+    size: copies of its first row fill up the last, so that the function is compiled once.
+
+    Args:
+      progress: called after each batch with its number of rows.
+    """
     parts = []
     for start in range(0, len(arrays[0]), size):
         batch = [np.asarray(array[start : start + size]) for array in arrays]
@@ -75,4 +82,5 @@ def map_batches(
         filled = [np.concatenate([x, np.repeat(x[:1], size - count, 0)]) for x in batch]
         outputs = jax.device_get(function(*filled))
         parts.append(jax.tree.map(lambda x, n=count: x[:n], outputs))
+        progress(count)
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 from jaxdl.nn.losses import binary_cross_entropy, cross_entropy, squared_error
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.supervised import binary_loss, classification_loss, make_loss, regression_loss
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.state import create_state, make_step
 
 RNG = np.random.default_rng(0)
@@ -218,7 +218,7 @@ def stepped(model, accumulate, devices=0, key=KEY, **options):
     loss_fn = classification_loss(model, **options)
     step = make_step(loss_fn, optax.sgd(0.1), axis, accumulate=accumulate)
     if devices:
-        mesh = make_mesh(1, devices, jax.devices()[:devices])
+        mesh = make_placement(1, devices, devices=jax.devices()[:devices]).mesh
         step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data"), P()), out_specs=P())
     return jax.jit(step)(state, BATCH, {"key": key})
 

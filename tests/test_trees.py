@@ -68,13 +68,14 @@ def test_count():
 @pytest.mark.parametrize("count", [1, 4, 7, 8])
 def test_rows_that_are_mapped_in_batches_of_one_size_are_those_mapped_at_once(count):
     a = np.arange(3.0 * count).reshape(count, 3)
-    b, sizes = np.arange(count), []
+    b, sizes, rows = np.arange(count), [], []
 
     def function(x, y):
         sizes.append((len(x), len(y)))
         return {"sum": x.sum(1) + y, "rows": jnp.asarray(x)}
 
-    outputs = trees.map_batches(4, function, a, b)
+    outputs = trees.map_batches(4, function, a, b, progress=rows.append)
     np.testing.assert_array_equal(outputs["sum"], a.sum(1) + b)
     np.testing.assert_array_equal(outputs["rows"], a)
     assert sizes == [(4, 4)] * -(-count // 4)
+    assert sum(rows) == count and max(rows) <= 4

@@ -137,7 +137,7 @@ def make_population(
     slices = {}
     for kind, members in sizes.items():
         study, group = make_group(noise, config, members, shards)
-        populations = [group.start(study.placement)]
+        populations = [group.start()]
         run = continued(group.program.training, populations, study.feed.data)
         slices[kind] = Slice(members, config.dann.steps, run)
     return Contender(slices, {ABOUT: describe_devices})

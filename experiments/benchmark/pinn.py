@@ -126,8 +126,8 @@ def make_jaxdl(config: ConfigDict) -> Contender:
 
 def make_population(study: Physics, start: TrainState) -> Population:
     """One network for the study's program."""
-    mesh, hyper = study.placement.mesh, {"key": member_key("refresh", 0)}
-    return population_of([start], 0, mesh), population_of([hyper], 0, mesh)
+    placement, hyper = study.placement, {"key": member_key("refresh", 0)}
+    return population_of([start], placement), population_of([hyper], placement)
 
 
 def measure(workers: Mapping[str, Worker], number: int) -> Iterator[Row]:

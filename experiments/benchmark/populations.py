@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from experiments.benchmark.turns import Slice
 from jaxdl.supervised import classification_loss
-from jaxdl.train.parallel import replicate
+from jaxdl.train.parallel import MeshPlacement
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import TrainState, create_state, make_step
 from jaxdl.types import Batch, Hyper, PyTree
@@ -58,7 +57,7 @@ def train_on_noise(
     model: nn.Module,
     rule: optax.GradientTransformation,
     shape: tuple[int, int, int],
-    mesh: Mesh,
+    placement: MeshPlacement,
     *,
     members: int,
     steps: int,
@@ -84,9 +83,9 @@ def train_on_noise(
     hypers = [{"key": member_key("train", i), **stream} for i in range(members)]
 
     def start() -> Population:
-        return population_of(states, members, mesh), population_of(hypers, members, mesh)
+        return population_of(states, placement), population_of(hypers, placement)
 
     step = make_step(classification_loss(model), rule, axis_name="data")
-    training = train_resident(step, lambda stored, *_: stored, mesh, steps=steps, batch=batch)
-    data = replicate({"image": images, "label": labels}, mesh)
+    training = train_resident(step, lambda stored, *_: stored, placement, steps=steps, batch=batch)
+    data = placement.replicate({"image": images, "label": labels})
     return Noise(states, start, training, data, steps)

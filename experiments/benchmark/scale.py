@@ -37,7 +37,7 @@ from jaxdl.report.tables import MISSING, bullets, markdown_table
 from jaxdl.supervised import classification_loss
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.loop import Clock, Trainer
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.state import make_step
 
 CORES, START, FAST = "networks on cores", "start", "accelerator"
@@ -95,10 +95,10 @@ def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
 
 def make_noise(study: ConfigDict, devices: int, members: int, steps: int) -> Noise:
     """A population of networks of the study, on noise, on the first devices."""
-    mesh = make_mesh(devices=jax.devices()[:devices])
+    placement = make_placement(devices=jax.devices()[:devices])
     model = MODELS[study.model](CLASSES, axis_name="data")
     sizes = {"members": members, "steps": steps, "batch": study.batch}
-    return train_on_noise(model, make_rule(study), IMAGE, mesh, **sizes)
+    return train_on_noise(model, make_rule(study), IMAGE, placement, **sizes)
 
 
 def device_name(devices: int) -> str:

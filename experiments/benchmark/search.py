@@ -69,7 +69,7 @@ def make_population(config: ConfigDict) -> Contender:
     for kind in GOALS:
         study, members = make_trials(config, kind)
         groups = make_groups(kind, members, study.config.members_per_round, even=True)
-        populations = [group.start(study.placement) for group in groups]
+        populations = [group.start() for group in groups]
         run = continued(members[0].program.training, populations, study.feed.data)
         slices[kind] = Slice(len(members), study.config.base.steps, run)
     return Contender(slices)

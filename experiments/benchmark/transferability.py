@@ -28,7 +28,7 @@ from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report.tables import markdown_table
 from jaxdl.train.groups import Member, make_groups
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key
 from jaxdl.types import Variables
 
@@ -84,7 +84,7 @@ def make_population(config: ConfigDict) -> Contender:
     slices = {}
     for kind, members in plan.items():
         groups = make_groups(kind, members, study.config.members_per_round)
-        populations = [group.start(study.placement) for group in groups]
+        populations = [group.start() for group in groups]
         run = continued(members[0].program.training, populations, study.feed.data)
         slices[kind] = Slice(len(networks_of(members)), config.steps, run)
     return Contender(slices | {ENGINE: make_engine(config).slice()})
@@ -95,7 +95,7 @@ def make_engine(config: ConfigDict) -> Noise:
     engine = config.engine
     sizes = {"members": engine.members, "steps": engine.steps, "batch": engine.batch}
     rule = make_optimizer("momentum", engine.learning_rate)
-    return train_on_noise(LARGER, rule, (28, 28, 1), make_mesh(), **sizes)
+    return train_on_noise(LARGER, rule, (28, 28, 1), make_placement(), **sizes)
 
 
 # --- the references ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What studies share whose networks learn from examples: data on the devices, programs, members."""
+"""Studies whose networks learn from examples: data on the devices, programs, members."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jaxdl.train.groups import (
     train,
 )
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import MeshPlacement, make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import Optimizer, TrainState, create_state, make_averaging_step, make_step
 from jaxdl.types import Batch, Hyper, LossFn, PyTree, Variables
@@ -58,7 +58,7 @@ Starter = Callable[[int, Callable[[], Hyper]], TrainState]
 def starting(
     init: Callable[[jax.Array], Variables], optimizer: Optimizer, *, average: bool = False
 ) -> Starter:
-    """How networks start that depend on their seed alone.
+    """The starter of networks that begin with fresh variables, by their seed alone.
 
     Args:
       average: whether the state keeps a mean of the parameters.
@@ -73,7 +73,7 @@ def starting(
 
 
 def most_members(config: ConfigDict) -> int:
-    """How many networks are trained at a time, at most: all methods may share a program."""
+    """The greatest number of networks trained at a time: all methods may share a program."""
     base = config.base.get("values", ())
     methods = (own if isinstance(own, ConfigDict) else {} for own in config.methods.values())
     values = sum(max(1, len(own.get("values", base))) for own in methods)
@@ -87,11 +87,10 @@ def load_source(
     answers: Sequence[str] = ("label",),
     **options: Any,
 ) -> Source:
-    """A data set that has one of these inputs and one of these answers; ``settings.options`` come
-    before ``options``.
+    """The data set that settings name; ``settings.options`` override ``options``.
 
     Raises:
-      ValueError: for one of other arrays, naming the setting.
+      ValueError: if it has none of the inputs or none of the answers, naming the setting.
     """
     source = sources.load(settings.name, **{**options, **settings.options})
     arrays = sorted(source.splits["train"])
@@ -107,30 +106,31 @@ class DataStudy(Study):
     """Networks that learn from the examples of data sets: programs, groups, accuracies.
 
     A study sets ``config``, ``sources``, ``identity``; its ``build`` calls :meth:`lay_out`, then
-    :meth:`make_members`. ``hyper(method, seed)`` has ``key``, the ``example_streams``, and numbers.
+    :meth:`make_members`. Its ``hyper(method, seed)`` gives the hyper-parameters of a network:
+    ``key``, ``example_streams``, and numbers.
     """
 
     inputs: str = "image"
     """The stored array that networks see."""
     numbered: bool = False
-    """Whether each stored example has its index as ``number``, by which members can have labels of
-    their own: ``hyper["labels"][number]``."""
+    """Whether each stored example has its index as ``number``, by which members can have different
+    labels: ``hyper["labels"][number]``."""
     fields: ClassVar[Mapping[str, str]] = {"images": "validation_accuracy"}
     """By data set, a key of ``sources``, the field of ``metrics.jsonl`` that holds the accuracy on
     its validation images."""
 
-    def lay_out(self, feed: str, workers: int, trained: Mapping[str, Source] | None = None) -> None:
-        """Bring the training and validation images of all sources, or of those that networks are
-        trained on, to the devices, end to end."""
-        config = self.config
-        mesh = make_mesh(config.parallel.member, config.parallel.data)
-        self.placement = MeshPlacement(mesh, config.parallel.mode)
-        self.trained: list[Trained] = []
-        splits, self.ids = end_to_end(trained or self.sources)
-        """By source and split, the places of the examples: their numbers."""
+    def lay_out(
+        self, feed: str, workers: int, training_sources: Mapping[str, Source] | None = None
+    ) -> None:
+        """Bring the training and validation images of the ``training_sources``, by default all, to
+        the devices, end to end."""
+        self.placement = make_placement(**self.config.parallel)
+        self.trained_groups: list[Trained] = []
+        splits, self.ids = end_to_end(training_sources or self.sources)
+        """By source and split, the indices of the examples: their numbers."""
         if self.numbered:
             splits = {part: {**arrays, "number": self.ids[part]} for part, arrays in splits.items()}
-        self.feed, self.feed_kind = make_feed(feed, splits, mesh, workers), feed
+        self.feed, self.feed_kind = make_feed(feed, splits, self.placement, workers), feed
         self.accuracy: dict[Program, Accuracy] = {}
         self.outputs: dict[Program, Callable[..., list]] = {}
         self.prepare: dict[Program, Prepare] = {}
@@ -156,15 +156,15 @@ class DataStudy(Study):
 
         Args:
           average: the decay of the parameters' mean that the state keeps; 0 for none.
-          outputs: what :meth:`predict` gives; by default the logits.
-          score: :func:`jaxdl.train.evaluate.make_accuracy`, or what has its arguments.
-          feed: of the training and validation examples; by default that of all sources.
+          outputs: the outputs for :meth:`predict`; by default the logits.
+          score: :func:`jaxdl.train.evaluate.make_accuracy`, or a function of the same arguments.
+          feed: the feed of training and validation examples; by default that of all sources.
         """
-        config, placement, feed = self.config, self.placement, feed or self.feed
+        config, feed = self.config, feed or self.feed
         size = {"steps": config.steps_per_dispatch, "batch": batch}
-        check_stream(feed, placement.mesh, members=config.members_per_round, **size)
-        evaluation = placement.mesh, config.evaluation_batch, placement.mode
-        accuracy = score(logits, prepare, *evaluation, inputs=self.inputs)
+        check_stream(feed, members=config.members_per_round, **size)
+        evaluation = prepare, self.placement, config.evaluation_batch
+        accuracy = score(logits, *evaluation, inputs=self.inputs)
 
         def watch(members: Sequence[Member], states: TrainState, hypers: Hyper):
             values = {}
@@ -175,7 +175,7 @@ class DataStudy(Study):
                     values[field] = accuracy(*population, examples, feed.fetch)
             return values
 
-        step = make_step(loss, optimizer, placement.axis_name)
+        step = make_step(loss, optimizer, self.placement.axis_name)
         program = make_program(
             feed,
             make_averaging_step(step, average) if average else step,
@@ -183,26 +183,23 @@ class DataStudy(Study):
             steps=steps,
             batch=batch,
             steps_per_dispatch=config.steps_per_dispatch,
-            mode=placement.mode,
             dispatches_per_evaluation=config.dispatches_per_evaluation,
             watch=watch,
         )
         self.accuracy[program], self.prepare[program] = accuracy, prepare
         self.batches[program] = batch
-        self.outputs[program] = make_outputs(
-            outputs or logits, prepare, *evaluation, inputs=self.inputs
-        )
+        self.outputs[program] = make_outputs(outputs or logits, *evaluation, inputs=self.inputs)
         return program
 
     def initializer(
-        self, model: nn.Module, shape: Sequence[int], place: str, **options: Any
+        self, model: nn.Module, shape: Sequence[int], setting: str, **options: Any
     ) -> tuple[Callable, Variables]:
         """``init(key)``, the variables of a fresh network, and their shapes.
 
         Args:
-          shape: of an example that it sees.
-          place: the setting that names the model, for messages.
-          options: of the model's ``init``.
+          shape: the shape of an example as the network sees it.
+          setting: the setting that names the model, for messages.
+          options: further arguments of the model's ``init``.
 
         Raises:
           ValueError: for a network that does not fit the examples.
@@ -214,30 +211,30 @@ class DataStudy(Study):
         except ValueError as error:
             size = " x ".join(map(str, shape))
             kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
-            raise ValueError(f"{place} on {kind} {size}: {error}") from None
+            raise ValueError(f"{setting} on {kind} {size}: {error}") from None
 
     def image_shape(self, side: int = 0) -> tuple[int, ...]:
-        """Of the images, resized to a side unless that is 0."""
+        """The shape of the images, resized to a side unless that is 0."""
         shape = next(iter(self.sources.values())).splits["train"]["image"].shape[1:]
         return (side, side, shape[-1]) if side else tuple(shape)
 
     def make_members(
         self,
         methods: Sequence[Method],
-        alike: Callable[[Method], Hashable],
+        program_key: Callable[[Method], Hashable],
         make: Callable[[Method], tuple[Program, Starter]],
         name: Callable[[Method, int], tuple],
     ) -> list[Member]:
-        """A member for each seed and method; ``hyper(method, seed)`` is what differs between them.
+        """A member for each seed and method.
 
         Args:
-          alike: ``alike(method)`` is a key; methods of equal keys share a program.
-          make: the program of a method, and :func:`starting` of its networks.
+          program_key: methods of equal ``program_key(method)`` share a program.
+          make: gives the program of a method, and :func:`starting` of its networks.
           name: names a network, by its method and seed.
         """
         members, programs = [], {}
         for seed, method in product(range(self.config.seeds), methods):
-            key = alike(method)
+            key = program_key(method)
             if key not in programs:
                 try:
                     programs[key] = make(method)
@@ -251,23 +248,22 @@ class DataStudy(Study):
         return members
 
     def train(self, trainer: Trainer) -> None:
-        """All members."""
+        """Train all members."""
         for _ in self.train_members(trainer, "networks", self.members):
             pass  # a group is trained when it is asked for
 
     def train_members(
         self, trainer: Trainer, name: str, members: Sequence[Member], *, even: bool = True
     ) -> Iterator[Trained]:
-        """Train members, as many at a time as the configuration allows: group by group, since what
-        a member begins with may be of a group before its own; see
-        :func:`jaxdl.train.groups.make_groups`."""
+        """Train members, as many at a time as the configuration allows, group by group: a member
+        may begin with networks of an earlier group. See :func:`jaxdl.train.groups.make_groups`."""
         for group in make_groups(name, members, self.config.members_per_round, even=even):
-            self.trained.append(train(group, trainer, self.placement))
-            yield self.trained[-1]
+            self.trained_groups.append(train(group, trainer))
+            yield self.trained_groups[-1]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
-        """The examples of a data set that a member is evaluated on, of the test split or, without
-        tests, for validation: by default all."""
+        """The examples of a data set on which a member is evaluated, of the test split or, without
+        tests, of the validation split: by default all."""
         return self.test_ids[source] if tests else self.ids[source, "validation"]
 
     def scored(self, source: str) -> bool:
@@ -280,9 +276,9 @@ class DataStudy(Study):
         return hypers
 
     def describe_speed(self, trainer: Trainer) -> str:
-        """How many examples a second networks were trained on, each method's by its first group."""
+        """The examples a second of training, each method's by its first group."""
         speeds: dict[str, float] = {}
-        for group in (trained.group for trained in self.trained):
+        for group in (trained.group for trained in self.trained_groups):
             examples = group.program.steps * self.batches[group.program] * len(group.networks)
             seconds = trainer.clock.by_population[group.name]
             speeds = {network.method: examples / seconds for network in group.networks} | speeds
@@ -295,9 +291,9 @@ class DataStudy(Study):
         examples: Callable[[Member], np.ndarray],
         source: str = "images",
     ) -> dict[tuple, PyTree]:
-        """The outputs of each network of a group, of members that are one network each, for
-        examples of a feed that are of a data set."""
-        group, (states, hypers) = trained.group, trained.population(self.placement)
+        """The outputs of each network of a group, whose members are one network each, for examples
+        of a feed, which belong to the data set ``source``."""
+        group, (states, hypers) = trained.group, trained.population()
         population = states, self.evaluated(hypers, source)
         outputs = self.outputs[group.program](
             *population, [examples(member) for member in group.members], feed.fetch
@@ -307,14 +303,14 @@ class DataStudy(Study):
     def apart(self, split: Split) -> tuple[Feed, Callable[[Member], np.ndarray]]:
         """A feed of one split, and a function that gives all its examples to any member."""
         ids = np.arange(length(split), dtype=np.int32)
-        return make_feed(self.feed_kind, {0: split}, self.placement.mesh), lambda member: ids
+        return make_feed(self.feed_kind, {0: split}, self.placement), lambda member: ids
 
     def predict_parts(
         self, parts: Mapping[str, tuple[Any, ...]]
     ) -> Iterator[tuple[tuple, dict[str, PyTree]]]:
-        """Network by network its outputs for several parts of the data, each given as the arguments
-        of :meth:`predict`: feed, examples, and data set if there are several."""
-        for trained in self.trained:
+        """Network by network its outputs for several parts of the data; each part is arguments of
+        :meth:`predict`: feed, examples, and data set if there are several."""
+        for trained in self.trained_groups:
             by_part = {name: self.predict(trained, *part) for name, part in parts.items()}
             for network in trained.group.networks:
                 yield network, {name: outputs[network] for name, outputs in by_part.items()}
@@ -323,20 +319,20 @@ class DataStudy(Study):
         """The first examples of the first member, as stored and as its network sees them."""
         member = self.members[0]
         prepare = self.prepare[member.program]
-        return first_examples(self.feed, prepare, member.hyper(), count, self.placement)
+        return first_examples(self.feed, prepare, member.hyper(), count)
 
     def accuracies(
         self, trainer: Trainer, tests: Mapping[str, Split]
     ) -> dict[tuple, dict[str, float]]:
-        """Of every network, on the test images of each data set or, without them, on those for
-        validation; NaN where it has diverged or the images have no labels."""
+        """Every network's accuracy on the test images of each data set or, without tests, on the
+        validation images; NaN where it has diverged or the images have no labels."""
         feed, self.tests = self.feed, tests
         if tests:
-            feed = make_feed(self.feed_kind, tests, self.placement.mesh)
+            feed = make_feed(self.feed_kind, tests, self.placement)
             self.test_ids = ids_end_to_end(tests)
         accuracies: dict[tuple, dict[str, float]] = {}
-        for trained in self.trained:
-            group, (states, hypers) = trained.group, trained.population(self.placement)
+        for trained in self.trained_groups:
+            group, (states, hypers) = trained.group, trained.population()
             for source in self.fields:
                 values = np.full(len(group.networks), math.nan)
                 if self.scored(source):

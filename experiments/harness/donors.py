@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.harness import recipe, user_functions
@@ -25,6 +24,7 @@ from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.report.finetune import DONOR
 from jaxdl.train.features import Apply, FeatureFeeds
+from jaxdl.train.parallel import MeshPlacement
 from jaxdl.train.population import Prepare
 from jaxdl.types import Batch, Hyper, Variables
 
@@ -168,7 +168,9 @@ class Donors:
             raise ValueError(f"{problem}, {excess[0]} cannot be frozen")
         return self.stages
 
-    def feature_feeds(self, model: Any, images: Images, mesh: Mesh, batch: int) -> FeatureFeeds:
+    def feature_feeds(
+        self, model: Any, images: Images, placement: MeshPlacement, batch: int
+    ) -> FeatureFeeds:
         """Precomputed outputs of the donors' first stages."""
         see = self.make_see(images)
 
@@ -178,7 +180,7 @@ class Donors:
         def networks(n: int) -> list[Variables]:
             return [self.below(seed, n) for seed in range(self.count)]
 
-        return FeatureFeeds(apply, networks, mesh, batch)
+        return FeatureFeeds(apply, networks, placement, batch)
 
     def number(self, seed: int) -> int:
         """The number of the donor that a seed's networks start from."""

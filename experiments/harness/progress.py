@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -35,14 +34,12 @@ def map_with_bar(
     stop: StopFlag, size: int, name: str, function: Callable[..., PyTree], *arrays: np.ndarray
 ) -> PyTree:
     """:func:`jaxdl.trees.map_batches` with a bar; raises Interrupted once the flag is set."""
-    total = -(-len(arrays[0]) // size)
-    with tqdm(desc=name, total=total, unit="batch", disable=not first_process()) as bar:
+    total = len(arrays[0])
+    with tqdm(desc=name, total=total, unit=" images", disable=not first_process()) as bar:
 
-        def batch_function(*batch: np.ndarray) -> PyTree:
+        def progress(rows: int) -> None:
+            bar.update(rows)
             if stop.received is not None:
                 raise Interrupted(stop.received)
-            outputs = jax.device_get(function(*batch))  # waits, so that the bar is true
-            bar.update()
-            return outputs
 
-        return map_batches(size, batch_function, *arrays)
+        return map_batches(size, function, *arrays, progress=progress)

@@ -53,7 +53,7 @@ class SingleSourceStudy(DataStudy):
         has diverged."""
         predictions: dict[tuple, dict[str, Prediction]] = {}
         diverged = {*faults}
-        for trained in self.trained:  # in the order of training
+        for trained in self.trained_groups:  # in the order of training
             diverged |= {
                 network for network in trained.group.networks if self.origin(network) in diverged
             }

@@ -19,32 +19,32 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 import jaxdl
 from jaxdl import trees
 from jaxdl.nn.weights import flatten, unflatten
-from jaxdl.train.parallel import place, to_host
+from jaxdl.train.parallel import put, to_host
 from jaxdl.types import DamagedFile, PyTree, Variables
 
 STATE, ABOUT = "state", "about"
-"""What a checkpoint consists of: the population, and what is known of it, as JSON."""
+"""The two parts of a checkpoint: the population's arrays, and their description as JSON."""
 
 
 class Restored(NamedTuple):
-    """Where training goes on."""
+    """A population from which training goes on."""
 
     states: PyTree
     step: int
     notes: Mapping[str, Any]
-    """What was given to :meth:`Checkpoints.save`."""
+    """Those of :meth:`Checkpoints.save`."""
 
 
 class Checkpoints:
     """The checkpoints of one training run in one folder; use as a context manager.
 
     Saving is asynchronous and atomic: a process killed at any moment leaves the last whole
-    checkpoint behind, and what it left half written is cleared away on the next start. Of every
-    array a checksum is kept. Where several processes train, all of them save and restore.
+    checkpoint behind, and half-written ones are removed on the next start. Every array is saved
+    with a checksum. Where several processes train, all of them save and restore.
 
     Args:
-      keep: so many of the latest stay.
-      say: told, in a line, when a checkpoint turns out to be damaged.
+      keep: how many checkpoints are kept, the latest.
+      say: called with a line for the user about a checkpoint that is damaged or of another version.
     """
 
     def __init__(self, folder: Path, keep: int = 2, say: Callable[[str], None] = print):
@@ -58,17 +58,17 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        # What could not be written is said once, by whoever is first.
+        # A failure to write is reported once: not again while another exception passes.
         with nullcontext() if kind is None else suppress(Exception):
             self._written(self._manager.close)
 
     def restore(self, like: PyTree) -> Restored:
         """The latest checkpoint that is whole, or ``like`` and step 0 where there is none.
 
-        A damaged one is told of, and set aside as ``STEP.damaged``. One that another version of the
-        code wrote is told of, too: training goes on from it, though not bit for bit. The members
-        may be more or fewer than were saved, as on another number of devices: what only fills up
-        the population, copies of the last member, is made anew or left out.
+        A damaged checkpoint is reported and renamed to ``STEP.damaged``. One of another version is
+        reported and used; results then differ by rounding. The members may be more or fewer than
+        were saved, as on another number of devices: the copies of the last member that fill up the
+        population are made anew or left out.
 
         Args:
           like: a population with the shapes, dtypes and shardings to restore to.
@@ -84,22 +84,21 @@ class Checkpoints:
                 restored = self._read(step, like)
             except DamagedFile:
                 raise
-            # What decoders raise on bytes that mean nothing, and what is said of files gone. The
-            # rest, such as too many open files or too little memory, is no fault of the files.
+            # Decoders raise these for meaningless bytes, and readers for missing files. Other
+            # errors, such as too many open files or too little memory, are no fault of the files.
             except DAMAGE as error:
                 reason = _reason(error)
             if not _any_process(reason is not None):
                 saved, notes, written_by = restored
                 if differences := _other_versions(written_by):
-                    where = self._folder / str(step)
-                    self._say(f"checkpoint {where} {differences}: results differ by rounding")
-                return Restored(jax.tree.map(_placed, saved, like), step, notes)
+                    folder = self._folder / str(step)
+                    self._say(f"checkpoint {folder} {differences}: results differ by rounding")
+                return Restored(jax.tree.map(_put_like, saved, like), step, notes)
             self._set_aside(step)
-            before = self._manager.latest_step()
-            then = f"that at step {before} is used" if before else "training begins anew"
-            where = self._folder / str(step)
-            why = reason or "for another process"
-            self._say(f"checkpoint {where} was damaged ({why}), now {step}.damaged: {then}")
+            earlier = self._manager.latest_step()
+            fallback = f"that at step {earlier} is used" if earlier else "training begins anew"
+            damage = f"was damaged ({reason or 'for another process'}), now {step}.damaged"
+            self._say(f"checkpoint {self._folder / str(step)} {damage}: {fallback}")
         return Restored(like, 0, {})
 
     def _set_aside(self, step: int) -> None:
@@ -112,21 +111,21 @@ class Checkpoints:
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, Mapping[str, Any], Mapping[str, str]]:
         """Arrays of the host, in the structure of ``like``, the notes, and the versions."""
-        where = f"checkpoint {self._folder / str(step)}"
-        otherwise = f"delete {self._folder} to train these networks again"
+        prefix = f"checkpoint {self._folder / str(step)}"
+        remedy = f"delete {self._folder} to train these networks again"
         read = ocp.args.Composite(**{ABOUT: ocp.args.JsonRestore()})
         about = self._manager.restore(step, args=read)[ABOUT]
-        stored, expected = about["arrays"], _described(like)
+        stored, expected = about["arrays"], _describe(like)
         for name in sorted(stored.keys() | expected.keys()):
-            # But for the members, which may be more or fewer.
-            before, now = (
+            # Without the first axis: the members may be more or fewer.
+            old, new = (
                 (arrays[name]["dtype"], *arrays[name]["shape"][1:]) if name in arrays else "none"
                 for arrays in (stored, expected)
             )
-            if before != now:
+            if old != new:
                 raise DamagedFile(
-                    f"{where} is of another program: its {name} is {before}, now it is {now}; "
-                    f"{otherwise}"
+                    f"{prefix} is of another program: its {name} is {old}, now it is {new}; "
+                    f"{remedy}"
                 )
         empty = [np.empty(stored[n]["shape"], stored[n]["dtype"]) for n in expected]
         target = jax.tree.unflatten(jax.tree.structure(like), empty)
@@ -146,13 +145,13 @@ class Checkpoints:
         """Begin to save; training may go on at once and may reuse the states' memory.
 
         Args:
-          notes: what else is to be known when training goes on, as JSON has it.
+          notes: further numbers and words that training needs to go on, in types of JSON.
 
         Raises:
           OSError: if this or the checkpoint before could not be written.
         """
         host = jax.tree.leaves(to_host(states))
-        arrays = _described(states)
+        arrays = _describe(states)
         for leaf, array in zip(host, arrays.values(), strict=True):
             array["crc"] = zlib.crc32(np.ascontiguousarray(leaf).data)
         about = {"arrays": arrays, "versions": _versions(), "notes": dict(notes or {})}
@@ -164,7 +163,7 @@ class Checkpoints:
         self._written(lambda: self._manager.save(step, args=ocp.args.Composite(**args)))
 
     def wait(self) -> None:
-        """Return when what was saved is on disk; raises as :meth:`save` does."""
+        """Return when the checkpoints are on disk; raises as :meth:`save` does."""
         self._written(self._manager.wait_until_finished)
 
     def _written(self, write: Callable[[], object]) -> None:
@@ -172,40 +171,40 @@ class Checkpoints:
             write()
         except jax.errors.JaxRuntimeError:  # another process is gone: no fault of the files
             raise
-        # The file system's own, and TensorStore's, which has none of its own.
+        # The file system's errors, and TensorStore's, which has no class of its own.
         except (OSError, ValueError, RuntimeError) as error:
-            said = f"cannot save: {_reason(error)}"
-            raise OSError(errno.EIO, said, str(self._folder)) from error
+            message = f"cannot save: {_reason(error)}"
+            raise OSError(errno.EIO, message, str(self._folder)) from error
 
 
 DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
 
 
-def _placed(leaf: np.ndarray, like: jax.Array) -> jax.Array:
+def _put_like(leaf: np.ndarray, like: jax.Array) -> jax.Array:
     rows = np.minimum(np.arange(len(like)), len(leaf) - 1)
-    return place(leaf[rows], like.sharding)
+    return put(leaf[rows], like.sharding)
 
 
-def _any_process(it_is: bool) -> bool:
-    """Whether it is so on any process; returns when all have asked."""
+def _any_process(value: bool) -> bool:
+    """Logical OR over processes; blocks until all have called it."""
     if jax.process_count() == 1:
-        return it_is
-    return bool(multihost_utils.process_allgather(np.array(it_is)).any())
+        return value
+    return bool(multihost_utils.process_allgather(np.array(value)).any())
 
 
 def _reason(error: Exception) -> str:
-    """What Orbax or TensorStore say, in a line: they repeat long paths before they come to it."""
+    """The first line of a message of Orbax or TensorStore, its long paths shortened."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     return re.sub(r'"/[^"]*/([^"/]*)"', r'"\1"', line)[:300]
 
 
 def _versions() -> dict[str, str]:
-    """Of the code that a checkpoint goes on under bit for bit."""
+    """The versions of the code under which training from a checkpoint goes on bit for bit."""
     return {"jaxdl": jaxdl.__version__, "jax": jax.__version__}
 
 
 def _other_versions(versions: Mapping[str, str]) -> str:
-    """In words, if a checkpoint was not written under these versions of the code."""
+    """In words, how the versions that wrote a checkpoint differ from these; empty if equal."""
     differences = [
         f"{name} {versions.get(name)}, this is {version}"
         for name, version in _versions().items()
@@ -226,18 +225,18 @@ def list_names(names: Sequence[Mapping[str, Any]]) -> str:
 
 
 def load_network(run: Path, **name: Any) -> Variables:
-    """The variables of one network, as a run's latest checkpoint has them, in arrays of the host::
+    """The variables of one network in a run's latest checkpoint, as arrays of the host::
 
         variables = load_network(Path("runs/dann-default"), method="dann", seed=0)
         logits = model.apply(variables, images)
 
     This takes neither optimizer, mesh nor configuration, on any devices and under any version of
-    JAX. Of networks that share a frozen prefix these are the layers above their cut
-    (:func:`jaxdl.transfer.join` puts those of their base below).
+    JAX. A network that shares a frozen prefix has only the layers above its cut here
+    (:func:`jaxdl.transfer.join` puts those of its base below).
 
     Args:
       run: the work folder of a study.
-      name: what names the network in the study's tables, as far as it takes to tell it from others.
+      name: columns of the study's tables that name the network: enough to tell it from others.
 
     Raises:
       ValueError: if the run has no such network, or several.
@@ -294,7 +293,8 @@ def _read_item(folder: Path, handler: ocp.CheckpointHandler, args: Any) -> Any:
         raise DamagedFile(f"checkpoint {folder.parent} is damaged: {_reason(error)}") from None
 
 
-def _described(tree: PyTree) -> dict[str, dict[str, Any]]:
+def _describe(tree: PyTree) -> dict[str, dict[str, Any]]:
+    """The type and shape of each array, by its path."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): {
             "dtype": str(leaf.dtype),

@@ -1,7 +1,7 @@
-"""What the networks of a population are worth on examples, and what else they put out.
+"""Metrics and outputs of the networks of a population on examples.
 
 :func:`make_sums` is for numbers that add up over examples: losses, hits, confusion matrices,
-squared errors, whatever :mod:`jaxdl.nn.metrics` makes. :func:`make_outputs` brings each example's
+squared errors, all sums of :mod:`jaxdl.nn.metrics`. :func:`make_outputs` brings each example's
 outputs to the host.
 """
 
@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxdl import trees
 from jaxdl.nn import metrics
-from jaxdl.train.parallel import axis_of, place, to_host
+from jaxdl.train.parallel import BATCHES, MEMBERS, MeshPlacement, put, to_host
 from jaxdl.train.population import Prepare, over_members
 from jaxdl.train.state import TrainState
 from jaxdl.types import Batch, Hyper, PyTree
@@ -29,28 +28,26 @@ Logits = Callable[[TrainState, Hyper, Float[Array, "b ..."]], Float[Array, "*net
 """A member's logits in evaluation; with a leading axis where a member is several networks."""
 
 Outputs = Callable[[TrainState, Hyper, Float[Array, "b ..."]], PyTree]
-"""Whatever a member makes of inputs in evaluation: arrays with a leading [b]."""
+"""Any outputs of a member in evaluation: arrays with a leading [b]."""
 
 Fetch = Callable[[Int[np.ndarray, "m b"]], Batch]
-"""Stored examples of every member, by place; of a :class:`jaxdl.train.feed.Feed`."""
+"""Stored examples of every member, by their indices in a :class:`jaxdl.train.feed.Feed`."""
 
 Examples = Sequence[Int[np.ndarray, " _"]]
-"""Each member's own places in the data, of any length."""
+"""Each member's own indices into the data, of any length."""
 
 Accuracy = Callable[[TrainState, Hyper, Examples, Fetch], Float[np.ndarray, " m *networks"]]
 """A number of each network, 1 at best, that is measured on examples."""
 
-DIVIDED = P("member", "data")
-
 
 def make_sums(
-    measure: Measure, prepare: Prepare, mesh: Mesh, batch: int, mode: str = "shard_map"
+    measure: Measure, prepare: Prepare, placement: MeshPlacement, batch: int
 ) -> Callable[[TrainState, Hyper, Examples, Fetch], PyTree]:
     """Compile ``sums(states, hypers, examples, fetch)``: each member's sums over its examples.
 
     The result are arrays of the host, ``measure``'s with a leading [members]. A batch is divided
     over the mesh's "data" axis, and the host waits for the last one only. ``counts`` is False for
-    what fills up the last batch::
+    the padding of the last batch::
 
         def measure(state, hyper, batch, counts):
             logits = model.apply(state.variables, batch["image"])
@@ -62,22 +59,21 @@ def make_sums(
 
     Args:
       batch: so many examples of a member at a time, or the next multiple of the "data" axis.
-      mode: one of :data:`jaxdl.train.parallel.MODES`.
     """
-    axis = axis_of(mode, mesh)
+    axis_name = placement.axis_name
 
     def member_sums(
         state: TrainState, hyper: Hyper, stored: Batch, counts: Bool[Array, " b"], _: tuple
     ) -> PyTree:
         sums = measure(state, hyper, prepare(stored, hyper, None), counts)
-        return sums if axis is None else lax.psum(sums, axis)
+        return sums if axis_name is None else lax.psum(sums, axis_name)
 
-    specs = P("member"), P("member"), DIVIDED, DIVIDED, P()
-    batch_sums = over_members(member_sums, mesh, specs=specs, mode=mode)
+    specs = MEMBERS, MEMBERS, BATCHES, BATCHES, P()
+    batch_sums = over_members(member_sums, placement, specs=specs)
 
     def sums(states: TrainState, hypers: Hyper, examples: Examples, fetch: Fetch) -> PyTree:
         total = None
-        for stored, counts in _batches(trees.members(states), examples, batch, fetch, mesh):
+        for stored, counts in _batches(trees.members(states), examples, batch, fetch, placement):
             part = batch_sums(states, hypers, stored, counts, ())
             last, total = total, part if total is None else jax.tree.map(jnp.add, total, part)
             jax.block_until_ready(last)  # so that few batches wait on the devices
@@ -89,9 +85,8 @@ def make_sums(
 def make_accuracy(
     logits: Logits,
     prepare: Prepare,
-    mesh: Mesh,
+    placement: MeshPlacement,
     batch: int,
-    mode: str = "shard_map",
     *,
     inputs: str = "image",
 ) -> Accuracy:
@@ -99,19 +94,19 @@ def make_accuracy(
     (those of 0 and above) that each network gets right.
 
     NaN for a network that puts out NaN or infinities. Arguments as those of :func:`make_sums`;
-    ``inputs`` names what of a batch the network sees.
+    ``inputs`` names the array of a batch that the network sees.
     """
 
     def measure(state: TrainState, hyper: Hyper, prepared: Batch, counts: Array) -> PyTree:
         outputs = logits(state, hyper, prepared[inputs])
         hits = metrics.correct(outputs, prepared["label"]).astype(jnp.float32)
-        # A network that has diverged has no accuracy; whatever argmax makes of NaN is not one.
+        # A network that has diverged has no accuracy: argmax of NaN would give it one.
         hits = jnp.where(jnp.all(jnp.isfinite(outputs), axis=-1), hits, jnp.nan)
         labelled = counts & (prepared["label"] >= 0)
         right = jnp.where(jnp.broadcast_to(labelled, hits.shape), hits, 0)
         return jnp.sum(right, axis=-1), jnp.sum(labelled)
 
-    sums = make_sums(measure, prepare, mesh, batch, mode)
+    sums = make_sums(measure, prepare, placement, batch)
 
     def accuracy(states, hypers, examples, fetch):
         right, labelled = sums(states, hypers, examples, fetch)
@@ -123,9 +118,8 @@ def make_accuracy(
 def make_r2(
     outputs: Logits,
     prepare: Prepare,
-    mesh: Mesh,
+    placement: MeshPlacement,
     batch: int,
-    mode: str = "shard_map",
     *,
     inputs: str = "features",
     targets: str = "target",
@@ -137,7 +131,7 @@ def make_r2(
         predictions = outputs(state, hyper, prepared[inputs])[:, 0]
         return metrics.regression_sums(predictions, prepared[targets], counts)
 
-    sums = make_sums(measure, prepare, mesh, batch, mode)
+    sums = make_sums(measure, prepare, placement, batch)
 
     def r2(states, hypers, examples, fetch):
         return np.asarray(jax.vmap(metrics.r2)(sums(states, hypers, examples, fetch)))
@@ -149,9 +143,8 @@ def make_mean(
     numbers: Callable[[PyTree, Batch], Float[Array, " b"]],
     outputs: Outputs,
     prepare: Prepare,
-    mesh: Mesh,
+    placement: MeshPlacement,
     batch: int,
-    mode: str = "shard_map",
     *,
     inputs: str = "image",
 ) -> Accuracy:
@@ -163,7 +156,7 @@ def make_mean(
         values = numbers(outputs(state, hyper, prepared[inputs]), prepared)
         return jnp.sum(jnp.where(counts, values, 0)), jnp.sum(counts)
 
-    sums = make_sums(measure, prepare, mesh, batch, mode)
+    sums = make_sums(measure, prepare, placement, batch)
 
     def mean(states, hypers, examples, fetch):
         total, count = sums(states, hypers, examples, fetch)
@@ -175,27 +168,26 @@ def make_mean(
 def make_outputs(
     outputs: Outputs,
     prepare: Prepare,
-    mesh: Mesh,
+    placement: MeshPlacement,
     batch: int,
-    mode: str = "shard_map",
     *,
     inputs: str = "image",
 ) -> Callable[[TrainState, Hyper, Examples, Fetch], list[PyTree]]:
-    """Compile ``run(states, hypers, examples, fetch)``: what each member makes of its examples.
+    """Compile ``run(states, hypers, examples, fetch)``: each member's outputs for its examples.
 
     Arguments as those of :func:`make_accuracy`; the result is a member's ``outputs``, on the host,
-    for all its places in their order.
+    for all its examples in their order.
     """
 
     def member_outputs(state: TrainState, hyper: Hyper, stored: Batch, _: tuple) -> PyTree:
         return outputs(state, hyper, prepare(stored, hyper, None)[inputs])
 
-    specs = P("member"), P("member"), DIVIDED, P()
-    batch_outputs = over_members(member_outputs, mesh, specs=specs, out=DIVIDED, mode=mode)
+    specs = MEMBERS, MEMBERS, BATCHES, P()
+    batch_outputs = over_members(member_outputs, placement, specs=specs, out_spec=BATCHES)
 
     def run(states, hypers, examples, fetch):
         parts, last = [], None
-        for stored, _ in _batches(trees.members(states), examples, batch, fetch, mesh):
+        for stored, _ in _batches(trees.members(states), examples, batch, fetch, placement):
             part = batch_outputs(states, hypers, stored, ())
             if last is not None:  # fetched while the devices are at work on the next
                 parts.append(to_host(last))
@@ -212,17 +204,15 @@ def make_outputs(
 
 
 def _batches(
-    members: int, examples: Examples, batch: int, fetch: Fetch, mesh: Mesh
+    members: int, examples: Examples, batch: int, fetch: Fetch, placement: MeshPlacement
 ) -> Generator[tuple[Batch, Bool[Array, "m b"]]]:
     """Each member's examples, batch by batch, and which of a batch count."""
-    batch = -(-batch // mesh.shape["data"]) * mesh.shape["data"]
+    batch = -(-batch // placement.data_devices) * placement.data_devices
     shape = members, -(-max(map(len, examples)) // batch) * batch
     ids, counts = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    for i in range(members):  # the last members may be copies that fill up the population
-        places = examples[min(i, len(examples) - 1)]
-        ids[i, : len(places)], ids[i, len(places) :] = places, places[0]
-        counts[i, : len(places)] = True
-    divided = NamedSharding(mesh, DIVIDED)
+    for i, indices in enumerate(placement.fill(examples, members)):
+        ids[i, : len(indices)], ids[i, len(indices) :] = indices, indices[0]
+        counts[i, : len(indices)] = True
     for start in range(0, shape[1], batch):
         columns = slice(start, start + batch)
-        yield fetch(ids[:, columns]), place(counts[:, columns], divided)
+        yield fetch(ids[:, columns]), put(counts[:, columns], placement.sharding(BATCHES))

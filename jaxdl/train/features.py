@@ -1,4 +1,4 @@
-"""What frozen layers put out, computed once: the examples of what is trained above them."""
+"""Precomputed activations of frozen layers, used as training inputs of the layers above."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from jaxdl.data.encoded import BAR, Images
 from jaxdl.data.source import Split, length
 from jaxdl.train.feed import Feed, Resident, make_feed
+from jaxdl.train.parallel import MeshPlacement
 from jaxdl.trees import map_batches
 from jaxdl.types import AnyArray, Variables
 
@@ -24,36 +24,35 @@ Apply = Callable[[Variables, AnyArray], AnyArray]
 
 
 def make_features(
-    apply: Apply, mesh: Mesh, batch: int
+    apply: Apply, placement: MeshPlacement, batch: int
 ) -> Callable[[Variables, Images], Float[np.ndarray, "n ..."]]:
-    """Compile ``features(variables, images)``: what is applied to all images, on the host; each
+    """Compile ``features(variables, images)``: the activations of all images, on the host; each
     device of the mesh has its part of a batch.
 
     Args:
       batch: so many images at a time, or the next multiple of the number of devices.
     """
-    every, size = P(mesh.axis_names), -(-batch // mesh.size) * mesh.size
-    run = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=(P(), every), out_specs=every))
+    mesh = placement.mesh
+    rows, size = P(mesh.axis_names), -(-batch // mesh.size) * mesh.size
+    run = jax.jit(jax.shard_map(apply, mesh=mesh, in_specs=(P(), rows), out_specs=rows))
 
     def features(variables: Variables, images: Images) -> Float[np.ndarray, "n ..."]:
         count = images.shape[0]
         with tqdm(total=count, desc="features of frozen stages", unit=" images", **BAR) as bar:
 
-            def apply_to(places: Int[np.ndarray, " size"]) -> AnyArray:
-                outputs = run(variables, np.stack([images[int(i)] for i in places]))
-                bar.update(min(size, count - bar.n))
-                return outputs
+            def apply_to(ids: Int[np.ndarray, " size"]) -> AnyArray:
+                return run(variables, np.stack([images[int(i)] for i in ids]))
 
-            return map_batches(size, apply_to, np.arange(count))
+            return map_batches(size, apply_to, np.arange(count), progress=bar.update)
 
     return features
 
 
 class FeatureFeeds:
-    """Feeds of what the first n layers of some networks put out, and of the labels.
+    """Feeds of the activations of the first n layers of some networks, and of the labels.
 
-    Of several networks the examples come one network after the other: example i of network k, of
-    c examples, has the place ``k c + i``. Each feed is computed when it is first needed.
+    The examples come one network after the other: example i of network k, of c examples, has the
+    index ``k c + i``. Each feed is computed when it is first needed.
 
     Args:
       apply: ``apply(n)`` applies the first n layers.
@@ -65,20 +64,21 @@ class FeatureFeeds:
         self,
         apply: Callable[[int], Apply],
         networks: Callable[[int], Sequence[Variables]],
-        mesh: Mesh,
+        placement: MeshPlacement,
         batch: int,
     ):
-        self._apply, self._networks, self._mesh, self._batch = apply, networks, mesh, batch
+        self._apply, self._networks = apply, networks
+        self._placement, self._batch = placement, batch
         self._feeds: dict[tuple[int, str], Feed] = {}
         self.rates: dict[int, float] = {}
         """Images a second of computing, by n."""
 
     def feed(self, n: int, name: str, splits: Mapping[str, Split]) -> Feed:
-        """The feed of some splits, the same for the same n and name; of the images themselves, once
-        only, for n = 0."""
+        """The feed of some splits, the same for the same n and name; for n = 0 that of the images
+        themselves, each of which it has once."""
 
         def compute() -> dict[Any, Split]:
-            features = make_features(self._apply(n), self._mesh, self._batch)
+            features = make_features(self._apply(n), self._placement, self._batch)
             parts: dict[Any, Split] = {}
             began = time.monotonic()
             networks = list(enumerate(self._networks(n)))
@@ -91,11 +91,11 @@ class FeatureFeeds:
         key = n, name
         if key not in self._feeds:
             make = partial(Resident, compute) if n else partial(make_feed, "auto", splits)
-            self._feeds[key] = make(self._mesh)
+            self._feeds[key] = make(self._placement)
         return self._feeds[key]
 
     def describe(self) -> str:
-        """How fast they were computed, in words."""
+        """The speed of computing them, in words."""
         rates = (f"{rate:,.0f} (n = {n})" for n, rate in sorted(self.rates.items()))
         return (
             ", ".join(rates) or "none"

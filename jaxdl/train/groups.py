@@ -1,9 +1,9 @@
-"""Members and groups: what is trained, and which members are trained together.
+"""Members, and groups of members that are trained together.
 
-A :class:`Member` says lazily how it starts, so that networks can be planned before those are
-trained that they begin from. Members of one :class:`Program`, whose settings differ only in
-numbers, are divided into groups (:func:`make_groups`), and each group is trained as one population
-(:func:`train`).
+A :class:`Member` has a function that makes its first state, so that networks can be planned before
+those are trained that they begin from. Members of one :class:`Program`, whose settings differ only
+in numbers, are divided into groups (:func:`make_groups`), and each group is trained as one
+population (:func:`train`).
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxdl import trees
 from jaxdl.data.batches import host_batch_ids
 from jaxdl.train.feed import Feed
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import MeshPlacement, to_host
+from jaxdl.train.parallel import MEMBERS, MeshPlacement, to_host
 from jaxdl.train.population import Prepare, Training, order_keys, over_members, population_of
 from jaxdl.train.state import PREPARE, Step, TrainState, step_key
 from jaxdl.train.verification import make_first_losses
@@ -36,7 +36,7 @@ Watch = Callable[
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """How the members of a group are trained and watched."""
+    """How the members of a group are trained and evaluated."""
 
     training: Training
     dispatches: Callable[[Hyper, int], Generator[PyTree]]
@@ -55,14 +55,13 @@ def make_program(
     steps: int,
     batch: int,
     steps_per_dispatch: int,
-    mode: str,
     **options: Any,
 ) -> Program:
     """The program that trains on the batches of a feed; ``options`` are those of
     :class:`Program`."""
     size = {"steps": steps_per_dispatch, "batch": batch}
     return Program(
-        feed.program(step, prepare, **size, mode=mode),
+        feed.program(step, prepare, **size),
         lambda hypers, first: feed.dispatches(hypers, range(first, steps), **size),
         steps,
         steps_per_dispatch,
@@ -79,7 +78,7 @@ def make_program_without_data(
     refresh: Callable[[TrainState, Hyper], TrainState] = lambda state, hyper: state,
     watch: Watch = lambda members, states, hypers: {},
 ) -> Program:
-    """The program that trains on what the states hold themselves, such as the points of a PINN.
+    """The program that trains on data within the states, such as the points of a PINN.
 
     Args:
       refresh: changes a state at the beginning of every dispatch.
@@ -95,10 +94,10 @@ def make_program_without_data(
     def first_loss(state: TrainState, hyper: Hyper, _: tuple) -> jax.Array:
         return step(refresh(state, hyper), {}, hyper)[1]["loss"]
 
-    mesh, mode, specs = placement.mesh, placement.mode, (P("member"), P("member"), P())
     training = Training(
-        over_members(dispatch, mesh, donate=True, check_vma=False, mode=mode),
-        make_first_losses(lambda _: first_loss, mesh, specs=specs, mode=mode),
+        over_members(dispatch, placement, donate=True, check_vma=False),
+        make_first_losses(lambda _: first_loss, placement, specs=(MEMBERS, MEMBERS, P())),
+        placement,
     )
     return Program(
         training,
@@ -111,7 +110,7 @@ def make_program_without_data(
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """What is trained as one: a network, or several that share a forward pass."""
+    """A network in training, or several that share a forward pass."""
 
     networks: Sequence[Any]
     """The name of each network, a NamedTuple."""
@@ -119,7 +118,7 @@ class Member:
     start: Callable[[], TrainState]
     """The state before the first step."""
     hyper: Callable[[], Hyper]
-    """What differs between the members of a program."""
+    """The arrays in which the members of a program differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,33 +129,35 @@ class Group:
     """Names its checkpoints' folder and marks its lines in the curves."""
     members: Sequence[Member]
     size: int
-    """Of the population, which copies of the last member fill up."""
+    """The least number of members of the population, which copies of the last one fill up."""
 
     @property
     def program(self) -> Program:
-        """What trains the members."""
+        """The program that trains the members."""
         return self.members[0].program
+
+    @property
+    def placement(self) -> MeshPlacement:
+        """Where they are trained."""
+        return self.program.training.placement
 
     @property
     def networks(self) -> list[Any]:
         """The names of all networks of all members."""
         return [network for member in self.members for network in member.networks]
 
-    def hypers(self, placement: MeshPlacement) -> Hyper:
-        """What differs between the members, as a population."""
+    def hypers(self) -> Hyper:
+        """The members' hyper-parameters on the devices."""
         hypers = [member.hyper() for member in self.members]
-        return population_of(hypers, self.size, placement.mesh)
+        return population_of(hypers, self.placement, self.size)
 
-    def population(
-        self, states: Sequence[TrainState], placement: MeshPlacement
-    ) -> tuple[TrainState, Hyper]:
+    def population(self, states: Sequence[TrainState]) -> tuple[TrainState, Hyper]:
         """The members' states and hyper-parameters on the devices."""
-        population = population_of(states, self.size, placement.mesh, mode=placement.mode)
-        return population, self.hypers(placement)
+        return population_of(states, self.placement, self.size), self.hypers()
 
-    def start(self, placement: MeshPlacement) -> tuple[TrainState, Hyper]:
+    def start(self) -> tuple[TrainState, Hyper]:
         """The population before the first step."""
-        return self.population([member.start() for member in self.members], placement)
+        return self.population([member.start() for member in self.members])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,20 +166,21 @@ class Trained:
 
     group: Group
     states: Sequence[TrainState]
-    """Of each member, on the host and without the optimizer's state."""
+    """Each member's, on the host and without the optimizer's state."""
 
-    def population(self, placement: MeshPlacement) -> tuple[TrainState, Hyper]:
+    def population(self) -> tuple[TrainState, Hyper]:
         """The group on the devices again, to be evaluated."""
-        return self.group.population(self.states, placement)
+        return self.group.population(self.states)
 
 
 def make_groups(
-    name: str, members: Sequence[Member], most: int, *, even: bool = False
+    name: str, members: Sequence[Member], largest: int, *, even: bool = False
 ) -> list[Group]:
-    """Members of the same program, in the order in which the programs come, at most ``most`` at a
-    time; the groups are called ``name-0``, ``name-1``, …
+    """Groups of members of the same program, in the order of the programs, called ``name-0``,
+    ``name-1``, …
 
     Args:
+      largest: the greatest size of a group.
       even: make the groups of a program of nearly equal size. Otherwise all but the last have the
         greatest size, and copies fill up the last one.
     """
@@ -186,25 +188,23 @@ def make_groups(
     for member in members:
         by_program.setdefault(member.program, []).append(member)
     groups: list[Group] = []
-    for alike in by_program.values():
-        size = min(most, len(alike))
-        if even:
-            size = -(-len(alike) // -(-len(alike) // most))
-        for start in range(0, len(alike), size):
-            groups.append(Group(f"{name}-{len(groups)}", alike[start : start + size], size))
+    for program_members in by_program.values():
+        count = len(program_members)
+        size = -(-count // -(-count // largest)) if even else min(largest, count)
+        for start in range(0, count, size):
+            part = program_members[start : start + size]
+            groups.append(Group(f"{name}-{len(groups)}", part, size))
     return groups
 
 
-def train(group: Group, trainer: Trainer, placement: MeshPlacement) -> Trained:
+def train(group: Group, trainer: Trainer) -> Trained:
     """Train a group to its last step, from its latest checkpoint if it has one; raises as
     :meth:`jaxdl.train.loop.Trainer.fit` does."""
-    return to_trained(group, fit(group, trainer, placement))
+    return to_trained(group, fit(group, trainer))
 
 
-def fit(
-    group: Group, trainer: Trainer, placement: MeshPlacement, states: TrainState | None = None
-) -> TrainState:
-    """The same; the population as it is then, on the devices and with the optimizer's state.
+def fit(group: Group, trainer: Trainer, states: TrainState | None = None) -> TrainState:
+    """As :func:`train`; the result stays on the devices and has the optimizer's state.
 
     Args:
       states: the population that training begins with, all members at one step; it is consumed.
@@ -212,9 +212,9 @@ def fit(
     """
     program = group.program
     if states is None:
-        states, hypers = group.start(placement)
+        states, hypers = group.start()
     else:
-        hypers = group.hypers(placement)
+        hypers = group.hypers()
     return trainer.fit(
         group.name,
         program.training,
@@ -236,7 +236,7 @@ def to_trained(group: Group, states: TrainState) -> Trained:
 
 
 def _without_optimizer(states: TrainState) -> TrainState:
-    """What is evaluated, in training and after it: by the same compiled program."""
+    """The states that are evaluated, in training and after it: by the same compiled program."""
     return dataclasses.replace(states, opt_state=())
 
 
@@ -247,8 +247,8 @@ def example_streams(
     :func:`jaxdl.train.population.train_resident`.
 
     Args:
-      streams: the examples of each stream of batches that come side by side. Of several the arrays
-        have a first axis for streams, of a single one they have none.
+      streams: the examples of each stream of batches that come side by side. If there are several,
+        the arrays have a first axis for streams.
       longest: the greatest number of examples of any member, to which all are padded.
     """
     padded = [np.pad(ids, (0, longest - len(ids))).astype(np.int32) for ids in streams]
@@ -258,9 +258,7 @@ def example_streams(
     return {"examples": np.stack(padded), "count": np.stack(counts)}
 
 
-def first_examples(
-    feed: Feed, prepare: Prepare, hyper: Hyper, count: int, placement: MeshPlacement
-) -> tuple[Batch, Batch]:
+def first_examples(feed: Feed, prepare: Prepare, hyper: Hyper, count: int) -> tuple[Batch, Batch]:
     """The first examples that a member is trained on: as they are stored, and prepared for its
     network as in training."""
     words, counts = jax.random.key_data(order_keys(hyper)), np.asarray(hyper["count"])
@@ -274,7 +272,7 @@ def first_examples(
         )
     ]
     ids = np.stack(orders, -1).reshape(count, *counts.shape)
-    fetched = feed.fetch(np.tile(ids.reshape(-1), (placement.member_devices, 1)))
+    fetched = feed.fetch(np.tile(ids.reshape(-1), (feed.placement.member_devices, 1)))
     stored = {
         name: leaf[0].reshape(*ids.shape, *leaf.shape[2:])
         for name, leaf in to_host(fetched).items()

@@ -1,4 +1,4 @@
-"""A request to stop training, which loses nothing."""
+"""Requests to stop training, without loss."""
 
 import os
 import signal
@@ -20,34 +20,34 @@ class StopFlag:
     """Within ``with flag:``, the first SIGINT or SIGTERM only sets ``received``, its number, which
     the loop reads between dispatches.
 
-    It says so on standard error. A second signal does what it did before, and so does any after the
-    ``with``. Python tells signals to the main thread alone: in another none is taken over, and who
-    wants that one to stop sets ``received``.
+    A line on standard error confirms it. A second signal, or any after the ``with``, has its usual
+    effect. Python handles signals in the main thread alone: in another the flag handles none, and
+    ``received`` can be set by hand.
     """
 
     def __init__(self):
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopFlag":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+                self._handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back()
+        self._restore()
         self.received = None  # it has been heard, and the flag may serve again
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         with suppress(OSError):  # standard error may be closed
             os.write(2, b"\nasked to stop: as soon as all is saved, or, asked again, at once\n")
-        self._give_back()
+        self._restore()
 
-    def _give_back(self) -> None:
-        """Let the signals do what they did before."""
-        while self._before:
-            number, handler = self._before.popitem()
-            # None is a handler that is not Python's, which cannot be had again.
+    def _restore(self) -> None:
+        """Restore the handlers that the signals had before."""
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            # None is a handler that is not Python's, which cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,5 +1,5 @@
-"""Curves on disk: one JSON object a line, able to go back to where a checkpoint is; TensorBoard's
-files beside them."""
+"""Curves on disk, one JSON object a line, which can be cut back to the step of a checkpoint; and
+TensorBoard's files."""
 
 import json
 import math
@@ -17,7 +17,8 @@ Name = TypeVar("Name", bound=tuple)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: such numbers are written as their names."""
+    """A number as JSON has it, which has no NaN and no infinity: these are written as their
+    names."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -35,7 +36,7 @@ def sync(path: Path) -> None:
 
 
 FIELDS = {"population": str, "step": int}
-"""What every record has."""
+"""The fields of every record, and their types."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -46,9 +47,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    whole, newline, _ = path.read_bytes().rpartition(b"\n")
+    content, newline, _ = path.read_bytes().rpartition(b"\n")
     records = []
-    for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
+    for number, line in enumerate(content.split(b"\n") if newline else [], start=1):
         try:
             record = json.loads(line)
         except ValueError:
@@ -75,7 +76,7 @@ def series(records: Iterable[Mapping[str, Any]], field: str) -> Float[np.ndarray
 
 
 def network_values(values: Shaped[AnyArray, "m ..."], networks: Sequence) -> list[Any]:
-    """Without what only fills up the population."""
+    """The values of networks, without those of members that only fill up the population."""
     return np.asarray(values).reshape(-1)[: len(networks)].tolist()
 
 
@@ -84,15 +85,15 @@ def dispatch_records(
     watched: Mapping[str, list[float]],
     networks: Sequence[Mapping[str, Any]],
     arrays: Sequence[Sequence[str]],
-    before: int,
+    first_step: int,
 ) -> Iterator[dict[str, Any]]:
-    """A line of the curves for each network, of a dispatch that begins at step ``before``.
+    """A line of the curves for each network, of a dispatch that begins at ``first_step``.
 
     Args:
       metrics: [members, steps] or, where a member is several networks, [members, steps, networks].
       arrays: :func:`jaxdl.train.state.fault_names`.
     """
-    faults, step = metrics["fault"], before + metrics["fault"].shape[1]
+    faults, step = metrics["fault"], first_step + metrics["fault"].shape[1]
     finite = faults == -1
     means = {
         key: network_values(np.mean(np.where(finite, value, np.nan), axis=1), networks)
@@ -104,13 +105,13 @@ def dispatch_records(
         key: [value if lives else math.nan for value, lives in zip(values, alive, strict=True)]
         for key, values in watched.items()
     }
-    at = network_values(np.argmax(faults >= 0, axis=1), networks)
+    fault_step = network_values(np.argmax(faults >= 0, axis=1), networks)
     faulty_array = network_values(np.max(faults, axis=1), networks)
     for i, network in enumerate(networks):
         columns = {key: values[i] for key, values in (means | watched).items()}
         record = {**network, "step": step, **columns}
         if faulty_array[i] >= 0:
-            record["diverged_at"] = before + at[i]
+            record["diverged_at"] = first_step + fault_step[i]
             record["diverged_in"] = arrays[i % len(arrays)][faulty_array[i]]
         yield record
 
@@ -120,7 +121,7 @@ class Fault(NamedTuple):
 
     step: int
     array: str
-    """Its path, the first that was not finite."""
+    """The path of the first array that was not finite."""
 
 
 class Curves:
@@ -149,19 +150,20 @@ class Curves:
         existing += new
 
     def rewind(self, population: str, step: int) -> int:
-        """Drop what training of a population from a checkpoint at ``step`` will write again.
+        """Drop the records of a population after ``step``, which training from a checkpoint there
+        writes again.
 
         Returns:
-          how many of its records stay.
+          the number of its records that stay.
 
         Raises:
           DamagedFile: see :func:`read`.
         """
-        before, path = self.records, self.path
-        remaining = [r for r in before if r["population"] != population or r["step"] <= step]
+        records, path = self.records, self.path
+        remaining = [r for r in records if r["population"] != population or r["step"] <= step]
         # A file may be long, so it is written anew only where something goes: also a line cut
         # short.
-        if path.exists() and (len(remaining) < len(before) or not _ends_in_newline(path)):
+        if path.exists() and (len(remaining) < len(records) or not _ends_in_newline(path)):
             new = path.with_name(path.name + ".tmp")
             new.write_bytes(b"")
             append(new, remaining)
@@ -205,7 +207,7 @@ def _ends_in_newline(path: Path) -> bool:
 
 
 class Events:
-    """The curves for TensorBoard: a run a network, named by what tells it from the others.
+    """The curves for TensorBoard: a run for each network, by the network's name.
 
     Raises:
       ImportError: without tensorboardX.
@@ -214,20 +216,20 @@ class Events:
     def __init__(self, folder: Path, networks: Sequence[Mapping[str, Any]], first: int):
         from tensorboardX import SummaryWriter
 
-        # What was written after the checkpoint at step ``first`` will be written again.
+        # Records after the checkpoint at step ``first`` are written again.
         self._writers = [
             SummaryWriter(str(folder / "-".join(map(str, network.values()))), purge_step=first + 1)
             for network in networks
         ]
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """A record a network, in their order, as they are given to :func:`append`."""
+        """Write records as :func:`append` takes them, one for each network, in their order."""
         for writer, record in zip(self._writers, records, strict=True):
             for key, value in record.items():
                 if isinstance(value, float):
                     writer.add_scalar(key, value, record["step"])
 
     def close(self) -> None:
-        """Write what is not yet on disk."""
+        """Write all records that are not yet on disk."""
         for writer in self._writers:
             writer.close()

@@ -1,4 +1,4 @@
-"""The loop around the compiled step: dispatches, curves, checkpoints, a stop that loses nothing."""
+"""The loop around the compiled step: dispatches, curves, checkpoints, stops without loss."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.interruption import Interrupted, StopFlag
-from jaxdl.train.parallel import to_host
+from jaxdl.train.parallel import MeshPlacement, to_host
 from jaxdl.train.population import Training
 from jaxdl.train.state import TrainState, fault_names
 from jaxdl.train.verification import WrongNumbers, compare, rounding
@@ -26,19 +26,19 @@ from jaxdl.types import DamagedFile, Hyper, PyTree
 
 @dataclasses.dataclass
 class Clock:
-    """What became of the time, in seconds."""
+    """How many seconds each part of the work took."""
 
     compilation: float = 0.0
     training: float = 0.0
-    """From the start of a dispatch until its metrics are on the host; reading the data of the next
-    one, which happens meanwhile, is included."""
+    """From the start of a dispatch until its metrics are on the host, including the reading of the
+    next one's data meanwhile."""
     steps: int = 0
     """Steps times networks in that time."""
     evaluation: float = 0.0
     saving: float = 0.0
-    """That training waited for checkpoints."""
+    """Waiting for checkpoints."""
     by_population: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Training, with what was done before a restart."""
+    """Training of each population, including the time before a restart."""
     verification: float = 0.0
     """Computing first losses a second time."""
 
@@ -48,28 +48,29 @@ class Trainer:
     """Trains populations, one after the other: their folder, curves, checkpoints and progress."""
 
     folder: Path
-    """Gets ``metrics.jsonl`` and ``checkpoints/``; where several processes train, the latter is
-    the same for all."""
+    """For ``metrics.jsonl`` and ``checkpoints/``; where several processes train, the latter is the
+    same for all."""
     stop: StopFlag
     progress: Callable[[str, int], None]
-    """Told the population's name and the steps of networks done since it was last called."""
+    """Called with the population's name and the steps of networks done since its last call."""
     seconds_between_saves: float
     checkpoints: int = 2
-    """So many of the latest are kept of each population."""
+    """How many checkpoints of each population are kept, the latest."""
     events: bool = False
     """Whether the curves are also written for TensorBoard."""
     profiled: range = range(0)
     """Steps to be traced by the profiler."""
     debug: bool = False
-    """Whether a network that ceases to be finite ends it all with FloatingPointError: the dispatch
-    is repeated, operation by operation, to raise it where that began. On one device, under jit."""
+    """Whether training ends with FloatingPointError when a network ceases to be finite: the
+    dispatch is repeated, operation by operation, to raise it at the first that is not. On one
+    device, under jit."""
     say: Callable[[str], None] = print
-    """Told, in a line, what the user should know."""
+    """Called with a line of information for the user."""
     clock: Clock = dataclasses.field(default_factory=Clock)
     compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict)
     discrepancies: dict[str, float] = dataclasses.field(default_factory=dict)
-    """By population, how far its members' first losses by the program that trains are from those
-    by a plain one (:func:`jaxdl.train.verification.compare`); of those that were compared."""
+    """By population, the largest difference between its members' first losses by the program that
+    trains and those by a plain one (:func:`jaxdl.train.verification.compare`), if compared."""
 
     @functools.cached_property
     def curves(self) -> logs.Curves:
@@ -97,39 +98,41 @@ class Trainer:
         metrics' means since the line before, and, for one that ceased to be finite, the number of
         finite steps before that, ``diverged_at``, and the first array that was not,
         ``diverged_in``, and from then on no number but NaN; after every so many dispatches and at
-        the end also what ``watch`` says.
+        the end also the numbers of ``watch``.
 
         Args:
-          name: of the population: its checkpoints' folder, and its mark in the curves.
+          name: the population's: it names its checkpoints' folder, and marks its lines in the
+            curves.
           training: the ``program`` of a :class:`jaxdl.train.feed.Feed`. The losses of its first
             step are compared with those of a plain program before anything is written.
           dispatches: ``dispatches(first)`` yields the ``data`` of each dispatch from step
             ``first`` on.
-          networks: how each network is named in the curves, in the order of members (and,
-            where a member is several networks, of those within it); the members that only
-            fill up the population come after them and are not named.
+          networks: the name of each network in the curves, in the order of members (and, where a
+            member is several networks, of those within it). Members that only fill up the
+            population come last and have no names.
+          watch: ``watch(states)`` gives numbers for the curves, by network.
 
         Raises:
           ValueError: if the dispatches do not divide the steps, or members are at several steps.
-          DamagedFile: if a checkpoint is another program's or of other networks, or the curves do
-            not reach up to it.
-          OSError: if something cannot be written; what was written before is intact.
+          DamagedFile: if a checkpoint has another program's arrays or other networks, or the curves
+            do not reach up to it.
+          OSError: if something cannot be written; all files written before are intact.
           Interrupted: after saving, when the stop flag was set.
           FloatingPointError: see ``debug``.
-          WrongNumbers: if the first losses are not those of a plain program.
+          WrongNumbers: if the first losses differ from those of a plain program.
         """
         if steps % steps_per_dispatch:
             raise ValueError(f"{steps} steps are not a multiple of {steps_per_dispatch} a dispatch")
 
         folder, arrays = self.folder / "checkpoints" / name, fault_names(states)
-        begin, *others = map(int, sorted({*to_host(states.step).tolist()}))
+        start, *others = map(int, sorted({*to_host(states.step).tolist()}))
         if others:
-            raise ValueError(f"the members of {name} are at steps {begin} to {others[-1]}")
+            raise ValueError(f"the members of {name} are at steps {start} to {others[-1]}")
         with Checkpoints(folder, self.checkpoints, self.say) as checkpoints, ExitStack() as stack:
             states, first = self._resume(
-                checkpoints, name, states, networks, begin, steps_per_dispatch
+                checkpoints, name, states, networks, start, steps_per_dispatch
             )
-            self.progress(name, (first - begin) * len(networks))
+            self.progress(name, (first - start) * len(networks))
             stopped, _ = self._agreed(False)  # asked for while something else was computed
             if stopped:
                 raise Interrupted(stopped)
@@ -140,18 +143,19 @@ class Trainer:
                 events = logs.Events(self.folder / "tensorboard" / name, networks, first)
                 stack.enter_context(closing(events))
             trace = stack.enter_context(ExitStack())
+            first_steps = range(first, steps, steps_per_dispatch)
             traced = [
-                before
-                for before in range(first, steps, steps_per_dispatch)
-                if self.profiled.start - steps_per_dispatch < before < self.profiled.stop
+                first_step
+                for first_step in first_steps
+                if self.profiled.start - steps_per_dispatch < first_step < self.profiled.stop
             ]
             saved, items = time.monotonic(), stack.enter_context(closing(dispatches(first)))
             data = next(items)
             train = self._compile(training.run, states, hypers, data)
             expected = self._first_losses(training, states, hypers, data)
-            for before in range(first, steps, steps_per_dispatch):
-                step = before + steps_per_dispatch
-                if before in traced[:1]:
+            for first_step in first_steps:
+                step = first_step + steps_per_dispatch
+                if first_step in traced[:1]:
                     trace.enter_context(jax.profiler.trace(self.folder / "profile" / name))
                 began = time.monotonic()
                 states_before = jax.tree.map(jnp.copy, states) if self.debug else None
@@ -161,13 +165,14 @@ class Trainer:
                 if step < steps:
                     data = next(items)  # read while the devices are at work
                 metrics = dict(to_host(metrics))
-                if before == first:
-                    self._verify(name, expected, metrics["loss"][:, 0], networks, states, first)
-                took = time.monotonic() - began
-                if before in traced[-1:]:
+                if first_step == first:
+                    losses, placement = metrics["loss"][:, 0], training.placement
+                    self._verify(name, expected, losses, networks, placement, first)
+                seconds = time.monotonic() - began
+                if first_step in traced[-1:]:
                     trace.close()
-                self.clock.training += took
-                self.clock.by_population[name] += took
+                self.clock.training += seconds
+                self.clock.by_population[name] += seconds
                 self.clock.steps += steps_per_dispatch * len(networks)
 
                 evaluated = step // steps_per_dispatch % dispatches_per_evaluation == 0
@@ -180,9 +185,9 @@ class Trainer:
                         for key, value in watch(states).items()
                     }
                     self.clock.evaluation += time.monotonic() - began
+                parts = metrics, watched, networks, arrays, first_step
                 records = [
-                    {"population": name, **record}
-                    for record in logs.dispatch_records(metrics, watched, networks, arrays, before)
+                    {"population": name, **record} for record in logs.dispatch_records(*parts)
                 ]
                 self.curves.append(records)
                 if events:
@@ -219,25 +224,25 @@ class Trainer:
         name: str,
         states: TrainState,
         networks: Sequence[Mapping[str, Any]],
-        begin: int,
+        start: int,
         steps_per_dispatch: int,
     ) -> tuple[TrainState, int]:
-        """States to go on with, and their step, ``begin`` without a checkpoint; the curves end
+        """The states to go on with, and their step, ``start`` without a checkpoint; the curves end
         there, too."""
         folder = self.folder / "checkpoints" / name
-        again = f"delete {folder} to train these networks again"
+        remedy = f"delete {folder} to train these networks again"
         states, first, notes = checkpoints.restore(states)
         if first and notes.get("networks") != list(map(dict, networks)):
-            raise DamagedFile(f"the checkpoint in {folder} is of other networks: {again}")
+            raise DamagedFile(f"the checkpoint in {folder} is of other networks: {remedy}")
         self.clock.by_population[name] = notes.get("seconds", 0.0)
         if notes.get("discrepancy") is not None:
             self.discrepancies[name] = notes["discrepancy"]
         # They may be ahead of the checkpoint, never behind it: they are written first.
-        first = max(begin, first)
+        first = max(start, first)
         lines = self.curves.rewind(name, first)
-        if lines != (first - begin) // steps_per_dispatch * len(networks):
+        if lines != (first - start) // steps_per_dispatch * len(networks):
             problem = f"lacks lines of {name} before its checkpoint at step {first}"
-            raise DamagedFile(f"{self.curves.path} {problem}: {again}")
+            raise DamagedFile(f"{self.curves.path} {problem}: {remedy}")
         return states, first
 
     def _compile(self, run: jax.stages.Wrapped, *args: PyTree) -> Callable:
@@ -251,7 +256,7 @@ class Trainer:
         return self.compiled[key]
 
     def _first_losses(self, training: Training, *args: PyTree) -> Mapping[int, np.ndarray]:
-        """The first losses by a plain program: to be asked for before the states are consumed."""
+        """The first losses by a plain program; for states that are not yet consumed."""
         began = time.monotonic()
         losses = training.first_losses(*args)
         self.clock.verification += time.monotonic() - began
@@ -263,26 +268,23 @@ class Trainer:
         expected: Mapping[int, np.ndarray],
         losses: np.ndarray,
         networks: Sequence[Mapping[str, Any]],
-        states: TrainState,
+        placement: MeshPlacement,
         first: int,
     ) -> None:
         """Compare the first losses of a dispatch with those of a plain program, on all processes
         before one of them writes anything."""
-        per_member = losses[0].size
-        sharding: Any = states.step.sharding
-        mesh = sharding.mesh
+        per_member, rows = losses[0].size, placement.mesh.devices
 
-        def describe(index: int, place: int) -> str:
-            rows = mesh.devices
-            network = networks[min(index * per_member + place, len(networks) - 1)]
-            devices = ", ".join(map(str, rows[index * len(rows) // len(losses)]))
+        def describe(member: int, index: int) -> str:
+            network = networks[min(member * per_member + index, len(networks) - 1)]
+            devices = ", ".join(map(str, rows[member * len(rows) // len(losses)]))
             label = "/".join(map(str, network.values()))
-            return f"{label} at step {first} (member {index} of {name}, on {devices})"
+            return f"{label} at step {first} (member {member} of {name}, on {devices})"
 
         fault, difference = None, 0.0
         if expected:
             try:
-                difference = compare(expected, losses, describe, rounding(mesh))
+                difference = compare(expected, losses, describe, rounding(placement.platform))
             except WrongNumbers as error:
                 fault = error
         if jax.process_count() > 1:
@@ -293,10 +295,10 @@ class Trainer:
         if fault:
             raise fault
         if expected:
-            self.discrepancies.setdefault(name, difference)  # a restart has that of the beginning
+            self.discrepancies.setdefault(name, difference)  # a restart keeps that of the start
 
     def _agreed(self, due: bool) -> tuple[int | None, bool]:
-        """The signal that any process received, and whether the first one would save."""
+        """The signal that any process received, and whether the first process would save."""
         if jax.process_count() == 1:
             return self.stop.received, due
         votes = multihost_utils.process_allgather(np.array([self.stop.received or 0, due]))
@@ -304,7 +306,7 @@ class Trainer:
 
 
 def _look_for_fault(run: Callable, *args: PyTree) -> None:
-    """Raise FloatingPointError at the first operation whose result is NaN or, if there is none,
+    """Raise FloatingPointError at the first operation whose result is NaN or, without one,
     infinite."""
     for watch in (jax.debug_nans, jax.debug_infs):
         with jax.disable_jit(), watch(True):

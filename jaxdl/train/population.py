@@ -3,8 +3,8 @@
 A population is a pytree whose leaves have a leading member axis. Members are divided over the
 mesh's "member" axis; the members on one device are batched (`vmap`) on GPU and TPU and mapped
 (`lax.map`) on CPU, where XLA is slow at the grouped convolutions that batching makes of
-convolutions with different kernels. The mesh's "data" axis divides each member's batch. What all
-members share, the data above all, exists once a device.
+convolutions with different kernels. The mesh's "data" axis divides each member's batch. Data that
+all members share exist once a device.
 """
 
 import dataclasses
@@ -16,31 +16,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from jaxdl.data.batches import batch_ids
-from jaxdl.train.parallel import array_spec, axis_of, place, shard_members, to_host
+from jaxdl.train.parallel import MEMBERS, STREAM, MeshPlacement, put, to_host
 from jaxdl.train.state import PREPARE, Step, TrainState, step_key
 from jaxdl.train.verification import FirstLosses, make_first_losses
 from jaxdl.types import Batch, Hyper, Metrics, PyTree
 
 Prepare = Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]
-"""From images 0 … 255 and labels as they are stored to what a member's network sees; with a key in
-training, for augmentation, and without one in evaluation."""
-
-
-MEMBERS = P("member")
+"""``prepare(stored, hyper, key)``: the batch that a member's network sees, from images 0 … 255 and
+labels as they are stored; with a key in training, for augmentation, and without one in
+evaluation."""
 
 
 def over_members(
     fn: Callable[..., PyTree],
-    mesh: Mesh,
+    placement: MeshPlacement,
     *,
     specs: Sequence[P] | None = None,
-    out: P = MEMBERS,
-    mode: str = "shard_map",
+    out_spec: P = MEMBERS,
     batched: bool | None = None,
     donate: bool = False,
     check_vma: bool = True,
@@ -48,13 +45,13 @@ def over_members(
     """Compile ``fn(*member, shared)`` for populations: ``run(*populations, shared)``.
 
     Args:
-      fn: a pure function of one member's trees and, last, of what all members share.
+      fn: a pure function of one member's trees and, last, of a tree that all members share.
+      placement: in the modes ``shard_map`` and ``pmap`` a device runs ``fn`` with its share of a
+        batch, else ``fn`` sees it whole: see
+        :attr:`jaxdl.train.parallel.MeshPlacement.axis_name`.
       specs: how each argument is divided over the mesh; those whose first axis is "member" are
         populations. Default: all but the last are, and that is on every device.
-      out: the same of the result.
-      mode: one of :data:`jaxdl.train.parallel.MODES`. With ``shard_map`` and ``pmap`` a device
-        runs ``fn`` with its share of a batch, else ``fn`` sees it whole: see
-        :func:`jaxdl.train.parallel.axis_of`.
+      out_spec: how the result is divided.
       batched: whether the members on a device are batched or mapped; default by platform.
       donate: reuse the memory of the first argument, which is lost to the caller.
       check_vma: see `jax.shard_map`; off for functions that its types do not allow, such as line
@@ -68,19 +65,16 @@ def over_members(
     CPU devices. Those that share a frozen prefix (:func:`jaxdl.transfer.shared_prefix_loss`), and
     batched ones of any kind, differ by 1e-7 of their first losses, as much as each does from
     float64, and training enlarges that as it does any rounding.
-
-    Raises:
-      ValueError: for an unknown mode, or one that the mesh does not allow.
     """
-    axis_of(mode, mesh)
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    batched = not on_cpu if batched is None else batched
+    mesh = placement.mesh
+    batched = placement.platform != "cpu" if batched is None else batched
 
     def specs_of(args: tuple) -> tuple[P, ...]:
-        return tuple(specs or (*[P("member")] * (len(args) - 1), P()))
+        return tuple(specs or (*[MEMBERS] * (len(args) - 1), P()))
 
     def split(args: tuple) -> tuple[tuple, Callable[[tuple], tuple]]:
-        """The populations among the arguments, and from a member's back to all arguments."""
+        """The populations among the arguments; and the function that puts a member of each in its
+        population's place."""
         divided = [len(spec) > 0 and spec[0] == "member" for spec in specs_of(args)]
 
         def join(member: tuple) -> tuple:
@@ -100,56 +94,59 @@ def over_members(
 
     def with_shard_map(*args: PyTree) -> PyTree:
         return jax.shard_map(
-            local, mesh=mesh, in_specs=specs_of(args), out_specs=out, check_vma=check_vma
+            local, mesh=mesh, in_specs=specs_of(args), out_specs=out_spec, check_vma=check_vma
         )(*args)
 
     def with_shardings(*args: PyTree) -> PyTree:
         members, join = split(args)
-        rows = mesh.shape["member"]
-        by_device = jax.tree.map(lambda x: x.reshape(rows, -1, *x.shape[1:]), members)
+        devices = placement.member_devices
+        by_device = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), members)
         run = functools.partial(map_members, join=join)
         result = jax.vmap(run, spmd_axis_name="member")(by_device)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), result)
 
-    with_pmap = _with_pmap(local, specs_of, out, mesh)
+    with_pmap = _with_pmap(local, specs_of, out_spec, placement)
     return jax.jit(
-        {"shard_map": with_shard_map, "pmap": with_pmap}.get(mode, with_shardings),
+        {"shard_map": with_shard_map, "pmap": with_pmap}.get(placement.mode, with_shardings),
         donate_argnums=(0,) if donate else (),
-        out_shardings=NamedSharding(mesh, out) if mode != "fsdp" else None,
+        out_shardings=NamedSharding(mesh, out_spec) if placement.mode != "fsdp" else None,
     )
 
 
-def _with_pmap(local: Callable, specs_of: Callable, out: P, mesh: Mesh) -> Callable[..., PyTree]:
+def _with_pmap(
+    local: Callable, specs_of: Callable, out_spec: P, placement: MeshPlacement
+) -> Callable[..., PyTree]:
     """``local`` on each device, which has its share of the members or of each batch.
 
     For use within `jax.jit`, which keeps the program (pmap compiles anew for every function) and
     donates the arguments themselves (pmap would donate the copies that reshaping makes of them).
     """
-    axis = "data" if mesh.shape["data"] > 1 else "member"
-    devices = list(mesh.devices.flat)
+    name = "data" if placement.data_devices > 1 else "member"
+    devices = list(placement.mesh.devices.flat)
 
-    def along(spec: P) -> int | None:
-        """Where an array is divided over the axis, if it is: pmap wants the devices there."""
-        return next((i for i, name in enumerate(spec) if name == axis), None)
+    def divided_axis(spec: P) -> int | None:
+        """The axis of an array along which it is divided, if it is: pmap wants the devices
+        there."""
+        return next((i for i, entry in enumerate(spec) if entry == name), None)
 
     def run(*args: PyTree) -> PyTree:
-        where = list(map(along, specs_of(args)))
+        axes = list(map(divided_axis, specs_of(args)))
 
-        def divide(leaf: Array, at: int) -> Array:
-            return leaf.reshape(*leaf.shape[:at], len(devices), -1, *leaf.shape[at + 1 :])
+        def divide(leaf: Array, axis: int) -> Array:
+            return leaf.reshape(*leaf.shape[:axis], len(devices), -1, *leaf.shape[axis + 1 :])
 
         divided = [
-            arg if at is None else jax.tree.map(functools.partial(divide, at=at), arg)
-            for arg, at in zip(args, where, strict=True)
+            arg if axis is None else jax.tree.map(functools.partial(divide, axis=axis), arg)
+            for arg, axis in zip(args, axes, strict=True)
         ]
-        at = along(out)  # devices that share a batch may end with the same
+        axis = divided_axis(out_spec)  # devices that share a batch may end with the same
         # pmap wants an argument that it divides, also where all that differs is the device.
         numbers, call = np.arange(len(devices)), lambda _, *args: local(*args)
-        mapped = jax.pmap(call, axis, in_axes=(0, *where), out_axes=at, devices=devices)
+        mapped = jax.pmap(call, name, in_axes=(0, *axes), out_axes=axis, devices=devices)
         results = mapped(numbers, *divided)
-        if at is None:
+        if axis is None:
             return results
-        return jax.tree.map(lambda x: x.reshape(*x.shape[:at], -1, *x.shape[at + 2 :]), results)
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), results)
 
     return run
 
@@ -162,6 +159,8 @@ class Training:
     """``run(states, hypers, data)``, jitted; consumes the states."""
     first_losses: FirstLosses
     """The losses of the first step of ``run`` by another program, for the same arguments."""
+    placement: MeshPlacement
+    """Where the populations are."""
 
     def __call__(self, *args: PyTree) -> tuple[TrainState, Metrics]:
         return self.run(*args)
@@ -170,26 +169,25 @@ class Training:
 def train_resident(
     step: Step,
     prepare: Prepare,
-    mesh: Mesh,
+    placement: MeshPlacement,
     *,
     steps: int,
     batch: int,
-    mode: str = "shard_map",
     batched: bool | None = None,
 ) -> Training:
     """``run(states, hypers, data)`` trains every member for ``steps`` steps in one dispatch.
 
-    ``data`` are all images and labels, on every device. A member is trained on the
-    ``hyper["count"]`` first places of ``hyper["examples"]``, in the order that
+    ``data`` are all images and labels, on every device. A member is trained on the first
+    ``hyper["count"]`` of the data's indices ``hyper["examples"]``, in the order that
     :func:`jaxdl.data.batches.batch_ids` makes of :func:`order_keys`. With ``count`` of shape
     [s] and ``examples`` [s, n], s streams of batches come side by side: of stored images
     [batch, s, h, w, c].
 
     Args:
-      step: from :func:`jaxdl.train.state.make_step` with ``axis_name=axis_of(mode, mesh)``.
+      step: from :func:`jaxdl.train.state.make_step` with ``placement.axis_name``.
       prepare: makes of a stored batch one for the network.
       batch: the size of a whole batch; a multiple of the mesh's "data" axis.
-      mode, batched: see :func:`over_members`.
+      batched: see :func:`over_members`.
 
     Returns:
       the training; its metrics have a leading [members, steps].
@@ -197,23 +195,27 @@ def train_resident(
     Raises:
       ValueError: if the batch does not divide over the devices.
     """
-    if batch % mesh.shape["data"]:
-        raise ValueError(f"a batch of {batch} does not divide over {mesh.shape['data']} devices")
+    if batch % placement.data_devices:
+        raise ValueError(
+            f"a batch of {batch} does not divide over {placement.data_devices} devices"
+        )
 
-    def make_member(mesh: Mesh) -> tuple[Callable, Callable]:
-        advance, axis = _prepared_step(step, prepare, mesh, mode), axis_of(mode, mesh)
-        share = batch // mesh.shape["data"]
+    def make_member(placement: MeshPlacement) -> tuple[Callable, Callable]:
+        advance, axis_name = _prepared_step(step, prepare, placement), placement.axis_name
+        share = batch // placement.data_devices
 
         def order(state: TrainState, hyper: Hyper) -> Int[Array, "steps b *s"]:
-            def one(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
+            def member_ids(key: PRNGKeyArray, examples: Array, count: Array) -> Array:
                 ids = batch_ids(key, state.step, steps=steps, batch=batch, examples=count)
-                if axis is not None:
-                    start = lax.axis_index(axis) * share
+                if axis_name is not None:
+                    start = lax.axis_index(axis_name) * share
                     ids = lax.dynamic_slice_in_dim(ids, start, share, axis=1)
                 return examples[ids]
 
             streams = order_keys(hyper), hyper["examples"], hyper["count"]
-            return jax.vmap(one, out_axes=-1)(*streams) if hyper["count"].ndim else one(*streams)
+            if hyper["count"].ndim:
+                return jax.vmap(member_ids, out_axes=-1)(*streams)
+            return member_ids(*streams)
 
         def train(state: TrainState, hyper: Hyper, data: Batch) -> tuple[TrainState, Metrics]:
             def body(state: TrainState, ids: Int[Array, " b *s"]) -> tuple[TrainState, Metrics]:
@@ -228,26 +230,19 @@ def train_resident(
 
         return train, first_loss
 
-    specs = (P("member"), P("member"), P())
-    return _training(make_member, mesh, specs, mode=mode, batched=batched)
+    return _training(make_member, placement, (MEMBERS, MEMBERS, P()), batched)
 
 
-def train_streamed(
-    step: Step,
-    prepare: Prepare,
-    mesh: Mesh,
-    *,
-    mode: str = "shard_map",
-    batched: bool | None = None,
-) -> Training:
-    """The same where the batches themselves are given: ``run(states, hypers, batches)``.
+def train_streamed(step: Step, prepare: Prepare, placement: MeshPlacement) -> Training:
+    """As :func:`train_resident`, where the batches themselves are given:
+    ``run(states, hypers, batches)``.
 
     ``batches`` are stored images and labels with a leading [members, steps, batch, *streams],
-    divided over the devices as ``P("member", None, "data")``.
+    divided over the devices as :data:`jaxdl.train.parallel.STREAM`.
     """
 
-    def make_member(mesh: Mesh) -> tuple[Callable, Callable]:
-        advance = _prepared_step(step, prepare, mesh, mode)
+    def make_member(placement: MeshPlacement) -> tuple[Callable, Callable]:
+        advance = _prepared_step(step, prepare, placement)
 
         def train(state: TrainState, hyper: Hyper, batches: Batch) -> tuple[TrainState, Metrics]:
             return lax.scan(lambda state, stored: advance(state, stored, hyper), state, batches)
@@ -257,52 +252,54 @@ def train_streamed(
 
         return train, first_loss
 
-    specs = (P("member"), P("member"), P("member", None, "data"))
-    return _training(make_member, mesh, specs, mode=mode, batched=batched)
+    return _training(make_member, placement, (MEMBERS, MEMBERS, STREAM))
 
 
 def _training(
-    make_member: Callable[[Mesh], tuple[Callable, Callable]],
-    mesh: Mesh,
+    make_member: Callable[[MeshPlacement], tuple[Callable, Callable]],
+    placement: MeshPlacement,
     specs: Sequence[P],
-    *,
-    mode: str,
-    batched: bool | None,
+    batched: bool | None = None,
 ) -> Training:
-    """Training and its check, of what trains one member on a mesh and of that member's first
-    loss."""
-    train, _ = make_member(mesh)
+    """Training and its check.
+
+    Args:
+      make_member: gives, for a placement, the function that trains one member there and the one
+        that computes that member's first loss.
+    """
+    train, _ = make_member(placement)
     return Training(
-        over_members(train, mesh, specs=specs, mode=mode, batched=batched, donate=True),
-        make_first_losses(lambda row: make_member(row)[1], mesh, specs=specs, mode=mode),
+        over_members(train, placement, specs=specs, batched=batched, donate=True),
+        make_first_losses(lambda member: make_member(member)[1], placement, specs=specs),
+        placement,
     )
 
 
-def _prepared_step(step: Step, prepare: Prepare, mesh: Mesh, mode: str) -> Step:
+def _prepared_step(step: Step, prepare: Prepare, placement: MeshPlacement) -> Step:
     """The step on images as they are stored."""
-    axis = axis_of(mode, mesh)
+    axis_name, mode = placement.axis_name, placement.mode
 
     def divided(tree: PyTree, spec_of: Callable[[tuple[int, ...]], P]) -> PyTree:
-        specs = jax.tree.map(lambda leaf: NamedSharding(mesh, spec_of(leaf.shape)), tree)
+        specs = jax.tree.map(lambda leaf: placement.sharding(spec_of(leaf.shape)), tree)
         return lax.with_sharding_constraint(tree, specs)
 
     def advance(state: TrainState, stored: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        key = step_key(hyper["key"], PREPARE, state.step, axis)
-        if axis is None and mode != "pmap":  # the compiler is told what is where
+        key = step_key(hyper["key"], PREPARE, state.step, axis_name)
+        if axis_name is None and mode != "pmap":  # for the compiler
             stored = divided(stored, lambda shape: P("data"))
         if mode == "fsdp":
-            state = divided(state, functools.partial(array_spec, mesh=mesh))
+            state = divided(state, placement.array_spec)
         return step(state, prepare(stored, hyper, key), hyper)
 
     return advance
 
 
 def order_keys(hyper: Hyper) -> Key[Array, " *streams"]:
-    """What orders the examples of a member: its own key, and for further streams others.
+    """The keys that order a member's examples: its own key, and for further streams others.
 
-    So that the first stream's order is the same, whether others run beside it or not. (The order
-    is computed by another function than JAX's, so that a key that is also divided into others is
-    no second use of the same random numbers; those of steps are others, see
+    So the first stream's order is the same, whether others run beside it or not. (The order is
+    computed by another function than JAX's, so that a key that is also divided into others is no
+    second use of the same random numbers; those of steps are others, see
     :func:`jaxdl.train.state.step_key`.)
     """
     if not hyper["count"].ndim:
@@ -313,37 +310,31 @@ def order_keys(hyper: Hyper) -> Key[Array, " *streams"]:
 
 
 def member_key(*name: object) -> PRNGKeyArray:
-    """A random key that depends on a member's name and on nothing else: not on its place among
-    others, and not on the process (Python's own ``hash`` is salted)."""
+    """A random key that depends on a member's name and on nothing else: not on its index in a
+    population, and not on the process (Python's own ``hash`` is salted)."""
     digest = hashlib.sha256("/".join(map(str, name)).encode()).digest()
     return jax.random.key(int.from_bytes(digest[:4], "big") >> 1)
 
 
-def population_of(
-    members: Sequence[PyTree], size: int, mesh: Mesh, *, mode: str = "shard_map"
-) -> PyTree:
-    """Members stacked, filled up to ``size`` or the next multiple of the mesh's "member" axis by
-    repeating the last, and divided over the devices. A constant size saves compilations.
+def population_of(members: Sequence[PyTree], placement: MeshPlacement, size: int = 0) -> PyTree:
+    """Members stacked, filled up by :meth:`jaxdl.train.parallel.MeshPlacement.fill`, and divided
+    over the devices. A constant size saves compilations.
 
-    Args:
-      mode: with "fsdp" each array goes to the devices of its member in parts, as training in this
-        mode will keep it: none of them ever holds it whole.
+    In the mode "fsdp" each array of a :class:`TrainState` goes to the devices of its member in
+    parts, as training keeps it: none of them ever holds it whole.
     """
-    devices = mesh.shape["member"]
-    missing = -(-max(size, len(members)) // devices) * devices - len(members)
 
     def stack(*leaves: Array | np.ndarray) -> Array | np.ndarray:
         if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
             return jnp.stack(leaves)
         return np.stack(leaves)  # on the host: on a device each new shape would be compiled
 
-    filled = [*to_host(list(members)), *[to_host(members[-1])] * missing]
-    stacked = jax.tree.map(stack, *filled)
-    if mode != "fsdp":
-        return shard_members(stacked, mesh)
+    stacked = jax.tree.map(stack, *placement.fill(to_host(list(members)), size))
+    if placement.mode != "fsdp" or not isinstance(members[0], TrainState):
+        return placement.shard_members(stacked)
 
     def divide(leaf: Array | np.ndarray) -> Array:
-        spec = P("member", *array_spec(leaf.shape[1:], mesh))
-        return place(leaf, NamedSharding(mesh, spec))
+        spec = P("member", *placement.array_spec(leaf.shape[1:]))
+        return put(leaf, placement.sharding(spec))
 
     return jax.tree.map(divide, stacked)

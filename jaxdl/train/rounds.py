@@ -1,4 +1,4 @@
-"""Members that are trained in rounds, of which each goes on from states of the one before.
+"""Members that are trained in rounds, each from states of the round before.
 
 Between rounds states are copied on the devices: a member may go on from its own state or, with
 settings of its own, from a copy of another's. A round's groups have checkpoints of their own, so
@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 from jaxtyping import Array
 
 from jaxdl import trees
@@ -24,7 +24,7 @@ from jaxdl.train.state import TrainState
 from jaxdl.types import PyTree
 
 States = Mapping[Any, tuple[TrainState, int]]
-"""By a network's name, the population that it is in, on the devices, and its place there."""
+"""By a network's name, the population that it is in, on the devices, and its index there."""
 
 
 def train_round(
@@ -33,37 +33,36 @@ def train_round(
     parents: Mapping[Any, Any],
     states: States,
     trainer: Trainer,
-    placement: MeshPlacement,
-    most: int,
+    largest: int,
 ) -> tuple[list[Group], States]:
     """Train members, of one network each, to the last steps of their programs.
 
     Args:
-      name: of the round; its groups are called as by :func:`jaxdl.train.groups.make_groups`.
-      parents: by network, that whose state it goes on from, of a program with the same arrays. The
-        members of a program all have a parent, or all begin with their own starts.
-      states: after the round before.
-      most: members that are trained at a time.
+      name: the round's; :func:`jaxdl.train.groups.make_groups` makes its groups' names of it.
+      parents: by network, the one from whose state it goes on, of a program with the same arrays.
+        The members of a program all have a parent, or all begin with their own starts.
+      states: those after the round before.
+      largest: the greatest number of members that are trained at a time.
 
     Returns:
-      the groups, and the states after the round.
+      the groups, and the states after this round.
     """
-    groups = make_groups(name, members, most, even=True)
-    after: dict[Any, tuple[TrainState, int]] = {}
+    groups = make_groups(name, members, largest, even=True)
+    new_states: dict[Any, tuple[TrainState, int]] = {}
     for group in groups:
-        begin = None
+        start = None
         if group.networks[0] in parents:
             origins = [states[parents[network]] for network in group.networks]
-            begin = copies(origins, group.size, placement.mesh)
-        population = fit(group, trainer, placement, begin)
-        after |= {network: (population, i) for i, network in enumerate(group.networks)}
-    return groups, after
+            start = copies(origins, group.placement, group.size)
+        population = fit(group, trainer, start)
+        new_states |= {network: (population, i) for i, network in enumerate(group.networks)}
+    return groups, new_states
 
 
 def last_values(
     trainer: Trainer, groups: Sequence[Group], field: str, kind: type[Name]
 ) -> dict[Name, float]:
-    """What the curves say of networks at the last steps of their groups; NaN of those that have
+    """A field of the curves at the last step of each network's group; NaN for networks that have
     diverged.
 
     Args:
@@ -78,13 +77,16 @@ def last_values(
     }
 
 
-def copies(origins: Sequence[tuple[PyTree, int]], size: int, mesh: Mesh) -> PyTree:
+def copies(
+    origins: Sequence[tuple[PyTree, int]], placement: MeshPlacement, size: int = 0
+) -> PyTree:
     """Members of populations of equal structure as a new population, copied on the devices, over
     which they are divided as the first of those populations is.
 
     Args:
-      origins: populations, and the places of members there; one may come several times.
-      size: of the new population, filled up as by :func:`jaxdl.train.population.population_of`.
+      origins: populations, and the indices of members there; a member may come several times.
+      size: the new population is filled up as by
+        :func:`jaxdl.train.population.population_of`.
     """
     populations: list[PyTree] = []
     rows, firsts = [], {}
@@ -93,11 +95,9 @@ def copies(origins: Sequence[tuple[PyTree, int]], size: int, mesh: Mesh) -> PyTr
             firsts[id(population)] = sum(map(trees.members, populations))
             populations.append(population)
         rows.append(firsts[id(population)] + row)
-    devices = mesh.shape["member"]
-    missing = -(-max(size, len(rows)) // devices) * devices - len(rows)
     leaves, structure = jax.tree.flatten(populations[0])
     copy = _copying(structure, tuple(leaf.sharding for leaf in leaves))
-    return copy(populations, np.array([*rows, *[rows[-1]] * missing]))
+    return copy(populations, np.array(placement.fill(rows, size)))
 
 
 @functools.lru_cache

@@ -1,4 +1,4 @@
-"""One network in training, and the pure step that advances it."""
+"""The state of one network in training, and the pure step that advances it."""
 
 import dataclasses
 import functools
@@ -29,12 +29,12 @@ from jaxdl.types import (
 Optimizer: TypeAlias = (
     optax.GradientTransformation | Callable[[Hyper], optax.GradientTransformation]
 )
-"""An update rule, or what makes it of a member's hyper-parameters, which are traced."""
+"""An update rule, or a function that makes it of a member's hyper-parameters, which are traced."""
 
 Step = Callable[["TrainState", Batch, Hyper], tuple["TrainState", Metrics]]
 
 LOSS, PREPARE = 2**32 - 2, 2**32 - 1
-"""What a member's random keys of its steps are for."""
+"""Purposes that are folded into a member's key."""
 
 
 def step_key(
@@ -42,9 +42,9 @@ def step_key(
 ) -> PRNGKeyArray:
     """The random key of one purpose at one step, made of a member's key.
 
-    Devices that share a batch, each of which sees its part alone (``axis_name``), have keys of
-    their own: what is drawn for an example depends on their number. One device has the key that it
-    has without an axis, and so has each of those for which a compiler divides the whole batch.
+    Under ``axis_name``, the device's index on that axis is folded in if there are several. Each of
+    them sees its part of the batch alone, so random numbers for an example depend on how many share
+    the batch. Without an axis the compiler divides the whole batch, and they do not.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
     if axis_name is None or lax.axis_size(axis_name) == 1:
@@ -63,11 +63,12 @@ class TrainState:
     """int32 []"""
     params: PyTree
     collections: PyTree
-    """Flax's other collections, by name: ``batch_stats``, and whatever else steps hand on."""
+    """Flax's other collections, by name: ``batch_stats``, and any other collection that steps
+    update."""
     opt_state: PyTree
     alive: PyTree
-    """False once an update was not finite: parameters and collections stay what they were before.
-    One bool [], or a prefix of the tree ``params`` that divides it into networks of their own."""
+    """False once an update was not finite: parameters and collections keep their last finite
+    values. One bool [], or a prefix of the tree ``params`` that divides it into networks."""
 
     @property
     def variables(self) -> Variables:
@@ -76,7 +77,7 @@ class TrainState:
 
     @property
     def evaluated_variables(self) -> Variables:
-        """The same with the mean of :func:`make_averaging_step`, where one is kept, as
+        """:attr:`variables` with the mean of :func:`make_averaging_step`, where one is kept, as
         ``params``."""
         collections = dict(self.collections)
         return {"params": collections.pop("average", self.params), **collections}
@@ -89,7 +90,7 @@ def create_state(
 
     Args:
       variables: as a module's ``init`` returns them.
-      hyper: for an optimizer that is made of it.
+      hyper: the hyper-parameters, for an optimizer that is made of them.
       alive: where ``params`` holds several networks, a prefix of it that is True for each
         (:func:`jaxdl.transfer.alive`); all other collections must have it, too. Losses and metrics
         are then vectors, in its order.
@@ -117,35 +118,35 @@ def make_step(
     """The pure step ``(state, batch, hyper) -> (state, metrics)`` of gradient descent.
 
     The loss is ``loss_fn(params, collections, batch, hyper, key) -> (loss, (collections,
-    metrics))``: of any shape of ``batch``, with the collections as the next step shall find them.
-    A loss that is a tree of numbers, one a network, is summed (see ``alive`` of
+    metrics))``, for a ``batch`` of any structure; the collections that it returns are those of the
+    next step. A loss that is a tree of numbers, one a network, is summed (see ``alive`` of
     :func:`create_state`).
 
-    ``hyper`` is what differs between members, as arrays. Of its entries are read
+    ``hyper`` holds the arrays in which members differ. Its entries are read as follows:
 
     - ``key``, the member's random key: here, where the loss receives a key made of it and the
       step number; by :mod:`jaxdl.train.population`, for the order of examples and ``prepare``;
     - ``examples`` and ``count``: by :func:`jaxdl.train.population.train_resident` and feeds;
-    - all others by who is given ``hyper``: the loss, the optimizer, ``prepare`` (``base`` by
+    - all other entries: by the loss, the optimizer and ``prepare`` (``base`` by
       :func:`jaxdl.transfer.shared_prefix_loss`; ``weights``, ``reversal``, ``radius`` and
       ``threshold`` by :func:`jaxdl.adaptation.adaptation_loss`; ``l1`` and ``l2`` by
       :func:`jaxdl.optim.penalized`).
 
-    The loss finds ``step`` there, too, the number of steps before this one.
+    For the loss ``hyper`` also has ``step``, the number of steps before this one.
 
     ``metrics`` are those of the loss function, for the curves, and
 
     - ``loss``, the loss's own value, before the update;
-    - ``fault``: -1 while a network is finite; at the step that was its last, which of
-      :func:`fault_names` was the first that was not; and then -2. A network whose update is not
-      finite keeps the parameters it had, for good. :mod:`jaxdl.train.loop` reads it.
+    - ``fault``: -1 while a network is finite; at its last step the index in :func:`fault_names` of
+      the first array that was not; and from then on -2. A network whose update is not finite keeps
+      its parameters for good. :mod:`jaxdl.train.loop` reads it.
 
     Args:
-      optimizer: a transformation of Optax, or from ``hyper`` to one. It is also given the loss and
-        the gradient, as ``value`` and ``grad``, if it takes them.
+      optimizer: a transformation of Optax, or a function of ``hyper`` that makes one. If it takes
+        ``value`` and ``grad``, these are the loss and the gradient.
       axis_name: under pmap and shard_map, the mesh axis over which the batch is divided: gradients
         and metrics are averaged over it. Batch normalization averages its statistics itself
-        and must be told the same axis. None elsewhere, also under jit with shardings, where a
+        and needs the same ``axis_name``. None elsewhere, also under jit with shardings, where a
         mean over the batch already is one over all devices.
       accumulate: the batch is cut into so many equal parts, one after the other, whose gradients
         and metrics are averaged: the same mean, in less memory. Collections pass from part to
@@ -167,9 +168,9 @@ def make_step(
     def accumulated(
         params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: Array
     ) -> tuple[Params, tuple[Collections, Metrics]]:
-        def add_part(carry: tuple, at: tuple) -> tuple[tuple, Metrics]:
+        def add_part(carry: tuple, part_and_index: tuple) -> tuple[tuple, Metrics]:
             collections, sums = carry
-            part, i = at
+            part, i = part_and_index
             part_key = jax.random.fold_in(key, i)
             grads, (collections, metrics) = gradients(params, collections, part, hyper, part_key)
             return (collections, jax.tree.map(jnp.add, sums, grads)), metrics
@@ -208,10 +209,10 @@ def make_step(
 
 
 def make_search_step(loss_fn: LossFn, optimizer: Optimizer) -> Step:
-    """The same for optimizers that search along a line (:func:`jaxdl.optim.wolfe_searched`).
+    """As :func:`make_step`, for line-search optimizers (:func:`jaxdl.optim.wolfe_searched`).
 
-    The loss must be the same function at every step, or the optimizer told when it has changed
-    (:func:`jaxdl.optim.restart`). The only metric is ``loss``, after the step.
+    The loss must be the same function at every step, or :func:`jaxdl.optim.restart` be called when
+    it has changed. The only metric is ``loss``, after the step.
     """
 
     def step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
@@ -271,10 +272,10 @@ def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> 
 def advance(
     state: TrainState, params: Params, collections: Collections, opt_state: PyTree, metrics: Metrics
 ) -> tuple[TrainState, Metrics]:
-    """The next state, but for networks that are no longer finite, which stay as they were.
+    """The next state; networks that are no longer finite keep their parameters and collections.
 
-    To the metrics comes ``fault``, see :func:`make_step`. There is no way back, since the
-    optimizer's state may hold what was not finite.
+    ``fault`` is added to the metrics, see :func:`make_step`. A network never becomes finite again,
+    since the optimizer's state may not be.
     """
     variables = {"params": params, **collections}
     new, structure = jax.tree.flatten(variables)
@@ -315,7 +316,7 @@ def fault_names(state: TrainState) -> list[list[str]]:
 
 
 def _owners(state: TrainState) -> list[int]:
-    """Of each array of ``state.variables``, to which of its networks it belongs."""
+    """For each array of ``state.variables`` the index of its network."""
     structure: Any = jax.tree.structure(state.alive)  # without a type in JAX
     numbers = jax.tree.unflatten(structure, range(structure.num_leaves))
     return [
@@ -326,7 +327,7 @@ def _owners(state: TrainState) -> list[int]:
 
 
 def _finite(new: Array, old: Array) -> Bool[Array, ""]:
-    # What a step hands on unchanged, such as the points of a PINN, need not be looked at again.
+    # Arrays that a step does not change, such as the points of a PINN, need no check.
     if new is old or not jnp.issubdtype(new.dtype, jnp.inexact):
         return jnp.bool_(True)
     return jnp.isfinite(new).all()

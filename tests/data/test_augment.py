@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage, stats
 
 from jaxdl.data import augment
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 
 KEY = random.key(0)
 
@@ -173,7 +173,7 @@ def test_augmix_in_a_shard_map_whose_devices_draw_for_themselves():
     def local(key, images):
         return mix(random.fold_in(key, lax.axis_index("data")), images)
 
-    mesh = make_mesh(member=1, data=2, devices=jax.devices()[:2])
+    mesh = make_placement(member=1, data=2, devices=jax.devices()[:2]).mesh
     spec = jax.sharding.PartitionSpec
     divided = jax.shard_map(
         local, mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec("data")

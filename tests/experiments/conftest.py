@@ -4,12 +4,13 @@ import fcntl
 import json
 import shutil
 import textwrap
+from functools import partial
 
 import jax
 import pytest
 
 from experiments.harness import classification
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from tests.experiments.launcher import Ended, Launcher, quick_environment
 from tests.experiments.tiny import FIGURES, WATCH, tiny
 
@@ -18,7 +19,8 @@ from tests.experiments.tiny import FIGURES, WATCH, tiny
 def two_devices():
     """Studies that run in this process have two of its devices."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
+        restricted = partial(make_placement, devices=jax.devices()[:2])
+        patch.setattr(classification, "make_placement", restricted)
         yield
 
 

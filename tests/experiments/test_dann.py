@@ -491,7 +491,7 @@ def assembled(config):
 
 def end_of(lab, group):
     """The last state of each of the networks that are trained together, by method."""
-    program, (states, hypers) = group.program, group.start(lab.placement)
+    program, (states, hypers) = group.program, group.start()
     with closing(program.dispatches(hypers, 0)) as dispatches:
         for _ in range(0, program.steps, program.steps_per_dispatch):
             states, _ = program.training(states, hypers, next(dispatches))
@@ -610,11 +610,10 @@ def test_networks_of_a_seed_see_the_same_source_images_in_the_same_order(lab):
     """Batch by batch, as a stream delivers them, over more than an epoch of the source."""
     lab, groups = lab
     parts = [lab.sources[domain].splits.values() for domain in SIZES]
-    mesh = lab.placement.mesh
-    feed = make_feed("streamed", dict(enumerate(itertools.chain(*parts))), mesh)
+    feed = make_feed("streamed", dict(enumerate(itertools.chain(*parts))), lab.placement)
     batches = {}
     for group in groups:
-        hypers = group.hypers(lab.placement)
+        hypers = group.hypers()
         with closing(feed.dispatches(hypers, range(12), steps=12, batch=BATCH)) as dispatches:
             images = np.asarray(next(dispatches)["image"])
         for i, n in enumerate(group.networks):
@@ -634,7 +633,7 @@ def test_networks_of_a_seed_begin_alike(lab):
     lab, groups = lab
     starts = {}
     for group in groups:
-        states = jax.device_get(group.start(lab.placement)[0])
+        states = jax.device_get(group.start()[0])
         for i, n in enumerate(group.networks):
             starts[n.method] = jax.tree.map(lambda leaf, i=i: leaf[i], states.params)
     plain = starts.pop("source_only")

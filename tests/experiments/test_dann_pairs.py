@@ -6,6 +6,7 @@ project are made by them, in tiny.
 
 import csv
 import io
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from experiments.harness.settings import check
 from jaxdl.data import prepared
 from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.train.interruption import StopFlag
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from tests.data.test_gtsrb import whole as official_archive
 
 CLASSES = {"syn_signs_to_gtsrb": 43}
@@ -111,7 +112,8 @@ def data_dir(tmp_path_factory):
 @pytest.fixture
 def run(data_dir, monkeypatch, tmp_path):
     """Four steps of a pair, in this process; its results and what was trained on."""
-    monkeypatch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:1]))
+    restricted = partial(make_placement, devices=jax.devices()[:1])
+    monkeypatch.setattr(classification, "make_placement", restricted)
 
     def run(pair, changes):
         config = get_config(pair)

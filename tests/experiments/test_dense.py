@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxdl.data import sources
 from jaxdl.data.source import make_source
 from jaxdl.train.groups import Trained, make_groups
 from jaxdl.train.interruption import Interrupted, StopFlag
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from tests.experiments.tiny import Stops, rows
 
 
@@ -49,7 +50,8 @@ def tiny(variant="macula", methods=("class", "mask")):
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:1]))
+        restricted = partial(make_placement, devices=jax.devices()[:1])
+        patch.setattr(classification, "make_placement", restricted)
         yield
 
 
@@ -161,7 +163,7 @@ def test_a_network_goes_on_from_anothers(real):
     fresh = drawn.start()
     params, collections = jax.tree.map(lambda x: x + 1, (fresh.params, fresh.collections))
     trained = dataclasses.replace(fresh, params=params, collections=collections, step=4)
-    study.trained = [Trained(group, [trained])]
+    study.trained_groups = [Trained(group, [trained])]
     start = first.start()
     jax.tree.map(np.testing.assert_array_equal, start.params, params)
     jax.tree.map(np.testing.assert_array_equal, start.collections, collections)

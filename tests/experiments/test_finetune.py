@@ -29,7 +29,7 @@ from jaxdl.report.tables import wilson_interval
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.features import FeatureFeeds, make_features
 from jaxdl.train.interruption import StopFlag
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
@@ -175,12 +175,12 @@ def test_features_are_those_of_the_network_that_is_not_cut():
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
     init, apply = jax.jit(model.init), jax.jit(model.apply)
     both = [init(jax.random.key(seed), images[:1] / 255.0) for seed in range(2)]
-    mesh = make_mesh(2, 1, jax.devices()[:2])
-    features = make_features(lambda v, x: model.apply(v, x / 255.0, stop=3), mesh, 3)
+    placement = make_placement(2, 1, devices=jax.devices()[:2])
+    features = make_features(lambda v, x: model.apply(v, x / 255.0, stop=3), placement, 3)
     feeds = FeatureFeeds(
         lambda n: lambda v, x: model.apply(v, x / 255.0, stop=n),
         lambda n: [transfer.cut(v, n, model.names())[0] for v in both],
-        mesh,
+        placement,
         4,
     )
     labels = np.arange(7, dtype=np.int32)

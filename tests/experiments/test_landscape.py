@@ -1,6 +1,7 @@
 """The landscape study in tiny, in this process: paths against closed forms, report and figures."""
 
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ from jaxdl.report.landscape import (
 from jaxdl.report.landscape_figure import FRAMES, frame_steps
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.interruption import Interrupted, StopFlag
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from tests.experiments.tiny import Stops
 
 STEPS = 8
@@ -45,7 +46,8 @@ def tiny():
 def two_devices():
     """Two of the devices."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(landscape, "make_mesh", lambda n: make_mesh(n, devices=jax.devices()[:2]))
+        restricted = partial(make_placement, devices=jax.devices()[:2])
+        patch.setattr(landscape, "make_placement", restricted)
         yield
 
 

@@ -18,7 +18,7 @@ from jaxdl.nn.ops import (
     local_response_normalization,
 )
 from jaxdl.nn.pooling import max_pool
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 
 
 def normal(seed, *shape):
@@ -233,7 +233,7 @@ def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
 def test_convolution_of_a_divided_batch_and_a_replicated_kernel(ours, theirs, channels):
     """Under shard_map the kernel's gradient is the sum over devices, as it is for XLA's own."""
     x, kernel = normal(0, 8, 6, 6, 2 if channels == 2 else 4), normal(1, 3, 3, channels, 4)
-    mesh = make_mesh(member=1, data=2, devices=jax.devices()[:2])
+    mesh = make_placement(member=1, data=2, devices=jax.devices()[:2]).mesh
     spec = jax.sharding.PartitionSpec
 
     def gradients(convolve):

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from experiments import export
 from jaxdl.nn.weights import read_safetensors, write_safetensors
 from jaxdl.train.checkpoint import Checkpoints
-from jaxdl.train.parallel import make_mesh, shard_members
+from jaxdl.train.parallel import make_placement
 from jaxdl.types import DamagedFile
 
 VARIABLES = {
@@ -46,12 +46,12 @@ def test_another_file_is_refused(tmp_path):
 
 
 def test_a_command_exports_a_network_of_a_run(tmp_path):
-    mesh = make_mesh(1, 1, jax.devices()[:1])
+    placement = make_placement(1, 1, devices=jax.devices()[:1])
     kernel = jnp.arange(6.0).reshape(2, 3)
     state = {"params": {"fc1": {"kernel": kernel}}, "opt_state": kernel}
     notes = {"networks": [{"method": "dann", "seed": seed} for seed in range(2)]}
     with Checkpoints(tmp_path / "checkpoints" / "networks-0") as checkpoints:
-        checkpoints.save(1, shard_members(state, mesh), notes)
+        checkpoints.save(1, placement.shard_members(state), notes)
         checkpoints.wait()
     path = tmp_path / "network.safetensors"
     assert export.main([str(tmp_path), str(path), "method=dann", "seed=1"]) == f"wrote {path}"

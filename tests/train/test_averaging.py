@@ -8,7 +8,7 @@ import optax
 
 from jaxdl import trees
 from jaxdl.supervised import classification_loss
-from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, make_averaging_step, make_step
 
@@ -27,15 +27,15 @@ def started(params, rule, **options):
 
 def by_hand(rate, decay, start):
     """SGD, and the mean of its parameters: plain, and then exponential; from ``start`` on."""
-    w, average, seen = np.ones(3), np.ones(3), []
+    w, average, history = np.ones(3), np.ones(3), []
     for x in TARGETS:
         with np.errstate(over="ignore", invalid="ignore"):
             new = np.float32(w - rate * 2 * (w - x))
         if not np.isfinite(new).all():
             break
         w = np.float64(new)
-        seen.append(w)
-        terms = seen[start:] or seen[-1:]
+        history.append(w)
+        terms = history[start:] or history[-1:]
         mean = np.mean(terms, 0)
         moving = decay * average + (1 - decay) * w
         average = mean if len(terms) * (1 - decay) <= 1 else moving
@@ -109,27 +109,27 @@ def test_networks_are_averaged_where_they_are_trained():
         "image": rng.normal(size=(16, 5)).astype(np.float32),
         "label": rng.integers(0, 3, 16).astype(np.int32),
     }
-    mesh = make_mesh(1, 2, jax.devices()[:2])
+    placement = make_placement(1, 2, devices=jax.devices()[:2])
     loss = classification_loss(Network("data"))
     plain = make_step(loss, rule, "data", accumulate=2)
     train = train_resident(
-        make_averaging_step(plain), lambda stored, hyper, key: stored, mesh, steps=1, batch=8
+        make_averaging_step(plain), lambda stored, hyper, key: stored, placement, steps=1, batch=8
     )
     variables = jax.jit(Network().init)(KEY, data["image"])
     state = create_state({**variables, "average": variables["params"]}, rule)
     hyper = {"key": member_key(0), "examples": np.arange(16), "count": np.int32(16)}
-    states, hypers = population_of([state], 1, mesh), population_of([hyper], 1, mesh)
-    seen = []
+    states, hypers = population_of([state], placement), population_of([hyper], placement)
+    history = []
     for _ in range(3):
-        states, _ = train(states, hypers, replicate(data, mesh))
-        seen.append(jax.tree.map(np.asarray, states.params))
-    expected = jax.tree.map(lambda *params: np.mean(params, 0), *seen)
+        states, _ = train(states, hypers, placement.replicate(data))
+        history.append(jax.tree.map(np.asarray, states.params))
+    expected = jax.tree.map(lambda *params: np.mean(params, 0), *history)
     evaluated = states.evaluated_variables
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         evaluated,
         {"params": expected, "batch_stats": states.collections["batch_stats"]},
     )
-    assert np.abs(expected["Dense_0"]["kernel"] - seen[-1]["Dense_0"]["kernel"]).max() > 0.01
+    assert np.abs(expected["Dense_0"]["kernel"] - history[-1]["Dense_0"]["kernel"]).max() > 0.01
     logits = Network().apply(trees.member(evaluated, 0), data["image"])
     assert np.isfinite(logits).all()

@@ -15,7 +15,7 @@ import pytest
 from jaxdl import trees
 from jaxdl.train import checkpoint
 from jaxdl.train.checkpoint import Checkpoints, load_network
-from jaxdl.train.parallel import make_mesh, shard_members
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.state import TrainState
 from jaxdl.types import DamagedFile
 
@@ -32,11 +32,11 @@ def dropped_coroutines():
         gc.collect()
 
 
-def mesh_of(member):
-    return make_mesh(member, 1, jax.devices()[:member])
+def placement_of(member):
+    return make_placement(member, 1, devices=jax.devices()[:member])
 
 
-def population(seed, mesh):
+def population(seed, placement):
     rng = np.random.default_rng(seed)
     kernel = jnp.asarray(rng.normal(size=(8, 5, 3)), jnp.float32)
     state = TrainState(
@@ -46,7 +46,7 @@ def population(seed, mesh):
         ({"trace": kernel + 1}, jnp.arange(8, dtype=jnp.int32)),
         jnp.ones(8, bool),
     )
-    return shard_members(state, mesh)
+    return placement.shard_members(state)
 
 
 def assert_equal(a, b):
@@ -56,7 +56,7 @@ def assert_equal(a, b):
 
 
 def test_the_latest_comes_back_on_any_mesh(tmp_path):
-    two = mesh_of(2)
+    two = placement_of(2)
     with Checkpoints(tmp_path / "a", keep=2) as checkpoints:
         blank = population(0, two)
         assert checkpoints.restore(blank) == (blank, 0, {})
@@ -65,7 +65,7 @@ def test_the_latest_comes_back_on_any_mesh(tmp_path):
         checkpoints.wait()
     assert {int(p.name) for p in (tmp_path / "a").iterdir() if p.name.isdigit()} == {20, 30}
     for members in (1, 2, 8):
-        like = population(0, mesh_of(members))
+        like = population(0, placement_of(members))
         with Checkpoints(tmp_path / "a") as checkpoints:
             restored, step, notes = checkpoints.restore(like)
         assert (step, notes) == (30, {"seconds": 3.75})
@@ -75,12 +75,12 @@ def test_the_latest_comes_back_on_any_mesh(tmp_path):
 
 
 def saved(folder, *steps):
-    mesh = mesh_of(2)
+    placement = placement_of(2)
     with Checkpoints(folder) as checkpoints:
         for step in steps or (5,):
-            checkpoints.save(step, population(step, mesh))
+            checkpoints.save(step, population(step, placement))
         checkpoints.wait()
-    return mesh
+    return placement
 
 
 def truncate(step):
@@ -114,65 +114,67 @@ def flip(step):
 
 @pytest.mark.parametrize("damage", [truncate, scramble, hollow, lose_arrays, flip])
 def test_for_a_damaged_checkpoint_the_one_before_is_used(tmp_path, damage):
-    mesh, said = saved(tmp_path / "a", 3, 5), []
+    placement, messages = saved(tmp_path / "a", 3, 5), []
     damage(tmp_path / "a" / "5")
-    for step, lost, then in ((3, 5, "that at step 3 is used"), (0, 3, "training begins anew")):
-        with Checkpoints(tmp_path / "a", say=said.append) as checkpoints:
-            restored = checkpoints.restore(population(0, mesh))
+    for step, lost, fallback in ((3, 5, "that at step 3 is used"), (0, 3, "training begins anew")):
+        with Checkpoints(tmp_path / "a", say=messages.append) as checkpoints:
+            restored = checkpoints.restore(population(0, placement))
             assert restored.step == step
-            assert_equal(restored.states, population(step, mesh))
-        assert str(tmp_path / "a" / str(lost)) in said[-1] and then in said[-1]
-        assert "\n" not in said[-1]
+            assert_equal(restored.states, population(step, placement))
+        assert str(tmp_path / "a" / str(lost)) in messages[-1] and fallback in messages[-1]
+        assert "\n" not in messages[-1]
         if step:
             damage(tmp_path / "a" / "3")
-    assert len(said) == 2
+    assert len(messages) == 2
     assert {p.name for p in (tmp_path / "a").iterdir()} >= {"3.damaged", "5.damaged"}
     assert not [p for p in (tmp_path / "a").iterdir() if p.name.isdigit()]
 
 
 @pytest.mark.parametrize("fault", ["memory", "files"])
 def test_what_is_no_fault_of_the_files_leaves_them(tmp_path, monkeypatch, fault):
-    mesh = saved(tmp_path / "a", 3, 5)
+    placement = saved(tmp_path / "a", 3, 5)
 
     def refuse(*_):
         if fault == "memory":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(*{"memory": (checkpoint, "place"), "files": (zlib, "crc32")}[fault], refuse)
+    monkeypatch.setattr(*{"memory": (checkpoint, "put"), "files": (zlib, "crc32")}[fault], refuse)
     with (
         Checkpoints(tmp_path / "a") as checkpoints,
         pytest.raises((jax.errors.JaxRuntimeError, OSError), match=r"out of memory|Too many"),
     ):
-        checkpoints.restore(population(0, mesh))
+        checkpoints.restore(population(0, placement))
     assert {p.name for p in (tmp_path / "a").iterdir()} == {"3", "5"}
 
 
 @pytest.mark.parametrize("members", [8, 16])
 def test_other_numbers_of_members_are_restored(tmp_path, members):
     """What fills up the population are copies of its last member, as many as the devices need."""
-    mesh = mesh_of(4)
-    ten = jax.tree.map(lambda leaf: np.asarray(leaf)[np.arange(12) % 8], population(7, mesh))
+    placement = placement_of(4)
+    ten = jax.tree.map(lambda leaf: np.asarray(leaf)[np.arange(12) % 8], population(7, placement))
     with Checkpoints(tmp_path / "a") as checkpoints:
-        checkpoints.save(1, shard_members(ten, mesh))
+        checkpoints.save(1, placement.shard_members(ten))
         checkpoints.wait()
         other = jax.tree.map(lambda leaf: np.zeros((members, *leaf.shape[1:]), leaf.dtype), ten)
-        restored = checkpoints.restore(shard_members(other, mesh)).states
+        restored = checkpoints.restore(placement.shard_members(other)).states
     places = np.minimum(np.arange(members), 11)
     assert_equal(jax.device_get(restored), jax.tree.map(lambda leaf: leaf[places], ten))
 
 
 def test_another_version_is_told_of_and_no_damage(tmp_path, monkeypatch):
-    mesh, said = saved(tmp_path / "a"), []
+    placement, messages = saved(tmp_path / "a"), []
     for versions, words in (
         ({"jaxdl": "9.9", "jax": jax.__version__}, r"was written by jaxdl \d\S*, this is 9\.9: "),
         ({"xla": "9.9"}, r"was written by xla None, this is 9\.9: results differ by rounding"),
     ):
         monkeypatch.setattr(checkpoint, "_versions", lambda versions=versions: versions)
-        with Checkpoints(tmp_path / "a", say=said.append) as checkpoints:
-            assert_equal(checkpoints.restore(population(0, mesh)).states, population(5, mesh))
-        assert re.search(words, said[-1]) and "\n" not in said[-1]
-    assert len(said) == 2
+        with Checkpoints(tmp_path / "a", say=messages.append) as checkpoints:
+            assert_equal(
+                checkpoints.restore(population(0, placement)).states, population(5, placement)
+            )
+        assert re.search(words, messages[-1]) and "\n" not in messages[-1]
+    assert len(messages) == 2
 
 
 # Trained networks.
@@ -187,7 +189,7 @@ def run_folder(tmp_path):
     with Checkpoints(tmp_path / "checkpoints" / "whole") as checkpoints:
         for step in (5, 6):
             notes = {"networks": [named(seed) for seed in range(7)]}  # the eighth fills up
-            checkpoints.save(step, population(step, mesh_of(2)), notes)
+            checkpoints.save(step, population(step, placement_of(2)), notes)
         checkpoints.wait()
     kernel = jnp.arange(3 * 4.0).reshape(3, 4)
     cuts = {f"cut{n:02}": {"fc": {"kernel": kernel + 100 * n}} for n in (1, 2)}
@@ -211,7 +213,8 @@ def test_a_network_is_loaded_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_versions", lambda: {"jax": "another"})
     variables = load_network(run, task="A", seed=3)
     assert_equal(
-        variables, {"params": trees.member(jax.device_get(population(6, mesh_of(2)).params), 3)}
+        variables,
+        {"params": trees.member(jax.device_get(population(6, placement_of(2)).params), 3)},
     )
     variables = load_network(run, task="B", seed=1, n=2)
     kernel = np.arange(4, 8, dtype=np.float32) + 200
@@ -243,7 +246,7 @@ def test_a_network_of_a_damaged_checkpoint_is_refused(tmp_path, damage):
 
 def test_what_cannot_be_written_is_an_os_error(tmp_path):
     """And the checkpoint before stays."""
-    mesh = saved(tmp_path / "a")
+    placement = saved(tmp_path / "a")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:  # until all is closed: what is written later would be whole
         with (
@@ -251,20 +254,20 @@ def test_what_cannot_be_written_is_an_os_error(tmp_path):
             Checkpoints(tmp_path / "a") as checkpoints,
         ):
             resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
-            checkpoints.save(6, population(6, mesh))
+            checkpoints.save(6, population(6, placement))
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with Checkpoints(tmp_path / "a") as checkpoints:
-        restored = checkpoints.restore(population(0, mesh))
+        restored = checkpoints.restore(population(0, placement))
     assert restored.step == 5
-    assert_equal(restored.states, population(5, mesh))
+    assert_equal(restored.states, population(5, placement))
 
 
 @pytest.mark.parametrize("change", ["another shape", "an array less", "an array more"])
 def test_a_checkpoint_of_another_tree_is_refused(tmp_path, change):
-    mesh = saved(tmp_path / "a")
-    like = population(0, mesh)
+    placement = saved(tmp_path / "a")
+    like = population(0, placement)
     layer = dict(like.params["fc1"])
     if change == "another shape":
         layer["kernel"] = layer["kernel"][:, :4]
@@ -280,10 +283,10 @@ def test_a_checkpoint_of_another_tree_is_refused(tmp_path, change):
 
 
 def test_memory_may_be_reused_while_a_save_is_under_way(tmp_path):
-    mesh = mesh_of(2)
+    placement = placement_of(2)
 
     def ones():
-        return {"w": shard_members(jnp.ones((2, 2**22), jnp.float32), mesh)}
+        return {"w": placement.shard_members(jnp.ones((2, 2**22), jnp.float32))}
 
     overwrite = jax.jit(lambda t: jax.tree.map(lambda w: w * 0 - 7, t), donate_argnums=0)
     overwrite(ones())  # compiled before the race begins

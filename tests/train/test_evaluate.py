@@ -10,7 +10,7 @@ from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.metrics import confusion_matrix
 from jaxdl.train.evaluate import make_accuracy, make_outputs, make_sums
 from jaxdl.train.feed import Resident, Streamed
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import population_of
 from jaxdl.train.state import TrainState
 
@@ -48,12 +48,16 @@ def logits(state, hyper, images):
     return jax.nn.one_hot(guess, CLASSES) * state.params["fc1"]["value"]
 
 
+def placement_of(shape, mode="shard_map"):
+    return make_placement(*shape, mode, jax.devices()[: shape[0] * shape[1]])
+
+
 def accuracies(feed, shape, *, values=(1.0, 1.0, 1.0), shifts=SHIFTS, network=logits, batch=BATCH):
-    mesh = make_mesh(*shape, jax.devices()[: shape[0] * shape[1]])
-    states = population_of([state_of(value) for value in values], 0, mesh)
-    hypers = population_of([{"shift": np.int32(shift)} for shift in shifts], 0, mesh)
-    accuracy = make_accuracy(network, prepare, mesh, batch)
-    return accuracy(states, hypers, EXAMPLES, feed(SPLITS, mesh).fetch)
+    placement = placement_of(shape)
+    states = population_of([state_of(value) for value in values], placement)
+    hypers = population_of([{"shift": np.int32(shift)} for shift in shifts], placement)
+    accuracy = make_accuracy(network, prepare, placement, batch)
+    return accuracy(states, hypers, EXAMPLES, feed(SPLITS, placement).fetch)
 
 
 def fraction(places):
@@ -68,9 +72,9 @@ EXPECTED = [fraction(places) for places in EXAMPLES]
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2)], ids=str)
 def test_every_example_counts_once_and_what_fills_up_does_not(shape, feed, batch):
     # On two devices a copy of the last member fills up the population.
-    found = accuracies(feed, shape, batch=batch)
-    assert found.shape == (3,)
-    np.testing.assert_allclose(found, EXPECTED, rtol=1e-6)
+    accuracy = accuracies(feed, shape, batch=batch)
+    assert accuracy.shape == (3,)
+    np.testing.assert_allclose(accuracy, EXPECTED, rtol=1e-6)
 
 
 def test_padding_counts_neither_as_right_nor_as_wrong():
@@ -83,17 +87,17 @@ def test_padding_counts_neither_as_right_nor_as_wrong():
 
     images = IMAGES.copy()
     images[:, 0, 0, 0] = LABELS
-    mesh = make_mesh(1, 1, jax.devices()[:1])
+    placement = placement_of((1, 1))
 
     def truthful(stored, hyper, key):
         return {"image": stored["image"].astype(jnp.float32), "label": stored["label"]}
 
-    accuracy = make_accuracy(opposite, truthful, mesh, 8)
-    states = population_of([state_of(1.0)] * 3, 0, mesh)
-    hypers = population_of([{"shift": np.int32(s)} for s in (0, 1, 0)], 0, mesh)
-    feed = Resident({"all": {"image": images, "label": LABELS}}, mesh)
-    found = accuracy(states, hypers, EXAMPLES, feed.fetch)
-    np.testing.assert_array_equal(found, [1, 0, 1])
+    accuracy = make_accuracy(opposite, truthful, placement, 8)
+    states = population_of([state_of(1.0)] * 3, placement)
+    hypers = population_of([{"shift": np.int32(s)} for s in (0, 1, 0)], placement)
+    feed = Resident({"all": {"image": images, "label": LABELS}}, placement)
+    values = accuracy(states, hypers, EXAMPLES, feed.fetch)
+    np.testing.assert_array_equal(values, [1, 0, 1])
 
 
 def test_a_member_may_be_several_networks():
@@ -101,17 +105,17 @@ def test_a_member_may_be_several_networks():
         right = logits(state, hyper, images)
         return jnp.stack([right, jnp.roll(right, 1, axis=-1)])
 
-    found = accuracies(Resident, (2, 1), network=two)
-    assert found.shape == (3, 2)
-    np.testing.assert_allclose(found[:, 0], EXPECTED, rtol=1e-6)
+    accuracy = accuracies(Resident, (2, 1), network=two)
+    assert accuracy.shape == (3, 2)
+    np.testing.assert_allclose(accuracy[:, 0], EXPECTED, rtol=1e-6)
     off = [((GUESSES[p] + 1) % CLASSES == LABELS[p]).mean() for p in EXAMPLES]
-    np.testing.assert_allclose(found[:, 1], off, rtol=1e-6)
+    np.testing.assert_allclose(accuracy[:, 1], off, rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_diverged_network_has_no_accuracy_and_the_others_keep_theirs(value):
-    found = accuracies(Streamed, (2, 1), values=(1.0, value, 1.0))
-    np.testing.assert_allclose(found, [EXPECTED[0], np.nan, EXPECTED[2]], rtol=1e-6)
+    accuracy = accuracies(Streamed, (2, 1), values=(1.0, value, 1.0))
+    np.testing.assert_allclose(accuracy, [EXPECTED[0], np.nan, EXPECTED[2]], rtol=1e-6)
 
 
 # Any sums.
@@ -140,20 +144,20 @@ def test_losses_and_confusions_are_summed_over_each_members_examples(mode, shape
             "confusion": confusion_matrix(guesses.argmax(-1), batch["label"], CLASSES, counts),
         }
 
-    mesh = make_mesh(*shape, jax.devices()[: shape[0] * shape[1]])
-    states = population_of([state_of(1.0)] * 3, 0, mesh)
-    hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], 0, mesh)
-    sums = make_sums(measure, prepare, mesh, BATCH, mode)
-    found = sums(states, hypers, EXAMPLES, Resident(SPLITS, mesh).fetch)
+    placement = placement_of(shape, mode)
+    states = population_of([state_of(1.0)] * 3, placement)
+    hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], placement)
+    make = make_sums(measure, prepare, placement, BATCH)
+    sums = make(states, hypers, EXAMPLES, Resident(SPLITS, placement).fetch)
     for i, (shift, places) in enumerate(zip(SHIFTS, EXAMPLES, strict=True)):
         guesses, labels = ((x[places] + shift) % CLASSES for x in (GUESSES, LABELS))
         expected = np.zeros((CLASSES, CLASSES), int)
         np.add.at(expected, (labels, guesses), 1)
-        np.testing.assert_array_equal(found["confusion"][i], expected)
+        np.testing.assert_array_equal(sums["confusion"][i], expected)
         loss = np.log(np.e + CLASSES - 1) - (guesses == labels)
-        np.testing.assert_allclose(found["loss"][i], loss.sum(), rtol=1e-5)
-    assert found["loss"].shape == (3,)
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+        np.testing.assert_allclose(sums["loss"][i], loss.sum(), rtol=1e-5)
+    assert sums["loss"].shape == (3,)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(sums))
 
 
 # Other outputs.
@@ -170,19 +174,19 @@ def test_outputs_are_those_of_the_network_alone_in_the_order_asked_for(shape, fe
         scores = logits(state, hyper, images)
         return {"scores": scores, "inner": (flat[:, 1:3], jnp.sum(flat, -1) + hyper["shift"])}
 
-    mesh = make_mesh(*shape, jax.devices()[: shape[0] * shape[1]])
+    placement = placement_of(shape, mode)
     values = (1.0, 0.5, 2.0)
-    states = population_of([state_of(v) for v in values], 0, mesh)
-    hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], 0, mesh)
+    states = population_of([state_of(v) for v in values], placement)
+    hypers = population_of([{"shift": np.int32(s)} for s in SHIFTS], placement)
     examples = [*EXAMPLES[:2], np.array([30, 2, 2])]  # of unequal numbers, one of them twice
-    found = make_outputs(outputs, prepare, mesh, batch, mode)(
-        states, hypers, examples, feed(SPLITS, mesh).fetch
+    by_member = make_outputs(outputs, prepare, placement, batch)(
+        states, hypers, examples, feed(SPLITS, placement).fetch
     )
-    assert len(found) == 3  # and not four, on two devices
-    for value, shift, places, one in zip(values, SHIFTS, examples, found, strict=True):
+    assert len(by_member) == 3  # and not four, on two devices
+    for value, shift, places, output in zip(values, SHIFTS, examples, by_member, strict=True):
         flat = IMAGES[places].reshape(len(places), -1).astype(np.float32)
         guesses = (GUESSES[places] + shift) % CLASSES
-        np.testing.assert_allclose(one["scores"], value * np.eye(CLASSES)[guesses])
-        np.testing.assert_array_equal(one["inner"][0], flat[:, 1:3])
-        np.testing.assert_array_equal(one["inner"][1], flat.sum(-1) + shift)
-        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(one))
+        np.testing.assert_allclose(output["scores"], value * np.eye(CLASSES)[guesses])
+        np.testing.assert_array_equal(output["inner"][0], flat[:, 1:3])
+        np.testing.assert_array_equal(output["inner"][1], flat.sum(-1) + shift)
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(output))

@@ -18,7 +18,7 @@ from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
 from jaxdl.train import feed as feeds
 from jaxdl.train.feed import Resident, Streamed, device_memory, make_feed
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, order_keys, population_of
 from jaxdl.train.state import create_state, make_step
 from jaxdl.types import DamagedFile
@@ -76,10 +76,10 @@ def plainly(stored, hyper, key):
 
 
 def noisily(stored, hyper, key):
-    """The same with noise on the images, and beside them a number drawn for the whole batch."""
-    seen = plainly(stored, hyper, None)
-    noise = 0.5 * jax.random.normal(key, seen["image"].shape)
-    return seen | {"image": seen["image"] + noise, "drawn": jax.random.uniform(key)}
+    """As plainly, with noise on the images, and beside them a number drawn for the whole batch."""
+    prepared = plainly(stored, hyper, None)
+    noise = 0.5 * jax.random.normal(key, prepared["image"].shape)
+    return prepared | {"image": prepared["image"] + noise, "drawn": jax.random.uniform(key)}
 
 
 def loss_fn(params, collections, batch, hyper, key):
@@ -89,12 +89,12 @@ def loss_fn(params, collections, batch, hyper, key):
     metrics = {"accuracy": jnp.mean(correct(logits, batch["label"]), dtype=jnp.float32)}
     loss = jnp.mean(cross_entropy(logits, batch["label"]))
     drawn = batch.get("drawn", jnp.zeros(()))
-    told = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
-    return loss, (collections, metrics | told)
+    numbers = {"drawn": drawn, "square": drawn**2, "own": jax.random.uniform(key)}
+    return loss, (collections, metrics | numbers)
 
 
-def mesh_of(member, data=1):
-    return make_mesh(member, data, jax.devices()[: member * data])
+def placement_of(member, data=1):
+    return make_placement(member, data, devices=jax.devices()[: member * data])
 
 
 def key_of(i):
@@ -128,21 +128,21 @@ MEMBERS = (0, 1, 2, 2)  # the last one fills up
 def program(kind, shape, prepare):
     """Compiled once for all tests: the images do not matter for it."""
     step = make_step(loss_fn, rule, axis_name="data")
-    feed = kind(SPLITS, mesh_of(*shape))
+    feed = kind(SPLITS, placement_of(*shape))
     return feed.program(step, prepare, steps=PER_DISPATCH, batch=BATCH)
 
 
 def train(kind, shape, prepare, *, splits=SPLITS, states=None, span=(0, STEPS), run=None):
     """States and metrics of all members after these steps."""
-    mesh, span, seen = mesh_of(*shape), range(*span), []
-    run, feed = run or program(kind, shape, prepare), kind(splits, mesh)
-    states = population_of(states or [state_of(i) for i in MEMBERS], 0, mesh)
-    hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
+    placement, span, dispatches = placement_of(*shape), range(*span), []
+    run, feed = run or program(kind, shape, prepare), kind(splits, placement)
+    states = population_of(states or [state_of(i) for i in MEMBERS], placement)
+    hypers = population_of([hyper_of(i) for i in MEMBERS], placement)
     items = feed.dispatches(hypers, span, steps=PER_DISPATCH, batch=BATCH)
     for _ in span[::PER_DISPATCH]:
         states, metrics = run(states, hypers, next(items))
-        seen.append(jax.device_get(metrics))
-    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1), *seen)
+        dispatches.append(jax.device_get(metrics))
+    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1), *dispatches)
     return jax.device_get(states), metrics
 
 
@@ -163,12 +163,12 @@ def files_of(splits):
 
 @pytest.fixture(scope="module")
 def two():
-    return mesh_of(2)
+    return placement_of(2)
 
 
 @pytest.fixture(scope="module")
 def noisy():
-    """What training on resident data, with noise, comes to, by the mesh's shape."""
+    """States and metrics of training on resident data, with noise, by the mesh's shape."""
     return {shape: train(Resident, shape, noisily) for shape in SHAPES}
 
 
@@ -194,14 +194,14 @@ def alone():
     assert len({len(places) for places in PLACES}) == 3
     step, trained = jax.jit(make_step(classification_loss(MODEL), rule)), []
     for i, places in enumerate(PLACES):
-        state, losses, seen = state_of(i), [], set()
+        state, losses, used = state_of(i), [], set()
         for t in range(STEPS):
             ids = places[host_batch_ids(words_of(i), t, batch=BATCH, examples=len(places))]
             batch = {"image": IMAGES[ids] / np.float32(255), "label": LABEL_OF[i][LABELS[ids]]}
             state, metrics = step(state, batch, hyper_of(i))
             losses.append(float(metrics["loss"]))
-            seen |= set(ids.tolist())
-        assert seen == set(places.tolist())
+            used |= set(ids.tolist())
+        assert used == set(places.tolist())
         trained.append((jax.device_get(state), losses))
     return trained
 
@@ -227,9 +227,9 @@ def test_the_program_for_a_stream_is_compiled_once(caplog):
 
 
 def test_the_stream_is_divided_over_the_devices():
-    mesh = mesh_of(2, 2)
-    hypers = population_of([hyper_of(i) for i in MEMBERS], 0, mesh)
-    (data,) = Streamed(SPLITS, mesh).dispatches(
+    placement = placement_of(2, 2)
+    hypers = population_of([hyper_of(i) for i in MEMBERS], placement)
+    (data,) = Streamed(SPLITS, placement).dispatches(
         hypers, range(PER_DISPATCH), steps=PER_DISPATCH, batch=BATCH
     )
     assert data["image"].shape == (4, PER_DISPATCH, BATCH, SIDE, SIDE, 1)
@@ -270,7 +270,7 @@ def side_by_side(stored, hyper, key):
 
 
 def loss_with_step(params, collections, batch, hyper, key):
-    """A loss that reports the step that it was told."""
+    """A loss that reports its step."""
     del key
     logits = MODEL.apply({"params": params}, batch["image"])
     metrics = {"step": hyper["step"].astype(jnp.float32)}
@@ -279,18 +279,18 @@ def loss_with_step(params, collections, batch, hyper, key):
 
 @functools.cache
 def train_side_by_side(kind, shape):
-    mesh = mesh_of(*shape)
-    feed = kind(SPLITS, mesh)
+    placement = placement_of(*shape)
+    feed = kind(SPLITS, placement)
     step = make_step(loss_with_step, rule, axis_name="data")
     run = feed.program(step, side_by_side, steps=PER_DISPATCH, batch=BATCH)
-    states = population_of([state_of(i) for i in MEMBERS], 0, mesh)
-    hypers = population_of([streams_of(i) for i in MEMBERS], 0, mesh)
+    states = population_of([state_of(i) for i in MEMBERS], placement)
+    hypers = population_of([streams_of(i) for i in MEMBERS], placement)
     items = feed.dispatches(hypers, range(STEPS), steps=PER_DISPATCH, batch=BATCH)
-    seen = []
+    dispatches = []
     for _ in range(0, STEPS, PER_DISPATCH):
         states, metrics = run(states, hypers, next(items))
-        seen.append(jax.device_get(metrics))
-    return jax.device_get(states), jax.tree.map(lambda *m: np.concatenate(m, axis=1), *seen)
+        dispatches.append(jax.device_get(metrics))
+    return jax.device_get(states), jax.tree.map(lambda *m: np.concatenate(m, axis=1), *dispatches)
 
 
 def ids_of_streams(i, t):
@@ -316,11 +316,11 @@ def alone_side_by_side():
         state, losses = state_of(i), []
         params, moments = state.params, state.opt_state
         for t in range(STEPS):
-            one, other = ids_of_streams(i, t)
-            image = IMAGES[one] / np.float32(255) - np.float32(0.5) * (
-                IMAGES[other] / np.float32(255)
+            first, second = ids_of_streams(i, t)
+            image = IMAGES[first] / np.float32(255) - np.float32(0.5) * (
+                IMAGES[second] / np.float32(255)
             )
-            batch = {"image": image, "label": (LABELS[one] + 2 * LABELS[other]) % 2}
+            batch = {"image": image, "label": (LABELS[first] + 2 * LABELS[second]) % 2}
             value, gradient = step(params, batch)
             updates, moments = update(gradient, moments, params)
             params = jax.tree.map(jnp.add, params, updates)
@@ -340,16 +340,16 @@ def test_members_of_two_streams_are_trained_as_by_a_plain_loop(kind, shape, alon
     assert_equal((states, metrics), train_side_by_side(Resident, shape))
 
 
-def test_the_loss_is_told_the_step():
+def test_the_loss_has_the_step():
     for kind in FEEDS:
         _, metrics = train_side_by_side(kind, (2, 1))
         np.testing.assert_array_equal(metrics["step"], [np.arange(STEPS)] * 4)
 
 
 def test_two_streams_come_side_by_side():
-    mesh = mesh_of(2, 2)
-    hypers = population_of([streams_of(i) for i in MEMBERS], 0, mesh)
-    items = Streamed(SPLITS, mesh).dispatches(
+    placement = placement_of(2, 2)
+    hypers = population_of([streams_of(i) for i in MEMBERS], placement)
+    items = Streamed(SPLITS, placement).dispatches(
         hypers, range(PER_DISPATCH, STEPS), steps=PER_DISPATCH, batch=BATCH
     )
     data = next(items)  # of a run that was resumed
@@ -362,12 +362,12 @@ def test_two_streams_come_side_by_side():
 
 
 def test_streams_have_keys_of_their_own():
-    alone, both = (
+    single, double = (
         np.asarray(jax.random.key_data(order_keys(h(0)))) for h in (hyper_of, streams_of)
     )
-    np.testing.assert_array_equal(alone, words_of(0))
-    np.testing.assert_array_equal(both[0], alone)
-    assert both.shape == (2, *alone.shape) and tuple(both[1]) != tuple(alone)
+    np.testing.assert_array_equal(single, words_of(0))
+    np.testing.assert_array_equal(double[0], single)
+    assert double.shape == (2, *single.shape) and tuple(double[1]) != tuple(single)
 
 
 # What ``prepare`` draws from its key.
@@ -391,11 +391,11 @@ def test_augmentation_differs_between_the_parts_of_a_batch(noisy):
 
 @pytest.mark.parametrize("shape", [(2, 1), (2, 2), (1, 1)], ids=str)
 def test_fetched_images_are_those_of_the_splits_laid_end_to_end(shape):
-    mesh = mesh_of(*shape)
+    placement = placement_of(*shape)
     ids = np.random.default_rng(1).integers(0, len(LABELS), (4, 7))
     ids[:, 0], ids[:, 1], ids[0] = 0, len(LABELS) - 1, 22  # first, last, one and the same
     for kind in FEEDS:
-        batch = kind(SPLITS, mesh).fetch(ids)
+        batch = kind(SPLITS, placement).fetch(ids)
         np.testing.assert_array_equal(batch["image"], IMAGES[ids], strict=True)
         np.testing.assert_array_equal(batch["label"], LABELS[ids], strict=True)
         assert {s.data.shape[0] for s in batch["image"].addressable_shards} == {4 // shape[0]}
@@ -408,14 +408,14 @@ def test_auto_is_resident_below_a_quarter_of_the_memory(monkeypatch, two):
     size = IMAGES.nbytes + LABELS.nbytes
     assert size == sum(SIZES.values()) * (SIDE**2 + 4)
     for memory, kind in ((4 * size + 1, Resident), (4 * size, Streamed), (1, Streamed)):
-        monkeypatch.setattr(feeds, "device_memory", lambda mesh, memory=memory: memory)
+        monkeypatch.setattr(feeds, "device_memory", lambda placement, memory=memory: memory)
         assert type(make_feed("auto", SPLITS, two)) is kind
         assert type(make_feed("resident", SPLITS, two)) is Resident
         assert type(make_feed("streamed", SPLITS, two)) is Streamed
 
 
 def test_a_choice_of_streaming_reads_nothing(monkeypatch, two):
-    monkeypatch.setattr(feeds, "device_memory", lambda mesh: 1)
+    monkeypatch.setattr(feeds, "device_memory", lambda placement: 1)
     files = files_of(SPLITS)
     make_feed("auto", files, two)
     assert not any(split["image"].read for split in files.values())
@@ -429,6 +429,6 @@ def test_an_unknown_feed_is_refused(two):
 @pytest.mark.usefixtures("types_unchecked")
 def test_memory_is_what_the_device_says_or_its_part_of_the_machines(two):
     stats = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 123, "bytes_in_use": 5})
-    assert device_memory(SimpleNamespace(local_devices=[stats])) == 123
-    one, eight = device_memory(mesh_of(1)), device_memory(mesh_of(8))
-    assert one // 8 == eight and one > 2**28
+    assert device_memory(SimpleNamespace(mesh=SimpleNamespace(local_devices=[stats]))) == 123
+    memory, share = device_memory(placement_of(1)), device_memory(placement_of(8))
+    assert memory // 8 == share and memory > 2**28

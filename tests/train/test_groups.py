@@ -24,7 +24,7 @@ from jaxdl.train.groups import (
 )
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import MeshPlacement, make_mesh
+from jaxdl.train.parallel import MeshPlacement, make_placement
 from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState, create_state, make_step
 
@@ -34,7 +34,7 @@ MODEL, SEEDS = ConvNet((), (4,), 3), 3
 
 
 class Name(NamedTuple):
-    """Of a network."""
+    """A network's name."""
 
     seed: int
 
@@ -48,7 +48,7 @@ def members(program, seeds):
 
 
 @pytest.mark.parametrize(
-    ("count", "most", "even", "sizes", "divided"),
+    ("count", "largest", "even", "sizes", "divided"),
     [
         (3, 5, False, [3], [[0, 1, 2]]),
         (5, 2, False, [2, 2, 2], [[0, 1], [2, 3], [4]]),
@@ -59,8 +59,8 @@ def members(program, seeds):
     ],
 )
 @pytest.mark.usefixtures("types_unchecked")
-def test_groups_of_one_program(count, most, even, sizes, divided):
-    groups = make_groups("g", members(program(), range(count)), most, even=even)
+def test_groups_of_one_program(count, largest, even, sizes, divided):
+    groups = make_groups("g", members(program(), range(count)), largest, even=even)
     assert [group.size for group in groups] == sizes
     assert [[network.seed for network in group.networks] for group in groups] == divided
     assert [group.name for group in groups] == [f"g-{i}" for i in range(len(sizes))]
@@ -68,11 +68,12 @@ def test_groups_of_one_program(count, most, even, sizes, divided):
 
 @pytest.mark.usefixtures("types_unchecked")
 def test_members_of_a_program_come_together_in_the_order_of_the_programs():
-    one, other = program(), program()
-    mixed = [*members(one, [0]), *members(other, [1]), *members(one, [2]), *members(other, [3])]
+    first, second = program(), program()
+    order = (first, 0), (second, 1), (first, 2), (second, 3)
+    mixed = [member for program, seed in order for member in members(program, [seed])]
     groups = make_groups("g", mixed, 9)
     assert [[n.seed for n in group.networks] for group in groups] == [[0, 2], [1, 3]]
-    assert [group.program for group in groups] == [one, other]
+    assert [group.program for group in groups] == [first, second]
 
 
 def rule(hyper):
@@ -81,9 +82,9 @@ def rule(hyper):
 
 @pytest.fixture(scope="module")
 def parts():
-    """A placement on two devices, a feed, and three members of one program."""
-    placement = MeshPlacement(make_mesh(2, 1, jax.devices()[:2]))
-    feed = make_feed("resident", {"train": {"image": IMAGES, "label": LABELS}}, placement.mesh)
+    """A feed on two devices, and three members of one program."""
+    placement = make_placement(2, 1, devices=jax.devices()[:2])
+    feed = make_feed("resident", {"train": {"image": IMAGES, "label": LABELS}}, placement)
     watched = []
 
     def prepare(stored, hyper, key):
@@ -100,7 +101,6 @@ def parts():
         steps=4,
         batch=5,
         steps_per_dispatch=2,
-        mode=placement.mode,
         watch=watch,
     )
 
@@ -115,7 +115,7 @@ def parts():
 
         return Member([Name(seed)], made, start, hyper)
 
-    return placement, feed, [member(seed) for seed in range(SEEDS)], prepare, watched
+    return feed, [member(seed) for seed in range(SEEDS)], prepare, watched
 
 
 def trainer(folder):
@@ -123,41 +123,41 @@ def trainer(folder):
 
 
 def test_a_group_is_trained_once_and_handed_on(parts, tmp_path):
-    placement, _, alike, _, watched = parts
+    _, alike, _, watched = parts
     (group,) = make_groups("g", alike, 9)
-    trained = train(group, trainer(tmp_path), placement)
+    trained = train(group, trainer(tmp_path))
     assert len(trained.states) == SEEDS and all(state.step == 4 for state in trained.states)
     assert watched and set(watched) == {()}  # evaluation is given no optimizer's state
     # By the loop itself, the whole population.
-    states, hypers = group.start(placement)
+    states, hypers = group.start()
     for _ in range(2):
         states, _ = group.program.training(
             states, hypers, next(group.program.dispatches(hypers, 0))
         )
     for i, state in enumerate(trained.states):
-        mine = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states.params)
-        jax.tree.map(np.testing.assert_array_equal, mine, state.params)
+        params = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states.params)
+        jax.tree.map(np.testing.assert_array_equal, params, state.params)
     # Again, from the checkpoint; and on the devices, filled up to a multiple of them.
-    again = train(group, trainer(tmp_path), placement)
-    for one, other in zip(trained.states, again.states, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, one, other)
-    population, hypers = again.population(placement)
+    restored = train(group, trainer(tmp_path))
+    for pair in zip(trained.states, restored.states, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, *pair)
+    population, hypers = restored.population()
     assert population.step.shape == (4,) and hypers["rate"].shape == (4,)
     np.testing.assert_allclose(hypers["rate"], [0.1, 0.2, 0.3, 0.3], rtol=1e-6)
 
 
 def test_the_first_examples_are_those_of_the_first_batch(parts):
-    placement, feed, alike, prepare, _ = parts
+    feed, alike, prepare, _ = parts
     hyper = alike[0].hyper()
-    stored, seen = first_examples(feed, prepare, hyper, 6, placement)
+    stored, prepared = first_examples(feed, prepare, hyper, 6)
     words = np.asarray(jax.random.key_data(hyper["key"]))
     ids = host_batch_ids(words, 0, batch=6, examples=20)
     np.testing.assert_array_equal(stored["image"], IMAGES[ids])
     np.testing.assert_array_equal(stored["label"], LABELS[ids])
-    np.testing.assert_allclose(seen["image"], IMAGES[ids] / 255, rtol=1e-6)
+    np.testing.assert_allclose(prepared["image"], IMAGES[ids] / 255, rtol=1e-6)
     two = hyper | example_streams([np.arange(10), np.arange(10, 20)], 12)
     assert two["examples"].shape == (2, 12) and list(two["count"]) == [10, 10]
-    stored, _ = first_examples(feed, prepare, two, 6, placement)
+    stored, _ = first_examples(feed, prepare, two, 6)
     assert stored["image"].shape == (6, 2, 2, 2, 1)
     first, second = (set(map(bytes, stored["image"][:, i])) for i in range(2))
     assert first <= set(map(bytes, IMAGES[:10])) and second <= set(map(bytes, IMAGES[10:]))
@@ -165,7 +165,7 @@ def test_the_first_examples_are_those_of_the_first_batch(parts):
 
 def test_what_states_hold_themselves_is_trained_on(parts, tmp_path):
     """w follows points that are changed at the beginning of every dispatch but the first."""
-    placement = parts[0]
+    placement = parts[0].placement
 
     def loss(params, collections, batch, hyper, key):
         value = jnp.sum((params["w"] - collections["points"]["x"]) ** 2)
@@ -193,7 +193,7 @@ def test_what_states_hold_themselves_is_trained_on(parts, tmp_path):
 
     (group,) = make_groups("g", [member(seed) for seed in range(2)], 2)
     keeper = trainer(tmp_path)
-    states = train(group, keeper, placement).states
+    states = train(group, keeper).states
     # A step of this rate goes all the way.
     assert [float(state.params["w"]) for state in states] == [2.0, 3.0]
     losses = [record["loss"] for record in keeper.curves.by_network(Name)[Name(1)]]
@@ -202,11 +202,11 @@ def test_what_states_hold_themselves_is_trained_on(parts, tmp_path):
 
 @pytest.mark.parametrize("mode", ["shard_map", "jit", "fsdp", "pmap"])
 def test_a_placement_knows_its_mesh(mode):
-    placement = MeshPlacement(make_mesh(2, 1, jax.devices()[:2]), mode)
+    placement = make_placement(2, 1, mode, jax.devices()[:2])
     assert (placement.member_devices, placement.data_devices) == (2, 1)
     assert placement.axis_name == ("data" if mode == "shard_map" else None)
     with pytest.raises(ValueError, match="unknown mode 'xmap'"):
         MeshPlacement(placement.mesh, "xmap")
     if mode == "pmap":
         with pytest.raises(ValueError, match="members or batches, not both"):
-            MeshPlacement(make_mesh(2, 2, jax.devices()[:4]), mode)
+            make_placement(2, 2, mode, jax.devices()[:4])

@@ -90,7 +90,7 @@ def test_a_damaged_line_in_the_middle_is_refused_and_nothing_lost(path, damage):
 
 
 class Name(NamedTuple):
-    """Of a network."""
+    """A network's name."""
 
     seed: int
 

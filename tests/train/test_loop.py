@@ -19,7 +19,7 @@ from jaxdl.train import logs, loop
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, population_of, train_resident
 from jaxdl.train.state import create_state, fault_names, make_step
 from jaxdl.types import DamagedFile
@@ -38,27 +38,27 @@ class Lab:
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        self.mesh = make_mesh(2, 1, jax.devices()[:2])
+        self.placement = make_placement(2, 1, devices=jax.devices()[:2])
         data = rng.normal(size=(20, 4)), rng.integers(0, 3, 20)
         data = {
             "image": jnp.asarray(data[0], jnp.float32),
             "label": jnp.asarray(data[1], jnp.int32),
         }
-        self.data = replicate(data, self.mesh)
+        self.data = self.placement.replicate(data)
         self.model = ConvNet((), (5,), 3)
         self.run = train_resident(
             make_step(classification_loss(self.model), rule, axis_name="data"),
             lambda stored, hyper, key: stored,
-            self.mesh,
+            self.placement,
             steps=PER_DISPATCH,
             batch=8,
         )
-        every = {"examples": np.arange(20, dtype=np.int32), "count": np.int32(20)}
+        shared = {"examples": np.arange(20, dtype=np.int32), "count": np.int32(20)}
         hypers = [
-            every | {"key": member_key(i), "rate": jnp.float32(rate)}
+            shared | {"key": member_key(i), "rate": jnp.float32(rate)}
             for i, rate in enumerate(RATES)
         ]
-        self.hypers = population_of(hypers, MEMBERS, self.mesh)
+        self.hypers = population_of(hypers, self.placement)
 
     def states(self):
         shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.data["image"])["params"]
@@ -69,10 +69,10 @@ class Lab:
                 lambda s, rng=rng: jnp.asarray(rng.normal(size=s.shape), s.dtype), shapes
             )
             members.append(create_state({"params": params}, rule, {"rate": 0.1}))
-        return population_of(members, MEMBERS, self.mesh)
+        return population_of(members, self.placement)
 
     def dispatches(self, first):
-        """The same for every dispatch."""
+        """The same data for every dispatch."""
         del first
         return (self.data for _ in repeat(None))
 
@@ -90,8 +90,8 @@ class Lab:
         trainer=None,
         **options,
     ):
-        told = progress or (lambda *_: None)
-        trainer = Trainer(folder, stop or StopFlag(), told, seconds, **(trainer or {}))
+        progress = progress or (lambda *_: None)
+        trainer = Trainer(folder, stop or StopFlag(), progress, seconds, **(trainer or {}))
         return trainer.fit(
             name,
             self.run,

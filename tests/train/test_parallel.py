@@ -1,4 +1,4 @@
-"""Each way to divide training over devices, against the plain step on one; meshes."""
+"""Each mode of dividing training over devices, against the plain step on one; meshes."""
 
 import dataclasses
 import functools
@@ -9,15 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxdl import trees
 from jaxdl.data.augment import gaussian_noise
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.supervised import classification_loss
-from jaxdl.train.parallel import axis_of, make_mesh, part_of_process, replicate, shard_members
+from jaxdl.train.parallel import MEMBERS, STREAM, MeshPlacement, make_placement
 from jaxdl.train.population import order_keys, over_members, population_of, train_streamed
 from jaxdl.train.state import LOSS, PREPARE, create_state, make_step, step_key
 
@@ -60,46 +58,45 @@ def as_stored(stored, hyper, key):
     return stored
 
 
-def unchecked(step, mesh):
+def unchecked(step, placement):
     """`train_streamed` without the checks of shard_map's types."""
 
     def member(state, hyper, batches):
         return lax.scan(lambda state, batch: step(state, batch, hyper), state, batches)
 
-    specs = (P("member"), P("member"), P("member", None, "data"))
-    return over_members(member, mesh, specs=specs, check_vma=False)
+    return over_members(member, placement, specs=(MEMBERS, MEMBERS, STREAM), check_vma=False)
 
 
 def train(make, state, mode, devices, rule=rule, images=IMAGES, labels=LABELS):
     """The state and the metrics after all dispatches, the batch divided over so many devices."""
-    mesh = make_mesh(1, devices, jax.devices()[:devices])
     mode, _, without = mode.partition(" ")
-    axis = axis_of(mode, mesh)
+    placement = make_placement(1, devices, mode, jax.devices()[:devices])
+    axis = placement.axis_name
     step = make_step(classification_loss(make(axis)), rule, axis)
-    run = unchecked(step, mesh) if without else train_streamed(step, as_stored, mesh, mode=mode).run
-    states = population_of([state], 0, mesh, mode=mode)
-    hypers = population_of([HYPER], 0, mesh)
-    divided, seen = NamedSharding(mesh, P("member", None, "data")), []
+    checked = train_streamed(step, as_stored, placement).run
+    run = unchecked(step, placement) if without else checked
+    states, hypers = population_of([state], placement), population_of([HYPER], placement)
+    divided, dispatches = placement.sharding(STREAM), []
     for image, label in zip(images, labels, strict=True):
         batches = jax.device_put({"image": image[None], "label": label[None]}, divided)
-        run = run if seen else run.lower(states, hypers, batches).compile()
+        run = run if dispatches else run.lower(states, hypers, batches).compile()
         states, metrics = run(states, hypers, batches)
-        seen.append(jax.device_get(metrics))
+        dispatches.append(jax.device_get(metrics))
     for leaf in jax.tree.leaves(states) if mode != "fsdp" else ():  # every device has the same
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, leaf)
-    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1)[0], *seen)
+    metrics = jax.tree.map(lambda *m: np.concatenate(m, axis=1)[0], *dispatches)
     return trees.member(jax.device_get(states), 0), metrics
 
 
 def train_plainly(make, state):
     """The same, by a loop of the jitted step on one device."""
-    step, seen = jax.jit(make_step(classification_loss(make()), rule)), []
-    every = (x.reshape(-1, *x.shape[2:]) for x in (IMAGES, LABELS))
-    for image, label in zip(*every, strict=True):
+    step, metrics_by_step = jax.jit(make_step(classification_loss(make()), rule)), []
+    batches = (x.reshape(-1, *x.shape[2:]) for x in (IMAGES, LABELS))
+    for image, label in zip(*batches, strict=True):
         state, metrics = step(state, {"image": image, "label": label}, HYPER)
-        seen.append(metrics)
-    return jax.device_get((state, jax.tree.map(lambda *m: np.stack(m), *seen)))
+        metrics_by_step.append(metrics)
+    return jax.device_get((state, jax.tree.map(lambda *m: np.stack(m), *metrics_by_step)))
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
@@ -126,11 +123,11 @@ AGREEING = (
 @pytest.mark.parametrize(
     ("mode", "make", "devices"),
     [
-        *((*each, 8) for each in AGREEING),
+        *((*pair, 8) for pair in AGREEING),
         # On one device: several draw each for its own part of the batch.
         ("shard_map", dropping, 1),
         ("pmap", dropping, 1),
-        *(pytest.param(*each, 1, marks=pytest.mark.slow) for each in AGREEING),
+        *(pytest.param(*pair, 1, marks=pytest.mark.slow) for pair in AGREEING),
     ],
 )
 def test_modes_agree_with_one_device(plain, mode, make, devices):
@@ -146,14 +143,14 @@ def augmented(mode, devices):
     def prepare(stored, hyper, key):
         return stored | {"image": gaussian_noise(0.5)(key, stored["image"])}
 
-    mesh = make_mesh(1, devices, jax.devices()[:devices])
-    axis = axis_of(mode, mesh)
+    placement = make_placement(1, devices, mode, jax.devices()[:devices])
+    axis = placement.axis_name
     step = make_step(classification_loss(network(axis)), rule, axis)
-    training = train_streamed(step, prepare, mesh, mode=mode)
-    states = population_of([state_of(network())], 0, mesh, mode=mode)
+    training = train_streamed(step, prepare, placement)
+    states = population_of([state_of(network())], placement)
     batches = {"image": jnp.asarray(IMAGES[:1]), "label": jnp.asarray(LABELS[:1])}
-    batches = jax.device_put(batches, NamedSharding(mesh, P("member", None, "data")))
-    _, metrics = training(states, population_of([HYPER], 0, mesh), batches)
+    batches = jax.device_put(batches, placement.sharding(STREAM))
+    _, metrics = training(states, population_of([HYPER], placement), batches)
     return jax.device_get(metrics["loss"])
 
 
@@ -184,7 +181,7 @@ def test_no_two_purposes_have_the_same_key():
                 axis_name="data",
             )(jnp.arange(2)).reshape(-1)
         )
-    words = np.concatenate([np.asarray(jax.random.key_data(each)) for each in keys])
+    words = np.concatenate([np.asarray(jax.random.key_data(key)) for key in keys])
     assert len(np.unique(words, axis=0)) == len(words) == 300 * 7
 
 
@@ -237,7 +234,7 @@ def test_the_gradient_is_that_of_the_mean_and_not_n_times_it(mode):
     ],
 )
 def test_mesh_shapes(axes, count, shape):
-    mesh = make_mesh(**axes, devices=jax.devices()[:count])
+    mesh = make_placement(**axes, devices=jax.devices()[:count]).mesh
     assert mesh.axis_names == ("member", "data") and mesh.devices.shape == shape
     assert list(mesh.devices.flat) == jax.devices()[:count]
 
@@ -248,13 +245,13 @@ def test_mesh_shapes(axes, count, shape):
 )
 def test_meshes_that_do_not_fit_are_refused(member, data):
     with pytest.raises(ValueError, match=r"member=.*data=.*8 device"):
-        make_mesh(member, data)
+        make_placement(member, data)
 
 
 def test_placements():
-    mesh = make_mesh(4, 2)
+    placement = make_placement(4, 2)
     tree = {"a": jnp.arange(8.0).reshape(8, 1), "b": jnp.arange(4)}
-    whole, split = replicate(tree, mesh), shard_members(tree, mesh)
+    whole, split = placement.replicate(tree), placement.shard_members(tree)
     for name, leaf in tree.items():
         assert whole[name].sharding.is_fully_replicated and len(whole[name].devices()) == 8
         shards = {(s.device, s.data.shape[0]) for s in split[name].addressable_shards}
@@ -264,7 +261,7 @@ def test_placements():
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What can be told apart of a device of another process."""
+    """The fields by which devices differ."""
 
     id: int
     process_index: int
@@ -275,17 +272,17 @@ def test_devices_of_a_process_are_side_by_side(monkeypatch):
     # As on a TPU whose rows of chips go through the machines.
     wired = [Device(i, process) for i, process in enumerate([0, 0, 1, 1, 0, 0, 1, 1])]
     monkeypatch.setattr(jax, "devices", lambda: wired)
-    mesh = make_mesh(4, 2)
+    mesh = make_placement(4, 2).mesh
     assert [device.id for device in mesh.devices.flat] == [0, 1, 4, 5, 2, 3, 6, 7]
-    assert list(make_mesh(4, 2, wired).devices.flat) == wired  # the caller's order is the caller's
+    mesh = make_placement(4, 2, devices=wired).mesh
+    assert list(mesh.devices.flat) == wired  # the caller's order is the caller's
 
 
-def mesh_by_process(processes):
-    """What is asked of a mesh, by the process that each of its devices belongs to."""
-    every = np.array([[Device(0, process) for process in row] for row in processes], dtype=object)
-    return types.SimpleNamespace(
-        devices=every, shape=dict(zip(("member", "data"), every.shape, strict=True))
-    )
+def placement_by_process(processes):
+    """A placement on a mesh, by the process of each of its devices."""
+    devices = np.array([[Device(0, process) for process in row] for row in processes], object)
+    shape = dict(zip(("member", "data"), devices.shape, strict=True))
+    return MeshPlacement(types.SimpleNamespace(devices=devices, shape=shape))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +299,9 @@ def mesh_by_process(processes):
 def test_part_of_a_process(monkeypatch, processes, parts):
     for process, part in enumerate(parts):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        assert part_of_process(mesh_by_process(processes)) == tuple(slice(*at) for at in part)
+        assert placement_by_process(processes).part_of_process() == tuple(
+            slice(*ends) for ends in part
+        )
 
 
 @pytest.mark.parametrize(
@@ -320,11 +319,11 @@ def test_part_of_a_process(monkeypatch, processes, parts):
 def test_processes_without_a_part_of_their_own_are_refused(monkeypatch, processes):
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     with pytest.raises(ValueError, match="of process 0 are no rectangle of the mesh, member="):
-        part_of_process(mesh_by_process(processes))
+        placement_by_process(processes).part_of_process()
 
 
 @pytest.mark.usefixtures("types_unchecked")
 def test_a_process_without_devices_on_the_mesh_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 2)
     with pytest.raises(ValueError, match="no device of process 2 is on the mesh"):
-        part_of_process(mesh_by_process([[0, 1]]))
+        placement_by_process([[0, 1]]).part_of_process()

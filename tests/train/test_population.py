@@ -15,7 +15,7 @@ from jaxdl.data.batches import batch_ids
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.supervised import classification_loss
-from jaxdl.train.parallel import axis_of, make_mesh, replicate
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import (
     member_key,
     population_of,
@@ -83,23 +83,22 @@ def as_stored(stored, hyper, key):
     return stored
 
 
-def program(mesh, batch_norm=False, mode="shard_map", **options):
-    axis = axis_of(mode, mesh)
+def program(placement, batch_norm=False, **options):
+    axis = placement.axis_name
     step = make_step(classification_loss(network(batch_norm, axis)), rule, axis_name=axis)
-    training = train_resident(step, as_stored, mesh, steps=STEPS, batch=BATCH, mode=mode, **options)
-    return training.run
+    return train_resident(step, as_stored, placement, steps=STEPS, batch=BATCH, **options).run
 
 
-def mesh_of(member, data=1):
-    return make_mesh(member, data, jax.devices()[: member * data])
+def placement_of(member, data=1, mode="shard_map"):
+    return make_placement(member, data, mode, jax.devices()[: member * data])
 
 
-def train(run, mesh, members, *, size=None, batch_norm=False, rates=None, mode="shard_map"):
+def train(run, placement, members, *, size=0, batch_norm=False, rates=None):
     """States and metrics of the members, in their order, after all dispatches."""
     rates = rates or {}
-    states = population_of([state_of(i, batch_norm) for i in members], size or 0, mesh, mode=mode)
-    hypers = population_of([hyper_of(i, rates.get(i)) for i in members], size or 0, mesh)
-    data = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    states = population_of([state_of(i, batch_norm) for i in members], placement, size)
+    hypers = population_of([hyper_of(i, rates.get(i)) for i in members], placement, size)
+    data = placement.replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)})
     seen = []
     for _ in range(DISPATCHES):
         states, metrics = run(states, hypers, data)
@@ -144,14 +143,14 @@ def alone():
 
 @pytest.fixture(scope="module")
 def two():
-    """A mesh of two devices and its program."""
-    mesh = mesh_of(2)
-    return mesh, program(mesh)
+    """A placement on two devices and its program."""
+    placement = placement_of(2)
+    return placement, program(placement)
 
 
 def test_members_are_trained_as_if_alone_and_the_program_compiled_once(two, alone):
-    mesh, run = two
-    states, metrics = train(run, mesh, range(4))
+    placement, run = two
+    states, metrics = train(run, placement, range(4))
     for i in range(4):
         assert_close(states[i], alone[False][i][0])
         assert_close(metrics[i], alone[False][i][1])
@@ -161,10 +160,10 @@ def test_members_are_trained_as_if_alone_and_the_program_compiled_once(two, alon
 
 
 def test_members_do_not_depend_on_neighbours_or_order(two):
-    mesh, run = two
-    states, metrics = train(run, mesh, (0, 1, 2, 3))
+    placement, run = two
+    states, metrics = train(run, placement, (0, 1, 2, 3))
     for members in ((3, 1, 0, 2), (4, 1, 2, 4)):
-        others, their_metrics = train(run, mesh, members)
+        others, their_metrics = train(run, placement, members)
         for place, i in enumerate(members):
             if i < 4:
                 assert_equal(others[place], states[i])
@@ -173,8 +172,8 @@ def test_members_do_not_depend_on_neighbours_or_order(two):
 
 
 def test_padding_repeats_the_last_member_and_changes_no_other(two, alone):
-    mesh, run = two
-    states, metrics = train(run, mesh, (0, 1, 2), size=3)
+    placement, run = two
+    states, metrics = train(run, placement, (0, 1, 2), size=3)
     assert len(states) == 4
     for i in range(3):
         assert_close(states[i], alone[False][i][0])
@@ -184,9 +183,9 @@ def test_padding_repeats_the_last_member_and_changes_no_other(two, alone):
 
 
 def test_a_diverging_member_is_named_and_takes_no_other_down(two):
-    mesh, run = two
-    states, metrics = train(run, mesh, range(4))
-    others, their_metrics = train(run, mesh, range(4), rates={1: 3e38})
+    placement, run = two
+    states, metrics = train(run, placement, range(4))
+    others, their_metrics = train(run, placement, range(4), rates={1: 3e38})
     for i in (0, 2, 3):
         assert_equal(others[i], states[i])
         assert_equal(their_metrics[i], metrics[i])
@@ -254,8 +253,8 @@ def test_a_network_that_is_not_finite_stays_as_it_was(several):
     [(1, 1, False), (1, 1, True), (8, 1, False), (4, 2, False)],
 )
 def test_meshes_of_every_shape_agree(alone, member, data, batched):
-    mesh = mesh_of(member, data)
-    states, metrics = train(program(mesh, batched=batched), mesh, range(4))
+    placement = placement_of(member, data)
+    states, metrics = train(program(placement, batched=batched), placement, range(4))
     assert len(states) == max(4, member)
     for i in range(4):
         assert_close(states[i], alone[False][i][0], 2e-6)
@@ -277,9 +276,9 @@ def test_meshes_of_every_shape_agree(alone, member, data, batched):
     ],
 )
 def test_meshes_and_modes_agree_with_batch_normalization(alone, mode, member, data, batched):
-    mesh = mesh_of(member, data)
-    run = program(mesh, batch_norm=True, mode=mode, batched=batched)
-    states, metrics = train(run, mesh, (0, 1, 2), batch_norm=True, mode=mode)
+    placement = placement_of(member, data, mode)
+    run = program(placement, batch_norm=True, batched=batched)
+    states, metrics = train(run, placement, (0, 1, 2), batch_norm=True)
     assert mode == "fsdp" or run._cache_size() == 1
     for i in range(3):
         assert_close(states[i], alone[True][i][0], 1e-5)
@@ -288,12 +287,12 @@ def test_meshes_and_modes_agree_with_batch_normalization(alone, mode, member, da
 
 def test_frozen_statistics_keep_every_bit_over_the_data_axis():
     # The mean of seven equal numbers, in floating point, need not be that number.
-    mesh = mesh_of(1, 7)
+    placement = placement_of(1, 7)
     loss_fn = classification_loss(Frozen(network(True, "data"), 1))
     step = make_step(loss_fn, rule, axis_name="data")
-    run = train_resident(step, as_stored, mesh, steps=STEPS, batch=7)
+    run = train_resident(step, as_stored, placement, steps=STEPS, batch=7)
     start = state_of(0, batch_norm=True)
-    states, _ = train(run, mesh, (0,), batch_norm=True)
+    states, _ = train(run, placement, (0,), batch_norm=True)
     assert_equal(states[0].collections, start.collections)
 
 
@@ -309,18 +308,18 @@ def shares_of(states, devices):
 
 
 def test_fsdp_keeps_a_share_of_every_array_on_each_device(alone, monkeypatch):
-    mesh = mesh_of(1, 2)
-    run = program(mesh, mode="fsdp")
+    placement = placement_of(1, 2, "fsdp")
+    run = program(placement)
     puts = []
     put = jax.device_put
     monkeypatch.setattr(jax, "device_put", lambda *args: puts.append(args) or put(*args))
-    states = population_of([state_of(0)], 0, mesh, mode="fsdp")
+    states = population_of([state_of(0)], placement)
     # Straight from the host, and not from a device that had them whole.
     assert len(puts) == len(jax.tree.leaves(states))
     assert all(isinstance(leaf, np.ndarray) for leaf, _ in puts)
     assert shares_of(states, 2) >= 4
-    hypers = population_of([hyper_of(0)], 0, mesh)
-    data = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    hypers = population_of([hyper_of(0)], placement)
+    data = placement.replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)})
     run = run.lower(states, hypers, data).compile()  # they come back as they went in
     for _ in range(DISPATCHES):
         before = states
@@ -331,17 +330,17 @@ def test_fsdp_keeps_a_share_of_every_array_on_each_device(alone, monkeypatch):
 
 @pytest.mark.parametrize(("member", "data"), [(2, 1), (1, 2)])
 def test_pmap_traces_once_and_reuses_the_memory_of_the_states(member, data):
-    mesh, traced = mesh_of(member, data), []
+    placement, traced = placement_of(member, data, "pmap"), []
 
     def prepare(stored, hyper, key):
         traced.append(stored)
         return stored
 
-    step = make_step(classification_loss(network(False)), rule, axis_name=axis_of("pmap", mesh))
-    run = train_resident(step, prepare, mesh, steps=1, batch=BATCH, mode="pmap").run
-    states = population_of([state_of(i) for i in (0, 1)], 0, mesh)
-    hypers = population_of([hyper_of(i) for i in (0, 1)], 0, mesh)
-    store = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    step = make_step(classification_loss(network(False)), rule, axis_name=placement.axis_name)
+    run = train_resident(step, prepare, placement, steps=1, batch=BATCH).run
+    states = population_of([state_of(i) for i in (0, 1)], placement)
+    hypers = population_of([hyper_of(i) for i in (0, 1)], placement)
+    store = placement.replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)})
     for _ in range(4):
         before = states
         states, _ = run(states, hypers, store)
@@ -351,17 +350,17 @@ def test_pmap_traces_once_and_reuses_the_memory_of_the_states(member, data):
 
 def test_modes_that_cannot_be_had_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="unknown mode 'xmap': choose one of shard_map, jit, fsdp"):
-        program(mesh_of(2), mode="xmap")
+        placement_of(2, 1, "xmap")
     with pytest.raises(ValueError, match="pmap divides members or batches, not both"):
-        program(mesh_of(2, 2), mode="pmap")
+        placement_of(2, 2, "pmap")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match=r"^pmap is for one process: choose shard_map or jit$"):
-        program(mesh_of(2), mode="pmap")
+        placement_of(2, 1, "pmap")
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="batch of 8 does not divide over 3"):
-        program(mesh_of(1, 3))
+        program(placement_of(1, 3))
 
 
 def test_keys_depend_on_names_alone():
@@ -407,16 +406,16 @@ def begin(kind, start, hyper):
 
 def divided(kind, devices, batched):
     """Losses [members, FEW, ...] and parameters of four members, of a well compiled program."""
-    mesh = mesh_of(devices)
+    placement = placement_of(devices)
     step = make_step(loss_of(kind, "data"), rule, axis_name="data")
-    run = train_resident(step, as_stored, mesh, steps=FEW, batch=BATCH, batched=batched).run
+    run = train_resident(step, as_stored, placement, steps=FEW, batch=BATCH, batched=batched).run
     states, hypers = [], []
     for start, hyper in (start_of(kind, i) for i in range(4)):
         start = jax.tree.map(jnp.asarray, start)
         states.append(begin(kind, start, hyper))
         hypers.append(hyper)
-    data = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
-    populations = [population_of(part, 0, mesh) for part in (states, hypers)]
+    data = placement.replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)})
+    populations = [population_of(part, placement) for part in (states, hypers)]
     jax.config.update("jax_disable_most_optimizations", False)
     try:
         flag = "xla_cpu_use_fusion_emitters"  # where conftest.py turns it off

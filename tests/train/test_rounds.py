@@ -12,28 +12,28 @@ from jaxdl.optim import make_optimizer
 from jaxdl.train.groups import Member, fit, make_groups, make_program_without_data
 from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import MeshPlacement, make_mesh, shard_members
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key
 from jaxdl.train.rounds import copies, last_values, train_round
 from jaxdl.train.state import create_state, make_step
 
 
 class Name(NamedTuple):
-    """Of a network."""
+    """A network's name."""
 
     trial: int
 
 
 @pytest.fixture(scope="module")
 def placement():
-    return MeshPlacement(make_mesh(2, 1, jax.devices()[:2]))
+    return make_placement(2, 1, devices=jax.devices()[:2])
 
 
 def test_copies_are_rows_of_populations_end_to_end_divided_as_they_are(placement):
-    first = shard_members({"w": np.arange(8.0).reshape(4, 2), "n": np.arange(4)}, placement.mesh)
-    other = shard_members({"w": -np.arange(4.0).reshape(2, 2), "n": -np.arange(2)}, placement.mesh)
+    first = placement.shard_members({"w": np.arange(8.0).reshape(4, 2), "n": np.arange(4)})
+    other = placement.shard_members({"w": -np.arange(4.0).reshape(2, 2), "n": -np.arange(2)})
     origins = [(first, 3), (other, 1), (first, 3), (first, 0), (other, 0)]
-    copied = copies(origins, 5, placement.mesh)  # filled up to a multiple of two devices
+    copied = copies(origins, placement, 5)  # filled up to a multiple of two devices
     np.testing.assert_array_equal(copied["n"], [3, -1, 3, 0, 0, 0])
     np.testing.assert_array_equal(copied["w"][1], [-2, -3])
     assert copied["w"].sharding == first["w"].sharding
@@ -84,7 +84,7 @@ def by_hand(rates):
     return w
 
 
-def run(folder, programs, placement, stop=None):
+def run(folder, programs, stop=None):
     """Three trials for two steps; the last goes on from the first, with a rate of its own."""
     states, own = {}, trainer(folder, stop)
     rounds = [
@@ -95,13 +95,13 @@ def run(folder, programs, placement, stop=None):
     for i, (steps, rates, parents) in enumerate(rounds):
         members = [member(programs[steps], *pair) for pair in rates.items()]
         named = {Name(trial): Name(parent) for trial, parent in parents.items()}
-        arguments = f"round-{i}", members, named, states, own, placement, 2
+        arguments = f"round-{i}", members, named, states, own, 2
         groups, states = train_round(*arguments)
         yield groups, last_values(own, groups, "w", Name)
 
 
-def test_members_go_on_from_whole_states_of_others(placement, programs, tmp_path):
-    rounds = list(run(tmp_path, programs, placement))
+def test_members_go_on_from_whole_states_of_others(programs, tmp_path):
+    rounds = list(run(tmp_path, programs))
     assert [[len(group.members) for group in groups] for groups, _ in rounds] == [
         [2, 1],
         [2, 1],
@@ -119,10 +119,8 @@ def test_members_go_on_from_whole_states_of_others(placement, programs, tmp_path
 
 
 @pytest.mark.parametrize("dispatches", [2, 5, 9])
-def test_rounds_that_were_stopped_anywhere_go_on_bit_for_bit(
-    placement, programs, tmp_path, dispatches
-):
-    whole = [values for _, values in run(tmp_path / "whole", programs, placement)]
+def test_rounds_that_were_stopped_anywhere_go_on_bit_for_bit(programs, tmp_path, dispatches):
+    whole = [values for _, values in run(tmp_path / "whole", programs)]
     stop, left = StopFlag(), [dispatches]
 
     def count(name, steps):
@@ -133,8 +131,8 @@ def test_rounds_that_were_stopped_anywhere_go_on_bit_for_bit(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "trainer", lambda folder, s: Trainer(folder, s, count, 1e9))
         with pytest.raises(Interrupted):
-            list(run(stopped, programs, placement, stop))
-    again = [values for _, values in run(stopped, programs, placement)]
+            list(run(stopped, programs, stop))
+    again = [values for _, values in run(stopped, programs)]
     assert again == whole
     name = "metrics.jsonl"
     assert (stopped / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -143,8 +141,8 @@ def test_rounds_that_were_stopped_anywhere_go_on_bit_for_bit(
 def test_a_round_that_has_not_begun_begins_at_the_step_of_its_states(placement, programs, tmp_path):
     (group,) = make_groups("a", [member(programs[2], 0, 0.1)], 1)
     own = trainer(tmp_path)
-    states = fit(group, own, placement)
+    states = fit(group, own)
     (later,) = make_groups("b", [member(programs[6], 0, 0.1)], 1)
-    fit(later, own, placement, copies([(states, 0)], 1, placement.mesh))
+    fit(later, own, copies([(states, 0)], placement))
     steps = [record["step"] for record in own.curves.records]
     assert steps == [1, 2, 3, 4, 5, 6]

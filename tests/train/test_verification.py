@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxdl.nn import ops
 from jaxdl.nn.models.convnet import Conv, ConvNet
@@ -15,7 +13,7 @@ from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
 from jaxdl.train.interruption import StopFlag
 from jaxdl.train.loop import Trainer
-from jaxdl.train.parallel import axis_of, make_mesh, replicate
+from jaxdl.train.parallel import STREAM, make_placement
 from jaxdl.train.population import member_key, population_of, train_resident, train_streamed
 from jaxdl.train.state import create_state, make_step
 from jaxdl.train.verification import WrongNumbers, compare
@@ -36,7 +34,7 @@ def noisy(stored, hyper, key):
     return {"image": stored["image"] + hyper["rate"] * noise, "label": stored["label"]}
 
 
-def make_population(mesh, mode, model):
+def make_population(placement, model):
     state = model.init(jax.random.key(0), IMAGES[:1])
     states, hypers = [], []
     for i in range(MEMBERS):
@@ -49,7 +47,7 @@ def make_population(mesh, mode, model):
         params = jax.tree.map(lambda leaf, i=i: leaf * (1 + i), state["params"])
         states.append(create_state({**state, "params": params}, rule, hyper))
         hypers.append(hyper)
-    return population_of(states, 0, mesh, mode=mode), population_of(hypers, 0, mesh)
+    return population_of(states, placement), population_of(hypers, placement)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +55,13 @@ def make_population(mesh, mode, model):
     [("shard_map", 2, 1), ("shard_map", 2, 2), ("jit", 2, 2), ("fsdp", 2, 1), ("pmap", 1, 2)],
 )
 def test_right_programs_agree(mode, member, data):
-    mesh = make_mesh(member, data, jax.devices()[: member * data])
-    axis = axis_of(mode, mesh)
+    placement = make_placement(member, data, mode, jax.devices()[: member * data])
+    axis = placement.axis_name
     model = ConvNet((Conv(4),), (), 3, batch_norm=True, axis_name=axis)
     step = make_step(classification_loss(model), rule, axis_name=axis)
-    training = train_resident(step, noisy, mesh, steps=STEPS, batch=BATCH, mode=mode)
-    states, hypers = make_population(mesh, mode, model)
-    shared = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    training = train_resident(step, noisy, placement, steps=STEPS, batch=BATCH)
+    states, hypers = make_population(placement, model)
+    shared = placement.replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)})
     expected = training.first_losses(states, hypers, shared)
     assert sorted(expected) == list(range(len(states.step)))
     assert len({float(loss) for loss in expected.values()}) >= MEMBERS  # each member has its own
@@ -72,13 +70,13 @@ def test_right_programs_agree(mode, member, data):
 
 
 def test_streamed_batches_agree():
-    mesh = make_mesh(2, 2, jax.devices()[:4])
+    placement = make_placement(2, 2, devices=jax.devices()[:4])
     model = ConvNet((Conv(4),), (), 3)
     step = make_step(classification_loss(model), rule, axis_name="data")
-    training = train_streamed(step, noisy, mesh)
-    states, hypers = make_population(mesh, "shard_map", model)
+    training = train_streamed(step, noisy, placement)
+    states, hypers = make_population(placement, model)
     ids = RNG.integers(0, EXAMPLES, (len(states.step), STEPS, BATCH))
-    sharding = NamedSharding(mesh, P("member", None, "data"))
+    sharding = placement.sharding(STREAM)
     batches = jax.device_put({"image": IMAGES[ids], "label": LABELS[ids]}, sharding)
     expected = training.first_losses(states, hypers, batches)
     _, metrics = training(states, hypers, batches)
@@ -87,17 +85,17 @@ def test_streamed_batches_agree():
 
 def test_a_wrong_convolution_ends_the_run_before_anything_is_written(tmp_path, monkeypatch):
     """Wrong for the first image of a batch, by a twentieth, as XLA's was; on the second member."""
-    mesh = make_mesh(2, 1, jax.devices()[:2])
+    placement = make_placement(2, 1, devices=jax.devices()[:2])
     model = ConvNet((Conv(4),), (), 3)
     convolve = ops._dense
 
     def make_training():
         step = make_step(classification_loss(model), rule, axis_name="data")
-        return train_resident(step, noisy, mesh, steps=STEPS, batch=BATCH)
+        return train_resident(step, noisy, placement, steps=STEPS, batch=BATCH)
 
     training = make_training()
-    states, hypers = make_population(mesh, "shard_map", model)
-    shared = replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)}, mesh)
+    states, hypers = make_population(placement, model)
+    shared = placement.replicate({"image": jnp.asarray(IMAGES), "label": jnp.asarray(LABELS)})
 
     def wrong(x, kernel, padding):
         second = jax.lax.axis_index("member") == 1
@@ -160,7 +158,7 @@ def test_the_worst_network_is_named(value, member):
 
 
 def test_networks_that_a_device_may_not_hold_are_not_checked():
-    mesh = make_mesh(1, 2, jax.devices()[:2])
+    placement = make_placement(1, 2, "fsdp", jax.devices()[:2])
     step = make_step(classification_loss(ConvNet((), (), 3)), rule)
-    training = train_resident(step, noisy, mesh, steps=STEPS, batch=BATCH, mode="fsdp")
+    training = train_resident(step, noisy, placement, steps=STEPS, batch=BATCH)
     assert training.first_losses(None, None, None) == {}

@@ -23,7 +23,7 @@ from jaxdl.nn.ops import convolution
 from jaxdl.nn.pooling import max_pool
 from jaxdl.optim import make_optimizer
 from jaxdl.supervised import classification_loss
-from jaxdl.train.parallel import make_mesh, replicate
+from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, order_keys, population_of, train_resident
 from jaxdl.train.state import create_state, make_step
 
@@ -75,7 +75,7 @@ def compare_with_single_steps(name, devices):
     jax.config.update("jax_num_cpu_devices", devices)
     side, channels, batch, members = ZOO[name]
     adversarial, axis = name in ADVERSARIAL_MODELS, "data"
-    mesh, alone = make_mesh(), make_mesh(1, 1, jax.devices()[:1])
+    placement, alone = make_placement(), make_placement(1, 1, devices=jax.devices()[:1])
     rng = np.random.default_rng(0)
     data = {
         "image": rng.integers(0, 256, (EXAMPLES, side, side, channels), np.uint8),
@@ -106,12 +106,12 @@ def compare_with_single_steps(name, devices):
         state = create_state(variables, rule, hypers[-1])
         states.append(jax.device_get(state))
     step = make_step(loss, rule, axis)
-    training = train_resident(step, pixels, mesh, steps=STEPS, batch=batch)
-    population = population_of(states, 0, mesh), population_of(hypers, 0, mesh)
-    trained, metrics = jax.device_get(training(*population, replicate(data, mesh)))
+    training = train_resident(step, pixels, placement, steps=STEPS, batch=batch)
+    population = population_of(states, placement), population_of(hypers, placement)
+    trained, metrics = jax.device_get(training(*population, placement.replicate(data)))
 
     @jax.jit
-    @partial(jax.shard_map, mesh=alone, in_specs=P(), out_specs=P())
+    @partial(jax.shard_map, mesh=alone.mesh, in_specs=P(), out_specs=P())
     def single(state, stored, hyper):
         return step(state, pixels(stored, hyper, None), hyper)
 

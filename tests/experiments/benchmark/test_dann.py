@@ -42,7 +42,7 @@ def test_pytorch_steps_as_the_study_does(little, tmp_path, padding):
     assert str(setting) in ("1 thread, contiguous", "1 thread, channels_last")
     (layers,), run = pytorch.one_after_the_other(model, starts[:1], task, setting)
     (loss,) = run()
-    population = group.start(study.placement)
+    population = group.start()
     states, metrics = group.program.training(*population, study.feed.data)
     np.testing.assert_allclose(task.scales, metrics["reversal"][0], atol=1e-6)
     assert task.scales[-1] > 0.5

@@ -1,5 +1,7 @@
 """The benchmark of searches: what the others are given is what the population trains."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -10,14 +12,15 @@ from experiments.benchmark import search as ours
 from experiments.harness import classification
 from jaxdl.optim import make_schedule
 from jaxdl.train.interruption import StopFlag
-from jaxdl.train.parallel import make_mesh
+from jaxdl.train.parallel import make_placement
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, cells, stand_in
 
 
 @pytest.fixture
 def little(monkeypatch):
     """Four trials, two of them for the others."""
-    monkeypatch.setattr(classification, "make_mesh", lambda *n: make_mesh(*n, jax.devices()[:2]))
+    restricted = partial(make_placement, devices=jax.devices()[:2])
+    monkeypatch.setattr(classification, "make_placement", restricted)
     config = configs.get_config("search")
     config.rounds, config.search.share, study = 2, 2, config.search.study
     study.budget, study.base.steps, study.base.batch = 4, 4, 8

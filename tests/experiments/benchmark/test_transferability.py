@@ -142,7 +142,7 @@ def digits(monkeypatch) -> ConfigDict:
 def memory(study, base, members) -> dict[str, int]:
     """Bytes a device of the compiled training of so many members like this one."""
     devices, data = study.placement.member_devices, study.feed.data
-    states, hypers = Group("bases", [base], 1).start(study.placement)
+    states, hypers = Group("bases", [base], 1).start()
 
     def stretch(leaf):
         shape = (members, *leaf.shape[1:])

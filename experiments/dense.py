@@ -104,7 +104,8 @@ class Dense(single_source.SingleSourceStudy):
         if data.shifted:
             usual = {} if "name" in data.shifted else versions["images"]
             versions["shifted"] = {**usual, **data.shifted}
-        loaded = {name: sources.load(**options) for name, options in versions.items()}
+        load_source = partial(sources.load, answers=self.answers.stored)
+        loaded = {name: load_source(**options) for name, options in versions.items()}
         self.sources = {name: self.answers.of_source(s) for name, s in loaded.items()}
         self.source = self.sources["images"]
         self.score = reporting.SCORES[self.question]

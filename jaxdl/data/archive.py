@@ -9,7 +9,6 @@ from jaxtyping import Int32, Num, UInt8
 from jaxdl.data.source import (
     FLOATS,
     Source,
-    Split,
     by_split,
     divide,
     make_source,
@@ -61,6 +60,7 @@ def npz(
     if channels not in (0, 3):
         raise ValueError(f"channels={channels} is not one of 0, 3")
     arrays = _plain_arrays(path)
+    parts: Mapping[str, Mapping[str, np.ndarray]]
     if answers:
         parts = _answered(path, arrays, channels, answers)
     else:
@@ -151,7 +151,7 @@ def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, 
 
 def _answered(
     path: str, arrays: Mapping[str, np.ndarray], channels: int, answers: Collection[str]
-) -> dict[str, Split]:
+) -> dict[str, dict[str, np.ndarray]]:
     """Images and these answers by split; every array is read, or refused by its name."""
     known = ("image", *answers)
     words = {_plural(name).casefold(): name for name in known}

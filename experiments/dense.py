@@ -31,7 +31,7 @@ from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
 from jaxdl.report import dense as reporting
-from jaxdl.report import dense_figures, figures
+from jaxdl.report import dense_figures, dense_sweeps, figures
 from jaxdl.supervised import make_loss
 from jaxdl.train.evaluate import make_mean
 from jaxdl.train.groups import Program, example_streams
@@ -104,8 +104,8 @@ class Dense(single_source.SingleSourceStudy):
         if data.shifted:
             usual = {} if "name" in data.shifted else versions["images"]
             versions["shifted"] = {**usual, **data.shifted}
-        loaded = {name: sources.load(**options) for name, options in versions.items()}
-        self.sources = {name: self.answers.of_source(s) for name, s in loaded.items()}
+        load_source = partial(sources.load, answers=self.answers.stored)
+        self.sources = {n: self.answers.of_source(load_source(**o)) for n, o in versions.items()}
         self.source = self.sources["images"]
         self.score = reporting.SCORES[self.question]
         self.opens_test = config.report_on == "test"
@@ -247,10 +247,12 @@ class Dense(single_source.SingleSourceStudy):
         figures.curves(panels, folder / "curves.png", logarithmic=True)
         titles = [f"{float(x):g}" for x in stored.get("count", stored.get("label", range(1, 25)))]
         figures.samples(np.asarray(batch["image"]), titles, folder / "samples.png")
-        if swept := ", ".join({t.settings["sweep"]: 0 for t in self.trials.values()}).strip(", "):
-            dense_figures.sweep(self.results, self.question, swept, folder / "sweep.png")
-        answers = {network: parts["images"] for network, parts in self.predictions.items()}
-        answers = reporting.at_last_values(self.trials, answers)
+        settings = {point: trial.settings for point, trial in self.trials.items()}
+        self.damage_scores = dense_sweeps.damage_scores(self.damages, self.source.splits["train"])
+        pictures = dense_sweeps.pictures([source.name for source in self.sources.values()])
+        swept = self.results, self.question, settings, folder / "sweep.png"
+        dense_sweeps.sweep(*swept, pictures, self.damage_scores)
+        answers = dense_sweeps.at_last_values(settings, self.predictions, pictures[0])
         shown = self.question, self.tests["images"], answers
         dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
@@ -264,9 +266,7 @@ class Dense(single_source.SingleSourceStudy):
         if self.question == "locate":
             data += f"; a place is right within {config.tolerance:g} pixels"
         described = {"Question": self.question, "Data": data}
-        if len(self.damages) > 1:
-            versions = self.source.splits["train"]["mask"]
-            described["Damaged masks"] = reporting.describe_damage(self.damages, versions)
+        described |= dense_sweeps.describe_damage(self.damage_scores)
         facts = described | {"Settings come from": config.settings_from} | settings | facts
         guesses = reporting.against_guess(self.predictions, self.tests, self.scale)
         return reporting.report(self.results, self.question, config.baseline, facts, guesses)

@@ -1,12 +1,20 @@
 """Data in NumPy's archives, ``.npz``."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Num, UInt8
 
-from jaxdl.data.source import Source, by_split, divide, make_source, printable, split_of
+from jaxdl.data.source import (
+    FLOATS,
+    Source,
+    by_split,
+    divide,
+    make_source,
+    printable,
+    split_of,
+)
 from jaxdl.files import user_path
 from jaxdl.types import DamagedFile
 
@@ -19,6 +27,7 @@ def npz(
     seed: int = 0,
     channels: int = 0,
     unlabelled: bool = False,
+    answers: Collection[str] = (),
 ) -> Source:
     """Arrays in NumPy's archive: ``train_images``, ``train_labels`` (or ``images``, ``labels``),
     and the same of ``test`` and ``validation`` where it has them.
@@ -30,42 +39,54 @@ def npz(
     256 levels, so that roundings beyond are no matter). Labels are integers from 0.
     ``class_names`` and ``class_groups``, a string a class, are optional.
 
+    A study whose answers are others names their arrays: ``train_masks`` or ``train_mask`` is then
+    the "mask" of the training images, row by row; labels are one of them, and any may be missing.
+
     Args:
       validation, test: shares (below 1) or numbers of images to take for splits that are missing.
       seed: seed of that choice.
       channels: 3: repeat grey images along the channel axis, as networks of photographs need them;
         0: keep the stored channels.
       unlabelled: whether images without labels are accepted: an archive of nothing but images.
+      answers: the arrays that a study can use beside images, such as "mask"; empty for labels.
 
     Raises:
       DamagedFile: if it is no such archive.
-      ValueError: an array is missing, or not what is said above; or one is called as if it held
-        images, and would not be read.
+      ValueError: an array is missing, or not what is said above; or one would not be read that is
+        called as if it held images or, with ``answers``, any.
     """
     if not path:
         raise ValueError("which file? Set path to an .npz with train_images and train_labels")
     if channels not in (0, 3):
         raise ValueError(f"channels={channels} is not one of 0, 3")
     arrays = _plain_arrays(path)
-    without_labels = unlabelled and all(name.casefold().endswith("images") for name in arrays)
-    parts = {
-        split: {
-            "image": _pixels(path, images, arrays, channels),
-            "label": _labels(path, images if without_labels else labels, arrays, without_labels),
+    parts: Mapping[str, Mapping[str, np.ndarray]]
+    if answers:
+        parts = _answered(path, arrays, channels, answers)
+    else:
+        without_labels = unlabelled and all(name.casefold().endswith("images") for name in arrays)
+        parts = {
+            split: {
+                "image": _pixels(path, images, arrays, channels),
+                "label": _labels(
+                    path, images if without_labels else labels, arrays, without_labels
+                ),
+            }
+            for split, (images, labels) in _names(path, arrays).items()
         }
-        for split, (images, labels) in _names(path, arrays).items()
-    }
+    for split, part in parts.items():
+        for name, column in part.items():
+            if len(column) != len(part["image"]):
+                description = f"{len(part['image'])} images and {len(column)} {_plural(name)}"
+                raise ValueError(
+                    f"{path}: split {split!r} has {description}; expected a row an image"
+                )
+    labels = np.asarray(parts["train"].get("label", ()), np.int32)
     if "class_names" in arrays:
         names = _strings(path, "class_names", arrays)
     else:
-        names = tuple(map(str, range(int(parts["train"]["label"].max(initial=-1)) + 1)))
-    for split, part in parts.items():
-        if len(part["image"]) != len(part["label"]):
-            description = f"{len(part['image'])} images and {len(part['label'])} labels"
-            raise ValueError(
-                f"{path}: split {split!r} has {description}; expected a label an image"
-            )
-    empty = np.setdiff1d(np.arange(len(names)), parts["train"]["label"])
+        names = tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
+    empty = np.setdiff1d(np.arange(len(names)), labels)
     if len(empty):
         raise ValueError(
             f"{path}: {len(names)} classes, by class_names or the highest label, but no training "
@@ -131,6 +152,42 @@ def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, 
     return names
 
 
+def _answered(
+    path: str, arrays: Mapping[str, np.ndarray], channels: int, answers: Collection[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Images and these answers by split; every array is read, or refused by its name."""
+    known = ("image", *answers)
+    words = {_plural(name).casefold(): name for name in known}
+    words |= {name.casefold(): name for name in known}
+    split_words: dict[str, dict[str, str]] = {name: {} for name in known}
+    for stored in sorted(arrays.keys() - {"class_names", "class_groups"}):
+        split, _, word = stored.casefold().partition("_")
+        if not split_of(split):
+            split, word = "train", stored.casefold()
+        if word not in words:
+            raise ValueError(
+                f"{path}: the array {stored} would not be read: this study can use "
+                f"{', '.join(map(_plural, known))}, each of train, test or validation as in "
+                "train_images; rename it or leave it out"
+            )
+        split_words[words[word]][stored] = split
+    stored_names = {name: by_split(split_words[name], path) for name in known}
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for split in ("train", "test", "validation"):
+        names = {name: places[split] for name, places in stored_names.items() if split in places}
+        if names or split == "train":
+            images = names.pop("image", f"{split}_images")
+            parts[split] = {"image": _pixels(path, images, arrays, channels)}
+            for name, stored in names.items():
+                read = _labels if name == "label" else _numbers
+                parts[split][name] = read(path, stored, arrays, name in FLOATS)
+    return parts
+
+
+def _plural(name: str) -> str:
+    return name if name.endswith("s") else name + "s"
+
+
 def _array(path: str, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if name not in arrays:
         raise ValueError(f"{path} has no array {name}, but {', '.join(sorted(arrays)) or 'none'}")
@@ -184,3 +241,21 @@ def _labels(
             f"{path}: {name} spans {labels.min()} to {labels.max()}; labels begin at 0"
         )
     return labels.astype(np.int32)
+
+
+def _numbers(
+    path: str, name: str, arrays: Mapping[str, np.ndarray], fractional: bool
+) -> Num[np.ndarray, "..."]:
+    """Rows of that name as float32 where they may be fractions, else as uint8 or int32."""
+    values = arrays[name]
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    whole = np.issubdtype(values.dtype, np.integer) and values.ndim
+    if fractional and (whole or np.issubdtype(values.dtype, np.floating)):
+        return values.astype(np.float32)
+    if not whole:
+        description = f"{values.dtype}{list(values.shape)}"
+        raise ValueError(f"{path}: {name} is {description}; expected integers, a row an image")
+    if values.size and (values.min() < -(2**31) or values.max() >= 2**31):
+        raise ValueError(f"{path}: {name} spans {values.min()} to {values.max()}; expected int32")
+    return values if values.dtype == np.uint8 else values.astype(np.int32)

@@ -51,6 +51,22 @@ def check_masks(
         raise ValueError(f"{prefix}: all {len(masks)} masks are empty, with no pixel of class 1")
 
 
+def check_rows(name: str, split: Split, prefix: str) -> None:
+    """Raise ValueError, in one line, for an answer, other than a mask, that does not fit its
+    images."""
+    n, h, w, _ = split["image"].shape
+    shapes = {"label": (n,), "count": (n,), "point": (n, 2), "points": (n, "most", 2)}
+    expected, shape = shapes.get(name, (n, h, w)), split[name].shape
+    pairs = zip(shape, expected, strict=False)
+    if len(shape) != len(expected) or any(need not in (side, "most") for side, need in pairs):
+        raise ValueError(
+            f"{prefix}: {name} is {list(shape)}: images of {h} x {w} need "
+            f"[{', '.join(map(str, expected))}]"
+        )
+    if name == "label" and (unknown := sorted({*np.asarray(split[name]).tolist()} - {0, 1})):
+        raise ValueError(f"{prefix}: label {unknown[0]}: expected 0, it is not there, and 1, it is")
+
+
 def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """The distance of each pixel of an instance to the outside, over the instance's greatest such
     distance: 1 in the middle, towards 0 at borders, 0 in the background."""
@@ -128,17 +144,25 @@ class Answers:
     filled: bool = False
     """Whether every mask must have something in it."""
 
+    @property
+    def stored(self) -> Sequence[str]:
+        """The arrays that a data set may have beside images: all possible answers, and the field."""
+        names = ("label", "point", "points", "count", "instances", self.mask, self.field)
+        return tuple(name for name in dict.fromkeys(names) if name)
+
     def of_split(self, split: Split, prefix: str) -> Split:
         """The split's ``image`` and these arrays; ``mask`` is uint8 [n, versions, h, w].
 
         Raises:
-          ValueError: in one line, for arrays that it does not have, or masks that do not fit.
+          ValueError: in one line, for arrays that it does not have, or that do not fit its images.
         """
         required = {"image", *self.arrays} - {"mask", "depth"}
         required |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
         required |= {"instances"} if "depth" in self.arrays else set()
         if missing := sorted(required - {*split}):
             raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {missing[0]}")
+        for name in sorted(required - {"image", self.mask}):
+            check_rows(name, split, prefix)
         arrays = {name: split[name] for name in ("image", *self.arrays) if name in split}
         if "depth" in self.arrays:
             arrays["depth"] = np.stack([depth_map(x) for x in in_memory(split["instances"])])

@@ -8,6 +8,7 @@ A split has one row an example in each of its arrays. Common names are
   unsigned type, where it is missing;
 - ``instances``: int32 [n, height, width], the number of the object at each pixel, from 1; 0 where
   there is none;
+- ``field``: integers [n, height, width], 0 where the mask is not known;
 - ``point``: float32 [n, 2], a row and a column in pixels; NaN where there is none;
 - ``points``: float32 [n, most, 2], several of them, NaN after the last;
 - ``count``: float32 [n], how many there are;
@@ -39,6 +40,9 @@ DTYPES = ("bool", "uint8", "int32", "float32")
 
 PARTIAL = ("point", "points")
 """Arrays in which NaN marks a missing value."""
+
+FLOATS = (*PARTIAL, "count")
+"""Answers that may be fractions."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),

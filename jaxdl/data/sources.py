@@ -1,7 +1,7 @@
 """Data sets by name: ``load("tfds", dataset="mnist")``, ``load("folder", path="pictures")``."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import numpy as np
@@ -224,11 +224,14 @@ TRUTHS = {"sinusoid": tables.sinusoid_truth}
 """Noise-free targets of synthetic tables, as functions of the features."""
 
 
-def load(name: str, *, unlabelled: bool = False, **options) -> Source:
+def load(
+    name: str, *, unlabelled: bool = False, answers: Collection[str] = (), **options
+) -> Source:
     """The source of a name, with options of its function.
 
     Args:
       unlabelled: whether images without labels are accepted, of a source that may have such.
+      answers: the arrays to learn from, of a source that may have other answers than labels.
 
     Raises:
       ValueError: unknown name, options its function does not take, or data it cannot use.
@@ -237,8 +240,8 @@ def load(name: str, *, unlabelled: bool = False, **options) -> Source:
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}; known ones are {', '.join(SOURCES)}")
     signature = inspect.signature(SOURCES[name])
-    if unlabelled and "unlabelled" in signature.parameters:
-        options = {**options, "unlabelled": True}
+    needs = {"unlabelled": unlabelled, "answers": answers}
+    options |= {need: x for need, x in needs.items() if x and need in signature.parameters}
     try:
         signature.bind(**options)
     except TypeError as error:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from jaxdl.data.source import Split
-from jaxdl.nn.metrics import confusion_matrix, dice
 from jaxdl.report.comparisons import (
     Comparison,
     assemble,
@@ -80,14 +79,14 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
         ("error", "MAE", 1, 2),
         ("rmse", "RMSE", 1, 2),
         ("overlap", "instances, AP at IoU .5, %", 100, 1),
-        ("shifted", "shifted: 1 − MAE / mean, %", 100, 1),
-        ("shifted_error", "shifted: MAE", 1, 2),
+        ("shifted", "1 − MAE / mean on shifted images, %", 100, 1),
+        ("shifted_error", "MAE on shifted images", 1, 2),
     ),
     "segment": (
         ("score", "F1, %", 100, 2),
         ("auc", "AUC, %", 100, 2),
         ("overlap", "precision-recall area, %", 100, 1),
-        ("shifted", "shifted: F1, %", 100, 1),
+        ("shifted", "F1 on shifted images, %", 100, 1),
     ),
 }
 
@@ -107,15 +106,6 @@ def points(results: Sequence[Result]) -> list[Point]:
     means = {point: over_seeds(seeds) for point, seeds in by_point(results).items()}
     scores = {point: -mean.mean if mean.used else math.inf for point, mean in means.items()}
     return sorted(means, key=lambda point: (value_order(point[1]), scores[point]))
-
-
-def at_last_values(
-    points: Iterable[Point], by_network: Mapping[tuple[str, str, int], Any]
-) -> dict[str, Any]:
-    """Those of seed 0, for each method at the last value of its sweep, by label."""
-    last = {method: (method, value) for method, value in points}
-    networks = [(*point, 0) for point in sorted(last.values())]
-    return {label(n[:2]): by_network[n] for n in networks if n in by_network}
 
 
 def differences(
@@ -201,18 +191,6 @@ def against_guess(
                 (f"**{label(point)}**", estimate, f"{reference}, by {SCORES['count']}")
             )
     return comparisons
-
-
-def describe_damage(
-    damages: Sequence[tuple[str, float]], masks: Integer[np.ndarray, "n versions h w"]
-) -> str:
-    """The F1 of damaged masks beside whole ones, the first version."""
-    truth, *damaged = np.moveaxis(masks, 1, 0)
-    sentences = []
-    for (name, amount), mask in zip(damages[1:], damaged, strict=True):
-        confusion = confusion_matrix(mask.ravel(), truth.ravel(), 2)  # unknown pixels are 255
-        sentences.append(f"{name} {amount:g} has F1 {100 * float(dice(confusion)[1]):.1f} %")
-    return ", ".join(sentences)
 
 
 METHOD = """\

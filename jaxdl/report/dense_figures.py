@@ -1,6 +1,5 @@
-"""Figures of a study of dense answers: scores by value, and answers laid over their images."""
+"""The figure of a study of dense answers: these, laid over their images."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 
-from jaxdl.report.comparisons import over_seeds
-from jaxdl.report.dense import COLUMNS, Result
 from jaxdl.report.figures import own_style, plain, save
-from jaxdl.report.supervised import by_point, number, value_order, values_of
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
@@ -20,56 +16,6 @@ TRUE, ANSWER = "#2ca02c", "#00e5ff"
 """Colours of the truth, and of a network's answer."""
 PIXEL_COLOURS = {"found": "#ffffff", "false alarm": "#e6194b", "missed": "#1f77ff"}
 """Colours of true positives, false positives and false negatives of a mask."""
-
-
-@own_style()
-def sweep(results: Sequence[Result], question: str, setting: str, path: Path) -> None:
-    """Each measured number against the value of a setting, mean ± standard error over seeds; of a
-    method without a value a horizontal line."""
-    from matplotlib.figure import Figure
-
-    fields = [
-        c for c in COLUMNS[question] if any(not math.isnan(getattr(r, c[0])) for r in results)
-    ]
-    figure = Figure(figsize=(4.2 * len(fields), 3.4), layout="constrained")
-    methods = list(dict.fromkeys(row.method for row in results))
-    values = sorted({row.value for row in results if row.value}, key=value_order)
-    places = {value: number(value) for value in values}
-    if any(map(math.isnan, places.values())):
-        places = {value: float(i) for i, value in enumerate(values)}
-    grid = figure.subplots(1, len(fields), squeeze=False)[0]
-    for axes, (field, title, scale, _) in zip(grid, fields, strict=True):
-        for i, method in enumerate(methods):
-            estimates = {
-                value: estimate
-                for value in values_of(results, method)
-                if (estimate := over_seeds(by_point(results, field)[method, value])).used
-            }
-            if alone := estimates.pop("", None):
-                axes.axhline(
-                    scale * alone.mean, color=f"C{i % 10}", linestyle="--", label=plain(method)
-                )
-            if not estimates:
-                continue
-            # Methods side by side, so that bars do not hide each other.
-            shift = 1 + 0.03 * (i - (len(methods) - 1) / 2)
-            axes.errorbar(
-                [places[value] * shift for value in estimates],
-                [scale * x.mean for x in estimates.values()],
-                [0 if math.isnan(x.se) else scale * x.se for x in estimates.values()],
-                color=f"C{i % 10}",
-                marker="o",
-                markersize=3.5,
-                label=plain(method),
-            )
-        axes.set_xscale("log" if min(places.values()) > 0 else "linear")
-        axes.set_xticks(list(places.values()), list(map(plain, places)))
-        axes.minorticks_off()
-        axes.set(xlabel=plain(setting), ylabel=plain(title))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    grid[0].legend(frameon=False, fontsize=8)
-    save(figure, path, dpi=150)
 
 
 Draw = Callable[["Axes", int], str]
@@ -91,11 +37,10 @@ def overlays(
     Of two labels there are as many examples of one as of the other.
 
     Args:
-      answers: by method.
+      answers: by the headings of their columns.
       tolerance: pixels by which a place may be wrong.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     images = np.asarray(split["image"])
     examples = np.arange(min(5, len(images)))
@@ -118,12 +63,44 @@ def overlays(
             axes.set_title(heading, fontsize=8)
             axes.set_axis_off()
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    if question == "segment":
-        kinds = [
-            Patch(facecolor=c, edgecolor="gray", label=kind) for kind, c in PIXEL_COLOURS.items()
-        ]
-        figure.legend(handles=kinds, loc="outside lower right", ncols=3, frameon=False, fontsize=8)
+    entries = legend(question, split, list(answers.values()), tolerance)
+    figure.legend(handles=entries, loc="outside lower right", ncols=4, frameon=False, fontsize=8)
     save(figure, path, dpi=110)
+
+
+def legend(
+    question: str, split: Mapping[str, Any], answers: Sequence[Any], tolerance: float
+) -> list[Any]:
+    """Entries for what is drawn over the images."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    if question == "segment":
+        return [Patch(facecolor=c, edgecolor="gray", label=x) for x, c in PIXEL_COLOURS.items()]
+    if question == "count":
+        things = "instances"
+        true, drawn = "instances" in split, any(len(own.labels) for own in answers)
+        entries = []
+    else:
+        things = "mask"
+        true, drawn = "mask" in split, any(own.masks is not None for own in answers)
+        styles = {"where it is": ring(), f"answer, right within {tolerance:g} pixels": cross()}
+        entries = [Line2D([], [], linestyle="", label=x, **own) for x, own in styles.items()]
+    if true:
+        entries.append(Line2D([], [], color=TRUE, linewidth=0.9, label=f"true {things}"))
+    if drawn:
+        entries.append(Line2D([], [], color=ANSWER, linewidth=0.9, label=f"{things} as answer"))
+    return entries
+
+
+def ring() -> dict[str, Any]:
+    """How a true place is drawn."""
+    return {"marker": "o", "color": TRUE, "markerfacecolor": "none", "markersize": 9}
+
+
+def cross() -> dict[str, Any]:
+    """How a network's place is drawn."""
+    return {"marker": "x", "color": ANSWER, "markersize": 8, "markeredgewidth": 2}
 
 
 def drawing(question: str, split: Mapping[str, Any], tolerance: float, answers: Any = None) -> Draw:
@@ -152,34 +129,39 @@ def draw_sightings(
         visible = bool(np.isfinite(points[i]).all())
         if truth_masks is not None:
             outline(axes, truth_masks[i] == 1, TRUE)
-        axes.plot(*points[i][::-1], "o", color=TRUE, markerfacecolor="none", markersize=9)
+        axes.plot(*points[i][::-1], **ring())
         if answers is None:
             return "visible" if visible else "not visible"
         says = answers.scores[i] >= answers.limit
         if answers.masks is not None:
             outline(axes, answers.masks[i], ANSWER)
         if says:
-            axes.plot(*answers.points[i][::-1], "x", color=ANSWER, markersize=8, markeredgewidth=2)
-        near = not visible or np.hypot(*(answers.points[i] - points[i])) <= tolerance
-        verdict = "right" if says == visible and near else "wrong"
-        return f"{'visible' if says else 'not visible'} ({verdict})"
+            axes.plot(*answers.points[i][::-1], **cross())
+        text, right = "visible" if says else "not visible", says == visible
+        if says and visible:
+            distance = np.hypot(*(answers.points[i] - points[i]))
+            text, right = f"visible, {distance:.1f} px off", distance <= tolerance
+        return f"{text} ({'right' if right else 'wrong'})"
 
     return draw
 
 
 def draw_counts(counts: Float[np.ndarray, " n"], truth: Any, answers: Any = None) -> Draw:
-    """How many there are, and the instances or the density that a count is from."""
+    """How many there are, rounded, and the instances or the density that a count is from; a density
+    from 0, black, to the greatest of its image."""
 
     def draw(axes: "Axes", i: int) -> str:
         if answers is None:
             if truth is not None:
                 outline(axes, truth[i], TRUE)
             return f"{counts[i]:.0f}"
-        if answers.maps is not None:
-            axes.imshow(np.maximum(answers.maps[i], 0), cmap="magma", vmin=0)
         if len(answers.labels):
             outline(axes, answers.labels[i], ANSWER)
-        return f"{answers.counts[i]:.1f}"
+        if answers.maps is None:
+            return f"{answers.counts[i]:.0f}"
+        density = np.maximum(answers.maps[i], 0)
+        axes.imshow(density, cmap="magma", vmin=0)
+        return f"{answers.counts[i]:.0f}, up to {density.max():.2g} a pixel"
 
     return draw
 

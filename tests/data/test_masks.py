@@ -66,6 +66,23 @@ def test_damages():
     assert not any(DAMAGES[name](0 * mask, 2.0, RNG).any() for name in DAMAGES)
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "problem"),
+    [
+        ("field", MASK[:, 1:], r"field is \[2, 7, 9\]: images of 8 x 9 need \[2, 8, 9\]"),
+        ("instances", MASK[0], r"instances is \[8, 9\]: images of 8 x 9 need \[2, 8, 9\]"),
+        ("points", np.zeros((2, 2), np.float32), r"points is \[2, 2\]: .* need \[2, most, 2\]"),
+        ("count", np.zeros((2, 1), np.float32), r"count is \[2, 1\]: images .* need \[2\]"),
+        ("label", np.array([0, 2]), "label 2: expected 0, it is not there, and 1, it is"),
+    ],
+)
+def test_other_answers_fit_their_images(name, rows, problem):
+    split = {"image": IMAGE, "mask": MASK, name: rows}
+    field = {"field": "field"} if name == "field" else {}
+    with pytest.raises(ValueError, match=f"^here: {problem}"):
+        Answers(("mask", *({name} - {"field"})), **field).of_split(split, "here")
+
+
 def test_answers_are_made_of_a_split():
     split = {
         "image": IMAGE,

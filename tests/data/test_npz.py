@@ -132,6 +132,60 @@ def test_images_alone_are_taken_where_labels_are_not_needed(write):
     refused(write(ALL, test_labels=None), "has no array test_labels", unlabelled=True)
 
 
+MASKS = {f"{s}_masks": RNG.integers(0, 2, (n, 5, 4)) for s, n in SIZES.items()}
+PICTURES = {f"{s}_images": IMAGES[s] for s in SIZES} | MASKS
+ANSWERS = ("label", "mask", "field", "point", "points", "count", "instances")
+
+
+def test_answers_that_are_no_labels(write):
+    counts = {f"{s}_count": np.arange(n) for s, n in SIZES.items()}
+    points = {f"{s}_POINTS": np.full((n, 2, 2), np.nan) for s, n in SIZES.items()}
+    fields = {f"{s}_fields": np.ones((n, 5, 4), bool) for s, n in SIZES.items()}
+    own = PICTURES | counts | points | fields
+    source = load("npz", answers=ANSWERS, path=write(own))
+    assert not source.labelled
+    for split, arrays in {**source.splits, "test": source.test.open()}.items():
+        dtypes = {name: array.dtype.name for name, array in arrays.items()}
+        assert dtypes == {
+            **{"image": "uint8", "mask": "int32", "field": "uint8"},
+            **{"count": "float32", "points": "float32"},
+        }
+        np.testing.assert_array_equal(arrays["image"], IMAGES[split])
+        np.testing.assert_array_equal(arrays["mask"], MASKS[f"{split}_masks"])
+        np.testing.assert_array_equal(arrays["count"], np.arange(SIZES[split]))
+    assert load("npz", answers=ANSWERS, path=write(own | ALL)).class_names == ("0", "1", "2")
+    # Splits that are missing are taken with their rows, and one name of one's own will do.
+    few = {"image": IMAGES["train"], "Vessels": np.arange(30)}
+    taken = npz(write(few), answers=("vessels",), validation=3, test=3)
+    for arrays in (*taken.splits.values(), taken.test.open()):
+        np.testing.assert_array_equal(arrays["image"], IMAGES["train"][arrays["vessels"]])
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        (
+            {"train_images": IMAGES["train"][1:]},
+            "split 'train' has 29 images and 30 masks; expected a row an image",
+        ),
+        ({"test_images": None}, "has no array test_images, but test_masks, train_images"),
+        ({"test_masks": None}, "the splits have other arrays each"),
+        ({"train_vessels": MASKS["train_masks"]}, "the array train_vessels would not be read: "),
+        ({"holdout_masks": MASKS["test_masks"]}, "the array holdout_masks would not be read: "),
+        ({"test2_images": IMAGES["test"]}, "the array test2_images would not be read: .* use imag"),
+        ({"test_mask": MASKS["test_masks"]}, "test_mask and test_masks are both its test split"),
+        ({"train_masks": MASKS["train_masks"] / 2}, r"_masks is float64\[30, 5, 4\]; expected in"),
+        ({"train_masks": np.array("x")}, r"train_masks is <U1\[\]; expected integers, a row an im"),
+        (
+            {"train_masks": MASKS["train_masks"] * 2**40},
+            "train_masks spans 0 to 10.*; expected",
+        ),
+    ],
+)
+def test_answers_that_are_refused(write, changed, says):
+    refused(write(PICTURES, **changed), says, answers=ANSWERS)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_fractions_and_grey(write, dtype):
     grey = IMAGES["train"][..., 0]
@@ -178,8 +232,8 @@ def test_names_and_groups(write):
         ({"labels": LABELS["train"] - 1}, "labels spans -1 to 1; labels begin at 0"),
         ({"labels": LABELS["train"] + 2**40}, "labels begin at 0"),
         ({"labels": np.stack([LABELS["train"]] * 2, 1)}, r"int64\[30, 2\]; expected integers"),
-        ({"labels": LABELS["train"][:-1]}, "30 images and 29 labels; expected a label an image"),
-        ({"images": IMAGES["train"][:-1]}, "29 images and 30 labels; expected a label an image"),
+        ({"labels": LABELS["train"][:-1]}, "30 images and 29 labels; expected a row an image"),
+        ({"images": IMAGES["train"][:-1]}, "29 images and 30 labels; expected a row an image"),
         ({"labels": LABELS["train"] * 2}, "5 classes.*no training image has label 1"),
         ({"class_names": np.array(["a", "b", "a"])}, "two classes have one name, 'a'"),
         ({"class_names": np.array(["a", "b"])}, r"labels are 0..2; 2 classes need 0..1"),

@@ -6,8 +6,9 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from jaxdl import dense
 from jaxdl.report import dense as reporting
-from jaxdl.report import dense_figures
+from jaxdl.report import dense_figures, dense_sweeps
 from jaxdl.report.dense import Result, differences, findings, points, read_results, report, table
 
 
@@ -70,8 +71,13 @@ def test_methods_are_compared_with_a_guess_over_images():
 
 def test_damaged_masks_are_compared_with_whole_ones():
     masks = np.array([[[[1, 1, 0, 255]], [[1, 0, 1, 255]], [[0, 1, 0, 255]]]], np.uint8)
-    text = reporting.describe_damage([("", 0.0), ("shifted", 2.0), ("missing", 0.25)], masks)
-    assert text == "shifted 2 has F1 50.0 %, missing 0.25 has F1 66.7 %"
+    damages = [("", 0.0), ("shifted", 2.0), ("missing", 0.25)]
+    scores = dense_sweeps.damage_scores(damages, {"mask": masks})
+    assert scores == pytest.approx({("shifted", 2.0): 0.5, ("missing", 0.25): 2 / 3})
+    text = "shifted 2 has F1 50.0 %, missing 0.25 has F1 66.7 %"
+    assert dense_sweeps.describe_damage(scores) == {"Damaged masks": text}
+    scores = dense_sweeps.damage_scores(damages[:1], {})
+    assert not dense_sweeps.describe_damage(scores)
 
 
 def test_a_report_names_what_diverged(tmp_path):
@@ -100,20 +106,76 @@ def test_a_place_is_right_within_the_tolerance():
     axes = mock.MagicMock()
     for tolerance, verdict in ((3.0, "right"), (2.0, "wrong")):
         draw = dense_figures.draw_sightings(points, None, tolerance, Answers)
-        assert draw(axes, 0) == f"visible ({verdict})"
+        assert draw(axes, 0) == f"visible, 2.2 px off ({verdict})"
         assert draw(axes, 1) == "not visible (right)"
+    draw = dense_figures.draw_sightings(points[::-1], None, 3.0, Answers)
+    assert draw(axes, 0) == "visible (wrong)"
 
 
-def test_all_methods_are_drawn_over_all_values(monkeypatch, tmp_path):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures of sweeps."""
     figures = []
-    monkeypatch.setattr(dense_figures, "save", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(dense_sweeps, "save", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+NOUNS = "photographs", "drawn images"
+
+
+def settings(sweep, *points, damage=""):
+    return {(m, v): {"sweep": sweep if v else "", "damage": damage if v else ""} for m, v in points}
+
+
+def texts(artists):
+    return [text.get_text() for text in artists]
+
+
+def test_all_methods_are_drawn_over_all_values(drawn, tmp_path):
     blur = *rows("blur", "12", 0.5), *rows("blur", "3", 0.6)
-    results = [*blur, *rows("less", "0.5", 0.4), *rows("clean", "", 0.9)]
-    dense_figures.sweep(results, "segment", "x", tmp_path)
-    (axes,) = figures[0].axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "3", "12"]
+    results = [*blur, *rows("less", "0.5", 0.4), *rows("clean", "", 0.9, 0.8)]
+    swept = settings("x", *[r[:2] for r in results])
+    dense_sweeps.sweep(results, "segment", swept, tmp_path, NOUNS, {})
+    (axes,) = drawn[0].axes
+    assert texts(axes.get_xticklabels()) == ["0.5", "3", "12"] and axes.get_xlabel() == "x"
     np.testing.assert_allclose(axes.get_xticks(), [0.5, 3, 12])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clean", "blur", "less"]
+    assert texts(drawn[0].legends[0].get_texts()) == ["blur", "clean", "less"]
+    (band,) = axes.patches
+    assert band.get_extents().transformed(axes.transData.inverted()).intervaly == pytest.approx(
+        [80, 90]
+    )
+    dense_sweeps.sweep(results, "segment", settings("", ("clean", "")), tmp_path, NOUNS, {})
+    assert len(drawn) == 1
+
+
+def test_each_damage_has_a_panel_of_its_own_unit(drawn, tmp_path):
+    results = [*rows("clean", "", 0.9), *rows("edgy", "12", 0.8), *rows("edgy", "3", 0.7)]
+    results += [*rows("lost", "0.5", 0.6), *rows("lost", "0.25", 0.8)]
+    swept = settings("amount", ("edgy", "12"), ("edgy", "3"), damage="polygons")
+    swept |= settings("amount", ("lost", "0.25"), ("lost", "0.5"), damage="missing")
+    labels = {("polygons", 12.0): 0.75, ("polygons", 3.0): 0.5, ("missing", 0.5): 0.65}
+    swept |= settings("", ("clean", ""))
+    dense_sweeps.sweep(results, "segment", swept, tmp_path, NOUNS, labels)
+    edgy, lost = drawn[0].axes
+    assert [axes.get_xlabel() for axes in (edgy, lost)] == ["corners", "share"]
+    assert [axes.get_title() for axes in (edgy, lost)] == ["edgy", "lost"]
+    assert edgy.xaxis_inverted() and not lost.xaxis_inverted()
+    own = [line for line in edgy.lines if line.get_label() == "the labels themselves"]
+    np.testing.assert_allclose(own[0].get_xydata(), [[3, 50], [12, 75]])
+    names = ["clean", "edgy", "lost", "the labels themselves"]
+    assert texts(drawn[0].legends[0].get_texts()) == names
+
+
+def test_axes_say_what_images_they_are_of(drawn, tmp_path):
+    results = [row._replace(shifted=0.5) for row in rows("unet", "1", 0.5)]
+    swept = settings("images", ("unet", "1"))
+    dense_sweeps.sweep(results, "segment", swept, tmp_path, NOUNS, {})
+    titles = [(axes.get_xlabel(), axes.get_ylabel()) for axes in drawn[0].axes]
+    number = "training photographs"
+    assert titles == [(number, "F1, %"), (number, "F1 on drawn images, %")]
+    assert dense_sweeps.pictures(["drive", "fundus"]) == NOUNS
+    assert dense_sweeps.pictures(["cells", "cells"]) == ("images", "shifted images")
+    assert dense_sweeps.pictures(["own"]) == ("images", "shifted images")
 
 
 @pytest.mark.parametrize(
@@ -128,19 +190,36 @@ def test_figures_are_drawn(question, answers, tmp_path):
         "count": np.array([2.0, 0.0]),
         "instances": np.eye(6, 8, dtype=np.int32)[None].repeat(2, 0),
     }
-    dense_figures.overlays(
-        question, split, {"ours": answers}, tmp_path / "answers.png", tolerance=4.0
-    )
-    dense_figures.sweep(RESULTS, "locate", "images", tmp_path / "sweep.png")
-    for name in ("answers.png", "sweep.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    path = tmp_path / "answers.png"
+    dense_figures.overlays(question, split, {"ours": answers}, path, tolerance=4.0)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    names = {
+        "locate": ["where it is", "answer, right within 4 pixels", "true mask", "mask as answer"],
+        "count": ["true instances", "instances as answer"],
+        "segment": ["found", "false alarm", "missed"],
+    }
+    entries = dense_figures.legend(question, split, [answers], 4.0)
+    assert [entry.get_label() for entry in entries] == names[question]
+
+
+def test_a_count_is_whole_and_a_density_has_a_scale():
+    maps = np.zeros((1, 6, 8))
+    maps[0, 2, 3] = 0.056
+    axes = mock.MagicMock()
+    for own, text in ((None, "22"), (maps, "22, up to 0.056 a pixel")):
+        answers = dense.Counts(np.array([22.4]), maps=own)
+        assert dense_figures.draw_counts(np.zeros(1), None, answers)(axes, 0) == text
 
 
 def test_what_is_shown_of_a_sweep_is_its_last_value():
     """In the order of the configuration: 3 corners are rougher than 12."""
-    swept = [("clean", ""), ("polygons", "12"), ("polygons", "3"), ("lost", "1")]
-    networks = {(*point, seed): (*point, seed) for point in swept[:3] for seed in (0, 1)}
-    assert reporting.at_last_values(swept, networks) == {
+    swept = settings("", ("clean", ""))
+    swept |= settings("amount", ("polygons", "12"), ("polygons", "3"), damage="polygons")
+    swept |= settings("images", ("lost", "1"))
+    networks = {
+        (*p, seed): {"images": (*p, seed)} for p in swept if p[0] != "lost" for seed in (0, 1)
+    }
+    assert dense_sweeps.at_last_values(swept, networks, "images") == {
         "clean": ("clean", "", 0),
-        "polygons 3": ("polygons", "3", 0),
+        "polygons\ncorners: 3": ("polygons", "3", 0),
     }

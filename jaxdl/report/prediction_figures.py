@@ -90,13 +90,13 @@ def fits(
 def place_legend(
     figure: "Figure", axes: "Axes", spare: Sequence["Axes"], *, columns: int, scale: float = 1
 ) -> None:
-    """The legend of one panel for all, in a cell without a panel, or else below."""
+    """The legend of one panel for all, in a cell without a panel, or else above."""
     handles, names = axes.get_legend_handles_labels()
     if spare:
         spare[0].legend(handles, names, markerscale=scale, loc="center", frameon=False)
     else:
         options: dict[str, Any] = {"ncols": columns, "frameon": False, "markerscale": scale}
-        figure.legend(handles, names, loc="outside lower center", **options)
+        figure.legend(handles, names, loc="outside upper center", **options)
 
 
 @own_style()

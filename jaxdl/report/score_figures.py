@@ -105,8 +105,10 @@ def scores(
     rows = {row: x for row, x in ranked({**named, **others}).items() if x.score.used}
     if len(rows) < 2:
         return
-    figure = Figure(figsize=(8.4, 1.1 + 0.3 * len(rows)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    compared = any(gain for _, gain in rows.values())
+    size = 8.4 if compared else 5.4, 1.1 + 0.3 * len(rows)
+    figure = Figure(figsize=size, layout="constrained")
+    left, *right = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
     for y, (row, (mean, gain)) in enumerate(rows.items()):
         colour = "C1" if row == name else "C0" if gain else "0.5"
         error = 0 if math.isnan(mean.se) else 100 * mean.se
@@ -114,17 +116,20 @@ def scores(
         if gain and gain.used:
             shown = shows(+1, gain) or shows(-1, gain)
             colour = "C0" if shown else "0.6"
-            right.plot(100 * gain.mean, y, "o", color=colour, markersize=5)
+            right[0].plot(100 * gain.mean, y, "o", color=colour, markersize=5)
             if judged(gain):
-                right.plot([100 * end for end in confidence_interval(gain)], [y, y], color=colour)
+                ends = [100 * end for end in confidence_interval(gain)]
+                right[0].plot(ends, [y, y], color=colour)
     if name in rows:
         left.axvline(100 * rows[name].score.mean, color="C1", linestyle=":", linewidth=1)
-    right.axvline(0, color="C1", linestyle=":", linewidth=1)
     left.set_yticks(range(len(rows)), list(map(words, rows)))
     left.set_ylim(len(rows) - 0.5, -0.5)
-    left.set(xlabel=f"{score}, %: mean ± standard error")
-    right.set(xlabel=f"minus {words(name)}, points: 95 % interval\n(grey where it includes 0)")
-    for axes in (left, right):
+    left.set_xlabel(f"{score}, %: mean ± standard error")
+    for axes in right:
+        axes.axvline(0, color="C1", linestyle=":", linewidth=1)
+        interval = "95 % interval\n(grey where it includes 0)"
+        axes.set_xlabel(f"minus {words(name)}, points: {interval}")
+    for axes in (left, *right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3, axis="x")
     save(figure, path, dpi=110)
@@ -141,7 +146,7 @@ def sweep(
 ) -> None:
     """Scores against the value of the setting that methods are swept over: mean ± standard error
     over seeds, in training dashed; a cross where networks diverged. A panel a setting, and where
-    the scores of candidates span much, one more for those near the best.
+    the scores of several methods' candidates span much, one more for those near the best.
 
     Args:
       settings: by method.
@@ -155,7 +160,8 @@ def sweep(
         scores = by_point(row for row in results if settings.get(row.method) == kind)
         means = [over_seeds(seeds).mean for seeds in scores.values() if seeds]
         drawn.append((kind, None))
-        if choose and means and max(means) - min(means) > SPREAD:
+        several = sum(setting == kind for setting in settings.values()) > 1
+        if choose and several and means and max(means) - min(means) > SPREAD:
             drawn.append((kind, math.floor(100 * max(means)) - CLOSE))
     shared = len(settings) > 4 and len(set(settings.values())) == 1
     figure, all_axes, _ = panels(len(drawn), 4.4, 3.6, beside=2 * shared)
@@ -255,7 +261,12 @@ def decomposition(
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes, x = figure.subplots(), list(at)
     errors = [diagnosis.error for diagnosis in at.values()]
-    style: dict[str, Any] = {"color": "k", "linewidth": 2, "capsize": 3, "label": "error"}
+    style: dict[str, Any] = {
+        "color": "k",
+        "linewidth": 2,
+        "capsize": 3,
+        "label": "error on new examples",
+    }
     axes.errorbar(x, [e.mean for e in errors], [e.se for e in errors], marker="o", **style)
     parts = np.array([diagnosis.parts for diagnosis in at.values()])
     for column, name, colour in ((0, "error in training", "0.6"), (2, "bias² + noise", "C0")):

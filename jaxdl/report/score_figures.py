@@ -38,7 +38,7 @@ WORDS = {
     "stop": "share of the steps, then stopped",
     "share": "training examples",
 }
-"""What settings are called on an axis; others by their own names."""
+"""What settings are called on an axis; others as they are."""
 SPREAD = 0.1
 """Candidates whose mean scores span more are drawn once more, near the best."""
 CLOSE = 4
@@ -46,8 +46,13 @@ CLOSE = 4
 
 
 def words(name: str) -> str:
-    """A name of a method or a setting for a figure."""
-    return plain(WORDS.get(name, name.replace("_", " ")))
+    """A name of the configuration for a figure."""
+    return plain(name.replace("_", " "))
+
+
+def setting_words(name: str) -> str:
+    """A setting's name for an axis."""
+    return WORDS.get(name, words(name))
 
 
 def titles(
@@ -70,7 +75,7 @@ def titles(
         name = words(method) if several or not value else ""
         if value:
             same = len(set(value.split())) == 1  # as of layers of one width
-            name += f" {words(settings[method])} {value.split()[0] if same else value}"
+            name += f" {setting_words(settings[method])} {value.split()[0] if same else value}"
         if point in diagnosed:
             text = diagnosed[point].word
         elif score == "R²":
@@ -174,7 +179,7 @@ def sweep(
             axes.set_title(f"the same, from {low} % on", fontsize=10)
         elif score == "R²":
             axes.set_ylim(bottom=max(-20.0, axes.get_ylim()[0]))
-        axes.set(xlabel=words(kind), ylabel=f"{score}, %")
+        axes.set(xlabel=setting_words(kind), ylabel=f"{score}, %")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         given = ", on its labels as given" * (kind == "wrong_labels")
@@ -259,23 +264,21 @@ def decomposition(
         return
     (setting,) = {settings[method] for method, _ in points}
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes, x = figure.subplots(), list(at)
+    axes, values = figure.subplots(), list(at)
+    x = np.log(values) if values[0] > 0 else np.array(values)
     errors = [diagnosis.error for diagnosis in at.values()]
-    style: dict[str, Any] = {
-        "color": "k",
-        "linewidth": 2,
-        "capsize": 3,
-        "label": "error on new examples",
-    }
-    axes.errorbar(x, [e.mean for e in errors], [e.se for e in errors], marker="o", **style)
+    bars = [e.mean for e in errors], [e.se for e in errors]
+    axes.errorbar(x, *bars, fmt="ko-", linewidth=2, capsize=3, label="error on new examples")
     parts = np.array([diagnosis.parts for diagnosis in at.values()])
-    for column, name, colour in ((0, "error in training", "0.6"), (2, "bias² + noise", "C0")):
+    for column, name, colour in (
+        (0, "error in training", "0.6"),
+        (2, "bias² + noise", "C0"),
+        (3, "variance", "C1"),
+    ):
         axes.plot(x, parts[:, column], "o-", color=colour, markersize=4, label=name)
-    axes.plot(x, parts[:, 3], "o-", color="C1", markersize=4, label="variance")
-    axes.set_xscale("log")
-    axes.set_xticks(x, [f"{value:g}" for value in x])
-    axes.minorticks_off()
-    edges = [x[0] / 1.2, *np.sqrt(np.multiply(x[1:], x[:-1])), x[-1] * 1.2]
+    axes.set_xticks(x, [f"{value:g}" for value in values])
+    margin = 0.03 * np.ptp(x)
+    edges = [x[0] - margin, *(x[1:] + x[:-1]) / 2, x[-1] + margin]
     groups: list[tuple[str, float, float]] = []  # neighbours of one diagnosis
     for diagnosis, low, high in zip(at.values(), edges[:-1], edges[1:], strict=True):
         if groups and groups[-1][0] == diagnosis.word:
@@ -284,9 +287,8 @@ def decomposition(
             groups.append((diagnosis.word, low, high))
     for word, low, high in groups:
         axes.axvspan(low, high, color=GROUNDS[word], alpha=0.12, linewidth=0)
-        middle = math.sqrt(low * high)
-        axes.text(middle, 1.01, word, transform=axes.get_xaxis_transform(), ha="center")
-    axes.set(xlabel=words(setting), ylabel="mean squared error", xlim=(edges[0], edges[-1]))
+        axes.text((low + high) / 2, 1.01, word, transform=axes.get_xaxis_transform(), ha="center")
+    axes.set(xlabel=setting_words(setting), ylabel="mean squared error", xlim=(edges[0], edges[-1]))
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -146,7 +146,10 @@ def test_errors_are_drawn_against_width_with_their_diagnoses(drawn, tmp_path):
     named = {
         line.get_label(): line.get_xydata() for line in axes.lines if line.get_label()[0] != "_"
     }
-    np.testing.assert_allclose(named["bias² + noise"], [[1, 0.5], [2, 0.45], [8, 0.15], [64, 0.2]])
+    x, bias = named["bias² + noise"].T
+    np.testing.assert_allclose(x / np.log(2), [0, 1, 3, 6])
+    np.testing.assert_allclose(bias, [0.5, 0.45, 0.15, 0.2])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "8", "64"]
     np.testing.assert_allclose(named["variance"][:, 1], [0.1, 0.05, 0.05, 0.3])
     np.testing.assert_allclose(named["error in training"][:, 1], [0.5, 0.4, 0.1, 0])
     np.testing.assert_allclose(axes.containers[0].lines[0].get_xydata()[:, 1], [0.6, 0.5, 0.2, 0.5])
@@ -188,6 +191,7 @@ def test_panels_are_named_by_value_and_score():
     several = rows({"linear_raw": (0.5, 0.7), "mlp": (0.5, 0.7)})
     names = score_figures.titles(several, {}, "accuracy", {})
     assert names["linear_raw", ""] == "linear raw: 60.0 ± 10.0 %"
+    assert score_figures.words("noise") == "noise"  # a method, not the setting of that name
 
 
 @pytest.mark.parametrize("count", range(1, 13))

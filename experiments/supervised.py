@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from experiments.harness.study import Headline, conduct, describe_source
 from jaxdl.data import sampling, sources
 from jaxdl.data.source import Split
 from jaxdl.predict import make_logits
-from jaxdl.report import prediction_figures, predictions
+from jaxdl.report import other_models, prediction_figures, predictions, score_figures
 from jaxdl.report import supervised as reporting
 from jaxdl.train.evaluate import make_accuracy, make_r2
 from jaxdl.train.groups import Member, Program, example_streams
@@ -216,28 +216,42 @@ class Supervised(single_source.SingleSourceStudy):
         return reporting.label(network[:2]) if network[:2] in self.shown else None
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw curves, images, scores against settings, and figures for the kind of data."""
-        folder, split = trainer.folder, self.config.report_on
-        self.shown = dict.fromkeys(reporting.points(self.results, choose=self.config.choose))
-        super().draw(trainer)
-        if self.sweeps:
-            pool = reporting.pool(self.results, self.draw_size)
-            prediction_figures.sweep(pool, self.sweeps, self.score, folder / "sweep.png")
-        if self.inputs == "features" and self.source.splits["train"]["features"].shape[1] <= 2:
-            self.draw_plane(folder / "predictions.png")
+        """Draw curves, images, scores, and figures for the kind of data."""
+        config, folder, split = self.config, trainer.folder, self.config.report_on
+        choose = config.choose
+        self.shown = dict.fromkeys(reporting.points(self.results, choose=choose))
         self.networks = {n: parts for n, parts in self.predictions.items() if n[:2] in self.shown}
+        super().draw(trainer)
+        pooled = reporting.pool(self.results, self.draw_size)
+        baseline = config.baseline, reporting.best_values(self.results)[config.baseline]
+        self.references: dict[str, float] = {}
+        if self.inputs == "features":
+            validation = self.source.splits["validation"]
+            tables = self.source.splits["train"], self.tests.get("images", validation)
+            self.tables = [(np.asarray(x["features"]), np.asarray(x[self.answers])) for x in tables]
+            self.references = other_models.references(*self.tables)
+        if choose or not self.sweeps:
+            others = other_models.standings(self.references)
+            if config.bag:
+                others |= predictions.rank_ensembles(self.networks, split, config.bag, baseline)
+            ranks = reporting.standings(pooled, config.baseline, choose=True)
+            score_figures.scores(ranks, others, baseline, self.score, folder / "scores.png")
+        score_figures.sweep(pooled, self.sweeps, self.score, folder / "sweep.png", choose=choose)
+        samples = {p for p, x in self.trials.items() if x.settings["examples"] == "bootstrap"}
+        self.diagnoses = predictions.diagnoses(self.predictions, split, samples)
+        score_figures.decomposition(self.diagnoses, self.sweeps, folder / "bias_variance.png")
+        if self.inputs == "features" and self.tables[0][0].shape[1] <= 2:
+            self.draw_plane(folder / "predictions.png")
         if self.rare:
             prediction_figures.operating_curves(self.networks, split, folder / "operating.png")
         elif self.width > 2:
-            best = (name := self.config.baseline), reporting.best_values(self.results)[name]
-            best_networks = {n: parts for n, parts in self.networks.items() if n[:2] == best}
-            names = self.source.class_names, reporting.label(best)
-            prediction_figures.confusion(best_networks, split, *names, folder / "confusion.png")
+            own = {n: parts for n, parts in self.networks.items() if n[:2] == baseline}
+            names = self.source.class_names, reporting.label(baseline)
+            prediction_figures.confusion(own, split, *names, folder / "confusion.png")
 
     def draw_plane(self, path: Path) -> None:
         """Draw predictions for a grid of one or two features."""
-        train = self.source.splits["train"]
-        features, answers = (np.asarray(train[name]) for name in ("features", self.answers))
+        features, answers = data = self.tables[0]
         points = prediction_figures.grid(features)
         split = {"features": points, self.answers: np.zeros(len(points), answers.dtype)}
         shown, part = self.trials if len(self.trials) <= 12 else self.shown, self.apart(split)
@@ -248,7 +262,8 @@ class Supervised(single_source.SingleSourceStudy):
             if network[:2] in shown and np.isfinite(values).all():
                 outputs[network[:2]].append(self.mean + self.deviation * values)
         truth, classes = sources.TRUTHS.get(self.config.data.name), self.source.class_names
-        prediction_figures.plane(outputs, points, (features, answers), classes, truth, path)
+        titles = score_figures.titles(self.results, self.sweeps, self.score, self.diagnoses)
+        prediction_figures.plane(outputs, points, data, classes, truth, titles, path)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
@@ -257,22 +272,14 @@ class Supervised(single_source.SingleSourceStudy):
         data = self.describe_data(f"{len(self.data.train):,} training examples")
         copies = self.describe_copies() if self.inputs == "image" else {}
         facts = {"Data": data} | settings | copies | facts
-        return reporting.report(
-            self.results,
-            config.baseline,
-            facts,
-            self.sections(),
-            score=self.score,
-            sweeps=self.sweeps,
-            choose=config.choose,
-            draw=self.draw_size,
-        )
+        options: dict[str, Any] = {"score": self.score, "sweeps": self.sweeps}
+        options |= {"choose": config.choose, "draw": self.draw_size}
+        return reporting.report(self.results, config.baseline, facts, self.sections(), **options)
 
     def sections(self) -> Iterator[tuple[str, str]]:
         """Sections of the report beyond scores, where data and settings allow them."""
         split, networks = self.config.report_on, self.networks
         settings = {point: trial.settings for point, trial in self.trials.items()}
-        samples = {p for p, row in settings.items() if row["examples"] == "bootstrap"}
         folds = {p: settings[p]["folds"] for p in self.shown if settings[p]["examples"] == "folds"}
         if self.rare:
             comparison = self.results, self.config.baseline
@@ -280,16 +287,12 @@ class Supervised(single_source.SingleSourceStudy):
             yield "Precision and recall", predictions.two_classes(networks, split, baselines)
         if self.config.bag:
             yield "Ensembles", predictions.ensembles(networks, split, self.config.bag)
-        if self.regression and samples:
-            bags = {n: parts for n, parts in self.predictions.items() if n[:2] in samples}
-            yield "Bias and variance", predictions.bias_variance(bags, split)
+        yield "Bias and variance", predictions.bias_variance(self.diagnoses)
         if folds:
             yield "Cross-validation", predictions.cross_validation(networks, split, folds)
-        if self.inputs == "features":
-            train = self.source.splits["train"]
-            tables = train, self.tests.get("images", self.source.splits["validation"])
+        if self.references:
             linear = {n: p for n, p in networks.items() if settings[n[:2]]["model"] == "linear"}
-            yield "Other models", predictions.other_models(linear, split, *tables, self.answers)
+            yield "Other models", other_models.describe(linear, split, self.tables, self.references)
 
 
 study = partial(conduct, Supervised)

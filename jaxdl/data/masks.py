@@ -146,7 +146,7 @@ class Answers:
 
     @property
     def stored(self) -> Sequence[str]:
-        """The arrays that a data set may have beside images: all possible answers, and the field."""
+        """The arrays that a data set may have beside images: any answers, and the field."""
         names = ("label", "point", "points", "count", "instances", self.mask, self.field)
         return tuple(name for name in dict.fromkeys(names) if name)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Num
 from jaxdl.report.tables import write_atomically
 
 if TYPE_CHECKING:  # slow to import, and only needed by what draws
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -73,6 +74,26 @@ def plain(text: str) -> str:
     """A text that matplotlib shows literally: names from elsewhere are no formulas ("$"), and what
     no font can show, as from file names that are not UTF-8, becomes an escape."""
     return str(text).encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
+def panels(
+    count: int, width: float, height: float, beside: float = 0
+) -> tuple["Figure", Sequence["Axes"], Sequence["Axes"]]:
+    """A figure of so many panels, up to four a row; and cells without a panel.
+
+    Args:
+      width, height: of a panel, in inches.
+      beside: room to their right.
+    """
+    from matplotlib.figure import Figure
+
+    columns = count if count < 5 else min((4, 3), key=lambda columns: -count % columns)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * columns + beside, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, axes[:count], axes[count:]
 
 
 @own_style()

@@ -1,4 +1,4 @@
-"""Figures of a supervised study: scores against a setting, and networks' outputs."""
+"""Figures of the outputs of a supervised study's networks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,84 +10,13 @@ from jaxtyping import Float, Int, Num
 
 from jaxdl.report import predictions
 from jaxdl.report.comparisons import over_seeds
-from jaxdl.report.figures import own_style, plain, save
+from jaxdl.report.figures import own_style, panels, plain, save
 from jaxdl.report.predictions import Predictions
-from jaxdl.report.supervised import Point, Result, by_point, label, number, values_of
+from jaxdl.report.supervised import Point, label
 
 if TYPE_CHECKING:  # slow to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def panels(count: int, width: float, height: float) -> tuple["Figure", Sequence["Axes"]]:
-    """A figure of ``count`` panels, up to five a row, of a size in inches each."""
-    from matplotlib.figure import Figure
-
-    columns = count if count < 6 else min(4, math.ceil(count / 2))
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for spare in axes[count:]:
-        spare.set_axis_off()
-    return figure, axes[:count]
-
-
-@own_style()
-def sweep(results: Sequence[Result], settings: Mapping[str, str], score: str, path: Path) -> None:
-    """Scores against the value of the setting that methods are swept over: mean ± standard error
-    over seeds, in training dashed; a cross below where networks diverged. A panel a setting.
-
-    Args:
-      settings: names of the swept settings, by method.
-      score: the score's name.
-    """
-    kinds = list(dict.fromkeys(settings.values()))
-    figure, all_axes = panels(len(kinds), 4.8, 3.6)
-    scores, train = by_point(results), by_point(results, "train")
-    for axes, kind in zip(all_axes, kinds, strict=True):
-        methods = [method for method, setting in settings.items() if setting == kind]
-        texts = list(dict.fromkeys(v for m in methods for v in values_of(results, m)))
-        numbers = {value: number(value) for value in texts}
-        if any(map(math.isnan, numbers.values())):
-            numbers = {value: float(i) for i, value in enumerate(texts)}
-            axes.set_xticks(range(len(texts)), list(map(plain, texts)), rotation=30)
-        else:
-            positive = [x for x in numbers.values() if x > 0]
-            if len(positive) > 2 and max(positive) / min(positive) >= 30:
-                axes.set_xscale("symlog", linthresh=min(positive))
-                if len(positive) == len(numbers):
-                    axes.set_xscale("log")
-        lowest = min((x for seeds in scores.values() for x in seeds.values()), default=0.0)
-        for i, method in enumerate(methods):
-            values = values_of(results, method)
-            for source, style in ((scores, "-"), (train, "--")):
-                estimates = [over_seeds(source[method, value]) for value in values]
-                indices = [j for j, x in enumerate(estimates) if x.used]
-                axes.errorbar(
-                    [numbers[values[j]] for j in indices],
-                    [100 * estimates[j].mean for j in indices],
-                    [0 if math.isnan(estimates[j].se) else 100 * estimates[j].se for j in indices],
-                    color=f"C{i % 10}",
-                    linestyle=style,
-                    marker="o" if style == "-" else "",
-                    markersize=3.5,
-                    linewidth=1.6 if style == "-" else 0.9,
-                    label=plain(method) if style == "-" else None,
-                )
-            count = max(len(seeds) for seeds in scores.values())
-            diverged = [numbers[v] for v in values if len(scores[method, v]) < count]
-            axes.plot(diverged, [100 * max(lowest, 0)] * len(diverged), "x", color=f"C{i % 10}")
-        if score == "R²":
-            axes.set_ylim(bottom=max(-20, 100 * lowest - 5))
-        axes.set(xlabel=plain(kind), ylabel=f"{score}, %")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.plot([], [], "k--", linewidth=0.9, label="in training")
-        if len(methods) > 4:
-            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        else:
-            axes.legend(frameon=False, fontsize=8)
-    save(figure, path, dpi=150)
 
 
 def grid(features: Float[np.ndarray, "n d"], points: int = 120) -> Float[np.ndarray, "m d"]:
@@ -104,6 +33,7 @@ def plane(
     data: tuple[Float[np.ndarray, "n d"], Num[np.ndarray, " n"]],
     classes: Sequence[str],
     truth: Callable[[np.ndarray], np.ndarray] | None,
+    titles: Mapping[Point, str],
     path: Path,
 ) -> None:
     """Draw networks' outputs for the points of a :func:`grid`: numbers along a line as
@@ -113,49 +43,65 @@ def plane(
       data: features and answers.
       classes: empty where the answers are numbers.
       truth: the numbers without noise, of features [m].
+      titles: of the panels.
     """
     features, answers = data
     outputs = {point: parts for point, parts in outputs.items() if parts}  # not all have diverged
     if not outputs:
         return
     if not classes and points.shape[1] == 1:
-        lines = {point: [values[:, 0] for values in parts] for point, parts in outputs.items()}
+        lines = {titles[p]: [values[:, 0] for values in parts] for p, parts in outputs.items()}
         x = points[:, 0]
         fits(lines, x, (features[:, 0], answers), truth(x) if truth else None, path)
     elif classes and points.shape[1] == 2:
-        regions(outputs, points, features, answers, classes, path)
+        named = {titles[point]: parts for point, parts in outputs.items()}
+        regions(named, points, features, answers, classes, path)
 
 
 @own_style()
 def fits(
-    outputs: Mapping[Point, Sequence[Float[np.ndarray, " m"]]],
+    outputs: Mapping[str, Sequence[Float[np.ndarray, " m"]]],
     x: Float[np.ndarray, " m"],
     data: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
     truth: Float[np.ndarray, " m"] | None,
     path: Path,
 ) -> None:
     """Predicted numbers against one feature: each network thin, their mean thick, with the training
-    data and, where it is known, the truth. A panel a method."""
-    figure, all_axes = panels(len(outputs), 3.0, 2.5)
-    for axes, (point, lines) in zip(all_axes, outputs.items(), strict=True):
-        axes.plot(*data, ".", color="0.75", markersize=2.5, zorder=0)
+    data and, where it is known, the truth. A panel a title."""
+    figure, all_axes, spare = panels(len(outputs), 3.0, 2.5)
+    for axes, (title, lines) in zip(all_axes, outputs.items(), strict=True):
+        axes.plot(*data, "o", color="0.45", markersize=3, label="training data", zorder=0)
         if truth is not None:
-            axes.plot(x, truth, "k--", linewidth=1, label="truth")
+            axes.plot(x, truth, "k--", linewidth=1.2, label="truth", zorder=4)
         for line in lines:
-            axes.plot(x, line, color="C0", alpha=0.3, linewidth=0.8)
+            axes.plot(x, line, color="C0", alpha=0.4, linewidth=0.8)
+        axes.plot([], [], color="C0", alpha=0.6, linewidth=0.8, label="a network each")
         axes.plot(x, np.mean(lines, 0), color="C0", linewidth=2, label="mean of the networks")
         low, high = data[1].min(), data[1].max()
         axes.set_ylim(low - 0.3 * (high - low), high + 0.3 * (high - low))
-        axes.set_title(plain(label(point)), fontsize=10)
+        axes.set_title(plain(title), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, names = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-    save(figure, path, dpi=150)
+    figure.supxlabel("feature", fontsize=10)
+    figure.supylabel("target", fontsize=10)
+    place_legend(figure, all_axes[0], spare, columns=4)
+    save(figure, path, dpi=110)
+
+
+def place_legend(
+    figure: "Figure", axes: "Axes", spare: Sequence["Axes"], *, columns: int, scale: float = 1
+) -> None:
+    """The legend of one panel for all, in a cell without a panel, or else above."""
+    handles, names = axes.get_legend_handles_labels()
+    if spare:
+        spare[0].legend(handles, names, markerscale=scale, loc="center", frameon=False)
+    else:
+        options: dict[str, Any] = {"ncols": columns, "frameon": False, "markerscale": scale}
+        figure.legend(handles, names, loc="outside upper center", **options)
 
 
 @own_style()
 def regions(
-    logits: Mapping[Point, Sequence[Float[np.ndarray, "m k"]]],
+    logits: Mapping[str, Sequence[Float[np.ndarray, "m k"]]],
     points: Float[np.ndarray, "m 2"],
     features: Float[np.ndarray, "n 2"],
     labels: Int[np.ndarray, " n"],
@@ -163,23 +109,23 @@ def regions(
     path: Path,
 ) -> None:
     """The class that networks see at each point of the plane, paler where they are less sure: the
-    mean of their probabilities. With the data. A panel a method."""
-    figure, all_axes = panels(len(logits), 3.0, 3.0)
+    mean of their probabilities. With the data. A panel a title."""
+    figure, all_axes, spare = panels(len(logits), 3.0, 2.8)
     side = round(math.sqrt(len(points)))
     extent = (*points[[0, -1], 0], *points[[0, -1], 1])
     colours = np.array([COLOURS[i % len(COLOURS)] for i in range(len(classes))])
-    for axes, (point, parts) in zip(all_axes, logits.items(), strict=True):
+    for axes, (title, parts) in zip(all_axes, logits.items(), strict=True):
         mean = predictions.probabilities(np.stack(parts)).mean(0)
         image = (mean @ colours).reshape(side, side, 3).swapaxes(0, 1)
         axes.imshow(0.55 * image + 0.45, origin="lower", extent=extent, aspect="auto")
         for i, name in enumerate(classes):
             members = features[labels == i][:300]
             axes.plot(*members.T, ".", color=colours[i], markersize=3, label=plain(name))
-        axes.set_title(plain(label(point)), fontsize=10)
-        axes.set(xticks=[], yticks=[])
-    handles, names = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, markerscale=3, loc="outside lower center", ncols=4, frameon=False)
-    save(figure, path, dpi=150)
+        axes.set_title(plain(title), fontsize=9)
+    figure.supxlabel("first feature", fontsize=10)
+    figure.supylabel("second feature", fontsize=10)
+    place_legend(figure, all_axes[0], spare, columns=4, scale=3)
+    save(figure, path, dpi=110)
 
 
 COLOURS = (
@@ -229,36 +175,54 @@ def confusion(
 
 @own_style()
 def operating_curves(networks: Predictions, split: str, path: Path) -> None:
-    """ROC and precision-recall curves of two classes, of which the second is positive: each network
-    thin, and a dot at probability .5 of the first network."""
+    """Of two classes, the second looked for: true against false positives, and precision against
+    recall, as the threshold goes, each network thin and the first one thick; and F1 over all
+    networks, mean ± standard error. A circle is at probability .5, a diamond at the threshold that
+    is best by F1 on validation."""
     from matplotlib.figure import Figure
     from sklearn import metrics
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for i, (point, seeds) in enumerate(predictions.by_point(networks).items()):
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(4, 4, 3))
+    methods = {p: seeds for p, seeds in predictions.by_point(networks).items() if seeds}
+    for i, seeds in enumerate(methods.values()):
+        colour, answers = f"C{i % 10}", next(iter(seeds.values()))[split].answers
         for j, parts in enumerate(seeds.values()):
-            outputs, answers = parts[split]
-            margins, first = outputs[:, 1] - outputs[:, 0], j == 0
+            outputs, _ = parts[split]
             style: dict[str, Any] = (
-                {"linewidth": 1.8, "zorder": 3} if first else {"linewidth": 0.7, "alpha": 0.4}
+                {"linewidth": 1.8, "zorder": 3} if j == 0 else {"linewidth": 0.7, "alpha": 0.4}
             )
-            style |= {"color": f"C{i % 10}", "label": plain(label(point)) if first else None}
-            false_rates, true_rates, _ = metrics.roc_curve(answers, margins)
+            margins = outputs[:, 1] - outputs[:, 0]
+            false, true, _ = metrics.roc_curve(answers, margins)
             precision, recall, _ = metrics.precision_recall_curve(answers, margins)
-            left.plot(false_rates, true_rates, **style)
-            right.plot(recall, precision, **style)
-            if first:
-                positive = margins >= 0
-                hits = np.sum(positive & (answers == 1))
-                ratio = hits / max(1, positive.sum()), hits / max(1, np.sum(answers == 1))
-                left.plot(np.mean(positive[answers == 0]), ratio[1], "o", color=f"C{i % 10}")
-                right.plot(ratio[1], ratio[0], "o", color=f"C{i % 10}")
+            left.plot(false, true, color=colour, **style)
+            middle.plot(recall, precision, color=colour, **style)
+        operating = {s: predictions.operating_point(parts, split) for s, parts in seeds.items()}
+        first = next(iter(operating.values()))
+        for kind, (suffix, marker) in enumerate((("", "o"), (" at threshold", "D"))):
+            precision, recall = first[f"precision{suffix}"], first[f"recall{suffix}"]
+            hits = recall * np.sum(answers == 1)
+            false = hits * (1 / precision - 1) / np.sum(answers == 0) if precision else 0.0
+            mark = {"color": colour, "marker": marker, "markeredgecolor": "k", "zorder": 5}
+            left.plot(false, recall, markersize=7, **mark)
+            middle.plot(recall, precision, markersize=7, **mark)
+            f1 = over_seeds({s: row[f"F1{suffix}"] for s, row in operating.items()})
+            error = 0 if math.isnan(f1.se) else f1.se
+            right.errorbar(f1.mean, i + 0.2 * kind - 0.1, xerr=error, markersize=7, **mark)
+    right.set_yticks(range(len(methods)), [plain(label(p).replace("_", " ")) for p in methods])
+    right.set_ylim(len(methods) - 0.5, -0.5)
+    for tick, i in zip(right.get_yticklabels(), range(len(methods)), strict=True):
+        tick.set_color(f"C{i % 10}")
     left.set(xlabel="false positives, share", ylabel="true positives, share (recall)")
-    right.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
+    middle.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02))
+    right.set(xlabel="F1: mean ± standard error", xlim=(0, None))
     left.plot([0, 1], [0, 1], ":", color="0.6", linewidth=1)
-    for axes in (left, right):
+    for marker, name in (("o", "at probability one half"), ("D", "at validation's threshold")):
+        right.plot([], [], marker, color="w", markeredgecolor="k", markersize=7, label=name)
+    for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    save(figure, path, dpi=150)
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+    )
+    save(figure, path, dpi=110)

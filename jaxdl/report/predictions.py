@@ -7,15 +7,15 @@ variance, cross-validation.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from jaxdl.report.comparisons import compare, minus, over_seeds, percent
-from jaxdl.report.supervised import Point, label
-from jaxdl.report.tables import bullets, format_mean, format_number, markdown_table
+from jaxdl.report.comparisons import compare, minus, over_seeds
+from jaxdl.report.supervised import Point, Standing, label
+from jaxdl.report.tables import Estimate, bullets, format_mean, format_number, markdown_table
 
 
 class Prediction(NamedTuple):
@@ -164,10 +164,20 @@ def two_classes(predictions: Predictions, split: str, baselines: Mapping[Point, 
 # Ensembles.
 
 
-def ensembles(predictions: Predictions, split: str, bag: int) -> str:
-    """Bags of ``bag`` networks of a method, by seeds: their mean member, their vote, and their mean
-    probability (of numbers: their mean); differences are paired by bag."""
-    rows, sentences = [], []
+class Bags(NamedTuple):
+    """Scores of bags of networks, by the number of the bag."""
+
+    member: dict[int, float]
+    """The mean of the scores of a bag's networks."""
+    mean: dict[int, float]
+    """Of their mean probability; of numbers, their mean."""
+    vote: dict[int, float]
+    """Of the class that most networks see; empty for numbers."""
+
+
+def score_bags(predictions: Predictions, split: str, bag: int) -> dict[Point, Bags]:
+    """Bags of so many networks of a method, by seeds; without those that lost a network."""
+    scores = {}
     for point, seeds in by_point(predictions).items():
         bags: dict[int, list[Prediction]] = {}
         for seed, by_split in seeds.items():
@@ -183,8 +193,15 @@ def ensembles(predictions: Predictions, split: str, bag: int) -> str:
             mean[i] = score(Prediction(probabilities(outputs).mean(0), answers))
             votes = outputs.argmax(-1)[..., None] == np.arange(outputs.shape[-1])
             vote[i] = score(Prediction(votes.mean(0), answers))
-        if not bags:
-            continue
+        if bags:
+            scores[point] = Bags(member, mean, vote)
+    return scores
+
+
+def ensembles(predictions: Predictions, split: str, bag: int) -> str:
+    """:func:`score_bags` in a table, and in words; differences are paired by bag."""
+    rows, sentences = [], []
+    for point, (member, mean, vote) in score_bags(predictions, split, bag).items():
         estimates = [over_seeds(values) for values in (member, mean, vote)]
         rows.append(
             (label(point), *(format_mean(x.mean, x.se) if x.used else "" for x in estimates))
@@ -196,6 +213,22 @@ def ensembles(predictions: Predictions, split: str, bag: int) -> str:
         return ""
     header = ("method", "mean member, %", f"mean of {bag}, %", f"vote of {bag}, %")
     return markdown_table(header, rows) + "\n\n" + bullets(sentences)
+
+
+def rank_ensembles(
+    predictions: Predictions, split: str, bag: int, baseline: Point
+) -> dict[str, Standing]:
+    """Means and votes of bags beside the mean member of the baseline's, paired by bag."""
+    scores = score_bags(predictions, split, bag)
+    member = scores[baseline].member if baseline in scores else {}
+    return {
+        f"{label(point)}: {name} of {bag}": Standing(
+            over_seeds(values), over_seeds(minus(values, member))
+        )
+        for point, bags in scores.items()
+        for name, values in (("mean", bags.mean), ("vote", bags.vote))
+        if values
+    }
 
 
 # Bias and variance, of numbers.
@@ -236,20 +269,48 @@ def diagnose(x: Decomposition, best: Decomposition) -> str:
     return "under-fits" if x.train > best.train else "over-fits"
 
 
-def bias_variance(predictions: Predictions, split: str) -> str:
-    """A table by point, with a diagnosis of each; the best one is chosen by validation."""
-    networks = {point: seeds for point, seeds in by_point(predictions).items() if len(seeds) > 1}
-    if not networks:
-        return ""
+class Diagnosis(NamedTuple):
+    """The networks of a point, and what is wrong with them."""
+
+    parts: Decomposition
+    error: Estimate
+    """Mean squared error, over seeds."""
+    word: str
+
+
+def diagnoses(
+    predictions: Predictions, split: str, samples: Collection[Point]
+) -> dict[Point, Diagnosis]:
+    """By point, of numbers; the best point is chosen by validation.
+
+    Args:
+      samples: the points whose networks have samples of their own.
+    """
+    networks = {
+        point: seeds
+        for point, seeds in by_point(predictions).items()
+        if point in samples
+        and len(seeds) > 1
+        and not any(is_classes(p[split]) for p in seeds.values())
+    }
     points = {point: decompose(seeds, split) for point, seeds in networks.items()}
     validation = {p: decompose(seeds, "validation").test for p, seeds in networks.items()}
-    best = points[min(validation, key=lambda point: validation[point])]
+    best = points.get(min(validation, key=lambda point: validation[point], default=("", "")))
+    losses = {
+        point: over_seeds({seed: loss(parts[split]) for seed, parts in seeds.items()})
+        for point, seeds in networks.items()
+    }
+    return {p: Diagnosis(x, losses[p], diagnose(x, best or x)) for p, x in points.items()}
+
+
+def bias_variance(points: Mapping[Point, Diagnosis]) -> str:
+    """:func:`diagnoses` in a table."""
     rows = []
-    for point, x in points.items():
-        losses = {seed: loss(parts[split]) for seed, parts in networks[point].items()}
-        error = over_seeds(losses)
+    for point, (x, error, word) in points.items():
         cells = (f"{x.train:.4f}", format_mean(error.mean, error.se, 1, 4))
-        rows.append((label(point), *cells, f"{x.bias:.4f}", f"{x.variance:.4f}", diagnose(x, best)))
+        rows.append((label(point), *cells, f"{x.bias:.4f}", f"{x.variance:.4f}", word))
+    if not rows:
+        return ""
     header = ("method", "error in training", "error", "bias² + noise", "variance", "diagnosis")
     rule = (
         "Mean squared errors, ± the standard error over seeds; bias and variance over what seeds "
@@ -284,67 +345,3 @@ def cross_validation(predictions: Predictions, split: str, folds: Mapping[Point,
             f"score of the same networks ({len(rounds)} repetitions)."
         )
     return bullets(sentences)
-
-
-def references(
-    train: tuple[Float[np.ndarray, "n d"], Num[np.ndarray, " n"]],
-    test: tuple[Float[np.ndarray, "m d"], Num[np.ndarray, " m"]],
-) -> dict[str, float]:
-    """The scores of scikit-learn's own models, fitted to standardized columns of a table."""
-    from sklearn import ensemble, linear_model, neighbors, pipeline, preprocessing, svm
-
-    if np.issubdtype(train[1].dtype, np.integer):
-        models = (
-            linear_model.LogisticRegression(max_iter=10_000),
-            svm.SVC(),
-            neighbors.KNeighborsClassifier(),
-            ensemble.RandomForestClassifier(random_state=0),
-        )
-    else:
-        models = (
-            linear_model.LinearRegression(),
-            svm.SVR(),
-            neighbors.KNeighborsRegressor(),
-            ensemble.RandomForestRegressor(random_state=0),
-        )
-    scaler = preprocessing.StandardScaler()
-    pipelines = {type(m).__name__: pipeline.make_pipeline(scaler, m).fit(*train) for m in models}
-    return {name: float(model.score(*test)) for name, model in pipelines.items()}
-
-
-def least_squares(
-    predictions: Predictions,
-    split: str,
-    train: tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]],
-    features: Float[np.ndarray, "m d"],
-) -> dict[Point, float]:
-    """The distance of each method's predictions from those of least squares with all columns: the
-    greatest of any network and example, over the deviation of the targets."""
-    (x, y), x_new = train, features.astype(np.float64)
-    columns = np.c_[np.ones(len(x)), x.astype(np.float64)]
-    weights = np.linalg.lstsq(columns, y.astype(np.float64), rcond=None)[0]
-    exact = weights[0] + x_new @ weights[1:]
-    return {
-        point: max(float(np.abs(parts[split].outputs[:, 0] - exact).max()) for parts in s.values())
-        / float(y.std())
-        for point, s in by_point(predictions).items()
-        if s
-    }
-
-
-def other_models(
-    predictions: Predictions,
-    split: str,
-    train: Mapping[str, np.ndarray],
-    test: Mapping[str, np.ndarray],
-    answers: str,
-) -> str:
-    """:func:`references` and :func:`least_squares` in words, of tables' ``features`` and
-    ``answers``."""
-    tables = [(np.asarray(x["features"]), np.asarray(x[answers])) for x in (train, test)]
-    lines = [f"scikit-learn's {m}: {percent(x)}" for m, x in references(*tables).items()]
-    if not np.issubdtype(tables[0][1].dtype, np.integer):
-        distances = least_squares(predictions, split, tables[0], tables[1][0])
-        words = "of least squares, in deviations of the target"
-        lines += [f"**{label(p)}** is within {x:.0e} {words}" for p, x in distances.items()]
-    return "Fitted to all training examples:\n\n" + bullets(lines)

@@ -13,6 +13,7 @@ from itertools import compress
 from typing import Any, NamedTuple
 
 from jaxdl.report.comparisons import (
+    Key,
     assemble,
     compare_all,
     judged,
@@ -23,7 +24,14 @@ from jaxdl.report.comparisons import (
     shows,
     warn_of_several,
 )
-from jaxdl.report.tables import bullets, format_mean, markdown_table, read_rows, write_rows
+from jaxdl.report.tables import (
+    Estimate,
+    bullets,
+    format_mean,
+    markdown_table,
+    read_rows,
+    write_rows,
+)
 
 Point = tuple[str, str]
 """A method and the value of the setting that it is swept over, empty without one."""
@@ -148,6 +156,33 @@ def label(point: Point) -> str:
     return " ".join(point).strip()
 
 
+class Standing(NamedTuple):
+    """Where a method is: its score, and the difference to the baseline, paired by seed; None for
+    the baseline, and what has none."""
+
+    score: Estimate
+    gain: Estimate | None
+
+
+def standings(results: Sequence[Result], baseline: str, *, choose: bool) -> dict[Point, Standing]:
+    """Methods at their best values, the best first; or all values in their order."""
+    scores, differences = by_point(results), gains(results, baseline, choose=choose)
+    every = {
+        p: Standing(over_seeds(scores[p]), over_seeds(differences[p]) if p in differences else None)
+        for p in points(results, choose=choose)
+    }
+    return ranked(every) if choose else every
+
+
+def ranked(standings: Mapping[Key, Standing]) -> dict[Key, Standing]:
+    """The best first."""
+
+    def place(item: tuple[Key, Standing]) -> float:
+        return -item[1].score.mean if item[1].score.used else math.inf
+
+    return dict(sorted(standings.items(), key=place))
+
+
 def table(
     results: Sequence[Result],
     baseline: str,
@@ -163,23 +198,20 @@ def table(
       score: the score's name.
       unit: the name of a result row's unit, in the plural.
     """
-    scores, train, losses = (by_point(results, field) for field in ("score", "train", "loss"))
-    differences, rows = gains(results, baseline, choose=choose), []
-    means = {point: over_seeds(scores[point]) for point in points(results, choose=choose)}
-    order = sorted(means, key=lambda p: -means[p].mean if means[p].used else math.inf)
-    for point in order if choose else means:
-        gain = over_seeds(differences.get(point, {}))
+    train, losses = (by_point(results, field) for field in ("train", "loss"))
+    rows, means = [], standings(results, baseline, choose=choose)
+    for point, (mean, gain) in means.items():
         on_train = over_seeds(train[point])
         error = over_seeds({seed: math.sqrt(x) for seed, x in losses[point].items()})
         count = sum((row.method, row.value) == point for row in results)
         rows.append(
             (
                 *point,
-                format_mean(means[point].mean, means[point].se),
-                format_mean(gain.mean, gain.se, signed=True) if point in differences else "",
+                format_mean(mean.mean, mean.se),
+                format_mean(gain.mean, gain.se, signed=True) if gain else "",
                 format_mean(on_train.mean, on_train.se),
                 format_mean(error.mean, error.se, 1, 3),
-                f"{means[point].used} of {count}",
+                f"{mean.used} of {count}",
             )
         )
     titles = ("method", "value", f"{score}, %", f"minus {baseline}, points", "in training, %")

@@ -63,7 +63,7 @@ def test_a_run_has_a_row_for_each_network_and_is_reprinted(finished):
     assert names == {
         *("config.json", "run.json", "results.csv", "metrics.jsonl", "checkpoints"),
         *("report.md", "report.html"),
-        *("samples.png", "curves.png", "sweep.png", "confusion.png"),
+        *("samples.png", "curves.png", "scores.png", "sweep.png", "confusion.png"),
     }
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -299,7 +299,7 @@ def test_a_table_of_numbers_and_a_plane_of_classes(tmp_path):
     config.data.name = "interlaced"
     supervised.study(config, tmp_path / "plane", StopFlag())
     figures = {path.name for path in (tmp_path / "plane").glob("*.png")}
-    assert figures == {"curves.png", "predictions.png"}
+    assert figures == {"curves.png", "scores.png", "predictions.png"}
     config.data.name, config.data.options.train = "imbalanced", 1000
     assert "Precision and recall" in supervised.study(config, tmp_path / "rare", StopFlag())
     assert (tmp_path / "rare" / "operating.png").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from jaxdl.report import predictions
+from jaxdl.report import other_models, predictions
 from jaxdl.report.predictions import Prediction
 
 
@@ -106,6 +106,34 @@ def test_a_diagnosis_follows_its_rule(x, word):
     assert predictions.diagnose(predictions.Decomposition(*x), best) == word
 
 
+def test_diagnoses_are_of_numbers_from_samples_and_beside_the_best_by_validation():
+    def networks(method, spread):
+        rng = np.random.default_rng(1)
+        answers = np.linspace(-1, 1, 30)
+        for seed in range(6):
+            part = Prediction(answers[:, None] + spread * rng.normal(size=(30, 1)), answers)
+            yield Network(method, "", seed), dict.fromkeys(("train", "validation", "test"), part)
+
+    every = dict([*networks("good", 0.1), *networks("bad", 0.5), *networks("other", 0.2)])
+    found = predictions.diagnoses(every, "test", {("good", ""), ("bad", "")})
+    assert {p: x.word for p, x in found.items()} == {
+        ("good", ""): "fits",
+        ("bad", ""): "under-fits",
+    }
+    own = [p["test"] for n, p in every.items() if n.method == "bad"]
+    errors = [metrics.mean_squared_error(p.answers, p.outputs[:, 0]) for p in own]
+    error = found["bad", ""].error
+    assert (
+        error.mean == pytest.approx(np.mean(errors)) == pytest.approx(found["bad", ""].parts.test)
+    )
+    assert error.se == pytest.approx(np.std(errors, ddof=1) / np.sqrt(6))
+    text = predictions.bias_variance(found)
+    assert "| under-fits |" in text and "| good" in text
+    labels = {Network("a", "", seed): {"test": classes(seed)} for seed in range(2)}
+    assert not predictions.diagnoses(labels, "test", {("a", "")})
+    assert not predictions.bias_variance({})
+
+
 def test_cross_validation_is_a_value_a_repetition():
     held_out, tested = [0.5, 0.7, 0.6, 0.8], [0.6, 0.6, 0.6, 0.6]
 
@@ -128,5 +156,5 @@ def test_least_squares_is_scikit_learns():
     x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=40).astype(np.float32)
     exact = LinearRegression().fit(x, y).predict(x)
     networks = {Network("a", "", 0): {"test": Prediction(exact[:, None] + 0.25 * y.std(), y)}}
-    distance = predictions.least_squares(networks, "test", (x, y), x)
+    distance = other_models.least_squares(networks, "test", (x, y), x)
     assert distance["a", ""] == pytest.approx(0.25, rel=1e-4)

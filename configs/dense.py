@@ -60,6 +60,8 @@ def get_config(variant: str = "macula") -> ConfigDict:
     config.base.flip = False  # mirror every other image
     config.base.changes = ()  # similarity, elastic, which move masks; noise, colour
     config.base.strength = 1.0  # of these
+    config.base.views = ""  # in evaluation the mean of an image and its mirror image: "mirrored";
+    # "turned": these, turned by quarters, too
     # The optimizer.
     config.base.steps = 150
     config.base.batch = 8
@@ -157,9 +159,12 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.base.widths = (16, 32, 64)
             config.base.patch, config.base.flip, config.base.steps = 64, True, 4000
             config.base.losses, config.base.average = ("cross_entropy", "dice"), 0.99
+            config.base.views = "turned"
             config.evaluation_batch, config.members_per_round = 1, 2
-            config.steps_per_dispatch = 250  # the curves cost two whole photographs each time
-            config.settings_from = "three runs of 2500 steps, by the validation photographs"
+            config.steps_per_dispatch, config.dispatches_per_evaluation = 50, 20
+            config.settings_from = (
+                "runs of 1800 and 2500 steps, by photographs of the training part"
+            )
             add(config, {"unet": {}})
             config.baseline = "unet"
     return config

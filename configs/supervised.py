@@ -51,7 +51,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.crop = 0  # side of random crops (in evaluation: the middle); 0 for none
     config.base.padding = 0  # pixels on every side, before cropping
     config.base.flip = False  # mirror every other image in training
-    config.base.both_views = False  # logits are the mean of an image's and its mirror image's
+    config.base.views = ""  # "mirrored": logits are the mean of an image's and its mirror image's
     config.base.changes = ()  # similarity, elastic, noise, colour, augmix; mixup, cutmix
     config.base.strength = 1.0  # of these
     # The network.
@@ -295,7 +295,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             config.base.optimizer, config.base.rate = "muon", 0.007
             config.base.schedule, config.base.max_norm = "linear", 1.0
             config.base.smoothing, config.base.crop, config.base.padding = 0.2, 32, 2
-            config.base.flip = config.base.both_views = True
+            config.base.flip, config.base.views = True, "mirrored"
             config.steps_per_dispatch = 5  # on a CPU some seconds, in which it answers a signal
             config.dispatches_per_evaluation = 60
             add(config, {"muon": {}})

@@ -30,6 +30,7 @@ from jaxdl.dense import REPRESENTATIONS
 from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
+from jaxdl.predict import VIEWS, make_logits
 from jaxdl.report import dense as reporting
 from jaxdl.report import dense_figures, dense_sweeps, figures
 from jaxdl.supervised import make_loss
@@ -57,6 +58,7 @@ KINDS: declared.Kinds = {
     "changes": SomeOf(("similarity", "elastic", "noise", "colour")),
     **dict.fromkeys(("foreground", "deviation"), Between(0, above=True)),
     "amount": Between(0),
+    "views": OneOf(VIEWS),
     **{name: recipe.KINDS[name] for name in RECIPE},
 }
 AMOUNTS: declared.Kinds = {"polygons": Between(3), "missing": Between(0, 1, above=True)}
@@ -99,13 +101,13 @@ class Dense(single_source.SingleSourceStudy):
         self.damages = list(dict.fromkeys([("", 0.0), *damages]))
         arrays = sorted(needed | {*dense.TRUTHS[self.question]})
         filled = self.question == "segment" and data.mask != "instances"
-        self.answers = masks.Answers(arrays, data.mask, data.field, self.damages, filled)
+        answers = masks.Answers(arrays, data.mask, data.field, self.damages, filled)
         versions = {"images": {"name": data.name, **data.options}}
         if data.shifted:
             usual = {} if "name" in data.shifted else versions["images"]
             versions["shifted"] = {**usual, **data.shifted}
-        load_source = partial(sources.load, answers=self.answers.stored)
-        self.sources = {n: self.answers.of_source(load_source(**o)) for n, o in versions.items()}
+        load_source = partial(sources.load, answers=answers.stored)
+        self.sources = {n: answers.of_source(load_source(**v)) for n, v in versions.items()}
         self.source = self.sources["images"]
         self.score = reporting.SCORES[self.question]
         self.opens_test = config.report_on == "test"
@@ -147,9 +149,10 @@ class Dense(single_source.SingleSourceStudy):
         init = (lambda key: with_encoder(drawn(key), pretrained)) if pretrained else drawn
         per_example, rule = answer.per_example(self.options(settings)), recipe.update_rule(settings)
         rule(recipe.numbers(settings))  # for its errors
+        logits = make_logits(model.apply, settings["views"])
         program = self.program(
             make_loss(model, per_example),
-            lambda state, hyper, x: model.apply(state.evaluated_variables, x),
+            lambda state, hyper, x: logits(state.evaluated_variables, x),
             rule,
             self.make_prepare(settings),
             **{name: settings[name] for name in ("steps", "batch", "average")},
@@ -171,8 +174,7 @@ class Dense(single_source.SingleSourceStudy):
 
     def options(self, settings: Mapping[str, Any]) -> dense.Options:
         """What the loss of a method depends on."""
-        names = "losses", "foreground", "deviation"
-        return dense.Options(*map(settings.__getitem__, names), self.scale)
+        return dense.Options(*map(settings.get, ("losses", "foreground", "deviation")), self.scale)
 
     def make_prepare(self, settings: Mapping[str, Any]) -> Callable:
         """From stored images and answers to what a network sees and learns from."""
@@ -196,10 +198,9 @@ class Dense(single_source.SingleSourceStudy):
     def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
         """The numbers of a member, its images, and which of the masks it is given."""
         settings = self.trials[trial].settings
-        hyper = recipe.numbers(settings)
-        hyper["mask"] = np.int32(self.damages.index((settings["damage"], settings["amount"])))
+        mask = np.int32(self.damages.index((settings["damage"], settings["amount"])))
         streams = example_streams([self.draw_images(trial, seed)], self.longest)
-        return hyper | {"key": member_key("train", seed), **streams}
+        return recipe.numbers(settings) | {"mask": mask, "key": member_key("train", seed)} | streams
 
     def scored(self, source: str) -> bool:
         """All images have answers."""
@@ -288,6 +289,7 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
         ("weights", settings["encoder"], "U-Net's own encoder has none"),
         ("amount", damage, "there is no damage"),
+        ("views", settings["answer"] != "coordinates", "coordinates are not brought back"),
         ("source", settings["source"] == "images" or config.data.shifted, "there is no such data"),
     ):
         if settings[name] and not read:

@@ -116,7 +116,7 @@ class Supervised(single_source.SingleSourceStudy):
         shape = jax.eval_shape(lambda x: see(x, None), row).shape[1:]
         init, _ = self.initializer(model, shape, f"{path}={settings['model']}")
         rule = recipe.update_rule(settings)
-        logits = make_logits(model.apply, settings["both_views"])
+        logits = make_logits(model.apply, settings["views"])
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             x = see(stored[self.inputs], key)

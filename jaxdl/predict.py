@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
@@ -33,18 +35,31 @@ class Classifier(NamedTuple):
     """A function from a file's content, and its name for messages, to pixels of the network's image
     size; raises DamagedFile."""
     class_names: tuple[str, ...]
-    both_views: bool = False
-    """See :func:`make_logits`."""
+    views: str = ""
+    """One of :data:`VIEWS`."""
+
+
+VIEWS = ("", "mirrored", "turned")
+"""Of an image: itself alone; and its mirror image; and both turned by quarters, eight in all."""
 
 
 def make_logits(
-    apply: Callable[[Variables, AnyArray], Float[Array, "b k"]], both_views: bool
-) -> Callable[[Variables, AnyArray], Float[Array, "b k"]]:
-    """``logits(variables, x)`` of a network; with ``both_views`` the mean of those of images
-    [b, h, w, c] and of their mirror images."""
-    if not both_views:
+    apply: Callable[[Variables, AnyArray], Float[Array, "b ..."]], views: str
+) -> Callable[[Variables, AnyArray], Float[Array, "b ..."]]:
+    """``logits(variables, x)`` of a network: the mean of those of several :data:`VIEWS` of images
+    [b, h, w, c]. Maps of logits, [b, h, w, k], are brought back to the image before."""
+    if not views:
         return apply
-    return lambda variables, x: (apply(variables, x) + apply(variables, x[:, :, ::-1])) / 2
+    turns = range(4 if views == "turned" else 1)
+
+    def logits(variables: Variables, x: AnyArray) -> Float[Array, "b ..."]:
+        outputs = []
+        for turn, side in product(turns, (1, -1)):
+            y = apply(variables, jnp.rot90(x, turn, (1, 2))[:, :, ::side])
+            outputs.append(jnp.rot90(y[:, :, ::side], -turn, (1, 2)) if y.ndim == 4 else y)
+        return sum(outputs[1:], outputs[0]) / len(outputs)
+
+    return logits
 
 
 def decoder(
@@ -93,7 +108,7 @@ def classify(
       DamagedFile: naming a file that is no whole image.
       OSError: if one cannot be read.
     """
-    logits = make_logits(classifier.model.apply, classifier.both_views)
+    logits = make_logits(classifier.model.apply, classifier.views)
 
     @jax.jit
     def probabilities(variables: Variables, pixels: AnyArray) -> AnyArray:

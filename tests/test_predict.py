@@ -6,7 +6,9 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from jax import lax
 from PIL import Image
+from scipy import ndimage
 from scipy.special import softmax
 
 from experiments import predict
@@ -15,7 +17,7 @@ from experiments.harness.networks import CIFAR10, from_weights
 from jaxdl.data.encoded import Form, decode
 from jaxdl.nn.models.pretrained import PRETRAINED, shapes
 from jaxdl.nn.weights import to_source, write_safetensors
-from jaxdl.predict import Classifier, classify, decoder, list_images
+from jaxdl.predict import Classifier, classify, decoder, list_images, make_logits
 from jaxdl.types import DamagedFile
 
 
@@ -64,6 +66,25 @@ def test_classes_are_those_of_the_network_applied_by_hand(pictures):
         means = (pixels / 255).mean((0, 1)) @ kernel
         expected = softmax([*means, -means.sum()])
         np.testing.assert_allclose(chances, expected, rtol=1e-4)
+
+
+def correlate(variables, x):
+    """The network that correlates images with a kernel, and puts out maps."""
+    kernel = variables["kernel"][:, :, None, None]
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+
+@pytest.mark.parametrize(("views", "count"), [("", 1), ("mirrored", 2), ("turned", 8)])
+def test_views_of_an_image_are_those_of_the_kernel(views, count):
+    """The mean of what all views correlate with is the mean of the kernel's own views."""
+    rng = np.random.default_rng(0)
+    image, kernel = (rng.normal(size=size).astype(np.float32) for size in ((6, 5), (3, 3)))
+    symmetries = [(k, k[:, ::-1]) for k in (np.rot90(kernel, i) for i in range(4))]
+    mean = np.mean([k for pair in symmetries for k in pair][:count], 0)
+    expected = ndimage.correlate(image, mean, mode="constant")
+    maps = make_logits(correlate, views)({"kernel": kernel}, image[None, :, :, None])
+    np.testing.assert_allclose(maps[0, ..., 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_images_that_a_network_cannot_take_are_named(pictures):

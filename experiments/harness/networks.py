@@ -162,7 +162,7 @@ def _supervised(study: DataStudy, network: Any, variables: Load) -> Classifier:
         partial(recipe.make_see(trial.settings, train["image"], train["label"]), key=None),
         _decode(study.config.data.options, study.image_shape()),
         study.source.class_names,
-        trial.settings["both_views"],
+        trial.settings["views"],
     )
 
 

@@ -68,7 +68,8 @@ KINDS: Kinds = {
     "features": OneOf(("", *FEATURES)),
     "changes": SomeOf(CHANGES),
     "subtract": OneOf(("channels", "pixels")),
-    **dict.fromkeys(("flip", "both_views"), Flag()),
+    "flip": Flag(),
+    "views": OneOf(("", "mirrored")),
     **dict.fromkeys(("count", "crop", "padding", "warmup"), Count(0)),
     # The optimizer.
     "steps": (Count(), Multiple("steps_per_dispatch")),
@@ -101,7 +102,7 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     squared, subset = settings["loss"] == "squared_error", settings["examples"] == "folds"
     subset |= settings["share"] != 1
     mixing = {*settings["changes"]} & {*MIXING}
-    image_settings = ("crop", "padding", "flip", "both_views", "changes")
+    image_settings = ("crop", "padding", "flip", "views", "changes")
     for names, read, reason in (
         (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
         (image_settings, images, "it is for images"),

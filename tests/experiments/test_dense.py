@@ -122,6 +122,25 @@ def test_a_patch_moves_its_mask():
     np.testing.assert_array_equal(prepare(stored, hyper, None)["mask"], mask[:, 0])
 
 
+@pytest.mark.parametrize("views", ["", "turned"])
+def test_with_all_views_an_answer_turns_with_its_image(views):
+    config = tiny("vessels", ("cross_entropy",))
+    config.base.views = views
+    study = make_study(dense.Dense, config)
+    study.build()
+    (group,) = make_groups("networks", study.members, 1)
+    study.trained = [Trained(group, [study.members[0].start()])]
+    split = study.source.splits["validation"]
+    turned = {
+        "image": np.rot90(split["image"], 1, (1, 2)),
+        "mask": np.rot90(split["mask"], 1, (2, 3)),
+    }
+    parts = {"": study.apart(split), "turned": study.apart(turned)}
+    ((_, outputs),) = study.predict_parts(parts)
+    expected = np.rot90(outputs[""], 1, (1, 2))
+    assert np.allclose(outputs["turned"], expected, rtol=1e-3, atol=1e-4) == (views == "turned")
+
+
 @pytest.fixture
 def real(monkeypatch):
     """Drawn pictures in the place of photographs, by the options of those who read them."""
@@ -178,6 +197,10 @@ def test_a_network_goes_on_from_anothers(real):
         ({"methods.mask.answer": "number"}, r"methods answer different questions \(config\.m"),
         ({"base.values": (8, 9)}, r"config\.base\.images=9: there are 8 training images"),
         ({"base.patch": 20}, r"config\.base\.patch=20 is not used: only masks move with their"),
+        (
+            {"base.views": "turned", "methods.mask.answer": "coordinates"},
+            r"config\.base\.views=turned is not used: coordinates are not",
+        ),
         ({"base.weights": "x"}, r"config\.base\.weights=x is not used: U-Net's own encoder has"),
         ({"base.damage": "torn"}, r"config\.base\.damage: 'torn' is not one of '', shifted"),
         ({"base.amount": 2.0}, r"config\.base\.amount=2\.0 is not used: there is no damage"),

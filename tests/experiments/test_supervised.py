@@ -305,11 +305,11 @@ def test_a_table_of_numbers_and_a_plane_of_classes(tmp_path):
     assert (tmp_path / "rare" / "operating.png").exists()
 
 
-def test_both_views_are_an_image_and_its_mirror_image(tmp_path):
+def test_views_are_an_image_and_its_mirror_image(tmp_path):
     config = tiny()
     section = type(config)
-    both_views = section({"both_views": True})
-    config.methods, config.seeds = section({"momentum": section({}), "both": both_views}), 1
+    mirrored = section({"views": "mirrored"})
+    config.methods, config.seeds = section({"momentum": section({}), "both": mirrored}), 1
     supervised.study(config, tmp_path, StopFlag())
     variables = load_network(tmp_path, method="both", seed=0)
     alone = load_network(tmp_path, method="momentum", seed=0)  # trained alike

@@ -66,7 +66,7 @@ KINDS: Kinds = {
     # What it sees.
     "features": OneOf(("", *FEATURES)),
     "changes": SomeOf(CHANGES),
-    "subtract": OneOf(("channels", "pixels")),
+    "subtract": OneOf(("channels", "pixels", "middle")),
     **dict.fromkeys(("flip", "both_views"), Flag()),
     **dict.fromkeys(("count", "crop", "padding", "warmup"), Count(0)),
     # The optimizer.

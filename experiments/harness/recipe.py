@@ -67,7 +67,7 @@ KINDS: Kinds = {
     # What it sees.
     "features": OneOf(("", *FEATURES)),
     "changes": SomeOf(CHANGES),
-    "subtract": OneOf(("channels", "pixels")),
+    "subtract": OneOf(("channels", "pixels", "middle")),
     "flip": Flag(),
     "views": OneOf(("", "mirrored")),
     **dict.fromkeys(("count", "crop", "padding", "warmup"), Count(0)),

@@ -33,7 +33,7 @@ def standardized(
 
     Args:
       subtract: "channels": each channel's mean, and divide by its standard deviation; "pixels": the
-        mean of each pixel.
+        mean of each pixel; "middle": 127.5, and divide by that, so that black is -1 and white 1.
       crop: side of random crops, and in evaluation of the middle; 0 for none.
       padding: pixels on every side, before cropping.
       flip: whether every other image is mirrored in training.
@@ -50,11 +50,16 @@ def standardized(
         raise ValueError(f"crop={crop} does not fit images of {size}")
     if (crop or padding or flip) and shape[0] != shape[1]:
         raise ValueError(f"only square images are cropped, padded or mirrored, these are {size}")
-    mean, deviation = moments or encoded.statistics(images)
-    if subtract == "channels" and not moments:
-        mean = mean.mean((0, 1))
-    elif not moments:
-        deviation = np.ones_like(deviation)
+    if moments:
+        mean, deviation = moments
+    elif subtract == "middle":
+        mean = deviation = np.full(images.shape[-1:], 127.5, np.float32)
+    else:
+        mean, deviation = encoded.statistics(images)
+        if subtract == "channels":
+            mean = mean.mean((0, 1))
+        else:
+            deviation = np.ones_like(deviation)
     distort = augment.crop_and_flip(crop or shape[0], padding=padding, flip=flip)
 
     def see(images: AnyArray, key: PRNGKeyArray | None) -> Array:

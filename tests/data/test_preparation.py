@@ -20,6 +20,12 @@ def test_the_training_images_set_mean_and_deviation():
     np.testing.assert_allclose(pixels(SEEN, None), IMAGES[:4] - IMAGES.mean(0), atol=1e-4)
 
 
+def test_the_middle_is_that_of_black_and_white_whatever_the_images():
+    see = standardized(IMAGES[:1], subtract="middle")
+    expected = np.interp(IMAGES[:4].astype(float), (0, 255), (-1, 1))
+    np.testing.assert_allclose(see(SEEN, None), expected, atol=1e-6)
+
+
 def test_crops_are_random_in_training_and_in_the_middle_otherwise():
     see, whole = standardized(IMAGES, crop=4, flip=True), standardized(IMAGES)(SEEN, None)
     np.testing.assert_array_equal(see(SEEN, None), whole[:, 1:5, 1:5])

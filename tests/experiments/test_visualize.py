@@ -146,7 +146,7 @@ def test_without_a_window_a_fifth_of_the_side_is_occluded(
         ),
         ({"run": get_config("run").run}, r"there is no folder runs/supervised-default: name the"),
         ({"run": "x", "pretrained": "resnet20"}, r"config\.run and config\.pretrained name two ne"),
-        ({"pretrained": "resnet20"}, r"\. is no file: name the file with the weights"),
+        ({"pretrained": "resnet20"}, r"weights of resnet20: \. is no file; expected resnet20-12f"),
         ({"images": "nowhere"}, r"there is no folder nowhere: name one with images"),
         ({"training.base.rate": -1.0}, r"config\.base\.rate must be above 0"),
     ],

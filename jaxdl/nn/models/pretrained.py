@@ -267,13 +267,15 @@ def load(name: str, path: Path, **options) -> tuple[Staged, Variables]:
       options: attributes of the module, such as ``dtype=jnp.bfloat16``.
 
     Raises:
-      ValueError: if there is no such network, or naming the tensors by which the file differs.
+      ValueError: if there is no such network or file, or naming the tensors by which it differs.
       DamagedFile: if the file cannot be read as one of weights.
       OSError: if it cannot be read.
     """
     if name not in PRETRAINED:
         raise ValueError(f"no pretrained network {name!r}: choose from {', '.join(PRETRAINED)}")
     row = PRETRAINED[name]
+    if not path.is_file():
+        raise ValueError(f"weights of {name}: {path} is no file; expected {row.weights}")
     model = row.build(**options)
     arrays = read_weights(path)
     try:

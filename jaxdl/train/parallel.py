@@ -80,12 +80,11 @@ class MeshPlacement:
         One device where the step sees whole batches; None if the devices of every member belong to
         several processes, or "fsdp" divides networks that one may not hold.
         """
-        rows = self._local_rows()
-        if not rows or (self.mode == "fsdp" and self.data_devices > 1):
+        rows = self.mesh.devices[self._local.all(axis=1)]
+        if not len(rows) or (self.mode == "fsdp" and self.data_devices > 1):
             return None
-        devices = self.mesh.devices[rows[0]]
-        devices = devices if self.axis_name is not None else devices[:1]
-        return MeshPlacement(_make_mesh(devices.reshape(1, -1)), self.mode)
+        devices = rows[:1] if self.axis_name is not None else rows[:1, :1]
+        return MeshPlacement(_make_mesh(devices), self.mode)
 
     def fill(self, members: Sequence[T], size: int = 0) -> list[T]:
         """Members, and copies of the last up to ``size``, or the next multiple of
@@ -96,12 +95,14 @@ class MeshPlacement:
 
     def local_members(self, members: int) -> list[int]:
         """The indices, among so many members, of those whose devices all belong to this process."""
-        share = members // self.member_devices
-        return [row * share + i for row in self._local_rows() for i in range(share)]
+        local_rows = self._local.all(axis=1)
+        return np.flatnonzero(np.repeat(local_rows, members // self.member_devices)).tolist()
 
-    def _local_rows(self) -> list[int]:
-        process, rows = jax.process_index(), enumerate(self.mesh.devices)
-        return [i for i, row in rows if all(device.process_index == process for device in row)]
+    @property
+    def _local(self) -> np.ndarray:
+        """Bools [member, data]: whether a device belongs to this process."""
+        process, devices = jax.process_index(), self.mesh.devices
+        return np.array([[device.process_index == process for device in row] for row in devices])
 
     def part_of_process(self) -> tuple[slice, slice]:
         """Which of the mesh's rows, along "member", and columns, along "data", are devices of this
@@ -111,10 +112,7 @@ class MeshPlacement:
           ValueError: unless these are a rectangle of the mesh, and its columns one of the equal
             parts into which the processes divide "data".
         """
-        process, data = jax.process_index(), self.data_devices
-        local = np.array(
-            [[device.process_index == process for device in row] for row in self.mesh.devices]
-        )
+        process, data, local = jax.process_index(), self.data_devices, self._local
         if not local.any():
             raise ValueError(f"no device of process {process} is on the mesh")
         rows, columns = (slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(local))

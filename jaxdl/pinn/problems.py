@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxdl.pinn import references
 from jaxdl.pinn.problem import Problem, Term, periodic
@@ -22,13 +22,18 @@ def heat(k: float = 0.01, points: int = 2048) -> Problem:
         return u.t - k * u.xx
 
     def initial(u, at):
-        return u - _bump(at.x)
+        return u - jnp.exp(-((at.x / 0.1) ** 2))
+
+    def early(p):  # the time of one half; not of every second, which of Sobol's are half of a box
+        xp, t = _numpy_of(p), p[:, 0]
+        half = np.arange(len(p)) < len(p) // 2
+        return xp.stack([xp.where(half, t**3, t), p[:, 1]], axis=-1)
 
     domain = {"t": (0, 1), "x": (-1, 1)}
     return Problem(
         domain,
         {
-            "equation": Term(equation, Points(points, warp=half_early)),
+            "equation": Term(equation, Points(points, warp=early)),
             "initial": Term(initial, Points(129, fixed={"t": 0})),
         },
         lambda p: references.heat_images(p[:, 1], p[:, 0], k)[:, None],
@@ -67,20 +72,31 @@ def inverse_heat(k: float = 0.01, start: float = 0.05, noise: float = 0.01, seed
 def burgers(nu: float = 0.01 / pi, points: int = 8192) -> Problem:
     """``u_t + u u_x = nu u_xx`` on [-1, 1], ``u(x, 0) = -sin(pi x)``, zero at both ends.
 
-    Up to t = 1. The network is multiplied by what makes the conditions hold.
+    Up to t = 1. The start is odd about the middle and the ends, and so is all that follows: the
+    network reads even functions of x and is multiplied by an odd one. A jump from 1 to -1 becomes
+    ``-tanh(x / 2 nu)``, the shock; so the factor is a step of that width, and one of the features
+    is the logarithm of the distance from it, which stretches its inside.
     """
 
     def equation(u, at):
         return u.t + u * u.x - nu * u.xx
 
+    def distance(x):
+        return jnp.sqrt(jnp.sin(pi / 2 * x) ** 2 + (pi * nu) ** 2)
+
+    def features(p):
+        t, x = p[:, 0], p[:, 1]
+        return jnp.stack([2 * t - 1, jnp.cos(pi * x), 1 + jnp.log(distance(x)) / 2], axis=-1)
+
     def constraint(p):
         t, x = p[:, :1], p[:, 1:]
-        return -jnp.sin(pi * x), t * (1 - x**2)
+        return -jnp.sin(pi * x), t * jnp.sin(pi * x) / distance(x)
 
     return Problem(
         {"t": (0, 1), "x": (-1, 1)},
         {"equation": Term(equation, Points(points))},
         lambda p: references.burgers_cole_hopf(p[:, 1], p[:, 0], nu)[:, None],
+        features=features,
         constraint=constraint,
     )
 
@@ -89,24 +105,30 @@ def allen_cahn(points: int = 8192) -> Problem:
     """``u_t = .0001 u_xx + 5 u - 5 u³`` on [-1, 1], periodic; ``u(x, 0) = x² cos(pi x)``.
 
     The start is even, and so is all that follows: the network reads even functions of x. It is
-    built in, since errors near u = 0 grow by a factor of 150 until t = 1. At the ends it has a
-    kink, 2 |d| at the distance d, of which nothing is left at any later time: diffusion alone makes
-    ``2 (s exp(-(d/s)²) / √pi + d erf(d/s))`` with ``s² = 4 · .0001 t`` of it, and that is what is
-    built in there.
+    built in, since errors near u = 0 grow as exp(5 t), by a factor of 150 until t = 1; and so that
+    residuals count for what becomes of them, they are multiplied by exp(-5 t). At the ends the
+    start has a kink, 2 |d| at the distance d, of which nothing is left at any later time: diffusion
+    alone makes ``2 (s exp(-(d/s)²) / √pi + d erf(d/s))`` with ``s² = 4 · .0001 t`` of it. That is
+    built in there, and the network reads it too, as what is made of it has its shape.
     """
 
     def equation(u, at):
-        return u.t - 1e-4 * u.xx - 5 * (u - u**3)
+        return jnp.exp(-5 * at.t) * (u.t - 1e-4 * u.xx - 5 * (u - u**3))
+
+    def rounded(d, t):
+        s = jnp.sqrt(4e-4 * t + 1e-12)
+        return s * jnp.exp(-((d / s) ** 2)) / np.sqrt(pi) + d * jax.scipy.special.erf(d / s)
 
     def features(p):
         t, x = p[:, 0], p[:, 1]
-        return jnp.stack([2 * t - 1, jnp.cos(pi * x), jnp.cos(2 * pi * x)], axis=-1)
+        distance = jnp.cos(pi / 2 * x) * 2 / pi  # near the ends; smooth elsewhere
+        waves = jnp.cos(pi * x), jnp.cos(2 * pi * x)
+        return jnp.stack([2 * t - 1, *waves, rounded(distance, t)], axis=-1)
 
     def constraint(p):
         t, x = p[:, :1], p[:, 1:]
-        d, s = 1 - jnp.abs(x), jnp.sqrt(4e-4 * t + 1e-12)
-        rounding = s * jnp.exp(-((d / s) ** 2)) / np.sqrt(pi) - d * jax.scipy.special.erfc(d / s)
-        return x**2 * jnp.cos(pi * x) + 2 * rounding, t
+        d = 1 - jnp.abs(x)
+        return x**2 * jnp.cos(pi * x) + 2 * (rounded(d, t) - d), t
 
     return Problem(
         {"t": (0, 1), "x": (-1, 1)},
@@ -285,21 +307,6 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "kovasznay": kovasznay,
     "inverse_heat": inverse_heat,
 }
-
-
-def half_early(points: Float[ArrayT, "n d"]) -> Float[ArrayT, "n d"]:
-    """The time, the first coordinate, of the first half of the points becomes its cube.
-
-    Not of every second point: those of a Sobol sequence fill one half of the box.
-    """
-    early = np.arange(len(points)) < len(points) // 2
-    xp = _numpy_of(points)
-    time = xp.where(early, points[:, 0] ** 3, points[:, 0])
-    return xp.stack([time, *points.T[1:]], axis=-1)
-
-
-def _bump(x: Float[AnyArray, "..."]) -> Float[Array, "..."]:
-    return jnp.exp(-((x / 0.1) ** 2))
 
 
 def _around(domain: Domain) -> Callable[[Float[ArrayT, "n 2"]], Float[ArrayT, "n 2"]]:

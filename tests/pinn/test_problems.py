@@ -198,7 +198,20 @@ def test_conditions_built_in_hold_for_any_network(name):
         np.testing.assert_allclose(speed, 0, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["heat", "allen_cahn", "korteweg_de_vries"])
+@pytest.mark.parametrize("name, sign, vanishing", [("allen_cahn", 1, "x"), ("burgers", -1, "xx")])
+def test_even_and_odd_solutions_are_so_without_a_kink(name, sign, vanishing):
+    """For any network; where they are mirrored, in the middle and at the ends, from one side."""
+    ansatz = Ansatz(PROBLEMS[name](), MLP((5,), 1))
+    params = ansatz.init(jax.random.key(0))
+    derive = jax.jit(lambda p: ansatz.derive(params)(p, [{"": 1.0}, {vanishing: 1.0}]))
+    t, x = np.linspace(0.1, 1, 7), np.linspace(0.01, 1, 7)
+    right, left = (derive(np.stack([t, side], -1))[0] for side in (x, -x))
+    np.testing.assert_allclose(left, sign * right, rtol=0, atol=1e-12)
+    for side in (1e-12, 1 - 1e-12):
+        assert np.abs(derive(np.stack([t, np.full(7, side)], -1))[1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["heat", "burgers", "allen_cahn", "korteweg_de_vries"])
 def test_periodic_solutions_are_periodic_with_all_derivatives(name):
     ansatz = Ansatz(PROBLEMS[name](), MLP((5,), 1))
     params = ansatz.init(jax.random.key(0))

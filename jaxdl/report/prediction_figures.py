@@ -70,7 +70,7 @@ def fits(
     data and, where it is known, the truth. A panel a title."""
     figure, all_axes, spare = panels(len(outputs), 3.0, 2.5)
     for axes, (title, lines) in zip(all_axes, outputs.items(), strict=True):
-        axes.plot(*data, "o", color="0.45", markersize=3, label="training data", zorder=0)
+        axes.plot(*data, "o", color="0.6", markersize=2.5, label="training data", zorder=0)
         if truth is not None:
             axes.plot(x, truth, "k--", linewidth=1.2, label="truth", zorder=4)
         for line in lines:

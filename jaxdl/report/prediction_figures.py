@@ -143,7 +143,8 @@ def confusion(
     networks: Predictions, split: str, classes: Sequence[str], title: str, path: Path
 ) -> None:
     """Which class is taken for which: the share of each class's examples in percent, over all
-    networks."""
+    networks; few are made to show beside many."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     counts = np.zeros((len(classes), len(classes)))
@@ -155,7 +156,7 @@ def confusion(
     side = 2.0 + 0.42 * len(classes)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
     for row, column in np.argwhere(shares >= 0.05):
         value = shares[row, column]
         axes.text(
@@ -165,13 +166,14 @@ def confusion(
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if value > 60 else "black",
+            color="white" if value > 35 else "black",
         )
     names = list(map(plain, classes))
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="true", title=plain(title))
-    save(figure, path, dpi=150)
+    xlabel = "predicted, % of the true class's examples"
+    axes.set(xlabel=xlabel, ylabel="true", title=plain(title))
+    save(figure, path, dpi=110)
 
 
 @own_style()

@@ -70,7 +70,7 @@ def fits(
     data and, where it is known, the truth. A panel a title."""
     figure, all_axes, spare = panels(len(outputs), 3.0, 2.5)
     for axes, (title, lines) in zip(all_axes, outputs.items(), strict=True):
-        axes.plot(*data, "o", color="0.45", markersize=3, label="training data", zorder=0)
+        axes.plot(*data, "o", color="0.6", markersize=2.5, label="training data", zorder=0)
         if truth is not None:
             axes.plot(x, truth, "k--", linewidth=1.2, label="truth", zorder=4)
         for line in lines:
@@ -142,7 +142,9 @@ COLOURS = (
 def confusion(
     networks: Predictions, split: str, classes: Sequence[str], title: str, path: Path
 ) -> None:
-    """The confusion matrix over all networks, in percent of each class's examples."""
+    """The confusion matrix over all networks, in percent of each class's examples; the colour scale
+    makes small shares visible beside large ones."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     counts = np.zeros((len(classes), len(classes)))
@@ -154,7 +156,7 @@ def confusion(
     side = 2.0 + 0.42 * len(classes)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
     for row, column in np.argwhere(shares >= 0.05):
         value = shares[row, column]
         axes.text(
@@ -164,13 +166,14 @@ def confusion(
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if value > 60 else "black",
+            color="white" if value > 35 else "black",
         )
     names = list(map(plain, classes))
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="true", title=plain(title))
-    save(figure, path, dpi=150)
+    xlabel = "predicted, % of the true class's examples"
+    axes.set(xlabel=xlabel, ylabel="true", title=plain(title))
+    save(figure, path, dpi=110)
 
 
 @own_style()

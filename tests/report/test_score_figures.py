@@ -215,3 +215,15 @@ def test_fits_show_each_network_and_the_data(drawn, tmp_path):
     names = {text.get_text() for text in drawn[0].legends[0].get_texts()}
     assert names == {"mean of the networks", "truth", "training data", "a network each"}
     assert axes.get_title() == "MLP"
+
+
+def test_confusions_are_scikit_learns_over_all_networks(drawn, tmp_path):
+    parts = {Network("a", "", seed): {"test": classes(seed)} for seed in (1, 2)}
+    prediction_figures.confusion(parts, "test", ("x", "y", "z"), "a", tmp_path / "confusion.png")
+    (image,) = drawn[0].axes[0].images
+    true, seen = (
+        np.concatenate([f(p["test"]) for p in parts.values()])
+        for f in (lambda p: p.answers, lambda p: p.outputs.argmax(1))
+    )
+    expected = 100 * metrics.confusion_matrix(true, seen, normalize="true")
+    np.testing.assert_allclose(image.get_array(), expected)

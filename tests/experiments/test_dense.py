@@ -79,12 +79,17 @@ def test_a_run_has_a_row_for_each_network(finished):
         assert part in text
 
 
-def test_what_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
+def assert_goes_on_bit_for_bit(config, workdir, finished):
     with pytest.raises(Interrupted):
-        dense.study(tiny(), tmp_path, Stops())
-    dense.study(tiny(), tmp_path, StopFlag())
-    for name in ("results.csv", "metrics.jsonl", "sweep.png", "answers.png"):
-        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+        dense.study(config, workdir, Stops())
+    dense.study(config, workdir, StopFlag())
+    for path in finished.iterdir():
+        if path.suffix in (".csv", ".jsonl", ".png"):
+            assert (workdir / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_what_was_stopped_goes_on_bit_for_bit(finished, tmp_path):
+    assert_goes_on_bit_for_bit(tiny(), tmp_path, finished[0])
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +173,24 @@ def test_all_variants_can_be_built(variant, real):
     check(config, {**dense.SETTINGS.kinds, **COMMON})
 
 
+@pytest.mark.parametrize(
+    ("variant", "methods"),
+    [
+        ("cells", ("density",)),
+        ("simulated_to_real", ("drawn", "drawn_first")),  # patches and averages, as drive
+    ],
+)
+def test_other_variants_go_on_bit_for_bit(variant, methods, real, tmp_path):
+    config = tiny(variant, methods)
+    config.baseline = methods[0]
+    if variant == "cells":
+        config.data.options.size = 20
+    else:
+        config.base.average = 0.9
+    dense.study(config, tmp_path / "whole", StopFlag())
+    assert_goes_on_bit_for_bit(config, tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_a_network_goes_on_from_anothers(real):
     study = make_study(
         dense.Dense, tiny("simulated_to_real", ("drawn", "drawn_first", "real_alone"))
@@ -236,6 +259,56 @@ def test_wrong_settings_are_one_line(change, words, tmp_path):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=words):
         dense.study(config, tmp_path / "run", StopFlag())
+
+
+def own(folder, **changed):
+    """An archive of images with bright squares, and masks of these; arrays that are changed."""
+    rng, arrays = np.random.default_rng(0), {}
+    for split, count in (("train", 6), ("test", 4)):
+        masks = np.zeros((count, 9, 11), bool)
+        for mask, (row, column) in zip(masks, rng.integers(0, 7, (count, 2)), strict=True):
+            mask[row : row + 3, column : column + 3] = True
+        arrays[f"{split}_images"] = np.uint8(100 * masks + rng.integers(0, 99, masks.shape))
+        arrays[f"{split}_masks"] = masks
+    path = folder / "own.npz"
+    np.savez(path, **{n: x for n, x in (arrays | changed).items() if x is not None})
+    return path
+
+
+OWN = {"data.name": "npz", "data.mask": "mask", "data.field": ""}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"train_images": np.zeros((5, 9, 11), np.uint8)}, "'train' has 5 images and 6 masks; ex"),
+        ({"test_images": None}, "has no array test_images, but test_masks"),
+        ({"train_masks": None, "test_masks": None}, "has image: this study needs mask"),
+        ({"test_masks": np.ones((4, 9, 10), bool)}, "mask shapes differ between splits"),
+        ({"test_masks": np.full((4, 9, 11), 3)}, "split 'test': .* 0 has pixels of class 3: exp"),
+        ({"test_masks": np.zeros((4, 9, 11), bool)}, "split 'test': the mask of example 0 is emp"),
+        ({"train_vessels": np.zeros((6, 9, 11), bool)}, "the array train_vessels would not be re"),
+    ],
+)
+def test_own_masks_that_do_not_fit_are_one_line(changed, words, tmp_path):
+    config = tiny("vessels", ("cross_entropy",))
+    config.update_from_flattened_dict(OWN)
+    config.data.options = type(config)({"path": str(own(tmp_path, **changed)), "validation": 2})
+    with pytest.raises(UserError, match=words) as error:
+        dense.study(config, tmp_path / "run", StopFlag())
+    assert "\n" not in str(error.value)
+
+
+def test_own_masks_come_in_by_a_command(launcher, tmp_path):
+    options = {"path": str(own(tmp_path)), "validation": 2}
+    tiny = {"base.steps": 2, "steps_per_dispatch": 2, "seeds": 1, "base.widths": "(2,)"}
+    settings = OWN | {"data.options": options} | tiny
+    command = ["--config=configs/dense.py:rough_labels", f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    ended = launcher.start("dense", command).wait()
+    assert ended.code == 0, ended.complaint
+    assert "Data: own, 4 training images; F1 on the test split, 4 examples" in ended.out
+    assert {float(row["score"]) > 0 for row in rows(tmp_path / "run")} == {True}
 
 
 @pytest.mark.parametrize(

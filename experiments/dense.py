@@ -109,8 +109,7 @@ class Dense(single_source.SingleSourceStudy):
         load_source = partial(sources.load, answers=answers.stored)
         self.sources = {n: answers.of_source(load_source(**v)) for n, v in versions.items()}
         self.source = self.sources["images"]
-        self.score = reporting.SCORES[self.question]
-        self.opens_test = config.report_on == "test"
+        self.score, self.opens_test = reporting.SCORES[self.question], config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
         self.scale = float(np.mean(counts)) or 1.0  # the guess that looks at no image
         others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
@@ -259,18 +258,17 @@ class Dense(single_source.SingleSourceStudy):
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""
-        config = self.config
-        settings = declared.describe_methods(config, get_config().base)
+        settings = declared.describe_methods(self.config, get_config().base)
         data = self.describe_data(f"{length(self.source.splits['train']):,} training images")
-        if config.data.shifted:
-            data += f"; shifted: {declared.describe(config.data.shifted, {})}"
+        if self.config.data.shifted:
+            data += f"; shifted: {declared.describe(self.config.data.shifted, {})}"
         if self.question == "locate":
-            data += f"; a place is right within {config.tolerance:g} pixels"
+            data += f"; a place is right within {self.config.tolerance:g} pixels"
         described = {"Question": self.question, "Data": data}
         described |= dense_sweeps.describe_damage(self.damage_scores)
-        facts = described | {"Settings come from": config.settings_from} | settings | facts
+        facts = described | {"Settings come from": self.config.settings_from} | settings | facts
         guesses = reporting.against_guess(self.predictions, self.tests, self.scale)
-        return reporting.report(self.results, self.question, config.baseline, facts, guesses)
+        return reporting.report(self.results, self.question, self.config.baseline, facts, guesses)
 
 
 def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> None:

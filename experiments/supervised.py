@@ -256,9 +256,8 @@ class Supervised(single_source.SingleSourceStudy):
         split = {"features": points, self.answers: np.zeros(len(points), answers.dtype)}
         shown, part = self.trials if len(self.trials) <= 12 else self.shown, self.apart(split)
         outputs: dict[tuple[str, str], list[np.ndarray]] = {point: [] for point in shown}
-        for network, values in chain(
-            *(self.predict(t, *part).items() for t in self.trained_groups)
-        ):
+        predicted = (self.predict(trained, *part).items() for trained in self.trained_groups)
+        for network, values in chain.from_iterable(predicted):
             if network[:2] in shown and np.isfinite(values).all():
                 outputs[network[:2]].append(self.mean + self.deviation * values)
         truth, classes = sources.TRUTHS.get(self.config.data.name), self.source.class_names

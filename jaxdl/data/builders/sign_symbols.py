@@ -234,6 +234,7 @@ def snowflake(c: Canvas) -> None:
 
 def warning(symbol: Callable[[Canvas], None]) -> Callable[[Canvas], None]:
     """The drawing of a symbol within a red triangle."""
+
     def draw(c: Canvas) -> None:
         triangle(c, up=True)
         symbol(c)

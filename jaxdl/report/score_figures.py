@@ -182,7 +182,7 @@ def sweep(
         axes.set(xlabel=setting_words(kind), ylabel=f"{score}, %")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        given = ", on its labels as given" * (kind == "wrong_labels")
+        given = ", on the labels as given" * (kind == "wrong_labels")
         axes.plot([], [], "k--", linewidth=0.9, label=f"in training{given}")
         if choose:
             axes.plot([], [], "k*", markersize=10, label="best on validation")

@@ -227,7 +227,6 @@ PAGES: dict[str, list[Claim]] = {
             "| `distillation` |", 2, gain(chosen("distilled"), supervised_score(method="student"))
         )
     ],
-    "supervised:imbalance": [Claim("| `imbalance` |", "F1", supervised_score(method="plain"))],
     "supervised:label_noise": [
         Claim("| `label_noise` |", "at random", supervised_score(method="random", value="0.5")),
         Claim(

@@ -87,7 +87,7 @@ def npz(
     else:
         names = tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
     empty = np.setdiff1d(np.arange(len(names)), labels)
-    if len(empty):
+    if len(empty) and not answers:  # as answers labels say what an image has, and all may have it
         raise ValueError(
             f"{path}: {len(names)} classes, by class_names or the highest label, but no training "
             f"image has label {empty[0]}"
@@ -250,12 +250,13 @@ def _numbers(
     values = arrays[name]
     if values.dtype == bool:
         values = values.astype(np.uint8)
-    whole = np.issubdtype(values.dtype, np.integer) and values.ndim
-    if fractional and (whole or np.issubdtype(values.dtype, np.floating)):
-        return values.astype(np.float32)
-    if not whole:
+    kinds = (np.integer, np.floating) if fractional else (np.integer,)
+    if not values.ndim or not any(np.issubdtype(values.dtype, kind) for kind in kinds):
         description = f"{values.dtype}{list(values.shape)}"
-        raise ValueError(f"{path}: {name} is {description}; expected integers, a row an image")
+        expected = "numbers" if fractional else "integers"
+        raise ValueError(f"{path}: {name} is {description}; expected {expected}, a row an image")
+    if fractional:
+        return values.astype(np.float32)
     if values.size and (values.min() < -(2**31) or values.max() >= 2**31):
         raise ValueError(f"{path}: {name} spans {values.min()} to {values.max()}; expected int32")
     return values if values.dtype == np.uint8 else values.astype(np.int32)

@@ -154,6 +154,8 @@ def test_answers_that_are_no_labels(write):
         np.testing.assert_array_equal(arrays["mask"], MASKS[f"{split}_masks"])
         np.testing.assert_array_equal(arrays["count"], np.arange(SIZES[split]))
     assert load("npz", answers=ANSWERS, path=write(own | ALL)).class_names == ("0", "1", "2")
+    ones = {f"{s}_labels": np.ones(n, int) for s, n in SIZES.items()}
+    assert load("npz", answers=ANSWERS, path=write(own | ones)).class_names == ("0", "1")
     # Splits that are missing are taken with their rows, and one name of one's own will do.
     few = {"image": IMAGES["train"], "Vessels": np.arange(30)}
     taken = npz(write(few), answers=("vessels",), validation=3, test=3)
@@ -164,6 +166,10 @@ def test_answers_that_are_no_labels(write):
 @pytest.mark.parametrize(
     "changed, says",
     [
+        (
+            {"train_count": np.array(3.0)},
+            "train_count is float64[]; expected numbers, a row an image",
+        ),
         (
             {"train_images": IMAGES["train"][1:]},
             "split 'train' has 29 images and 30 masks; expected a row an image",

@@ -134,7 +134,7 @@ def test_with_all_views_an_answer_turns_with_its_image(views):
     study = make_study(dense.Dense, config)
     study.build()
     (group,) = make_groups("networks", study.members, 1)
-    study.trained = [Trained(group, [study.members[0].start()])]
+    study.trained_groups = [Trained(group, [study.members[0].start()])]
     split = study.source.splits["validation"]
     turned = {
         "image": np.rot90(split["image"], 1, (1, 2)),

@@ -168,7 +168,7 @@ def test_answers_that_are_no_labels(write):
     [
         (
             {"train_count": np.array(3.0)},
-            "train_count is float64[]; expected numbers, a row an image",
+            r"train_count is float64\[\]; expected numbers, a row an image",
         ),
         (
             {"train_images": IMAGES["train"][1:]},

@@ -109,6 +109,8 @@ def test_residuals_vanish_on_the_solution(name):
             return residual, derive(points, orders)
 
         residual, parts = jax.jit(both)(points)
+        if name == "allen_cahn":
+            residual = residual / jnp.exp(-5 * points[:, :1])  # its weight
         scale = max(float(jnp.abs(part).max()) for part in parts)
         assert float(jnp.abs(residual).max()) < 1e-9 * scale, (term, scale)
 
@@ -131,6 +133,8 @@ def test_residuals_vanish_on_the_reference(name, places):
         return [sum(c * jet[n] for n, c in request.items())[:, None] for request in requests]
 
     residual = evaluate(problem.terms["equation"].residual, derive, grid[4], "tx")
+    if name == "allen_cahn":
+        residual = residual / np.exp(-5 * 0.4)  # its weight there
     assert np.abs(jet["t"]).max() > 1
     assert np.abs(residual).max() < 1e-6 * np.abs(jet["t"]).max()
 

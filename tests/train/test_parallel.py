@@ -286,6 +286,23 @@ def placement_by_process(processes):
 
 
 @pytest.mark.parametrize(
+    ("members", "size", "filled"),
+    [("abc", 0, "abcc"), ("abcd", 0, "abcd"), ("abc", 5, "abcccc"), ("a", 2, "aa")],
+)
+def test_members_are_filled_up_with_the_last(members, size, filled):
+    placement = make_placement(devices=jax.devices()[:2])
+    assert placement.fill(members, size) == [*filled]
+
+
+@pytest.mark.usefixtures("types_unchecked")
+def test_members_of_a_process_are_those_whose_devices_all_are(monkeypatch):
+    placement = placement_by_process([[0, 0], [0, 1], [1, 1]])
+    for process, local in enumerate(([0, 1], [4, 5])):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert placement.local_members(6) == local
+
+
+@pytest.mark.parametrize(
     ("processes", "parts"),
     [
         ([[0, 0], [0, 0]], [((0, 2), (0, 2))]),

@@ -254,7 +254,7 @@ def get_config(variant: str = "default") -> ConfigDict:
             )
             config.baseline = "net1"
         case "zip_code":
-            tfds(config, "usps", builder={"file": ""})
+            tfds(config, "usps", builder={"file": ""}, validation=0.01)
             config.base.model, config.base.subtract = "zip_code", "middle"
             config.base.steps, config.base.batch, config.base.rate = 40_000, 32, 3e-3
             config.steps_per_dispatch, config.dispatches_per_evaluation = 1000, 10

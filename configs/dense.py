@@ -162,9 +162,7 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.base.views = "turned"
             config.evaluation_batch, config.members_per_round = 1, 2
             config.steps_per_dispatch, config.dispatches_per_evaluation = 50, 20
-            config.settings_from = (
-                "runs of 1800 and 2500 steps, by photographs of the training part"
-            )
+            config.settings_from = "runs of 1800 and 2500 steps, by training photographs left out"
             add(config, {"unet": {}})
             config.baseline = "unet"
     return config

@@ -279,7 +279,7 @@ class Transferability(SingleSourceStudy):
 
 
 UNTRAINED = {"treatment": "untrained", "n": 0}
-"""The name of a network of random features, the same for all cuts."""
+"""Fields of the :class:`Network` of random features, the same for all cuts."""
 
 
 def most_members(config: ConfigDict) -> int:

@@ -227,7 +227,7 @@ class Visualize(Study):
             self.maps = {name: x[np.searchsorted(rows, self.chosen)] for name, x in maps.items()}
 
     def draw(self, trainer: Trainer) -> None:
-        """Draw filters, units, attributions, mistakes of one network; curves of all."""
+        """Filters, maps, units, attributions, mistakes of one network; curves, confusion of all."""
         folder, images = trainer.folder, drawing.to_rgb(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]

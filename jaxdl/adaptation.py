@@ -104,7 +104,8 @@ def domain_adversarial_loss(
 
     The domain classifier's cross-entropy, with both domains of equal weight whatever the sizes of
     their batches; log 2 = .693 at chance. Its inputs are features that have passed
-    :func:`reverse_gradient` (DANN), joined with the predictions by :func:`condition` (CDAN).
+    :func:`reverse_gradient` (DANN) or, for CDAN, also joined with the predictions by
+    :func:`condition`.
 
     Args:
       source, target: logits of "this is a source image".

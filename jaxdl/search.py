@@ -168,7 +168,7 @@ def drive(search: Search, train: Callable[[list[Stretch]], Sequence[float]]) -> 
 
 
 def rehearse(search: Search) -> History:
-    """The rounds of a search that do not depend on scores: their numbers of trials and steps."""
+    """The numbers of trials and steps of a search's rounds, which do not depend on scores."""
     return drive(search, lambda stretches: [0.0] * len(stretches))
 
 

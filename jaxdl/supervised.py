@@ -79,8 +79,7 @@ def make_loss(
       per_example: ``per_example(outputs, batch) -> (losses, metrics)``, all of shape [b].
       inputs: the array of a batch that the network sees.
       dtype: type of the network's computations, such as `jnp.bfloat16`; parameters, other
-        collections and
-        outputs keep their own (float32). Default: as the module says.
+        collections and outputs keep their own (float32). Default: as the module says.
     """
 
     def loss_fn(

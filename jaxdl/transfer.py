@@ -3,13 +3,13 @@
 Yosinski, Clune, Bengio & Lipson, "How transferable are features in deep neural networks?", NIPS
 2014. Two base networks are trained on tasks A and B. At every depth n the first n layers of a base
 are copied to a network for task B whose other layers are fresh, and are then either frozen or
-fine-tuned with the rest. The new network's loss against base B is due to copied layers that are
+fine-tuned with the rest. The drop in accuracy below base B is due to copied layers that are
 specific to A (AnB), or to the cut of a network in two (BnB).
 
-All functions are pure and independent of the training. ``Variables`` are Flax's: ``{"params":
-{layer: ...}, "batch_stats": {layer: ...}}``, in dicts or FrozenDicts; what comes back are dicts. A
-layer is a top-level entry of ``params``; its depth is the number at the end of its name (``conv1,
-conv2, fc3``, as in Caffe), or its place in ``order``.
+All functions are pure and independent of the training. ``Variables`` are Flax's:
+``{"params": {layer: ...}, "batch_stats": {layer: ...}}``, in dicts or FrozenDicts; results are
+dicts. A layer is a top-level entry of ``params``; its depth is the number at the end of its name
+(``conv1, conv2, fc3``, as in Caffe), or its place in ``order``.
 """
 
 import inspect

@@ -62,7 +62,7 @@ def npz(
     arrays = _plain_arrays(path)
     parts: Mapping[str, Mapping[str, np.ndarray]]
     if answers:
-        parts = _answered(path, arrays, channels, answers)
+        parts = _read_answers(path, arrays, channels, answers)
     else:
         without_labels = unlabelled and all(name.casefold().endswith("images") for name in arrays)
         parts = {
@@ -152,14 +152,14 @@ def _names(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, 
     return names
 
 
-def _answered(
+def _read_answers(
     path: str, arrays: Mapping[str, np.ndarray], channels: int, answers: Collection[str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Images and these answers by split; every array is read, or refused by its name."""
-    known = ("image", *answers)
-    words = {_plural(name).casefold(): name for name in known}
-    words |= {name.casefold(): name for name in known}
-    split_words: dict[str, dict[str, str]] = {name: {} for name in known}
+    names = ("image", *answers)
+    words = {_plural(name).casefold(): name for name in names}
+    words |= {name.casefold(): name for name in names}
+    split_words: dict[str, dict[str, str]] = {name: {} for name in names}
     for stored in sorted(arrays.keys() - {"class_names", "class_groups"}):
         split, _, word = stored.casefold().partition("_")
         if not split_of(split):
@@ -167,18 +167,18 @@ def _answered(
         if word not in words:
             raise ValueError(
                 f"{path}: the array {stored} would not be read: this study can use "
-                f"{', '.join(map(_plural, known))}, each of train, test or validation as in "
+                f"{', '.join(map(_plural, names))}, each of train, test or validation as in "
                 "train_images; rename it or leave it out"
             )
         split_words[words[word]][stored] = split
-    stored_names = {name: by_split(split_words[name], path) for name in known}
+    by_split_name = {name: by_split(split_words[name], path) for name in names}
     parts: dict[str, dict[str, np.ndarray]] = {}
     for split in ("train", "test", "validation"):
-        names = {name: places[split] for name, places in stored_names.items() if split in places}
-        if names or split == "train":
-            images = names.pop("image", f"{split}_images")
+        stored_names = {n: x[split] for n, x in by_split_name.items() if split in x}
+        if stored_names or split == "train":
+            images = stored_names.pop("image", f"{split}_images")
             parts[split] = {"image": _pixels(path, images, arrays, channels)}
-            for name, stored in names.items():
+            for name, stored in stored_names.items():
                 read = _labels if name == "label" else _numbers
                 parts[split][name] = read(path, stored, arrays, name in FLOATS)
     return parts

@@ -1,4 +1,4 @@
-"""The order of examples in batches, and the map from a step to a batch.
+"""The order of examples in batches, the map from a step to a batch, the normalization of images.
 
 The order of the data is a pure function of ``(key, step)``: epoch after epoch, each a permutation
 of all examples, cut into batches as one endless sequence. So a run that is stopped and resumed,

@@ -3,15 +3,19 @@
 :func:`make_features` fits a map to the training examples, on the host and with scikit-learn, and
 returns it as a pure JAX function, for the compiled program. Its maps are
 
-- ``raw``: the columns as they are stored; - ``standardized``: mean 0 and deviation 1 of each
-column. All maps below end with the same, so that one learning rate may serve them all; -
-``kernel``: ``(x1², √2 x1 x2, x2²)`` of two columns (:func:`kernel`), in which every conic around
-the origin is a plane; ``polar``: their radius and angle (:func:`polar`); - ``pca``: principal
-components, those of greatest variance; ``ica``: independent components, those least like a
-Gaussian; - ``filter``: the columns with the greatest F statistic, each looked at alone;
-``wrapper``: those left by recursive elimination of the column with the smallest coefficient in a
-linear model; ``embedded``: those to which a linear model gives the greatest coefficients under an
-L1 penalty (Guyon & Elisseeff, JMLR 2003, for the three names).
+- ``raw``: the columns as they are stored;
+- ``standardized``: mean 0 and deviation 1 of each column. All maps below end with the same, so that
+  one learning rate may serve them all;
+- ``kernel``: ``(x1², √2 x1 x2, x2²)`` of two columns (:func:`kernel`), in which every conic around
+  the origin is a plane;
+- ``polar``: radius and angle of two columns (:func:`polar`);
+- ``pca``: principal components, those of greatest variance;
+- ``ica``: independent components, those least like a Gaussian;
+- ``filter``: the columns with the greatest F statistic, each looked at alone;
+- ``wrapper``: those left by recursive elimination of the column with the smallest coefficient in a
+  linear model;
+- ``embedded``: those to which a linear model gives the greatest coefficients under an L1 penalty
+  (Guyon & Elisseeff, JMLR 2003, for the names of the three selections).
 
 The last five start from standardized columns, without which variances and coefficients would be
 matters of units. ``wrapper`` fits a model for each column that it takes out.

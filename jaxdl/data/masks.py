@@ -64,7 +64,7 @@ def check_rows(name: str, split: Split, prefix: str) -> None:
             f"[{', '.join(map(str, expected))}]"
         )
     if name == "label" and (unknown := sorted({*np.asarray(split[name]).tolist()} - {0, 1})):
-        raise ValueError(f"{prefix}: label {unknown[0]}: expected 0, it is not there, and 1, it is")
+        raise ValueError(f"{prefix}: label {unknown[0]}: expected 0 (absent) or 1 (present)")
 
 
 def depth_map(labels: Integer[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
@@ -159,8 +159,8 @@ class Answers:
         required = {"image", *self.arrays} - {"mask", "depth"}
         required |= {self.mask, self.field} - {""} if "mask" in self.arrays else set()
         required |= {"instances"} if "depth" in self.arrays else set()
-        if missing := sorted(required - {*split}):
-            raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {missing[0]}")
+        if absent := sorted(required - {*split}):
+            raise ValueError(f"{prefix} has {', '.join(split)}: this study needs {absent[0]}")
         for name in sorted(required - {"image", self.mask}):
             check_rows(name, split, prefix)
         arrays = {name: split[name] for name in ("image", *self.arrays) if name in split}

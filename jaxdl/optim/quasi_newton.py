@@ -37,7 +37,8 @@ class SelfScaledState(NamedTuple):
     last_direction: Float[Array, " n"]
     """H g of the last update, of which a line search may have taken a multiple."""
     fresh: Bool[Array, ""]
-    """Whether ``last_grad`` is of another objective, so that its change is not used."""
+    """Whether there is no usable earlier gradient: at the start, after a change of the objective,
+    after a discarded direction."""
     pairs: Int[Array, ""]
     """Number of pairs of s and y in ``inverse_hessian``; with none it is a multiple of I."""
 

@@ -148,8 +148,8 @@ def findings(
                     f"{entry}, seed {r.seed}: the network is finite, but a residual or the "
                     "solution is not at all held-out points: held-out loss "
                     f"{r.heldout_loss:.1e}, relative L2 {r.rel_l2:.1e}, in no median if not "
-                    "finite. Look for a root, a logarithm "
-                    "or a quotient in the equation that does not bear the network there."
+                    "finite. Look for a root, a logarithm or a quotient in the equation that does "
+                    "not bear the network there."
                 )
             elif false_loss(r):
                 sentences.append(

@@ -269,7 +269,7 @@ def diagnose(x: Decomposition, best: Decomposition) -> str:
     return "under-fits" if x.train > best.train else "over-fits"
 
 
-class Diagnosis(NamedTuple):
+class FitDiagnosis(NamedTuple):
     """The networks of a point, and what is wrong with them."""
 
     parts: Decomposition
@@ -280,7 +280,7 @@ class Diagnosis(NamedTuple):
 
 def diagnoses(
     predictions: Predictions, split: str, samples: Collection[Point]
-) -> dict[Point, Diagnosis]:
+) -> dict[Point, FitDiagnosis]:
     """By point, of numbers; the best point is chosen by validation.
 
     Args:
@@ -300,10 +300,10 @@ def diagnoses(
         point: over_seeds({seed: loss(parts[split]) for seed, parts in seeds.items()})
         for point, seeds in networks.items()
     }
-    return {p: Diagnosis(x, losses[p], diagnose(x, best or x)) for p, x in points.items()}
+    return {p: FitDiagnosis(x, losses[p], diagnose(x, best or x)) for p, x in points.items()}
 
 
-def bias_variance(points: Mapping[Point, Diagnosis]) -> str:
+def bias_variance(points: Mapping[Point, FitDiagnosis]) -> str:
     """:func:`diagnoses` in a table."""
     rows = []
     for point, (x, error, word) in points.items():

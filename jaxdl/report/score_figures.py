@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdl.report.comparisons import judged, over_seeds, shows
 from jaxdl.report.figures import own_style, panels, plain, save
-from jaxdl.report.predictions import Diagnosis
+from jaxdl.report.predictions import FitDiagnosis
 from jaxdl.report.supervised import (
     Point,
     Result,
@@ -59,7 +59,7 @@ def titles(
     results: Sequence[Result],
     settings: Mapping[str, str],
     score: str,
-    diagnosed: Mapping[Point, Diagnosis],
+    diagnosed: Mapping[Point, FitDiagnosis],
 ) -> dict[Point, str]:
     """What panels of networks are called: the method, or of one method its value; and its
     diagnosis, or the score, of numbers the root mean square error.
@@ -247,7 +247,7 @@ def draw_sweep(
 
 @own_style()
 def decomposition(
-    points: Mapping[Point, Diagnosis], settings: Mapping[str, str], path: Path
+    points: Mapping[Point, FitDiagnosis], settings: Mapping[str, str], path: Path
 ) -> None:
     """Squared errors against the setting that is swept over: in training, of the split that is
     reported on, with its standard error, and the two parts of that; above, what fits.

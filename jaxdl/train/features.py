@@ -74,8 +74,8 @@ class FeatureFeeds:
         """Images a second of computing, by n."""
 
     def feed(self, n: int, name: str, splits: Mapping[str, Split]) -> Feed:
-        """The feed of some splits, the same for the same n and name; for n = 0 that of the images
-        themselves, each of which it has once."""
+        """The feed of some splits, the same for the same n and name; n = 0: the images, stored
+        once."""
 
         def compute() -> dict[Any, Split]:
             features = make_features(self._apply(n), self._placement, self._batch)

@@ -52,8 +52,8 @@ class MeshPlacement:
     def axis_name(self) -> str | None:
         """The axis over which a step itself must average, for ``make_step`` and normalization.
 
-        None where it sees whole batches: under jit, whose compiler adds the communication, and
-        under pmap where the members, and not their batches, are divided.
+        None where it sees whole batches: under jit and fsdp, whose compiler adds the communication,
+        and under pmap where the members, and not their batches, are divided.
         """
         averages = self.mode == "shard_map" or (self.mode == "pmap" and self.data_devices > 1)
         return "data" if averages else None

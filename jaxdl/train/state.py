@@ -42,9 +42,9 @@ def step_key(
 ) -> PRNGKeyArray:
     """The random key of one purpose at one step, made of a member's key.
 
-    Under ``axis_name``, the device's index on that axis is folded in if there are several. Each of
-    them sees its part of the batch alone, so random numbers for an example depend on how many share
-    the batch. Without an axis the compiler divides the whole batch, and they do not.
+    Under ``axis_name``, the device's index on that axis is folded in if there are several devices.
+    Each device sees only its part of the batch, so random numbers for an example depend on how many
+    devices share the batch. Without an axis the compiler divides the whole batch, and they do not.
     """
     key = jax.random.fold_in(jax.random.fold_in(key, purpose), step)
     if axis_name is None or lax.axis_size(axis_name) == 1:
@@ -274,8 +274,8 @@ def advance(
 ) -> tuple[TrainState, Metrics]:
     """The next state; networks that are no longer finite keep their parameters and collections.
 
-    ``fault`` is added to the metrics, see :func:`make_step`. A network never becomes finite again,
-    since the optimizer's state may not be.
+    ``fault`` is added to the metrics, see :func:`make_step`. ``alive`` never becomes True again,
+    since the optimizer's state may not be finite.
     """
     variables = {"params": params, **collections}
     new, structure = jax.tree.flatten(variables)

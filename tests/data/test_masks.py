@@ -73,7 +73,7 @@ def test_damages():
         ("instances", MASK[0], r"instances is \[8, 9\]: images of 8 x 9 need \[2, 8, 9\]"),
         ("points", np.zeros((2, 2), np.float32), r"points is \[2, 2\]: .* need \[2, most, 2\]"),
         ("count", np.zeros((2, 1), np.float32), r"count is \[2, 1\]: images .* need \[2\]"),
-        ("label", np.array([0, 2]), "label 2: expected 0, it is not there, and 1, it is"),
+        ("label", np.array([0, 2]), r"label 2: expected 0 \(absent\) or 1 \(present\)"),
     ],
 )
 def test_other_answers_fit_their_images(name, rows, problem):

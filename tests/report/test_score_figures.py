@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics
 
 from jaxdl.report import other_models, prediction_figures, predictions, score_figures
-from jaxdl.report.predictions import Decomposition, Diagnosis
+from jaxdl.report.predictions import Decomposition, FitDiagnosis
 from jaxdl.report.supervised import Result, pool, standings
 from jaxdl.report.tables import Estimate
 from tests.report.test_predictions import Network, classes
@@ -133,7 +133,7 @@ def test_a_sweep_marks_what_validation_chooses_and_looks_closer(choose, drawn, t
 
 def test_errors_are_drawn_against_width_with_their_diagnoses(drawn, tmp_path):
     points = {
-        ("mlp", f"{n} {n}"): Diagnosis(Decomposition(*parts), Estimate(parts[1], 0.01, 5), word)
+        ("mlp", f"{n} {n}"): FitDiagnosis(Decomposition(*parts), Estimate(parts[1], 0.01, 5), word)
         for n, parts, word in (
             (8, (0.1, 0.2, 0.15, 0.05), "fits"),
             (1, (0.5, 0.6, 0.5, 0.1), "under-fits"),
@@ -182,7 +182,7 @@ def test_operating_points_are_on_their_curves_and_f1_is_scikit_learns(drawn, tmp
 
 def test_panels_are_named_by_value_and_score():
     swept = rows({"mlp": (0.5, 0.7)}, "8 8") + rows({"mlp": (0.5, 0.7)}, "4 2")
-    diagnosed = {("mlp", "8 8"): Diagnosis(Decomposition(0, 1, 0, 1), Estimate(1, 0, 2), "fits")}
+    diagnosed = {("mlp", "8 8"): FitDiagnosis(Decomposition(0, 1, 0, 1), Estimate(1, 0, 2), "fits")}
     names = score_figures.titles(swept, {"mlp": "hidden"}, "R²", diagnosed)
     assert names == {
         ("mlp", "8 8"): "width 8: fits",

@@ -188,8 +188,8 @@ def _red_cells(
 
 def _white_cells(rng: np.random.Generator) -> list[tuple[Float[np.ndarray, "2"], float]]:
     """Centres and radii."""
-    lobes = rng.choice([0, 1, 2], p=[0.5, 0.42, 0.08])
-    return [(rng.uniform(0, 1, 2), rng.uniform(0.13, 0.18)) for _ in range(lobes)]
+    count = rng.choice([0, 1, 2], p=[0.5, 0.42, 0.08])
+    return [(rng.uniform(0, 1, 2), rng.uniform(0.13, 0.18)) for _ in range(count)]
 
 
 def _paint_whites(

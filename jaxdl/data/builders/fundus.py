@@ -26,7 +26,7 @@ from jaxdl.data.builders.vessels import grow_vessels
 
 RECIPE = 3  # raise by one when the code below draws other images; the cache is keyed by it
 CLASS_NAMES = ("hidden", "visible")
-"""Class names of the macula."""
+"""Class names of images without and with a visible macula."""
 MACULA_RADIUS = 0.7  # DD; the mask
 DISC = (0.48, 0.53)  # DD; the disc's half axes
 _CANVAS = 320  # pixels, at least, of the side that vessels are drawn on

@@ -267,7 +267,8 @@ def load(name: str, path: Path, **options) -> tuple[Staged, Variables]:
       options: attributes of the module, such as ``dtype=jnp.bfloat16``.
 
     Raises:
-      ValueError: if there is no such network or file, or naming the tensors by which it differs.
+      ValueError: if there is no such network or file; or if tensors of the file do not fit the
+        network: the message names them.
       DamagedFile: if the file cannot be read as one of weights.
       OSError: if it cannot be read.
     """

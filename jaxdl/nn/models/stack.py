@@ -70,12 +70,12 @@ def count_links(model: Stack, shape: tuple[int, ...]) -> list[int]:
     for i in range(model.depth):
         name = f"layers_{i}"
 
-        def layer(module, x, i=i, name=name):
-            return model.apply({"params": {name: module}}, x, start=i, stop=i + 1)
+        def layer(params, x, i=i, name=name):
+            return model.apply({"params": {name: params}}, x, start=i, stop=i + 1)
 
-        def count(module, x, layer=layer):
-            derivatives = jax.tree.leaves(jax.jacrev(layer)(module, x))
-            return sum(map(jnp.count_nonzero, derivatives)), layer(module, x)
+        def count(params, x, layer=layer):
+            derivatives = jax.tree.leaves(jax.jacrev(layer)(params, x))
+            return sum(map(jnp.count_nonzero, derivatives)), layer(params, x)
 
         number, x = jax.jit(count)(params[name], x)
         links.append(int(number))

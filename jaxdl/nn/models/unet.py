@@ -163,10 +163,10 @@ def with_encoder(variables: Variables, pretrained: Variables) -> Variables:
       ValueError: if it lacks a stage.
     """
 
-    def stages(kind: str, options: dict[str, Any]) -> dict[str, Any]:
-        if missing := [name for name in options if name not in pretrained.get(kind, {})]:
+    def stages(kind: str, tree: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in tree if name not in pretrained.get(kind, {})]:
             raise ValueError(f"the pretrained network has no {kind} of stage {missing[0]}")
-        return {name: pretrained[kind][name] for name in options}
+        return {name: pretrained[kind][name] for name in tree}
 
     return {
         kind: {**tree, "encoder": stages(kind, tree["encoder"])} if "encoder" in tree else tree

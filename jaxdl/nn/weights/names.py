@@ -95,8 +95,7 @@ def to_flax(
 
     Args:
       arrays: arrays by the source's names, all of which may begin with ``module.``, as those of
-        networks
-        that were trained in PyTorch's DataParallel do.
+        networks that were trained in PyTorch's DataParallel do.
       names: the family's map.
       like: the network's variables, or their shapes and types (`jax.eval_shape` of its ``init``).
       unused: prefixes of the names of tensors that are left out.

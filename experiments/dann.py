@@ -69,7 +69,7 @@ METHOD = {
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     pair: str
     method: str
@@ -101,19 +101,19 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
 
 
 def terms_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a method adds to the loss of the labels."""
+    """The terms that a method adds to the loss of the labels."""
     return tuple(term for term in TERMS if settings[term])
 
 
 def trains_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The domains that a step has images of: both, or that of the labels alone."""
+    """The domains whose images a step uses: both, or only that of the labels."""
     adapts = not set(adaptation.UNLABELLED).isdisjoint(terms_of(settings))
     return DOMAINS if adapts else (settings["labels"],)
 
 
 def make_prepare(settings: Mapping[str, Any]) -> Prepare:
-    """From stored images to a step's batch. The colours of labelled images change whatever their
-    domain: a fairer bound."""
+    """The function from stored images to a step's batch. It changes the colours of labelled images
+    of either domain, which is a fairer upper bound."""
     colours, view = settings["colours"], preparation.recolour(settings["changes"])
     if settings["warps"]:
         view = augment.compose(view, preparation.warp(settings["warps"]))
@@ -142,7 +142,7 @@ class Adaptation(classification.DataStudy):
         }
         source, target = self.sources.values()
         adaptation.check_domains(source, target)
-        learners = [name for name, own in self.methods.items() if own["labels"] == "target"]
+        learners = [n for n, settings in self.methods.items() if settings["labels"] == "target"]
         if learners and not target.labelled:
             raise ValueError(
                 f"config.methods.{learners[0]} learns the target's labels, and {target.name} has "
@@ -167,16 +167,16 @@ class Adaptation(classification.DataStudy):
         self.members = self.make_members(names, alike, self.make, partial(Network, self.pair))
 
     def make(self, method: str) -> tuple[Program, classification.Starter]:
-        """The program of a method, and how its networks start."""
+        """The program of a method, and the initialization of its networks."""
         settings, terms = self.methods[method], terms_of(self.methods[method])
-        conditional, place = "conditional" in terms, f"config.model={self.config.model}"
+        conditional, path = "conditional" in terms, f"config.model={self.config.model}"
         model = ADVERSARIAL_MODELS[self.config.model](
             len(self.sources["source"].class_names),
             start=STARTS[settings["start"]],
             **{name: settings[name] for name in ("padding", "dropout")},
         )
         join = {"join": adaptation.joined} if conditional else {}
-        init, _ = self.initializer(model, self.image_shape(settings["size"]), place, **join)
+        init, _ = self.initializer(model, self.image_shape(settings["size"]), path, **join)
         rule = recipe.update_rule(settings)
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
@@ -193,10 +193,10 @@ class Adaptation(classification.DataStudy):
         return program, classification.starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
-        """What makes a member of a population: its examples, its numbers, its random key.
+        """The examples, numbers and random key of a member of a population.
 
-        Networks of one seed begin alike, where they have the same layers, and see the same source
-        images in the same order, whatever their method.
+        Networks of one seed, of any method, have the same initial values in layers of the same
+        shape, and see the same source images in the same order.
         """
         settings, domains = self.methods[method], trains_on(self.methods[method])
         longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
@@ -211,22 +211,22 @@ class Adaptation(classification.DataStudy):
         }
 
     def held_out(self, domain: str) -> tuple[np.ndarray, np.ndarray]:
-        """Validation images to examine networks with: their numbers in the feed, and their labels.
+        """Validation images for :mod:`jaxdl.validation`: their numbers in the feed, their labels.
 
-        In a random order, since many data sets list their images by class; in the same one for
-        domains of the same size, so that a digit and its blended twin are in the same half of them.
+        Their order is random, since many data sets list images by class, and the same for domains
+        of one size, so that a digit and its blended version are in the same half.
         """
         labels = self.sources[domain].splits["validation"]["label"]
         chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
         return self.ids[domain, "validation"][chosen], labels[chosen]
 
     def evaluated(self, hypers: Hyper, source: str) -> Hyper:
-        """Images are centred, and with batch normalization normalized, as those of their domain."""
+        """Settings under which images are centred and normalized as those of their domain."""
         return {**hypers, "domain": jnp.full_like(hypers["domain"], DOMAINS.index(source))}
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """Accuracies on the test images, and what held-out images say of a network without labels
-        of the target; NaN for a network that diverged."""
+        """Accuracies on the test images, and criteria on held-out images that need no labels of
+        the target; NaN for a network that diverged."""
         accuracies = self.accuracies(trainer, tests).items()
         results = [Result(*n, *(values[d] for d in DOMAINS)) for n, values in accuracies]
         adapted.write_results(trainer.folder / "results.csv", results)
@@ -257,19 +257,19 @@ class Adaptation(classification.DataStudy):
         folder, names = trainer.folder, [*self.sources["source"].class_names, ""]
         stored, batch = self.first_examples(24)  # of a member with most terms
         labels = np.reshape(stored["label"], (24, -1)).T
-        shown = [(d, batch[d]["image"], own) for d, own in zip(batch, labels, strict=True)]
+        shown = [(d, batch[d]["image"], x) for d, x in zip(batch, labels, strict=True)]
         if "changed" in batch.get("target", {}):
             shown.append(("changed", batch["target"]["changed"], labels[1]))
-        titles = [f"{title} {names[label]}".strip() for title, _, own in shown for label in own]
+        titles = [f"{title} {names[label]}".strip() for title, _, row in shown for label in row]
         figures.samples(np.concatenate([x for _, x, _ in shown]), titles, folder / "samples.png")
         panels = curve_panels(trainer, Network, CURVES, lambda n: name_of(n.method), order)
         figures.curves(panels, folder / "curves.png")
         embeddings.draw_domains(self.logits, self.labels, folder / "logits.png")
 
     def facts(self) -> dict[str, str]:
-        """What a reader of the report must know of data, networks and settings."""
+        """Data, networks and settings, for the report."""
         methods = {name_of(n): self.methods[n] for n in sorted(self.methods, key=place_of)}
-        lengths = sorted({(own["steps"], own["batch"]) for own in methods.values()})
+        lengths = sorted({(x["steps"], x["batch"]) for x in methods.values()})
         counts = sorted({trees.count(trained.states[0].params) for trained in self.trained_groups})
         usual = get_config("mnist_to_mnist_m").base.to_dict()  # whose base is the paper's
         return {

@@ -45,7 +45,7 @@ RECIPE = (
     *("flip", "strength", "steps", "batch", "optimizer", "schedule", "rate", "weight_decay"),
     *("warmup", "average"),
 )
-"""Settings as other studies have them."""
+"""Settings that other studies have, too."""
 KINDS: declared.Kinds = {
     "source": OneOf(("images", "shifted")),
     "answer": OneOf(tuple(REPRESENTATIONS)),
@@ -62,11 +62,11 @@ KINDS: declared.Kinds = {
     **{name: recipe.KINDS[name] for name in RECIPE},
 }
 AMOUNTS: declared.Kinds = {"polygons": Between(3), "missing": Between(0, 1, above=True)}
-"""How much of a damage there can be, where that is not any number above 0."""
+"""Amounts of damages that cannot be any number above 0."""
 SHIFTED = {"score": "shifted", "error": "shifted_error"}
-"""Fields of a row, and those of the same on shifted images."""
+"""Fields of a row, and fields of the same scores on shifted images."""
 DATA = ("source", "images", "damage", "amount", "sweep", "values")
-"""Those that a program does not depend on."""
+"""Settings on which a program does not depend."""
 SETTINGS = declared.Settings(
     {**classification.COMMON, "tolerance": Between(0, above=True)},
     ("options", "methods", "shifted"),
@@ -75,7 +75,7 @@ SETTINGS = declared.Settings(
 
 
 class Network(NamedTuple):
-    """What names a row of ``results.csv``."""
+    """The name of a network: the first columns of ``results.csv``."""
 
     method: str
     value: str  # of the setting that the method is swept over; empty without one
@@ -131,20 +131,20 @@ class Dense(single_source.SingleSourceStudy):
         )
 
     def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
-        """The program of a method, and how its networks start."""
-        settings, place = self.trials[trial].settings, self.trials[trial].path
-        images, path = self.source.splits["train"]["image"], user_path(settings["weights"])
+        """The program of a method, and the initialization of its networks."""
+        settings, path = self.trials[trial].settings, self.trials[trial].path
+        images, weights = self.source.splits["train"]["image"], settings["weights"]
         shared = {"normalization": settings["normalization"], "axis_name": self.placement.axis_name}
         answer, pretrained = REPRESENTATIONS[settings["answer"]], None
         encoder = Encoder(tuple(settings["widths"]), **shared)
-        if settings["weights"]:
-            encoder, pretrained = load(settings["encoder"], path)
+        if weights:
+            encoder, pretrained = load(settings["encoder"], user_path(weights))
         elif settings["encoder"]:
             encoder = PRETRAINED[settings["encoder"]].build()
         encoder = recipe.over_devices(encoder, self.placement.axis_name)
         model = UNet(encoder, answer.head(width=settings["widths"][0], **shared))
         shape = (*[settings["patch"] or side for side in images.shape[1:3]], images.shape[-1])
-        drawn, _ = self.initializer(model, shape, place("widths"))
+        drawn, _ = self.initializer(model, shape, path("widths"))
         init = (lambda key: with_encoder(drawn(key), pretrained)) if pretrained else drawn
         per_example, rule = answer.per_example(self.options(settings)), recipe.update_rule(settings)
         rule(recipe.numbers(settings))  # for its errors
@@ -163,7 +163,7 @@ class Dense(single_source.SingleSourceStudy):
     def begin(
         self, method: str, fresh: classification.Starter, seed: int, hyper: Callable[[], Hyper]
     ) -> TrainState:
-        """The state before the first step: fresh, or with what a method has been trained to."""
+        """The state before the first step: fresh, or with the parameters of a trained method."""
         state = fresh(seed, hyper)
         if not method:
             return state
@@ -172,30 +172,30 @@ class Dense(single_source.SingleSourceStudy):
         return replace(state, params=before.params, collections=before.collections)
 
     def options(self, settings: Mapping[str, Any]) -> dense.Options:
-        """What the loss of a method depends on."""
+        """The options of a method's loss and answers."""
         return dense.Options(*map(settings.get, ("losses", "foreground", "deviation")), self.scale)
 
     def make_prepare(self, settings: Mapping[str, Any]) -> Callable:
-        """From stored images and answers to what a network sees and learns from."""
+        """The function from stored images and answers to a step's batch."""
         images = self.source.splits["train"]["image"]
         side = settings["patch"] or images.shape[1]
         change = preparation.augmentations(settings["changes"], settings["strength"], side)
         moments = None
-        if settings["weights"]:  # as the images that these were trained on
+        if settings["weights"]:  # normalized as the images of the pretrained network
             moments = PRETRAINED[settings["encoder"]].preprocessing.moments
         moves = {name: settings[name] for name in ("patch", "flip")}
         return preparation.picture_batches(images, **moves, change=change, moments=moments)
 
     def draw_images(self, trial: tuple[str, str], seed: int) -> np.ndarray:
-        """The training images of a network; those of a smaller number are among a larger one's."""
-        settings, place = self.trials[trial].settings, self.trials[trial].path
+        """The ids of a network's training images; fewer images are a part of more images."""
+        settings, path = self.trials[trial].settings, self.trials[trial].path
         ids = np.random.default_rng(seed).permutation(self.ids[settings["source"], "train"])
         if (count := settings["images"]) > len(ids):
-            raise ValueError(f"{place('images')}={count}: there are {len(ids)} training images")
+            raise ValueError(f"{path('images')}={count}: there are {len(ids)} training images")
         return ids[: count or len(ids)]
 
     def hyper(self, trial: tuple[str, str], seed: int) -> Hyper:
-        """The numbers of a member, its images, and which of the masks it is given."""
+        """The numbers, images and random key of a member, and the version of its masks."""
         settings = self.trials[trial].settings
         mask = np.int32(self.damages.index((settings["damage"], settings["amount"])))
         streams = example_streams([self.draw_images(trial, seed)], self.longest)
@@ -206,7 +206,7 @@ class Dense(single_source.SingleSourceStudy):
         return True
 
     def measure(self, trainer: Trainer, tests: Mapping[str, Split]) -> None:
-        """What all networks answer, and how good that is."""
+        """The answers of all networks, and their scores."""
         faults = {*trainer.curves.faults(Network)}
         self.tests = {name: s.splits["validation"] for name, s in self.sources.items()} | tests
         splits = {"validation": self.source.splits["validation"], **self.tests}
@@ -227,7 +227,7 @@ class Dense(single_source.SingleSourceStudy):
         reporting.write_results(trainer.folder / "results.csv", self.results)
 
     def read(self, network: Network, outputs: Mapping, splits: Mapping[str, Split]) -> dict:
-        """A network's answers for splits; its threshold is that which suits validation best."""
+        """A network's answers for splits, with the threshold that is best on validation."""
         settings = self.trials[network[:2]].settings
         representation, options = REPRESENTATIONS[settings["answer"]], self.options(settings)
         answers = {
@@ -237,7 +237,7 @@ class Dense(single_source.SingleSourceStudy):
         if self.question == "count":
             return answers
         limit = dense.decide(self.question, answers["validation"], splits["validation"])
-        return {name: own._replace(limit=limit) for name, own in answers.items()}
+        return {name: x._replace(limit=limit) for name, x in answers.items()}
 
     def draw(self, trainer: Trainer) -> None:
         """Curves, images, scores by value, and answers of the first seed over their images."""
@@ -249,10 +249,10 @@ class Dense(single_source.SingleSourceStudy):
         figures.samples(np.asarray(batch["image"]), titles, folder / "samples.png")
         settings = {point: trial.settings for point, trial in self.trials.items()}
         self.damage_scores = dense_sweeps.damage_scores(self.damages, self.source.splits["train"])
-        pictures = dense_sweeps.pictures([source.name for source in self.sources.values()])
+        words = dense_sweeps.image_words([source.name for source in self.sources.values()])
         swept = self.results, self.question, settings, folder / "sweep.png"
-        dense_sweeps.sweep(*swept, pictures, self.damage_scores)
-        answers = dense_sweeps.at_last_values(settings, self.predictions, pictures[0])
+        dense_sweeps.sweep(*swept, words, self.damage_scores)
+        answers = dense_sweeps.last_answers(settings, self.predictions, words[0])
         shown = self.question, self.tests["images"], answers
         dense_figures.overlays(*shown, folder / "answers.png", tolerance=self.config.tolerance)
 
@@ -275,8 +275,8 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
     """Raise ValueError for settings that would not be read, or are not those of the start."""
     settings, damage = trial.settings, trial.settings["damage"]
     if damage:
-        kind, place = AMOUNTS.get(damage, Between(0, above=True)), trial.path("amount")
-        kind.check(f"{place} of {damage}", settings["amount"], config)
+        kind, path = AMOUNTS.get(damage, Between(0, above=True)), trial.path("amount")
+        kind.check(f"{path} of {damage}", settings["amount"], config)
     if start := settings["start"]:
         shared = ("answer", "encoder", "weights", "widths", "normalization", "average")
         if others := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:

@@ -52,7 +52,7 @@ SETTINGS = kinds.Settings(
 
 
 class Network(NamedTuple):
-    """Names a path, a row of ``results.csv``."""
+    """The name of a path: the first columns of ``results.csv``."""
 
     surface: str
     optimizer: str

@@ -88,7 +88,7 @@ class Supervised(single_source.SingleSourceStudy):
     def lay_out(self, feed: str, workers: int) -> None:
         """The data on the devices, and what networks draw their examples from."""
         super().lay_out(feed, workers)
-        self.lessons: dict[Network, np.ndarray] = {}  # logits of teachers, by number
+        self.teacher_logits: dict[Network, np.ndarray] = {}
         ids = (self.ids["images", split] for split in ("train", "validation"))
         labels = None if self.regression else self.stored_answers
         self.data = recipe.Examples(*ids, labels, self.width, self.draw_size)
@@ -166,10 +166,10 @@ class Supervised(single_source.SingleSourceStudy):
     def teach(self, method: str, seed: int) -> np.ndarray:
         """The logits of a trained network for all examples, by number."""
         network, ids = Network(method, "", seed), np.arange(len(self.stored_answers))
-        if network not in self.lessons:
+        if network not in self.teacher_logits:
             (trained,) = (t for t in self.trained_groups if network in t.group.networks)
-            self.lessons |= self.predict(trained, self.feed, lambda _: ids.astype(np.int32))
-        return self.lessons[network]
+            self.teacher_logits |= self.predict(trained, self.feed, lambda _: ids.astype(np.int32))
+        return self.teacher_logits[network]
 
     def examples(self, member: Member, source: str, tests: Mapping[str, Split]) -> np.ndarray:
         """The ids of the validation examples."""
@@ -224,18 +224,18 @@ class Supervised(single_source.SingleSourceStudy):
         super().draw(trainer)
         pooled = reporting.pool(self.results, self.draw_size)
         baseline = config.baseline, reporting.best_values(self.results)[config.baseline]
-        self.references: dict[str, float] = {}
+        self.fit_scores: dict[str, float] = {}
         if self.inputs == "features":
             validation = self.source.splits["validation"]
             tables = self.source.splits["train"], self.tests.get("images", validation)
             self.tables = [(np.asarray(x["features"]), np.asarray(x[self.answers])) for x in tables]
-            self.references = other_models.references(*self.tables)
+            self.fit_scores = other_models.model_scores(*self.tables)
         if choose or not self.sweeps:
-            others = other_models.standings(self.references)
+            rows = other_models.model_standings(self.fit_scores)
             if config.bag:
-                others |= predictions.rank_ensembles(self.networks, split, config.bag, baseline)
+                rows |= predictions.rank_ensembles(self.networks, split, config.bag, baseline)
             ranks = reporting.standings(pooled, config.baseline, choose=True)
-            score_figures.scores(ranks, others, baseline, self.score, folder / "scores.png")
+            score_figures.scores(ranks, rows, baseline, self.score, folder / "scores.png")
         score_figures.sweep(pooled, self.sweeps, self.score, folder / "sweep.png", choose=choose)
         samples = {p for p, x in self.trials.items() if x.settings["examples"] == "bootstrap"}
         self.diagnoses = predictions.diagnoses(self.predictions, split, samples)
@@ -245,9 +245,9 @@ class Supervised(single_source.SingleSourceStudy):
         if self.rare:
             prediction_figures.operating_curves(self.networks, split, folder / "operating.png")
         elif self.width > 2:
-            own = {n: parts for n, parts in self.networks.items() if n[:2] == baseline}
+            networks = {n: parts for n, parts in self.networks.items() if n[:2] == baseline}
             names = self.source.class_names, reporting.label(baseline)
-            prediction_figures.confusion(own, split, *names, folder / "confusion.png")
+            prediction_figures.confusion(networks, split, *names, folder / "confusion.png")
 
     def draw_plane(self, path: Path) -> None:
         """Draw predictions for a grid of one or two features."""
@@ -289,9 +289,9 @@ class Supervised(single_source.SingleSourceStudy):
         yield "Bias and variance", predictions.bias_variance(self.diagnoses)
         if folds:
             yield "Cross-validation", predictions.cross_validation(networks, split, folds)
-        if self.references:
+        if self.fit_scores:
             linear = {n: p for n, p in networks.items() if settings[n[:2]]["model"] == "linear"}
-            yield "Other models", other_models.describe(linear, split, self.tables, self.references)
+            yield "Other models", other_models.describe(linear, split, self.tables, self.fit_scores)
 
 
 study = partial(conduct, Supervised)

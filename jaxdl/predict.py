@@ -40,14 +40,15 @@ class Classifier(NamedTuple):
 
 
 VIEWS = ("", "mirrored", "turned")
-"""Of an image: itself alone; and its mirror image; and both turned by quarters, eight in all."""
+"""Views whose outputs are averaged: the image; also mirrored; also both turned by 0, 90, 180 and
+270 degrees."""
 
 
 def make_logits(
     apply: Callable[[Variables, AnyArray], Float[Array, "b ..."]], views: str
 ) -> Callable[[Variables, AnyArray], Float[Array, "b ..."]]:
-    """``logits(variables, x)`` of a network: the mean of those of several :data:`VIEWS` of images
-    [b, h, w, c]. Maps of logits, [b, h, w, k], are brought back to the image before."""
+    """``logits(variables, x)`` of a network: the mean over :data:`VIEWS` of images [b, h, w, c].
+    Maps of logits, [b, h, w, k], are first mirrored and turned back."""
     if not views:
         return apply
     turns = range(4 if views == "turned" else 1)

@@ -1,4 +1,4 @@
-"""The figure of a study of dense answers: these, laid over their images."""
+"""Figure of dense predictions, drawn over their images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,14 +31,13 @@ def overlays(
     *,
     tolerance: float,
 ) -> None:
-    """A row an example, a column for the truth and for each method; where that hides the image, one
-    for the image, too.
+    """Rows are examples; columns are the image, where answers hide it, the truth and each method.
 
-    Of two labels there are as many examples of one as of the other.
+    There are equal numbers of examples with labels 0 and 1, where there are labels.
 
     Args:
       answers: by the headings of their columns.
-      tolerance: pixels by which a place may be wrong.
+      tolerance: greatest error of a correct position, pixels.
     """
     from matplotlib.figure import Figure
 
@@ -49,7 +48,7 @@ def overlays(
         examples = np.concatenate([np.flatnonzero(labels == x)[:3] for x in (1, 0)])
     columns: dict[str, Draw] = {"image": lambda axes, i: ""} if question == "segment" else {}
     columns |= {"truth": drawing(question, split, tolerance)}
-    columns |= {name: drawing(question, split, tolerance, own) for name, own in answers.items()}
+    columns |= {name: drawing(question, split, tolerance, x) for name, x in answers.items()}
     height, width = images.shape[1:3]
     side = float(np.clip(width / 150, 1.75, 3.5))  # inches of a panel; thin vessels need more
     size = (side * len(columns), (side * height / width + 0.22) * len(examples) + 0.5)
@@ -71,7 +70,7 @@ def overlays(
 def legend(
     question: str, split: Mapping[str, Any], answers: Sequence[Any], tolerance: float
 ) -> list[Any]:
-    """Entries for what is drawn over the images."""
+    """Entries of the legend, by what is drawn."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -79,13 +78,13 @@ def legend(
         return [Patch(facecolor=c, edgecolor="gray", label=x) for x, c in PIXEL_COLOURS.items()]
     if question == "count":
         things = "instances"
-        true, drawn = "instances" in split, any(len(own.labels) for own in answers)
+        true, drawn = "instances" in split, any(len(answer.labels) for answer in answers)
         entries = []
     else:
         things = "mask"
-        true, drawn = "mask" in split, any(own.masks is not None for own in answers)
+        true, drawn = "mask" in split, any(x.masks is not None for x in answers)
         styles = {"where it is": ring(), f"answer, right within {tolerance:g} pixels": cross()}
-        entries = [Line2D([], [], linestyle="", label=x, **own) for x, own in styles.items()]
+        entries = [Line2D([], [], linestyle="", label=x, **style) for x, style in styles.items()]
     if true:
         entries.append(Line2D([], [], color=TRUE, linewidth=0.9, label=f"true {things}"))
     if drawn:
@@ -94,17 +93,17 @@ def legend(
 
 
 def ring() -> dict[str, Any]:
-    """How a true place is drawn."""
+    """Style of a true position."""
     return {"marker": "o", "color": TRUE, "markerfacecolor": "none", "markersize": 9}
 
 
 def cross() -> dict[str, Any]:
-    """How a network's place is drawn."""
+    """Style of a network's position."""
     return {"marker": "x", "color": ANSWER, "markersize": 8, "markeredgewidth": 2}
 
 
 def drawing(question: str, split: Mapping[str, Any], tolerance: float, answers: Any = None) -> Draw:
-    """How an answer is drawn, or, without one, the truth."""
+    """The function that draws an answer or, without one, the truth."""
     if question == "count":
         return draw_counts(split["count"], split.get("instances"), answers)
     if question == "segment":

@@ -1,4 +1,4 @@
-"""What statistics makes of the same table: scikit-learn's models, and least squares."""
+"""Scores of other models of the same table: scikit-learn's, and least squares."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from jaxdl.report.supervised import Point, Standing, label
 from jaxdl.report.tables import Estimate, bullets
 
 
-def references(
+def model_scores(
     train: tuple[Float[np.ndarray, "n d"], Num[np.ndarray, " n"]],
     evaluated: tuple[Float[np.ndarray, "m d"], Num[np.ndarray, " m"]],
 ) -> dict[str, float]:
-    """The scores of scikit-learn's own models, fitted to standardized columns of a table."""
+    """Scores of scikit-learn's models, by class name, fitted to standardized columns of a table."""
     from sklearn import ensemble, linear_model, neighbors, pipeline, preprocessing, svm
 
     if np.issubdtype(train[1].dtype, np.integer):
@@ -44,8 +44,8 @@ def least_squares(
     train: tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]],
     features: Float[np.ndarray, "m d"],
 ) -> dict[Point, float]:
-    """How far each method's predictions are from those of least squares with all columns: the
-    greatest distance of any network and example, over the deviation of the targets."""
+    """The greatest distance, by method, of a prediction from that of least squares with all
+    columns, over networks and examples, divided by the deviation of the targets."""
     (x, y), x_new = train, features.astype(np.float64)
     columns = np.c_[np.ones(len(x)), x.astype(np.float64)]
     weights = np.linalg.lstsq(columns, y.astype(np.float64), rcond=None)[0]
@@ -58,11 +58,10 @@ def least_squares(
     }
 
 
-def standings(references: Mapping[str, float]) -> dict[str, Standing]:
-    """:func:`references` for a figure: a fit has no error."""
+def model_standings(scores: Mapping[str, float]) -> dict[str, Standing]:
+    """Rows of a figure for :func:`model_scores`, which have no standard error."""
     return {
-        f"scikit-learn: {m}": Standing(Estimate(x, math.nan, 1), None)
-        for m, x in references.items()
+        f"scikit-learn: {m}": Standing(Estimate(x, math.nan, 1), None) for m, x in scores.items()
     }
 
 
@@ -70,12 +69,15 @@ def describe(
     predictions: Predictions,
     split: str,
     tables: Sequence[tuple[Float[np.ndarray, "_ d"], Num[np.ndarray, " _"]]],
-    references: Mapping[str, float],
+    scores: Mapping[str, float],
 ) -> str:
-    """:func:`references` and :func:`least_squares` in words, of the tables that models are fitted
-    to and evaluated on."""
+    """:func:`model_scores` and :func:`least_squares` in words.
+
+    Args:
+      tables: the features and answers that models are fitted to, and those they are evaluated on.
+    """
     (x, y), (x_new, _) = tables
-    lines = [f"scikit-learn's {m}: {percent(score)}" for m, score in references.items()]
+    lines = [f"scikit-learn's {m}: {percent(score)}" for m, score in scores.items()]
     if not np.issubdtype(y.dtype, np.integer):
         distances = least_squares(predictions, split, (x, y), x_new)
         words = "of least squares, in deviations of the target"

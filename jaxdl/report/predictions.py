@@ -120,11 +120,11 @@ def operating_point(parts: Mapping[str, Prediction], split: str) -> dict[str, fl
 
 
 def two_classes(predictions: Predictions, split: str, baselines: Mapping[Point, Point]) -> str:
-    """Operating points of every method in a table, and F1 beside that of another one in words.
+    """Operating points of every method in a table, and differences of F1 to the reference in words.
 
     Args:
-      baselines: reference of each point, see :func:`jaxdl.report.supervised.references`; what
-        is not there is a baseline, and compared at its threshold only, with itself.
+      baselines: reference of each point, see :func:`jaxdl.report.supervised.references`; a point
+        without one is a baseline, whose F1 at the threshold is compared with its own F1.
     """
     points = {
         point: {seed: operating_point(parts, split) for seed, parts in seeds.items()}
@@ -168,21 +168,22 @@ class Bags(NamedTuple):
     """Scores of bags of networks, by the number of the bag."""
 
     member: dict[int, float]
-    """The mean of the scores of a bag's networks."""
+    """Mean score of a bag's networks."""
     mean: dict[int, float]
-    """Of their mean probability; of numbers, their mean."""
+    """Score of their mean probabilities or, for regression, of their mean output."""
     vote: dict[int, float]
-    """Of the class that most networks see; empty for numbers."""
+    """Score of the class that most networks predict; empty for regression."""
 
 
 def score_bags(predictions: Predictions, split: str, bag: int) -> dict[Point, Bags]:
-    """Bags of so many networks of a method, by seeds; without those that lost a network."""
+    """Scores of bags of ``bag`` networks of a method with consecutive seeds; a bag in which a
+    network diverged is left out."""
     scores = {}
     for point, seeds in by_point(predictions).items():
         bags: dict[int, list[Prediction]] = {}
         for seed, by_split in seeds.items():
             bags.setdefault(seed // bag, []).append(by_split[split])
-        bags = {i: parts for i, parts in bags.items() if len(parts) == bag}  # not with one lost
+        bags = {i: parts for i, parts in bags.items() if len(parts) == bag}
         member, mean, vote = dict[int, float](), dict[int, float](), dict[int, float]()
         for i, parts in bags.items():
             outputs, answers = np.stack([part.outputs for part in parts]), parts[0].answers
@@ -270,7 +271,7 @@ def diagnose(x: Decomposition, best: Decomposition) -> str:
 
 
 class FitDiagnosis(NamedTuple):
-    """The networks of a point, and what is wrong with them."""
+    """The errors of the networks of a point, and under- or over-fitting as their diagnosis."""
 
     parts: Decomposition
     error: Estimate

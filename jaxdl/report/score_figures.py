@@ -1,4 +1,4 @@
-"""Figures of the scores of a supervised study: methods beside each other, and against a setting."""
+"""Figures of the scores of a supervised study: by method, and against the value of a setting."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,11 +38,11 @@ WORDS = {
     "stop": "share of the steps, then stopped",
     "share": "training examples",
 }
-"""What settings are called on an axis; others as they are."""
+"""Words for settings on an axis; other settings have their names."""
 SPREAD = 0.1
-"""Candidates whose mean scores span more are drawn once more, near the best."""
+"""Range of candidates' mean scores above which a second panel shows those near the best."""
 CLOSE = 4
-"""How far below the best that begins, in points."""
+"""Distance of that panel's lower end from the best mean score, in points."""
 
 
 def words(name: str) -> str:
@@ -61,18 +61,18 @@ def titles(
     score: str,
     diagnosed: Mapping[Point, FitDiagnosis],
 ) -> dict[Point, str]:
-    """What panels of networks are called: the method, or of one method its value; and its
-    diagnosis, or the score, of numbers the root mean square error.
+    """Titles of the panels of networks: the method, or only the value where there is one method;
+    then the diagnosis or, without one, the score (root mean square error for regression).
 
     Args:
-      settings: that methods are swept over, by method.
+      settings: the setting of each method's sweep.
       score: the score's name.
     """
-    names, several = {}, len({row.method for row in results}) > 1
+    names, methods = {}, {row.method for row in results}
     values, losses = by_point(results), by_point(results, "loss")
     for point, seeds in values.items():
         method, value = point
-        name = words(method) if several or not value else ""
+        name = words(method) if len(methods) > 1 or not value else ""
         if value:
             same = len(set(value.split())) == 1  # as of layers of one width
             name += f" {setting_words(settings[method])} {value.split()[0] if same else value}"
@@ -91,23 +91,23 @@ def titles(
 @own_style()
 def scores(
     methods: Mapping[Point, Standing],
-    others: Mapping[str, Standing],
+    extra_rows: Mapping[str, Standing],
     baseline: Point,
     score: str,
     path: Path,
 ) -> None:
-    """Methods, the best above: mean ± standard error of the score, and the 95 % interval of the
+    """Methods, the best on top: mean ± standard error of the score, and the 95 % interval of the
     paired difference to the baseline, dark where it excludes zero.
 
     Args:
-      others: further rows, as those of ensembles or of other models.
-      baseline: what the others are compared with.
+      extra_rows: further rows, such as ensembles or other models.
+      baseline: the method and value of which the differences are taken.
       score: the score's name.
     """
     from matplotlib.figure import Figure
 
     name, named = label(baseline), {label(point): x for point, x in methods.items()}
-    rows = {row: x for row, x in ranked({**named, **others}).items() if x.score.used}
+    rows = {row: x for row, x in ranked({**named, **extra_rows}).items() if x.score.used}
     if len(rows) < 2:
         return
     compared = any(gain for _, gain in rows.values())
@@ -149,14 +149,15 @@ def sweep(
     *,
     choose: bool,
 ) -> None:
-    """Scores against the value of the setting that methods are swept over: mean ± standard error
-    over seeds, in training dashed; a cross where networks diverged. A panel a setting, and where
-    the scores of several methods' candidates span much, one more for those near the best.
+    """Scores against the value of a setting: mean ± standard error over seeds; dashed for training
+    examples; a cross where networks diverged. There is a panel for each setting, and a second one
+    for the scores near the best, where candidates of several methods differ by more than
+    :data:`SPREAD`.
 
     Args:
-      settings: by method.
+      settings: the setting of each method's sweep.
       score: the score's name.
-      choose: whether values are candidates; a star is then at the one that is best on validation.
+      choose: whether values are candidates; a star then marks the best one on validation.
     """
     if not settings:
         return
@@ -165,8 +166,8 @@ def sweep(
         scores = by_point(row for row in results if settings.get(row.method) == kind)
         means = [over_seeds(seeds).mean for seeds in scores.values() if seeds]
         drawn.append((kind, None))
-        several = sum(setting == kind for setting in settings.values()) > 1
-        if choose and several and means and max(means) - min(means) > SPREAD:
+        count = sum(setting == kind for setting in settings.values())
+        if choose and count > 1 and means and max(means) - min(means) > SPREAD:
             drawn.append((kind, math.floor(100 * max(means)) - CLOSE))
     shared = len(settings) > 4 and len(set(settings.values())) == 1
     figure, all_axes, _ = panels(len(drawn), 4.4, 3.6, beside=2 * shared)
@@ -182,8 +183,8 @@ def sweep(
         axes.set(xlabel=setting_words(kind), ylabel=f"{score}, %")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        given = ", on the labels as given" * (kind == "wrong_labels")
-        axes.plot([], [], "k--", linewidth=0.9, label=f"in training{given}")
+        suffix = ", on the labels as given" * (kind == "wrong_labels")
+        axes.plot([], [], "k--", linewidth=0.9, label=f"in training{suffix}")
         if choose:
             axes.plot([], [], "k*", markersize=10, label="best on validation")
         if any(math.isnan(row.score) for row in results if row.method in methods):
@@ -204,24 +205,25 @@ def draw_sweep(
     choose: bool,
     train: bool,
 ) -> None:
-    """The lines of methods, of these colours, each a little aside so that none hides another."""
+    """Draw the lines of methods, in their colours and with offsets, so that none hides another."""
     scores, on_train, best = by_point(results), by_point(results, "train"), best_values(results)
     texts = list(dict.fromkeys(v for m in colours for v in values_of(results, m)))
-    at = {value: number(value) for value in texts}
-    positive = [x for x in at.values() if x > 0]
+    positions = {value: number(value) for value in texts}
+    positive = [x for x in positions.values() if x > 0]
     logarithmic = len(positive) > 2 and max(positive) / min(positive) >= 30
-    if any(map(math.isnan, at.values())):
-        at, logarithmic = {value: float(i) for i, value in enumerate(texts)}, False
+    if any(map(math.isnan, positions.values())):
+        positions, logarithmic = {value: float(i) for i, value in enumerate(texts)}, False
         axes.set_xticks(range(len(texts)), list(map(plain, texts)), rotation=30)
-    elif logarithmic and len(positive) == len(at):
+    elif logarithmic and len(positive) == len(positions):
         axes.set_xscale("log")
     elif logarithmic:
         axes.set_xscale("symlog", linthresh=min(positive))
     count = max((len(seeds) for seeds in scores.values()), default=0)
     for i, (method, colour) in enumerate(colours.items()):
-        aside = i - (len(colours) - 1) / 2
-        span = max(at.values()) - min(at.values())
-        x = {v: a * 1.05**aside if logarithmic else a + 0.006 * aside * span for v, a in at.items()}
+        rank = i - (len(colours) - 1) / 2
+        span = max(positions.values()) - min(positions.values())
+        factor, shift = (1.05**rank, 0) if logarithmic else (1, 0.006 * rank * span)
+        x = {value: position * factor + shift for value, position in positions.items()}
         values = values_of(results, method)
         for source, line in ((scores, "-"), (on_train, "--"))[: 1 + train]:
             estimates = {v: over_seeds(source[method, v]) for v in values}
@@ -241,35 +243,37 @@ def draw_sweep(
         if choose and chosen.used:
             star: dict[str, Any] = {"markersize": 13, "markeredgecolor": "k", "zorder": 5}
             axes.plot(x[best[method]], 100 * chosen.mean, "*", color=colour, **star)
-        lost = [x[v] for v in values if len(scores[method, v]) < count]
-        axes.plot(lost, [0.02] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform())
+        faults = [x[v] for v in values if len(scores[method, v]) < count]
+        bottom = [0.02] * len(faults)
+        axes.plot(faults, bottom, "x", color=colour, transform=axes.get_xaxis_transform())
 
 
 @own_style()
 def decomposition(
     points: Mapping[Point, FitDiagnosis], settings: Mapping[str, str], path: Path
 ) -> None:
-    """Squared errors against the setting that is swept over: in training, of the split that is
-    reported on, with its standard error, and the two parts of that; above, what fits.
+    """Squared errors against the value of a setting: of training examples; of the reported split,
+    with standard errors; bias and variance, its two parts. Colours and words are diagnoses.
 
     Args:
-      points: of one method, those with a number for a value are drawn.
-      settings: that methods are swept over, by method.
+      points: diagnoses of one method; those whose value is a number are drawn.
+      settings: the setting of each method's sweep.
     """
     from matplotlib.figure import Figure
 
-    at = {number(point[1]): x for point, x in points.items() if not math.isnan(number(point[1]))}
-    at = dict(sorted(at.items()))
-    if len(at) < 2 or len({method for method, _ in points}) > 1:
+    numbers = {point: number(point[1]) for point in points}
+    by_value = {x: points[point] for point, x in numbers.items() if not math.isnan(x)}
+    by_value = dict(sorted(by_value.items()))
+    if len(by_value) < 2 or len({method for method, _ in points}) > 1:
         return
     (setting,) = {settings[method] for method, _ in points}
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes, values = figure.subplots(), list(at)
+    axes, values = figure.subplots(), list(by_value)
     x = np.log(values) if values[0] > 0 else np.array(values)
-    errors = [diagnosis.error for diagnosis in at.values()]
+    errors = [diagnosis.error for diagnosis in by_value.values()]
     bars = [e.mean for e in errors], [e.se for e in errors]
     axes.errorbar(x, *bars, fmt="ko-", linewidth=2, capsize=3, label="error on new examples")
-    parts = np.array([diagnosis.parts for diagnosis in at.values()])
+    parts = np.array([diagnosis.parts for diagnosis in by_value.values()])
     for column, name, colour in (
         (0, "error in training", "0.6"),
         (2, "bias² + noise", "C0"),
@@ -280,7 +284,7 @@ def decomposition(
     margin = 0.03 * np.ptp(x)
     edges = [x[0] - margin, *(x[1:] + x[:-1]) / 2, x[-1] + margin]
     groups: list[tuple[str, float, float]] = []  # neighbours of one diagnosis
-    for diagnosis, low, high in zip(at.values(), edges[:-1], edges[1:], strict=True):
+    for diagnosis, low, high in zip(by_value.values(), edges[:-1], edges[1:], strict=True):
         if groups and groups[-1][0] == diagnosis.word:
             groups[-1] = diagnosis.word, groups[-1][1], high
         else:

@@ -173,9 +173,9 @@ def test_axes_say_what_images_they_are_of(drawn, tmp_path):
     titles = [(axes.get_xlabel(), axes.get_ylabel()) for axes in drawn[0].axes]
     number = "training photographs"
     assert titles == [(number, "F1, %"), (number, "F1 on drawn images, %")]
-    assert dense_sweeps.pictures(["drive", "fundus"]) == NOUNS
-    assert dense_sweeps.pictures(["cells", "cells"]) == ("images", "shifted images")
-    assert dense_sweeps.pictures(["own"]) == ("images", "shifted images")
+    assert dense_sweeps.image_words(["drive", "fundus"]) == NOUNS
+    assert dense_sweeps.image_words(["cells", "cells"]) == ("images", "shifted images")
+    assert dense_sweeps.image_words(["own"]) == ("images", "shifted images")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_what_is_shown_of_a_sweep_is_its_last_value():
     networks = {
         (*p, seed): {"images": (*p, seed)} for p in swept if p[0] != "lost" for seed in (0, 1)
     }
-    assert dense_sweeps.at_last_values(swept, networks, "images") == {
+    assert dense_sweeps.last_answers(swept, networks, "images") == {
         "clean": ("clean", "", 0),
         "polygons\ncorners: 3": ("polygons", "3", 0),
     }

@@ -49,7 +49,7 @@ def bars(axes):
 
 def test_drawn_scores_and_intervals_are_scipys(drawn, tmp_path):
     ranks = standings(rows(SCORES), "plain", choose=True)
-    others = other_models.standings({"SVC": 0.6})
+    others = other_models.model_standings({"SVC": 0.6})
     score_figures.scores(ranks, others, ("plain", ""), "accuracy", tmp_path / "scores.png")
     left, right = drawn[0].axes
     names = [label.get_text() for label in left.get_yticklabels()]

@@ -1,5 +1,5 @@
-"""What a network's solution of a problem is judged by: points that are never trained on, and the
-exact solution."""
+"""Errors of a network's solution: residuals at held-out points, and the distance to the exact
+solution."""
 
 import functools
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ class Heldout(NamedTuple):
     points: Float[np.ndarray, "n d"]
     """A grid of the whole domain."""
     solution: Float[np.ndarray, "n f"]
-    """The exact solution, or the reference, on it."""
+    """The exact solution, or the reference, on that grid."""
     singular: Mapping[str, Float[AnyArray, "_ d"]] = {}
     """Points that were left out of the sample, by term."""
 
 
 def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
-    """A grid for each term whose points follow a rule, data where they are, and the solution on a
-    grid of the domain.
+    """Held-out points: a grid of ``count`` points for each term with a rule, the given points of
+    the other terms, and the solution on a grid of the domain.
 
     Raises:
-      ValueError: if there is no solution, or one of another shape, not finite somewhere, or 0
-        everywhere.
+      ValueError: if there is no solution, or if it has another shape, is not finite somewhere, or
+        is 0 everywhere.
     """
     problem = ansatz.problem
     if problem.solution is None:
@@ -76,16 +76,23 @@ def judge(
     heldout: Heldout,
     block: int | None = None,
 ) -> dict[str, PyTree]:
-    """``train_loss`` on the points of a sample and ``heldout_loss``, with all weights 1, the latter
-    also by term; ``rel_l2``, the error relative to the solution; physical parameters by name.
-    ``block`` is that of :func:`jaxdl.pinn.objective.loss`."""
+    """Losses and errors of a network.
+
+    Args:
+      block: as for :func:`jaxdl.pinn.objective.loss`.
+
+    Returns:
+      ``train_loss`` on the sample and ``heldout_loss``, both with all weights 1;
+      ``heldout_{term}`` for each term; ``rel_l2``, the norm of the error over that of the solution;
+      ``parameters``, the physical ones by name.
+    """
     weights = jax.tree.map(jnp.ones_like, sample.weights)
     train, _ = objective.loss(ansatz, params, sample._replace(weights=weights), block)
-    beside, means = objective.loss(ansatz, params, heldout.sample, block)
+    heldout_loss, means = objective.loss(ansatz, params, heldout.sample, block)
     error = ansatz(params, heldout.points) - heldout.solution
     return {
         "train_loss": train,
-        "heldout_loss": beside,
+        "heldout_loss": heldout_loss,
         "rel_l2": jnp.linalg.norm(error) / jnp.linalg.norm(heldout.solution),
         **{f"heldout_{term}": mean for term, mean in means.items()},
         "parameters": dict(ansatz.problem.parameters(params["physics"])),
@@ -99,10 +106,10 @@ def check_start(
     heldout: Heldout,
     values: Mapping[str, Any],
 ) -> None:
-    """Raise ValueError where what is judged of an untrained network is not finite, naming a point.
+    """Raise ValueError, naming a point, if a loss or error of an untrained network is not finite.
 
     Args:
-      values: of :func:`judge`, for these parameters.
+      values: the result of :func:`judge` for these parameters.
     """
     if not np.isfinite(values["train_loss"]):
         for term, points in sample.points.items():
@@ -125,26 +132,26 @@ def check_start(
 def not_finite(
     problem: Problem, points: Float[AnyArray, "n d"], values: Float[AnyArray, "n m"]
 ) -> str:
-    """Where values are not finite: the first such point, in words that follow a subject."""
+    """The first point at which values are not finite, as the predicate of a sentence."""
     i = int(np.argmin(np.isfinite(values).all(axis=-1)))
     return f"is not finite at point {i} of {len(points)} ({describe_point(problem, points[i])})"
 
 
 def describe_point(problem: Problem, point: Float[AnyArray, " d"]) -> str:
-    """A point in words."""
+    """A point's coordinates in words."""
     return ", ".join(f"{c}={x:g}" for c, x in zip(problem.domain, point, strict=True))
 
 
 PROBES = 8
-"""Random networks that tell a singular equation from a network at which it cannot be evaluated."""
+"""Number of random networks; a residual that is finite for none of them is singular at a point."""
 
 
 def leave_out_singular(ansatz: Ansatz, heldout: Heldout) -> Heldout:
-    """The held-out sample without the points where a residual is finite for no network, such as
-    ``u_r / r`` at r = 0; they become ``singular``.
+    """The held-out sample without singular points, which become ``singular``: those at which a
+    residual is not finite for any of :data:`PROBES` networks, such as ``u_r / r`` at r = 0.
 
     Raises:
-      ValueError: if nothing is left of a term.
+      ValueError: if all points of a term are singular.
     """
 
     @functools.partial(jax.jit, static_argnums=1)
@@ -167,7 +174,7 @@ def leave_out_singular(ansatz: Ansatz, heldout: Heldout) -> Heldout:
 
 
 def describe_singular(problem: Problem, heldout: Heldout) -> str:
-    """How many points of which term were left out as singular, and the first of them."""
+    """The number of singular points of each term and the first of them, in words."""
     return "; ".join(
         f"{len(points):,} of the {len(points) + len(heldout.sample.points[term]):,} held-out "
         f"points of {term}, where its residual is finite for no network, as at "

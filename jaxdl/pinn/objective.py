@@ -1,4 +1,4 @@
-"""The loss of a network on a problem, and how its points and weights follow the residuals."""
+"""The loss of a network on a problem, and the adaptation of points and weights to the residuals."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -21,11 +21,12 @@ class Sample(NamedTuple):
 
     points: Mapping[str, Float[AnyArray, "_ d"]]
     weights: Mapping[str, Float[AnyArray, " _"]]
-    """Of the squared residual at each point. The weight of a term is that of all its points."""
+    """Weight of the squared residual at each point: at first that of the term."""
 
 
 def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
-    """Points of every term by a rule, weights as given; faces of one free coordinate evenly.
+    """Points of every term by a rule, with the terms' weights. Points of a face with one free
+    coordinate are evenly spaced under any rule.
 
     Raises:
       ValueError: see :func:`jaxdl.pinn.sampling.draw` and ``check_points``; for a weight that is
@@ -53,8 +54,8 @@ def draw_sample(problem: Problem, rule: str, seed: int) -> Sample:
 
 
 BLOCKS = {"cpu": 256}
-"""Points at a time, by platform; elsewhere all at once. On a CPU what is between the layers then
-stays in its cache, and a gradient of 8,192 points takes 40 % less time than all at once."""
+"""Number of points that are evaluated at a time, by platform; all points on other platforms. On a
+CPU the activations then stay in its cache, and a gradient of 8,192 points takes 40 % less time."""
 
 
 def loss(
@@ -66,8 +67,8 @@ def loss(
     parameters, in reverse mode; the mean squares and the sample count as constants.
 
     Args:
-      block: evaluates so many points at a time, such as :data:`BLOCKS` has for the platform; None
-        all at once, as given points always are: their residual may have data of its own for each.
+      block: number of points that are evaluated at a time, such as :data:`BLOCKS`; None for all.
+        Given points are always evaluated together: their residual may have data for each point.
     """
     total, means = jnp.zeros(()), {}
     for name, points in sample.points.items():
@@ -99,7 +100,7 @@ def _mean_squares(ansatz, name, size, params, points, weights):
 
 
 def _mean_squares_forward(ansatz, name, size, params, points, weights):
-    # The gradient of a block is taken right behind its value: nothing is kept of the block.
+    # The gradient of a block is computed with its value, so that no activations are stored.
     sums = functools.partial(_sums_of_squares, ansatz, name)
     gradient = functools.partial(jax.value_and_grad(sums, has_aux=True), params)
     (weighted, mean), slopes = _over_blocks(gradient, size, points, weights)
@@ -136,34 +137,33 @@ def _over_blocks(fn: Callable, size: int | None, points: AnyArray, weights: AnyA
 
 
 class Refresh(NamedTuple):
-    """How points and weights change every so many steps.
-
-    Attributes:
-      candidates: among so many random points those are drawn that replace a term's; 0 keeps them.
-      power, floor: of :func:`jaxdl.pinn.sampling.refine`.
-      weighting: one of ``jaxdl.pinn.weighting.WEIGHTINGS``.
-      tolerance: of causal weights.
-      decay, attention: of attention weights; the latter is their rate.
-    """
+    """Settings of :func:`refresh`, by which points and weights change at intervals."""
 
     candidates: int = 0
+    """Number of random points from which new points of each term are drawn; 0 keeps the points."""
     power: float = 1.0
+    """See :func:`jaxdl.pinn.sampling.refine`."""
     floor: float = 1.0
+    """See :func:`jaxdl.pinn.sampling.refine`."""
     weighting: str = "fixed"
+    """One of ``jaxdl.pinn.weighting.WEIGHTINGS``."""
     tolerance: float = 1.0
+    """Tolerance of causal weights."""
     decay: float = 0.999
+    """Decay of attention weights."""
     attention: float = 0.01
+    """Rate of attention weights."""
 
     @property
     def changes(self) -> bool:
-        """Whether anything changes."""
+        """Whether points or weights change."""
         return bool(self.candidates) or self.weighting != "fixed"
 
     def check(self, problem: Problem, name: Callable[[str], str] = str) -> None:
-        """Raise ValueError for what does not go together, or not with a problem.
+        """Raise ValueError for settings that exclude each other or do not suit a problem.
 
         Args:
-          name: how a field is called in messages.
+          name: the name of a field in messages.
         """
         if self.weighting not in weighting.WEIGHTINGS:
             choices = ", ".join(weighting.WEIGHTINGS)
@@ -187,7 +187,7 @@ class Refresh(NamedTuple):
 def refresh(
     ansatz: Ansatz, settings: Refresh, params: Params, sample: Sample, key: PRNGKeyArray
 ) -> Sample:
-    """New points and weights, by what the residuals are now.
+    """New points and weights, computed from the present residuals.
 
     Raises:
       ValueError: see :meth:`Refresh.check`.

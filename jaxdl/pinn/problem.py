@@ -1,4 +1,4 @@
-"""A problem in a few lines, and what a network makes of it.
+"""A differential equation with its conditions, and a network as its solution.
 
 ::
 
@@ -46,68 +46,61 @@ from jaxdl.types import AnyArray, Params
 
 
 class Term(NamedTuple):
-    """A residual that is to vanish at some points.
-
-    Attributes:
-      residual: of the fields and of ``at``; see :mod:`jaxdl.pinn.residual`.
-      points: a rule for them, or the points themselves, where data are given.
-      weight: of its mean square in the loss, one number from 0.
-    """
+    """A residual whose zero is sought at some points."""
 
     residual: Residual
+    """A function of the fields and of ``at``; see :mod:`jaxdl.pinn.residual`."""
     points: Points | Float[np.ndarray, "n d"]
+    """A rule for drawing points, or the points themselves, as of data."""
     weight: float = 1.0
+    """Weight of the mean square in the loss, one number from 0."""
 
 
 class Problem(NamedTuple):
-    """A differential equation with its conditions, and its solution to be judged by.
-
-    Attributes:
-      domain: each coordinate's interval.
-      terms: the equation and the conditions, by name.
-      solution: exact or a reference, at points [n, d]: [n, fields]; for judgement only.
-      fields: the names of the unknown functions.
-      physics: parameters of the equation that are trained, with the values to start from; a
-        residual finds them in ``at``.
-      parameters: of those, what is reported: ``{"k": exp(log k)}``, say; by default themselves.
-      truth: what these really are.
-      features: of the points, what the network reads; periodic ones make a periodic solution.
-        By default the coordinates, scaled to [-1, 1].
-      constraint: of the points, an offset and a factor [n, fields], so that ``offset + factor *
-        network`` meets a condition wherever the factor vanishes.
-    """
+    """A differential equation with its conditions, and its solution for judging networks."""
 
     domain: Domain
+    """The interval of each coordinate."""
     terms: Mapping[str, Term]
+    """The equation and the conditions, by name."""
     solution: Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n f"]] | None = None
+    """The exact solution or a reference, [n, fields] at points [n, d]; for judgement only."""
     fields: tuple[str, ...] = ("u",)
+    """Names of the unknown functions."""
     physics: Mapping[str, float] = {}
+    """Initial values of trained parameters of the equation; residuals read them from ``at``."""
     parameters: Callable[[Mapping[str, Array]], Mapping[str, Array]] = dict
+    """The reported parameters, computed from ``physics``, such as ``{"k": exp(log k)}``."""
     truth: Mapping[str, float] = {}
+    """The true values of the reported parameters."""
     features: Function | None = None
+    """Network inputs, computed from points; periodic ones make a periodic solution. None: the
+    coordinates, scaled to [-1, 1]."""
     constraint: Callable[..., tuple[Any, Any]] | None = None
+    """Offset and factor, [n, fields], computed from points: ``offset + factor * network`` meets a
+    condition wherever the factor vanishes."""
 
     @property
     def coordinates(self) -> str:
-        """Their names, in the order of a point's columns."""
+        """Names of the coordinates, in the order of a point's columns."""
         return "".join(self.domain)
 
     @property
     def interior(self) -> dict[str, Points]:
-        """The terms whose points a rule draws in the whole domain, with that rule."""
+        """Rules of the terms whose points are drawn in the whole domain, by term."""
         rules = {name: term.points for name, term in self.terms.items()}
         return {n: r for n, r in rules.items() if isinstance(r, Points) and not r.fixed}
 
 
 def scaled(domain: Domain) -> Function:
-    """The features of a network without others: coordinates, each from -1 to 1."""
+    """The default features of a network: coordinates, each from -1 to 1."""
     low, high = np.array(list(domain.values()), float).T[:, None]
     return lambda points: (2 * points - low - high) / (high - low)
 
 
 def periodic(domain: Domain, by: str) -> Function:
-    """Features of which every function is periodic in some coordinates: ``cos w x, sin w x``, and
-    the other coordinates scaled to [-1, 1]."""
+    """Features ``cos w x, sin w x`` of the coordinates ``by``, in which every function of them is
+    periodic, and the other coordinates scaled to [-1, 1]."""
 
     def features(points: Num[AnyArray, "n d"]) -> Float[Array, "n m"]:
         columns: list[Any] = []
@@ -127,7 +120,7 @@ class Ansatz:
     """A network as the solution of a problem.
 
     Raises:
-      ValueError: for coordinates and physical parameters whose names a residual cannot use.
+      ValueError: for names of coordinates or physical parameters that a residual cannot use.
     """
 
     problem: Problem
@@ -145,11 +138,11 @@ class Ansatz:
 
     @property
     def features(self) -> Function:
-        """What the network reads of a point."""
+        """The function from points to network inputs."""
         return self.problem.features or scaled(self.problem.domain)
 
     def init(self, key: Array, dtype: Any = float) -> Params:
-        """Parameters: of the network, and the physical ones of the problem."""
+        """Parameters of the network, and physical parameters of the problem."""
         domain = np.array(list(self.problem.domain.values()), float)
         network = self.network.init(key, self.features(jnp.asarray(domain.mean(1)[None], dtype)))
         physics = {name: jnp.asarray(x, dtype) for name, x in self.problem.physics.items()}

@@ -7,11 +7,11 @@ A residual is a function of the fields at some points and of the points themselv
 
 ``u`` stands for the solution at the points, ``u.xx`` for its second derivative there, ``u.at(x=1)``
 for the solution at the same points but with x = 1; ``at.x`` are coordinates, and ``at.k`` is a
-trainable physical parameter. What comes out is one number a point, or a tuple of such residuals.
+trainable physical parameter. The result is one number a point, or a tuple of such residuals.
 
-What is put in the place of a coordinate may be computed: ``u.at(t=at.t - 0.1)`` is the solution a
-little earlier, ``u.at(x=-at.x)`` its mirror image, ``u.at(x=at.s)`` its value on a boundary that is
-to be found; see :meth:`Field.at`.
+The value of a coordinate may be computed: ``u.at(t=at.t - 0.1)`` is the solution a little earlier,
+``u.at(x=-at.x)`` its mirror image, ``u.at(x=at.s)`` its value on an unknown boundary at the
+trainable parameter ``s``; see :meth:`Field.at`.
 """
 
 import dataclasses
@@ -46,22 +46,22 @@ class ArrayKey:
 
 
 Where = tuple[tuple[str, float | ArrayKey], ...]
-"""Coordinates that are replaced, and by what."""
+"""Replaced coordinates and their values."""
 
 Need = tuple[int, Where, Request]
-"""Of which field, where, which linear operator."""
+"""The index of a field, the replaced coordinates, and a linear operator."""
 
 
 class UnknownDerivative(AttributeError, ValueError):
-    """A derivative by a coordinate that there is not."""
+    """A derivative by an unknown coordinate."""
 
 
 class Expression:
     """A linear combination of derivatives of fields, plus numbers: ``sum_i c_i D_i u_i + rest``.
 
-    Sums, differences and multiples by numbers stay such combinations, so that a linear operator
-    can be carried through a network as a whole; whatever else is done makes an array of it, also a
-    multiple by an array of the points. Functions of ``jax.numpy`` take ``value``.
+    Sums, differences and multiples by numbers are such combinations again, so that a linear
+    operator can be carried through a network as a whole. Any other operation has an array as its
+    result, also the product with an array of the points. Functions of ``jax.numpy`` take ``value``.
     """
 
     __array_ufunc__ = None  # NumPy's numbers and arrays leave arithmetic to this class
@@ -142,19 +142,18 @@ class Field(Expression):
     def at(self, **coordinates: Any) -> "Field":
         """The field at the same points, but with these coordinates.
 
-        A coordinate becomes one number, or one a point, [n]. It may be computed: of coordinates
-        (``u.at(x=-at.x)``), of trained parameters (``u.at(x=at.s)``; gradients pass through the
-        place), and of fields (``u.at(t=at.t - tau)`` with a field ``tau``).
+        A coordinate becomes one number, or one a point, [n]. It may be computed from coordinates
+        (``u.at(x=-at.x)``), trained parameters (``u.at(x=at.s)``; gradients pass through it) and
+        fields (``u.at(t=at.t - tau)`` with a field ``tau``).
 
-        Derivatives are those of the field, taken where it is evaluated: ``u.at(x=s).x`` is
-        ``u_x(s)``, whether or not s depends on x. To be had by the chain rule is
-        ``d/dx u(s(x)) = u.at(x=s).x * ds/dx``.
+        Derivatives are those of the field at the new points: ``u.at(x=s).x`` is ``u_x(s)``, whether
+        or not s depends on x. By the chain rule, ``d/dx u(s(x)) = u.at(x=s).x * ds/dx``.
 
-        The place need not be in the domain; beyond it the network is whatever it happens to be.
-        Equal numbers share one evaluation, and so do uses of one array.
+        The new points need not be in the domain, outside of which the network extrapolates. Equal
+        numbers share one evaluation, and so do uses of one array.
 
         Raises:
-          ValueError: for a coordinate that there is not, and for what is not a finite number.
+          ValueError: for an unknown coordinate, and for values that are not finite numbers.
         """
         if odd := sorted(set(coordinates) - set(self._coordinates)):
             raise ValueError(
@@ -189,18 +188,18 @@ def evaluate(
 ) -> Float[Array, "n r"]:
     """A residual, or r of them, at points.
 
-    It is called while JAX traces it: once to see which derivatives it needs, which are then
-    computed together, and once with them. Where a place (``u.at(x=…)``) is an array, it is that of
-    the last call, so that it may be made of values of the solution.
+    JAX's tracing calls it twice: first to record the derivatives that it needs, which are then
+    computed together, and then with them. Arrays of replaced coordinates (``u.at(x=…)``) are those
+    of the second call, so that they may be computed from values of the solution.
 
     Args:
-      residual: of the fields and of ``at``, which has the coordinates and ``physics``.
-      derive: of the solution, from :mod:`jaxdl.pinn.derivatives`; its values are [n, fields].
+      residual: function of the fields and of ``at``, which has the coordinates and ``physics``.
+      derive: derivatives of the solution, see :mod:`jaxdl.pinn.derivatives`; values [n, fields].
       coordinates: the name of each column of ``points``.
 
     Raises:
-      ValueError: for a derivative or coordinate that there is not, another shape than [n], and a
-        derivative multiplied by one number that is made of values of the solution.
+      ValueError: for an unknown derivative or coordinate, another shape than [n], and a derivative
+        multiplied by one number that is computed from values of the solution.
     """
     points = floating(points)
     n, name = len(points), getattr(residual, "__name__", "residual")
@@ -263,7 +262,7 @@ def evaluate(
             moved = moved.at[:, coordinates.index(coordinate)].set(column)
         return where, dict(zip(requests, derive(moved, list(requests.values())), strict=True))
 
-    # What an array holds is right in the last call only: it may be made of what is looked up.
+    # Arrays are right in the second call only: they may be computed from values of the solution.
     values = {where: derivatives(where, where) for where in groups if where == _form(where)}
     noted = iter(needs)
 
@@ -283,7 +282,7 @@ def evaluate(
 
 
 def _form(where: Where) -> tuple[tuple[str, float | None], ...]:
-    """A place without its arrays, which differ from call to call."""
+    """Replaced coordinates without their arrays, which differ from call to call."""
     return tuple((c, None if isinstance(place, ArrayKey) else place) for c, place in where)
 
 
@@ -292,7 +291,7 @@ def _scaled_by_values(
     needs: Sequence[Need],
     ones: Float[Array, " n"],
 ) -> bool:
-    """Whether a coefficient of an operator depends on what is looked up.
+    """Whether a coefficient of an operator depends on values of the solution.
 
     Operators are computed before their values are known, so such a coefficient would be wrong.
     """
@@ -322,5 +321,5 @@ def _value(value: Any) -> Any:
 
 
 def _key(request: Request) -> tuple:
-    """Equal for operators known to be the same; coefficients may be traced."""
+    """A key that is equal only for equal operators; coefficients may be traced."""
     return tuple((n, c if isinstance(c, int | float) else id(c)) for n, c in request.items())

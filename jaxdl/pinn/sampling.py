@@ -1,4 +1,4 @@
-"""Where a residual is asked for: in a box, on its faces, and more often where it is large."""
+"""Points at which residuals are evaluated: in a box, on its faces, denser at large residuals."""
 
 import operator
 import unicodedata
@@ -20,20 +20,17 @@ Domain = Mapping[str, tuple[float, float]]
 
 
 class Points(NamedTuple):
-    """Points of a box, or of the part of it where some coordinates are fixed.
-
-    Attributes:
-      count: how many.
-      fixed: coordinates and their values: ``{"t": 0}`` is the initial line.
-      warp: changes the points, [n, d] -> [n, d], within the box: to have more of them early, say.
-        Arrays are NumPy's or JAX's.
-      inside: which points, [n, d] -> [n], belong to the domain, where it is not a whole box.
-    """
+    """A rule for points of a box, or of the part of it where some coordinates are fixed."""
 
     count: int  # type: ignore[assignment]  # in the place of the tuple's method
+    """Number of points."""
     fixed: Mapping[str, float] = {}
+    """Fixed coordinates and their values: ``{"t": 0}`` is the initial line."""
     warp: Callable[..., Any] | None = None
+    """A map of points within the box, [n, d] -> [n, d], of NumPy's or JAX's arrays: to have more
+    early points, for example."""
     inside: Callable[..., Any] | None = None
+    """Whether points belong to the domain, [n, d] -> [n]; None: the whole box."""
 
 
 def check_name(name: str, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""How much each residual counts: each term of the loss, or each point of a term."""
+"""Weights of the residuals: of each term of the loss, or of each point of a term."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,13 @@ WEIGHTINGS = ("fixed", "gradient_norm", "causal", "attention")
 def gradient_norm_weights(
     norms: Mapping[str, Float[Array, ""]],
 ) -> dict[str, Float[Array, ""]]:
-    """Weights of terms that make all their gradients equally long (Wang, Teng & Perdikaris 2021;
+    """Weights of terms that make the norms of their gradients equal (Wang, Teng & Perdikaris 2021;
     Wang et al. 2023)::
 
         w_i = sum_j |g_j| / |g_i|
 
-    Of the gradients as they are now: the papers average such weights over time. A term whose
-    gradient is 0 gets 1.
+    The weights are those of the present gradients; the papers average them over time. A term whose
+    gradient is 0 has weight 1.
     """
     total = sum(norms.values())
     return {
@@ -38,20 +38,20 @@ def causal_weights(
     tolerance: float = 1.0,
     bins: int = 32,
 ) -> Float[Array, " n"]:
-    """Points count once what comes before them is solved (Wang, Sankaran & Perdikaris 2024)::
+    """Weights that are small until earlier points are solved (Wang, Sankaran & Perdikaris 2024)::
 
         w(t) = exp(-e sum_(bins before t) mean r²)
 
     Args:
-      first, last: of the time.
-      tolerance: e; the larger, the stricter.
+      first, last: the interval of the time.
+      tolerance: e; larger values are stricter.
     """
-    place = jnp.clip(((time - first) / (last - first) * bins).astype(int), 0, bins - 1)
-    total = jax.ops.segment_sum(residual**2, place, bins)
-    count = jax.ops.segment_sum(jnp.ones_like(residual), place, bins)
+    bin_ids = jnp.clip(((time - first) / (last - first) * bins).astype(int), 0, bins - 1)
+    total = jax.ops.segment_sum(residual**2, bin_ids, bins)
+    count = jax.ops.segment_sum(jnp.ones_like(residual), bin_ids, bins)
     mean = total / jnp.maximum(count, 1)
     before = jnp.cumsum(mean) - mean
-    return jnp.exp(-tolerance * before)[place]
+    return jnp.exp(-tolerance * before)[bin_ids]
 
 
 def attention_weights(

@@ -217,8 +217,8 @@ class Adaptation(classification.DataStudy):
         of one size, so that a digit and its blended version are in the same half.
         """
         labels = self.sources[domain].splits["validation"]["label"]
-        chosen = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
-        return self.ids[domain, "validation"][chosen], labels[chosen]
+        ids = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT]
+        return self.ids[domain, "validation"][ids], labels[ids]
 
     def evaluated(self, hypers: Hyper, source: str) -> Hyper:
         """Settings under which images are centred and normalized as those of their domain."""

@@ -92,9 +92,9 @@ class Dense(single_source.SingleSourceStudy):
         self.config, data, self.fields = config, config.data, {"images": "validation_loss"}
         self.trials = recipe.trained_first(declared.sweeps(config, KINDS), "start")
         OneOf(tuple(config.methods)).check("config.baseline", config.baseline, config)
-        chosen = {t.settings["answer"]: t.path("answer") for t in self.trials.values()}
-        self.question = dense.common_question(chosen)
-        needed = {array for name in chosen for array in REPRESENTATIONS[name].arrays}
+        paths = {t.settings["answer"]: t.path("answer") for t in self.trials.values()}
+        self.question = dense.common_question(paths)
+        needed = {array for name in paths for array in REPRESENTATIONS[name].arrays}
         for trial in self.trials.values():
             check(trial, config, self.trials)
         damages = ((t.settings["damage"], t.settings["amount"]) for t in self.trials.values())
@@ -112,10 +112,10 @@ class Dense(single_source.SingleSourceStudy):
         self.score, self.opens_test = reporting.SCORES[self.question], config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
         self.scale = float(np.mean(counts)) or 1.0  # the guess that looks at no image
-        others = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
+        shifted = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
         files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
         weights = {"weights": {f: digest_file(user_path(f)) for f in files}} if files else {}
-        self.identity = describe_source(self.source) | others | weights
+        self.identity = describe_source(self.source) | shifted | weights
 
     def build(self) -> None:
         """Programs and members."""
@@ -279,8 +279,8 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         kind.check(f"{path} of {damage}", settings["amount"], config)
     if start := settings["start"]:
         shared = ("answer", "encoder", "weights", "widths", "normalization", "average")
-        if others := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
-            raise ValueError(f"{trial.path('start')}={start}, whose {others[0]} is another")
+        if changes := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
+            raise ValueError(f"{trial.path('start')}={start}, whose {changes[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
     moving = "only masks move with their images, and are damaged"
     for name, read, reason in (

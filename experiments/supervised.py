@@ -86,7 +86,7 @@ class Supervised(single_source.SingleSourceStudy):
             self.mean, self.deviation = parts[0].mean(), parts[0].std() or 1.0
 
     def lay_out(self, feed: str, workers: int) -> None:
-        """The data on the devices, and what networks draw their examples from."""
+        """The data on the devices, and the examples that networks draw from."""
         super().lay_out(feed, workers)
         self.teacher_logits: dict[Network, np.ndarray] = {}
         ids = (self.ids["images", split] for split in ("train", "validation"))
@@ -106,7 +106,7 @@ class Supervised(single_source.SingleSourceStudy):
         )
 
     def make(self, trial: tuple[str, str]) -> tuple[Program, classification.Starter]:
-        """The program of a method at a value, and how its networks start."""
+        """The program of a method at a value, and the initialization of its networks."""
         settings, path = self.trials[trial].settings, self.trials[trial].path("model")
         model = recipe.make_model(settings, self.width, self.placement.axis_name, path)
         train = self.source.splits["train"]

@@ -1,8 +1,8 @@
 """Partial derivatives of networks with respect to their inputs, exact and in forward mode.
 
-A derivative is named by the coordinates that it is taken by: ``"t"``, ``"xx"``, ``"xt"``; ``""`` is
-the function itself. A request is a linear operator ``sum_i c_i D_i``, as a mapping from names to
-coefficients: ``{"t": 1, "xx": -k}`` for the heat equation's.
+A derivative is named by its coordinates: ``"t"``, ``"xx"``, ``"xt"``; ``""`` is the function.
+A request is a linear operator ``sum_i c_i D_i``, as a mapping from names to coefficients:
+``{"t": 1, "xx": -k}`` for the heat equation.
 """
 
 import functools
@@ -21,13 +21,13 @@ Request = Mapping[str, float | Float[Array, ""]]
 """A linear operator: coefficients by derivative."""
 
 Function = Callable[..., Any]
-"""A function of points, [n, d] -> [n, f], that treats each alone; a number counts as [1, 1]."""
+"""A function of points, [n, d] -> [n, f], point by point; a number counts as [1, 1]."""
 
 Jet = dict[str, Float[Array, "_ _"]]
 """A function's values and derivatives at points, [n, m], by name."""
 
 Derive = Callable[[Float[AnyArray, "n d"], Sequence[Request]], list[Float[Array, "#n f"]]]
-"""What each request makes of a function, at points."""
+"""A function of points and requests whose results are the requests' values at the points."""
 
 Layers = Sequence[tuple[Float[Array, "_ _"], Float[Array, " _"]]]
 """Kernels [m, k] and biases [k]."""
@@ -48,7 +48,7 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
     Points and values that are integers count as floats.
 
     Args:
-      u: treats each point alone.
+      u: a function of points, point by point.
       coordinates: the name of each column of the points, a letter each: ``"xt"``.
     """
 
@@ -82,17 +82,17 @@ def forward_mode(u: Function, coordinates: str) -> Derive:
 
 
 def canonical(name: Iterable[str]) -> str:
-    """``"tx"`` and ``"xt"`` are the same derivative."""
+    """The name in alphabetic order: ``"tx"`` and ``"xt"`` are the same derivative."""
     return "".join(sorted(name))
 
 
 def combine(jet: Jet, request: Request) -> Float[Array, "n m"]:
-    """``sum_i c_i D_i`` of what is known."""
+    """``sum_i c_i D_i``, where all ``D_i`` are known."""
     terms = [jet[canonical(name)] * c for name, c in request.items()]
     return functools.reduce(jnp.add, terms)
 
 
-# Multilayer perceptrons: all that is asked for, in one pass.
+# Multilayer perceptrons: all requests in one pass.
 
 
 def propagate(
@@ -101,23 +101,23 @@ def propagate(
     features: Function,
     coordinates: str,
 ) -> Derive:
-    """Derivatives of ``x -> mlp(features(x))``, carried forward through the layers side by side.
+    """Derivatives of ``x -> mlp(features(x))``, all carried forward through the layers together.
 
-    Through a dense layer every derivative goes as the values do, without the bias. Through an
-    activation ``a`` goes, by Faà di Bruno's formula, a sum over the partitions ``P`` of the
-    coordinates that the derivative is taken by::
+    A dense layer maps every derivative as it maps values, without the bias. An activation ``a``
+    maps it, by Faà di Bruno's formula, to a sum over the partitions ``P`` of the derivative's
+    coordinates::
 
         a(z)_x = a' z_x,    a(z)_xx = a' z_xx + a'' z_x z_x,    a(z)_S = sum_P a^(|P|) prod_B z_B
 
-    A linear operator L is carried as one function beside the values and the derivatives of which
-    its own are taken, ``L a(z) = a' L z`` plus, for each of its derivatives, the partitions into
-    two blocks and more: of second order ``L a(z) = a' L z + a'' sum_ij c_ij z_i z_j``, for the heat
-    equation three functions (h, h_x, L h) where nested derivatives take more (as in the forward
-    Laplacian, Li et al. 2023).
+    A linear operator L is carried as one function, together with the values and the lower
+    derivatives of its formula: ``L a(z) = a' L z`` plus, for each derivative of L, the partitions
+    into two or more blocks. Of second order it is ``L a(z) = a' L z + a'' sum_ij c_ij z_i z_j``:
+    three functions (h, h_x, L h) for the heat equation, fewer than nested derivatives need (as in
+    the forward Laplacian, Li et al. 2023).
 
     Args:
-      layers: of the perceptron, the last without activation.
-      features: of the points, what the first layer reads.
+      layers: layers of the perceptron, the last without activation.
+      features: inputs of the first layer, computed from points.
       coordinates: as for :func:`forward_mode`.
     """
 
@@ -145,30 +145,27 @@ def propagate(
 
 
 def plan(requests: Sequence[Request]) -> tuple[list[str], list[Request]]:
-    """The derivatives to carry by name, each after those it needs; the operators to carry whole.
-
-    An operator is carried whole where at least one of its derivatives is not needed for anything
-    else.
-    """
-    alone, together = [""], []
+    """The derivatives to carry, each after those that it depends on, and the operators to carry as
+    one function: those with a derivative that nothing else needs."""
+    names, operators = [""], list[Request]()
     for request in requests:
         if len(request) > 1 and "" not in request:
-            together.append(request)
-            alone += [part for name in request for part, rest in splits(name) if rest]
+            operators.append(request)
+            names += [part for name in request for part, rest in splits(name) if rest]
         else:
-            alone += request
-    names = closed(alone)
-    return names, [r for r in together if not {canonical(name) for name in r} <= set(names)]
+            names += request
+    names = closed(names)
+    return names, [r for r in operators if not {canonical(name) for name in r} <= set(names)]
 
 
 def closed(names: Iterable[str]) -> list[str]:
-    """These derivatives and all that their chain and product rules are made of, lowest first."""
+    """Derivatives and all lower ones in their chain and product rules, in ascending order."""
     parts = {part for name in names for part, _ in splits(name)}
     return sorted(parts, key=lambda name: (len(name), name))
 
 
 def splits(name: str) -> list[tuple[str, str]]:
-    """A derivative's coordinates in two parts, in each way, as Leibniz's rule has them."""
+    """All splits of a derivative's coordinates into two parts, as in Leibniz's rule."""
 
     def part(chosen: Iterable[bool]) -> str:
         return canonical(itertools.compress(name, chosen))
@@ -179,7 +176,7 @@ def splits(name: str) -> list[tuple[str, str]]:
 
 @functools.cache
 def partitions(name: str) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """How often each partition of a derivative's coordinates into blocks occurs.
+    """The multiplicity of each partition of a derivative's coordinates into blocks.
 
     ``"xx"`` is ``(1, ("xx",)), (1, ("x", "x"))``.
     """
@@ -233,7 +230,7 @@ def _activate(
 def derivatives_of(
     activation: Callable[[Array], Array], z: Float[Array, "..."], order: int
 ) -> list[Float[Array, "..."]]:
-    """``[a(z), a'(z), …]`` up to an order, of a function of each number alone.
+    """``[a(z), a'(z), …]`` up to an order, of an elementwise function.
 
     Closed forms for the hyperbolic tangent and the sine; nested forward mode for any other.
     """
@@ -274,8 +271,8 @@ def operator_of_product(
     b: Jet,
     moved_b: Float[Array, "n m"],
 ) -> Float[Array, "n m"]:
-    """``L(a b) = a L b + b L a`` plus, for each derivative of L, what of Leibniz's rule has
-    derivatives of both."""
+    """``L(a b) = a L b + b L a`` plus, for each derivative of L, the terms of Leibniz's rule with
+    derivatives of both factors."""
     moved = a[""] * moved_b + b[""] * moved_a
     for name, c in operator.items():
         for first, rest in splits(name):

@@ -1,9 +1,9 @@
-"""What physics-informed networks are judged by: exact solutions and high-accuracy numerical ones.
+"""Reference solutions of differential equations: exact ones and accurate numerical ones.
 
-All are computed when asked for, in NumPy with 64 bits, from arrays to arrays; nothing is read from
-files. Where there is a formula it is evaluated (heat, Burgers, Kovasznay); the
-Korteweg–de Vries and Allen–Cahn equations are solved by a Fourier series in space and exponential
-time differencing in time. Quantities are dimensionless, domains those of the benchmarks.
+All functions compute with NumPy in 64 bits, from arrays to arrays, and read no files. Heat, Burgers
+and Kovasznay have formulas; the Korteweg–de Vries and Allen–Cahn equations are solved by a Fourier
+series in space and exponential time differencing in time. Quantities are dimensionless, domains
+those of the benchmarks.
 """
 
 import math

@@ -121,8 +121,9 @@ def outline(axes: "Axes", mask: Shaped[np.ndarray, "h w"], colour: str) -> None:
 def draw_sightings(
     points: Float[np.ndarray, "n 2"], truth_masks: Any, tolerance: float, answers: Any = None
 ) -> Draw:
-    """Where it is (a circle, the border of its mask), and where a network takes it to be (a cross,
-    the border of a mask); right as :func:`jaxdl.dense.judge_sightings` has it."""
+    """The function that draws a true position (a circle, the border of its mask) and a network's
+    answer (a cross, the border of its mask); right or wrong by the rule of
+    :func:`jaxdl.dense.judge_sightings`."""
 
     def draw(axes: "Axes", i: int) -> str:
         visible = bool(np.isfinite(points[i]).all())
@@ -131,13 +132,13 @@ def draw_sightings(
         axes.plot(*points[i][::-1], **ring())
         if answers is None:
             return "visible" if visible else "not visible"
-        says = answers.scores[i] >= answers.limit
+        positive = answers.scores[i] >= answers.limit
         if answers.masks is not None:
             outline(axes, answers.masks[i], ANSWER)
-        if says:
+        if positive:
             axes.plot(*answers.points[i][::-1], **cross())
-        text, right = "visible" if says else "not visible", says == visible
-        if says and visible:
+        text, right = "visible" if positive else "not visible", positive == visible
+        if positive and visible:
             distance = np.hypot(*(answers.points[i] - points[i]))
             text, right = f"visible, {distance:.1f} px off", distance <= tolerance
         return f"{text} ({'right' if right else 'wrong'})"
@@ -146,8 +147,8 @@ def draw_sightings(
 
 
 def draw_counts(counts: Float[np.ndarray, " n"], truth: Any, answers: Any = None) -> Draw:
-    """How many there are, rounded, and the instances or the density that a count is from; a density
-    from 0, black, to the greatest of its image."""
+    """The function that draws the instances or the density of which a count is the number or the
+    sum, with the rounded count as title; black is density 0, white its maximum in the image."""
 
     def draw(axes: "Axes", i: int) -> str:
         if answers is None:
@@ -166,7 +167,7 @@ def draw_counts(counts: Float[np.ndarray, " n"], truth: Any, answers: Any = None
 
 
 def draw_pixels(mask: Integer[np.ndarray, "n h w"], answers: Any = None) -> Draw:
-    """Pixels in :data:`PIXEL_COLOURS`, but for those that are missing."""
+    """The function that draws pixels in :data:`PIXEL_COLOURS`, without unknown pixels."""
 
     def draw(axes: "Axes", i: int) -> str:
         valid, truth = mask[i] <= 1, mask[i] == 1

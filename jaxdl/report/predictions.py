@@ -236,7 +236,7 @@ def rank_ensembles(
 
 
 class Decomposition(NamedTuple):
-    """Mean squared errors of S networks that were trained on samples of their own.
+    """Mean squared errors of S networks that were trained on different samples.
 
     ``test = bias + variance``: the mean over examples of ``v = sum_s (f_s - m)² / (S - 1)``, with
     the mean ``m`` of the networks, and of ``(m - y)² - v / S``, which has the noise of the answers
@@ -282,10 +282,10 @@ class FitDiagnosis(NamedTuple):
 def diagnoses(
     predictions: Predictions, split: str, samples: Collection[Point]
 ) -> dict[Point, FitDiagnosis]:
-    """By point, of numbers; the best point is chosen by validation.
+    """Diagnoses of regression, by point; the best point is chosen by validation.
 
     Args:
-      samples: the points whose networks have samples of their own.
+      samples: the points whose networks are trained on different samples.
     """
     networks = {
         point: seeds

@@ -30,7 +30,7 @@ from jaxdl.dense import REPRESENTATIONS
 from jaxdl.files import digest_file, user_path
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.nn.models.unet import NORMALIZATIONS, Encoder, UNet, with_encoder
-from jaxdl.predict import VIEWS, make_logits
+from jaxdl.predict import make_logits
 from jaxdl.report import dense as reporting
 from jaxdl.report import dense_figures, dense_sweeps, figures
 from jaxdl.supervised import make_loss
@@ -43,7 +43,7 @@ from jaxdl.types import Hyper
 
 RECIPE = (
     *("flip", "strength", "steps", "batch", "optimizer", "schedule", "rate", "weight_decay"),
-    *("warmup", "average"),
+    *("warmup", "average", "views"),
 )
 """Settings that other studies have, too."""
 KINDS: declared.Kinds = {
@@ -58,7 +58,6 @@ KINDS: declared.Kinds = {
     "changes": SomeOf(("similarity", "elastic", "noise", "colour")),
     **dict.fromkeys(("foreground", "deviation"), Between(0, above=True)),
     "amount": Between(0),
-    "views": OneOf(VIEWS),
     **{name: recipe.KINDS[name] for name in RECIPE},
 }
 AMOUNTS: declared.Kinds = {"polygons": Between(3), "missing": Between(0, 1, above=True)}

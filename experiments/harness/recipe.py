@@ -32,6 +32,7 @@ from jaxdl.data.features import FEATURES, make_features
 from jaxdl.nn.layers import ACTIVATIONS
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule, penalized
+from jaxdl.predict import VIEWS
 from jaxdl.supervised import classification_loss, regression_loss
 from jaxdl.types import Batch, Collections, Hyper, LossFn, Metrics, Params
 
@@ -69,7 +70,7 @@ KINDS: Kinds = {
     "changes": SomeOf(CHANGES),
     "subtract": OneOf(("channels", "pixels", "middle")),
     "flip": Flag(),
-    "views": OneOf(("", "mirrored")),
+    "views": OneOf(VIEWS),
     **dict.fromkeys(("count", "crop", "padding", "warmup"), Count(0)),
     # The optimizer.
     "steps": (Count(), Multiple("steps_per_dispatch")),

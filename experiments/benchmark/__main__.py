@@ -115,8 +115,12 @@ def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float
         scratch = Path(stack.enter_context(TemporaryDirectory(dir=workdir)))
         for name, setup in benchmark.setups(config, scratch).items():
             bar.set_description(f"starting {name}")
-            with user_input():
-                workers[name] = worker = stack.enter_context(Worker(setup, config))
+            try:
+                with user_input():
+                    workers[name] = worker = stack.enter_context(Worker(setup, config))
+            except RuntimeError:
+                obey()  # a signal to the whole process group also ends workers that are starting
+                raise
             answers[name] = {question: worker.ask(question) for question in setup.questions}
             obey()
         for number in range(first, config.rounds):

@@ -260,7 +260,8 @@ def mark(text: str, difference: Estimate) -> str:
 NOTE = """\
 Mean ± standard error over seeds. Differences are paired: between networks of the same name and
 seed, averaged within a seed, then over seeds. A star stands where the two-sided 95% t interval over
-seeds excludes zero. Networks that diverged in either run are in no difference."""
+seeds excludes zero. Seeds that only one run has, and networks that diverged in either, are in no
+difference; a run's own column has all its seeds."""
 
 
 def main(arguments: Sequence[str]) -> str:

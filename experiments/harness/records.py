@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
-import jaxdl
 from experiments.harness.processes import say
 from jaxdl.report.tables import write_atomically
 from jaxdl.types import DamagedFile
@@ -98,13 +97,13 @@ def check_study(folder: Path, study: str) -> None:
 
 def make_start() -> Start:
     """A start of this process, now."""
-    versions = {"jaxdl": jaxdl.__version__, **{name: version(name) for name in PACKAGES}}
+    versions = {name: version(name) for name in ("jaxdl", *PACKAGES)}
     began = datetime.now(UTC).isoformat(timespec="seconds")
     command = shlex.join(sys.orig_argv)
     return Start(command, began, platform.python_version(), versions, *find_commit(CODE))
 
 
-CODE = Path(jaxdl.__file__).parents[1]
+CODE = Path(__file__).parents[2]
 
 
 def find_commit(folder: Path) -> tuple[str | None, bool | None]:

@@ -135,7 +135,7 @@ class Multiple:
         divisor = value_of(config, self.other)
         if divisor >= 1 and value % divisor:
             problem = f"{name}={value} is not a multiple of config.{self.other}={divisor}"
-            raise ValueError(f"{problem}: give both")
+            raise ValueError(f"{problem}: give both, as in --config.{self.other}={value}")
 
 
 @dataclass(frozen=True)

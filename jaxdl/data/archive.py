@@ -159,6 +159,7 @@ def _read_answers(
     names = ("image", *answers)
     words = {_plural(name).casefold(): name for name in names}
     words |= {name.casefold(): name for name in names}
+    usable = [name if _plural(name) in answers else _plural(name) for name in names]
     split_words: dict[str, dict[str, str]] = {name: {} for name in names}
     for stored in sorted(arrays.keys() - {"class_names", "class_groups"}):
         split, _, word = stored.casefold().partition("_")
@@ -167,8 +168,8 @@ def _read_answers(
         if word not in words:
             raise ValueError(
                 f"{path}: the array {stored} would not be read: this study can use "
-                f"{', '.join(map(_plural, names))}, each of train, test or validation as in "
-                "train_images; rename it or leave it out"
+                f"{', '.join(usable)}, each of train, test or validation as in train_images; "
+                "rename it, name it in the study's settings, or leave it out"
             )
         split_words[words[word]][stored] = split
     by_split_name = {name: by_split(split_words[name], path) for name in names}

@@ -42,6 +42,11 @@ def check_masks(
             "and 1, and 255 or -1 where it is not known"
         )
     empty = ~(masks == 1).any((1, 2))
+    if empty.all() and (masks == MISSING).any():
+        raise ValueError(
+            f"{prefix}: masks have no pixel of 1, but of 255, which means that it is not known: "
+            "where 255 is something, divide by 255"
+        )
     if filled and empty.any():
         raise ValueError(
             f"{prefix}: the mask of example {int(np.argmax(empty))} is empty, with no pixel of "

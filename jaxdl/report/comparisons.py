@@ -88,7 +88,7 @@ def compare(
         value = f"{format_number(x.mean, 100, signed=True)} points in "
         values = f"each of {x.used} {unit}s, which gives no interval"
         value += f"one {unit}" if x.used == 1 else values
-        value = value if x.used else f"too few {unit}s"
+        value = value if x.used else f"no {unit} has both, or they diverged"
         return f"It cannot be judged how {subject} compares with {reference}: {value}."
     side = words[0] if x.mean > 0 else words[1]
     is_shown = shows(+1, x) or shows(-1, x)

@@ -171,7 +171,7 @@ def confusion(
     names = list(map(plain, classes))
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
     axes.set_yticks(range(len(names)), names)
-    xlabel = "predicted, % of the true class's examples"
+    xlabel = "predicted, % of the true class"
     axes.set(xlabel=xlabel, ylabel="true", title=plain(title))
     save(figure, path, dpi=110)
 

@@ -28,6 +28,7 @@ def changed(*place, value):
         ),
         (changed(1, 0, 0, value=7), False, "the mask of example 1 has pixels of class 7: expected"),
         (MASK, True, "the mask of example 1 is empty, with no pixel of class 1: leave the example"),
+        (255 * MASK.astype(int), False, "masks have no pixel of 1, but of 255, which means"),
         (0 * MASK, False, "all 2 masks are empty, with no pixel of class 1"),
     ],
 )

@@ -65,7 +65,11 @@ def test_what_is_taken(kind, values):
             (),
             "config.x: () is no tuple such as (24, 24): at least 1 of them",
         ),
-        (Multiple("every"), 6, "config.x=6 is not a multiple of config.every=4: give both"),
+        (
+            Multiple("every"),
+            6,
+            "config.x=6 is not a multiple of config.every=4: give both, as in --config.every=6",
+        ),
         (Options(), {"seed": -1}, "config.x.seed must be at least 0 and finite, got -1"),
     ],
 )

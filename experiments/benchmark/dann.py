@@ -260,13 +260,13 @@ def goals(rows: Sequence[Row]) -> list[str]:
     """Verdicts on the goals, by the median of the ratios of our fastest contender."""
     lines = []
     for (kind, reference), least in GOALS.items():
-        ours, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))
+        candidates, references = (times(rows, kind, n) for n in (COMPARED[reference], (reference,)))
         goal = f"{kind}, {reference}: at least {least:g} times its speed"
-        if not ours or not references:
+        if not candidates or not references:
             lines.append(f"{goal}: not measured.")
             continue
-        best = min(ours, key=lambda name: np.median(ours[name]))
-        ratio = references[reference] / ours[best]
+        best = min(candidates, key=lambda name: np.median(candidates[name]))
+        ratio = references[reference] / candidates[best]
         lines.append(verdict(goal, np.median(ratio) >= least, f"{spread(ratio)}, by {best}"))
     return lines
 

@@ -177,7 +177,7 @@ def etdrk4(
     for length, count, end in zip(np.diff(times) / steps, steps, times[1:], strict=True):
         if not math.isclose(length, step, rel_tol=1e-12):  # as those of linspace are not equal
             step = length
-            whole, half, q, first, middle, last = _coefficients(linear, step)
+            full, half, q, first, middle, last = _coefficients(linear, step)
         with np.errstate(over="ignore", invalid="ignore"):
             for _ in range(count):
                 at_u = nonlinear(u)
@@ -186,7 +186,7 @@ def etdrk4(
                 at_a = nonlinear(a)
                 at_b = nonlinear(halfway + q * at_a)
                 at_c = nonlinear(half * a + q * (2 * at_b - at_u))
-                u = whole * u + first * at_u + middle * (at_a + at_b) + last * at_c
+                u = full * u + first * at_u + middle * (at_a + at_b) + last * at_c
         if not np.all(np.isfinite(u)):
             raise FloatingPointError(f"no finite solution at t = {end:g}: take shorter steps")
         solution.append(u)

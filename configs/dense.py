@@ -70,7 +70,7 @@ def get_config(variant: str = "macula") -> ConfigDict:
     config.base.weight_decay = 0.01
     config.base.schedule = "cosine"  # see `jaxdl.optim.SCHEDULES`
     config.base.warmup = 0  # steps
-    config.base.average = 0.0  # decay of the moving average of parameters that is evaluated
+    config.base.average = 0.0  # decay of the moving average of variables that is evaluated
     # One setting at several values, at each of which methods are compared.
     config.base.sweep = ""  # its name
     config.base.values = ()
@@ -157,7 +157,7 @@ def get_config(variant: str = "macula") -> ConfigDict:
         case "drive":
             drive(config)
             config.base.widths = (16, 32, 64)
-            config.base.patch, config.base.flip, config.base.steps = 64, True, 4000
+            config.base.patch, config.base.flip, config.base.steps = 64, True, 9000
             config.base.losses, config.base.average = ("cross_entropy", "dice"), 0.99
             config.base.views = "turned"
             config.evaluation_batch, config.members_per_round = 1, 2

@@ -83,7 +83,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.max_norm = 0.0  # radius of each unit's weights; 0 for none
     config.base.max_abs = 0.0  # the largest weight of a layer; 0 for no limit
     config.base.clip_norm = 0.0  # the gradient's greatest 2-norm; 0 for none
-    config.base.average = 0.0  # decay of the moving average of parameters that is evaluated
+    config.base.average = 0.0  # decay of the moving average of variables that is evaluated
     config.base.stop = 1.0  # after this share of the steps nothing is learnt: early stopping
     # The learning rate over the steps.
     config.base.schedule = "cosine"  # see `jaxdl.optim.SCHEDULES`
@@ -277,12 +277,13 @@ def get_config(variant: str = "default") -> ConfigDict:
         case "mnist_distillation":
             tfds(config, "mnist")
             config.seeds, config.base.model = 3, "mlp"
-            config.base.steps, config.base.batch, config.base.optimizer = 10_000, 128, "adamw"
-            config.base.rate, config.base.weight_decay = 1e-3, 0.05
-            teacher = {"hidden": (1200, 1200), "dropout": 0.5, "crop": 28, "padding": 2}
-            add(config, {"teacher": teacher, "student": {"hidden": (800, 800)}})
+            config.base.steps, config.base.batch, config.base.optimizer = 12_000, 128, "adamw"
+            config.base.rate, config.base.hidden = 1e-3, (800, 800)
+            teacher = {"hidden": (1200, 1200), "batch": 256, "dropout": 0.2, "weight_decay": 0.05}
+            teacher |= {"steps": 20_000, "changes": ("similarity", "elastic"), "strength": 0.7}
+            add(config, {"teacher": teacher, "student": {}})
             taught = {"teacher": "teacher", "soft": 0.9, "temperature": 20.0}
-            add(config, {"distilled": {"hidden": (800, 800), **taught}})
+            add(config, {"distilled": taught})
             config.baseline = "student"
         case "cifar10":
             tfds(config, "cifar10")

@@ -32,7 +32,14 @@ from jaxdl.train.groups import (
 from jaxdl.train.loop import Trainer
 from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import Prepare, member_key
-from jaxdl.train.state import Optimizer, TrainState, create_state, make_averaging_step, make_step
+from jaxdl.train.state import (
+    Optimizer,
+    TrainState,
+    create_state,
+    make_averaging_step,
+    make_step,
+    with_average,
+)
 from jaxdl.types import Batch, Hyper, LossFn, PyTree, Variables
 
 COUNTS = {
@@ -61,13 +68,13 @@ def starting(
     """The starter of networks that begin with fresh variables, by their seed alone.
 
     Args:
-      average: whether the state keeps a mean of the parameters.
+      average: whether the state keeps a mean of the variables.
     """
 
     @jax.jit
     def create(variables: Variables, hyper: Hyper) -> TrainState:
-        mean = {"average": variables["params"]} if average else {}
-        return create_state({**variables, **mean}, optimizer, hyper)
+        variables = with_average(variables) if average else variables
+        return create_state(variables, optimizer, hyper)
 
     return lambda seed, hyper: create(init(member_key("init", seed)), hyper())
 
@@ -155,7 +162,7 @@ class DataStudy(Study):
         """Training with a loss; evaluation with logits, on validation examples for the curves.
 
         Args:
-          average: the decay of the parameters' mean that the state keeps; 0 for none.
+          average: the decay of the variables' mean that the state keeps; 0 for none.
           outputs: the outputs for :meth:`predict`; by default the logits.
           score: :func:`jaxdl.train.evaluate.make_accuracy`, or a function of the same arguments.
           feed: the feed of training and validation examples; by default that of all sources.

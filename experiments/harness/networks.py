@@ -28,6 +28,7 @@ from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import list_names, load_network, write_name
+from jaxdl.train.state import evaluated
 from jaxdl.types import Variables
 
 Load = Callable[[tuple], Variables]
@@ -72,9 +73,7 @@ def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:
     network = choose(run, name)
 
     def variables(network: tuple) -> Variables:
-        collections = dict(load_network(folder, **network._asdict()))
-        mean = collections.pop("average", collections["params"])
-        return {**collections, "params": mean}
+        return evaluated(load_network(folder, **network._asdict()))
 
     return network, BY_STUDY[study](data, network, variables)
 

@@ -77,10 +77,21 @@ class TrainState:
 
     @property
     def evaluated_variables(self) -> Variables:
-        """:attr:`variables` with the mean of :func:`make_averaging_step`, where one is kept, as
-        ``params``."""
-        collections = dict(self.collections)
-        return {"params": collections.pop("average", self.params), **collections}
+        """The mean of :func:`make_averaging_step` where one is kept, else :attr:`variables`."""
+        return evaluated(self.variables)
+
+
+def with_average(variables: Variables) -> Variables:
+    """Variables, and the first mean of each collection, as the collection ``average_NAME``."""
+    return {**variables, **{f"average_{name}": value for name, value in variables.items()}}
+
+
+def evaluated(variables: Variables) -> Variables:
+    """What a network is evaluated with: means, where they are kept, as the collections that they
+    are the means of."""
+    average = {name: value for name, value in variables.items() if name.startswith("average_")}
+    trained = {name: value for name, value in variables.items() if name not in average}
+    return trained | {name.removeprefix("average_"): value for name, value in average.items()}
 
 
 def create_state(
@@ -231,7 +242,7 @@ def make_search_step(loss_fn: LossFn, optimizer: Optimizer) -> Step:
 
 
 def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> Step:
-    """The step, followed by a running mean of the parameters ``w_t`` after step ``t``::
+    """The step, followed by a running mean of the variables ``w_t`` after step ``t``::
 
         a_t = a_(t-1) + max(1 - decay, 1 / n) (w_t - a_(t-1)),    n = max(t - start, 1)
 
@@ -240,13 +251,13 @@ def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> 
     exponential moving average. The weights of its terms always add up to 1, so there is no bias
     of the start to correct.
 
-    It is the collection ``average``, which the state has from the beginning on::
+    The state has it from the beginning on::
 
-        create_state({**variables, "average": variables["params"]}, optimizer)
+        create_state(with_average(variables), optimizer)
 
-    and :attr:`TrainState.evaluated_variables` has it as ``params``. Checkpoints keep it, and of a
-    network that is no longer finite it stays as it was. Batch normalization's statistics remain
-    those of the network in training (Izmailov et al. compute them anew).
+    and :attr:`TrainState.evaluated_variables` is it. Checkpoints keep it, and of a network that is
+    no longer finite it stays as it was. Batch normalization's statistics are averaged like the
+    parameters (Izmailov et al. compute them anew).
 
     Args:
       decay, start: may be traced: members differ in them if the step is made of ``hyper``, within
@@ -257,13 +268,15 @@ def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> 
         state, metrics = step(state, batch, hyper)
         part = jnp.maximum(1 - decay, 1 / jnp.maximum(state.step - start, 1))
 
-        def mean(average: Array, param: Array, alive: Bool[Array, ""]) -> Array:
-            change = part.astype(param.dtype) * (param - average)
+        def mean(average: Array, variable: Array, alive: Bool[Array, ""]) -> Array:
+            change = part.astype(variable.dtype) * (variable - average)
             return jnp.where(alive, average + change, average)
 
-        average, alive = state.collections["average"], jax.tree.broadcast(state.alive, state.params)
-        average = jax.tree.map(mean, average, state.params, alive)
-        collections = {**state.collections, "average": average}
+        collections = dict(state.collections)
+        for name, variables in state.variables.items():
+            if (average := collections.get(f"average_{name}")) is not None:
+                alive = jax.tree.broadcast(state.alive, variables)
+                collections[f"average_{name}"] = jax.tree.map(mean, average, variables, alive)
         return dataclasses.replace(state, collections=collections), metrics
 
     return averaging_step

@@ -272,8 +272,8 @@ class Dense(single_source.SingleSourceStudy):
 
 def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> None:
     """Raise ValueError for settings that would not be read, or are not those of the start."""
-    settings, damage = trial.settings, trial.settings["damage"]
-    if damage:
+    settings = trial.settings
+    if damage := settings["damage"]:
         kind, path = AMOUNTS.get(damage, Between(0, above=True)), trial.path("amount")
         kind.check(f"{path} of {damage}", settings["amount"], config)
     if start := settings["start"]:
@@ -281,9 +281,10 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         if changes := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
             raise ValueError(f"{trial.path('start')}={start}, whose {changes[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
-    moving = "only masks move with their images, and are damaged"
+    masks_only = "only masks are cut and moved with their images, and damaged"
     for name, read, reason in (
-        *((name, moves_mask, moving) for name in ("patch", "flip", "changes", "damage")),
+        *((name, moves_mask, masks_only) for name in ("patch", "damage")),
+        ("changes", moves_mask or preparation.MOVING.isdisjoint(settings["changes"]), masks_only),
         ("weights", settings["encoder"], "U-Net's own encoder has none"),
         ("amount", damage, "there is no damage"),
         ("views", settings["answer"] != "coordinates", "coordinates are not brought back"),

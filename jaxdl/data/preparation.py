@@ -82,15 +82,15 @@ def picture_batches(
     change: augment.Augment | None = None,
     moments: tuple[Float[AnyArray, " c"], Float[AnyArray, " c"]] | None = None,
 ) -> Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]:
-    """Batches of :func:`standardized` images and their answers. Where there are masks, with a key,
-    images are random square pieces, and masks are moved with them.
+    """Batches of :func:`standardized` images and their answers. With a key images are cut, mirrored
+    and changed, masks alike; other answers move with mirrored images only.
 
     Of several masks of an image, [b, versions, h, w], a network learns from that of the number
     ``hyper["mask"]``, and is evaluated by the first.
 
     Args:
-      patch: the pieces' side; 0 for the images', or for no pieces.
-      flip: whether every other image is mirrored.
+      patch: the side of random square pieces; 0 for whole images.
+      flip: whether half of them are mirrored (:func:`mirror`).
       change: of images 0 … 255 and masks, after that.
       moments: see :func:`standardized`.
 
@@ -98,23 +98,52 @@ def picture_batches(
       ValueError: for images that have no such pieces.
     """
     shape, see = images.shape[1:3], standardized(images, moments=moments)
-    side = patch or max(shape)
-    if (patch or flip) and side > min(shape):
+    if patch > min(shape):
         size = " x ".join(map(str, shape))
         raise ValueError(f"patch={patch}: images of {size} have pieces of 1 to {min(shape)}")
-    steps = [augment.crop_and_flip(side, flip=flip)] if patch or flip else []
-    move = augment.compose(*steps, *([change] if change else []))
+    cut = augment.crop_and_flip(patch, flip=False) if patch else None
 
     def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray | None) -> Batch:
         batch = dict(stored)
         if "mask" in stored:
             batch["mask"] = stored["mask"][:, 0 if key is None else hyper["mask"]]
-            if key is not None and (steps or change):
-                pair = move(key, batch["image"].astype(jnp.float32), batch["mask"])
-                batch["image"], batch["mask"] = pair
+        if key is not None:
+            keys = jax.random.split(key, 3)
+            batch = moved(cut, keys[0], batch)
+            batch = mirror(keys[1], batch) if flip else batch
+            batch = moved(change, keys[2], batch)
         return {**batch, "image": see(batch["image"], None)}
 
+    def moved(move: augment.Augment | None, key: PRNGKeyArray, batch: Batch) -> Batch:
+        if move is None:
+            return batch
+        image = batch["image"].astype(jnp.float32)
+        if "mask" not in batch:
+            return {**batch, "image": move(key, image)}
+        return {
+            **batch,
+            **dict(zip(("image", "mask"), move(key, image, batch["mask"]), strict=True)),
+        }
+
     return prepare
+
+
+def mirror(key: PRNGKeyArray, batch: Batch) -> Batch:
+    """Half of the images of a batch left to right, with all their answers: of arrays [b, h, w, …]
+    the columns, of "point" [b, 2] and "points" [b, n, 2] the second coordinate."""
+    b, _, width = batch["image"].shape[:3]
+    chosen = jax.random.bernoulli(key, shape=(b,))
+
+    def answer(name: str, array: AnyArray) -> AnyArray:
+        if name in ("point", "points"):
+            mirrored = jnp.stack([array[..., 0], width - 1 - array[..., 1]], -1)
+        elif array.ndim > 2:
+            mirrored = jnp.flip(array, 2)
+        else:
+            return array
+        return jnp.where(jnp.expand_dims(chosen, range(1, array.ndim)), mirrored, array)
+
+    return {name: answer(name, array) for name, array in batch.items()}
 
 
 def mean_colours(domains: Iterable[Source]) -> Float[np.ndarray, "d c"]:
@@ -142,6 +171,10 @@ def centred(subtract: str = "common", side: int = 0) -> SeeDomain:
         return (images - mean[subtract][None, None, None]) / 255 * hyper["range"]
 
     return see
+
+
+MOVING = frozenset(("similarity", "elastic", "augmix"))
+"""Names of :func:`augmentations` that move pixels."""
 
 
 def augmentations(names: Sequence[str], strength: float, side: int) -> augment.Augment | None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl.data.preparation import centred, domain_batches, recolour, standardized
+from jaxdl.data.preparation import centred, domain_batches, mirror, recolour, standardized
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3)).astype(np.uint8)
 SEEN = jnp.asarray(IMAGES[:4])
@@ -84,3 +84,27 @@ def test_no_label_of_the_second_domain_is_in_a_batch():
     np.testing.assert_array_equal(
         alone(stored, {"domain": 1}, jax.random.key(0))["source"]["image"], seen["image"]
     )
+
+
+def test_answers_are_mirrored_with_their_images():
+    """Bright pixels are the points, whichever way each image looks."""
+    points = np.array([[[1, 0], [2, 3]]] * 40, np.float32)
+    points[::2, 1] = np.nan  # one point alone
+    image = np.zeros((40, 4, 6, 3), np.uint8)
+    for i, j in zip(*np.nonzero(np.isfinite(points[..., 0])), strict=True):
+        row, column = points[i, j].astype(int)
+        image[i, row, column] = 255
+    instances = (image[..., 0] > 0).astype(np.int32)
+    count = np.arange(40, dtype=np.float32)
+    batch = {"image": image, "points": points, "point": points[:, 0], "instances": instances}
+    new = mirror(jax.random.key(0), {**batch, "count": count})
+    np.testing.assert_array_equal(new["count"], count)
+    np.testing.assert_array_equal(new["instances"], new["image"][..., 0] > 0)
+    np.testing.assert_array_equal(new["point"], new["points"][:, 0])
+    swapped = np.asarray(new["point"][:, 1]) == 5
+    assert 10 < swapped.sum() < 30 and (new["point"][~swapped, 1] == 0).all()
+    for i, pair in enumerate(np.asarray(new["points"])):
+        expected = np.argwhere(np.asarray(new["instances"][i]))
+        np.testing.assert_array_equal(
+            np.sort(pair[np.isfinite(pair[:, 0])], 0), np.sort(expected, 0)
+        )

@@ -219,7 +219,11 @@ def test_a_network_goes_on_from_anothers(real):
         ({"base.answer": "box"}, r"config\.base\.answer: 'box' is not one of class, coordinates"),
         ({"methods.mask.answer": "number"}, r"methods answer different questions \(config\.m"),
         ({"base.values": (8, 9)}, r"config\.base\.images=9: there are 8 training images"),
-        ({"base.patch": 20}, r"config\.base\.patch=20 is not used: only masks move with their"),
+        ({"base.patch": 20}, r"config\.base\.patch=20 is not used: only masks are cut"),
+        (
+            {"base.changes": ("colour", "elastic")},
+            r"config\.base\.changes=\('colour', 'elastic'\) is",
+        ),
         (
             {"base.views": "turned", "methods.mask.answer": "coordinates"},
             r"config\.base\.views=turned is not used: coordinates are not",

@@ -369,7 +369,7 @@ def test_findings_are_paired_and_say_what_a_donor_is_worth():
 
 def test_legends_have_the_order_of_the_lines(monkeypatch, tmp_path):
     drawn = {}
-    monkeypatch.setattr(figures, "save", lambda figure, path, **_: drawn.update({path.name: figure}))
+    monkeypatch.setattr(figures, "save", lambda x, path, **_: drawn.update({path.name: x}))
     figures.draw(ROWS, LAYOUT, tmp_path)
     legends = {k: [text.get_text() for text in v.legends[0].get_texts()] for k, v in drawn.items()}
     assert legends == {

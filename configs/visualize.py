@@ -53,7 +53,7 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     # What is drawn.
     config.shown = 6  # images that are predicted rightly, and the same number of mistakes
-    config.stages = ()  # whose units are shown; empty for up to four
+    config.stages = ()  # whose maps and units are shown; empty for all maps, units of up to four
     config.units = 3  # a stage
     config.patches = 6  # a unit, of different images
 

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str]) -> str:
     ]
     colours = ["firebrick" if has_truths and not right[i] else "black" for i, _ in sheet]
     images = np.stack([image for _, image in sheet]) / 255
-    samples(images, titles, output_folder / "predictions.png", 8, side=1.2, colours=colours)
+    samples(images, titles, output_folder / "predictions.png", 8, side=1.3, colours=colours)
     counts = Counter(row.predicted for row in rows).most_common()
     classes = ", ".join(f"{name} ({n:,})" for name, n in counts[:10])
     classes += f" and {len(counts) - 10} more classes" * (len(counts) > 10)

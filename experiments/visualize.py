@@ -231,14 +231,14 @@ class Visualize(Study):
         folder, images = trainer.folder, drawing.to_rgb(self.inputs)
         if self.staged:
             stages, variables = self.model.names(), self.variables[0]
+            shown = self.config.stages or stages
             kernels = [x for x in jax.tree.leaves(variables["params"][stages[0]]) if x.ndim == 4]
             if kernels:
                 drawing.filters(np.asarray(kernels[0]), folder / "filters.png")
             maps = jax.jit(partial(stage_activations, self.model))(variables, self.inputs[:1])
-            rows = [(name, np.asarray(x)[0]) for name, x in zip(stages, maps, strict=True)]
+            rows = [(n, np.asarray(x)[0]) for n, x in zip(stages, maps, strict=True) if n in shown]
             drawing.feature_maps(self.inputs[0], rows, folder / "feature_maps.png")
-            if rows := list(self.unit_rows(images)):
-                drawing.pictures(rows, folder / "units.png")
+            drawing.units(dict(self.unit_patches(images)), folder / "units.png")
         if not self.classifies:
             return
         drawing.perturbation(self.curves, folder / "perturbation.png")
@@ -251,10 +251,10 @@ class Visualize(Study):
             drawing.sheet(images[worst], captions, folder / "mistakes.png")
         if len(names) <= MOST_CLASSES and (self.labels >= 0).any():
             parts = {s: {"all": Prediction(x, self.labels)} for s, x in self.logits.items()}
-            title = f"{len(self.labels):,} images, {len(parts)} network(s)"
+            title = f"{len(self.labels):,} images, {len(parts)} network{'s' * (len(parts) > 1)}"
             prediction_figures.confusion(parts, "all", names, title, folder / "confusion.png")
 
-    def unit_rows(self, images: np.ndarray) -> Iterator[drawing.Row]:
+    def unit_patches(self, images: np.ndarray) -> Iterator[tuple[str, drawing.Patches]]:
         """Patches that drive each channel's units most, and their positions, by stage."""
         config, local = self.config, list(self.fields)
         for name in config.stages or drawing.spread(local, 4):
@@ -262,9 +262,9 @@ class Visualize(Study):
             for channel in drawing.spread(np.flatnonzero(values.max(0) > 0), config.units):
                 strongest = np.argsort(-values[:, channel], kind="stable")[: config.patches]
                 examples = [(images[i], units[i, channel]) for i in strongest]
-                parts = [view(image, field, unit) for image, unit in examples]
-                parts += [drawing.framed(x, field.corner(unit), field.size) for x, unit in examples]
-                yield f"{name}\nchannel {channel}", [*map(drawing.Picture, parts)]
+                patches = [view(image, field, unit) for image, unit in examples]
+                framed = [drawing.framed(x, field.corner(u), field.size) for x, u in examples]
+                yield f"{name}\nchannel {channel}", (patches, framed)
 
     def report(self, trainer: Trainer, facts: Mapping[str, str]) -> str:
         """The report in Markdown."""

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -53,17 +54,19 @@ def _errorbars(
     level_name: str = "",
 ) -> None:
     """Means ± standard errors over seeds, and each seed's value as a dot; dashed, with a band, the
-    level that a line is to be compared with."""
+    level that a line is to be compared with. The legend has the order of the lines' ends."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes, middle = figure.subplots(), (len(lines) - 1) / 2
+    axes, ends = figure.subplots(), []
+    handles: list[Any] = []
     for i, (name, (places, values)) in enumerate(lines.items()):
-        shift = 0.05 * (i - middle)  # side by side
+        shift = 0.02 * (i - (len(lines) - 1) / 2)  # few pixels, so that no bar hides another
         positions = [x * 10 ** (0.4 * shift) if logarithmic else x + shift for x in places]
         estimates = [over_seeds(seeds) for seeds in values]
-        axes.errorbar(
+        ends.append(estimates[-1].mean)
+        bars = axes.errorbar(
             positions,
             [100 * x.mean for x in estimates],
             [0 if math.isnan(x.se) else 100 * x.se for x in estimates],
@@ -73,6 +76,7 @@ def _errorbars(
             color=f"C{i % 10}",
             label=plain(name),
         )
+        handles.append(bars)
         for x, seeds in zip(positions, values, strict=True):
             dots = [100 * value for value in seeds.values()]
             axes.plot([x] * len(dots), dots, ".", color=f"C{i % 10}", alpha=0.3, markersize=4)
@@ -82,8 +86,9 @@ def _errorbars(
             if not math.isnan(level.se):
                 edges = 100 * (level.mean - level.se), 100 * (level.mean + level.se)
                 axes.axhspan(*edges, color=f"C{i % 10}", alpha=0.12, linewidth=0)
+    handles = [handles[i] for i in np.argsort(np.nan_to_num(ends, nan=-1))[::-1]]
     if levels:
-        axes.plot([], [], color="0.4", linewidth=1.2, linestyle="--", label=level_name)
+        handles += axes.plot([], [], color="0.4", linewidth=1.2, linestyle="--", label=level_name)
     if logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
@@ -92,7 +97,7 @@ def _errorbars(
     axes.set(xlabel=xlabel, ylabel="accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     save(figure, path, dpi=150)
 
 

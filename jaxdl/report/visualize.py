@@ -49,13 +49,19 @@ def by_image(areas: Areas, attribution: str, part: int) -> Float[np.ndarray, " n
     return np.mean([parts[part] for (name, _), parts in areas.items() if name == attribution], 0)
 
 
+def ranking(areas: Areas) -> list[str]:
+    """Attributions by their mean area of insertion, the greatest first."""
+    names = {name: -float(by_image(areas, name, 1).mean()) for name, _ in areas}
+    return sorted(names, key=lambda name: names[name])
+
+
 def gains(areas: Areas, part: int) -> dict[str, Estimate]:
     """The gain of each attribution's area over that of a random order, over images: smaller is
     better for deletion, larger for insertion."""
     chance, sign = by_image(areas, RANDOM, part), (-1, 1)[part]
     return {
         name: mean_and_standard_error(sign * (by_image(areas, name, part) - chance))
-        for name in dict.fromkeys(name for name, _ in areas)
+        for name in ranking(areas)
         if name != RANDOM
     }
 
@@ -84,7 +90,7 @@ def table(areas: Areas) -> str:
     order's."""
     differences = [gains(areas, part) for part in (0, 1)]
     rows = []
-    for name in dict.fromkeys(name for name, _ in areas):
+    for name in ranking(areas):
         cells: list[str] = []
         for part, gain in enumerate(differences):
             area = mean_and_standard_error(by_image(areas, name, part))

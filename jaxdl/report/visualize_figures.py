@@ -120,6 +120,26 @@ def feature_maps(
     pictures(rows, path)
 
 
+Pixels = Float[np.ndarray, "_ _ 3"]  # of several sizes
+Patches = tuple[Sequence[Pixels], Sequence[Pixels]]
+"""What drives a unit most, strongest first, and the images it comes from, with a frame."""
+
+
+def units(patches: Mapping[str, Patches], path: Path) -> None:
+    """A row a unit: its patches, and beside them their images in the same order; nothing without
+    units."""
+    rows: list[Row] = []
+    for name, parts in patches.items():
+        row = [
+            Picture(pixels, f"{part} {i}" * (not rows))
+            for part, images in zip(("patch", "of image"), parts, strict=True)
+            for i, pixels in enumerate(images, 1)
+        ]
+        rows.append((name, row))
+    if rows:
+        pictures(rows, path)
+
+
 def attributions(
     images: Float[np.ndarray, "n h w 3"],
     maps: Mapping[str, Float[np.ndarray, "n h w"]],
@@ -137,15 +157,15 @@ def attributions(
 
 def perturbation(curves: Mapping[str, Sequence[Float[np.ndarray, "2 points"]]], path: Path) -> None:
     """Draw the mean probability during deletion and insertion of pixels, by attribution and
-    network."""
+    network; the legend has the order of the lines of insertion."""
+    ranking = sorted(curves, key=lambda name: -np.mean([pair[1] for pair in curves[name]]))
     panels: dict[str, dict[str, list[Line]]] = {}
-    for name, networks in curves.items():
-        for pair in networks:
-            for action, curve in zip(("deleted", "inserted"), pair, strict=True):
-                panel = panels.setdefault(f"probability, pixels {action}", {})
-                share = np.linspace(0, 100, len(curve))
-                panel.setdefault(name, []).append((share, curve))
-    draw_curves(panels, path, "pixels, %")
+    for row, action in enumerate(("deleted", "inserted")):
+        panels[f"probability, pixels {action}"] = {
+            name: [(np.linspace(0, 100, len(pair[row])), pair[row]) for pair in curves[name]]
+            for name in ranking
+        }
+    draw_curves(panels, path, "share of the pixels, %")
 
 
 def captions(

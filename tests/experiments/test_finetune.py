@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs.finetune import VARIANTS, get_config
-from experiments import finetune, predict
+from experiments import export, finetune, predict
 from experiments.finetune import Network
 from experiments.harness import donors
 from experiments.harness.networks import from_run
@@ -20,10 +20,11 @@ from experiments.harness.study import COMMON, make_study
 from jaxdl import transfer
 from jaxdl.data import sources
 from jaxdl.nn.models.mlp import MLP
-from jaxdl.nn.models.pretrained import PRETRAINED, shapes
+from jaxdl.nn.models.pretrained import PRETRAINED, load, shapes
 from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.weights import to_source, write_safetensors
 from jaxdl.report import finetune as reporting
+from jaxdl.report import finetune_figures as figures
 from jaxdl.report.finetune import DONOR, Layout, Result, findings
 from jaxdl.report.tables import wilson_interval
 from jaxdl.train.checkpoint import load_network
@@ -239,6 +240,48 @@ def test_weights_of_a_file_take_the_place_of_donors(tmp_path):
     assert [*above["params"]] == ["fc11"] and above["params"]["fc11"]["dense"]["kernel"].min() == 1
 
 
+@pytest.mark.parametrize("classes", [10, 7])
+def test_what_is_exported_in_the_names_of_the_source_comes_in_again(classes, tmp_path, monkeypatch):
+    """Bit for bit, with the stages that were frozen; though the donor had other classes."""
+
+    def build(classes=classes, **options):
+        return ResNet((1, 1), 2, classes, **options)
+
+    row = PRETRAINED["resnet20"]._replace(build=build, size=8)
+    monkeypatch.setitem(PRETRAINED, "resnet20", row)
+    rng, model, path = np.random.default_rng(0), build(), tmp_path / "exported.safetensors"
+    variables = jax.tree.map(
+        lambda x: rng.uniform(0.1, 0.2, x.shape).astype(np.float32), shapes(model, 8)
+    )
+    write_safetensors(tmp_path / "w.safetensors", to_source(variables, row.names(model)))
+    config, run = tiny(), tmp_path / "run"
+    config.model, config.weights, config.seeds = "resnet20", str(tmp_path / "w.safetensors"), 1
+    config.data.options.channels, config.images, config.stages = 3, (10,), ()
+    config.base.steps = 2
+    for method in ("changed", "scratch"):
+        del config.methods[method]
+    config.baseline = "frozen"
+    finetune.study(config, run, StopFlag())
+    for method, n in (("frozen", 3), ("head_first", 0)):
+        assert export.main([str(run), str(path), f"method={method}", "--names=source"])
+        _, network = from_run(run, **name_of(method, images=10, frozen=n))
+        _, again = load("resnet20", path, classes=10)
+        jax.tree.map(np.testing.assert_array_equal, again, network.variables)
+        below = (transfer.cut(arrays, 3, model.names())[0] for arrays in (again, variables))
+        equal = jax.tree.map(np.array_equal, *below)
+        assert all(jax.tree.leaves(equal)) is (n > 0)
+
+
+def test_networks_that_no_source_has_names_for_are_not_exported_in_these(finished, tmp_path):
+    path = tmp_path / "network.safetensors"
+    words = [str(finished[0]), str(path), "method=scratch", "images=20", "seed=1"]
+    with pytest.raises(ValueError, match=r"this network, a MLP, is none that a source has names f"):
+        export.main([*words, "--names=source"])
+    assert not path.exists() and export.main(words)
+    with pytest.raises(ValueError, match=r"usage: .*--names=source"):
+        export.main([*words, "--names=flax"])
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -322,6 +365,17 @@ def test_findings_are_paired_and_say_what_a_donor_is_worth():
     assert sentences[0].startswith("**tuned** with 90 images, the best by validation, has a mean")
     assert "75.0 % on 20 images" in sentences[0]
     assert f"images is {100 * low:.1f} to {100 * high:.1f} %" in sentences[0]
+
+
+def test_legends_have_the_order_of_the_lines(monkeypatch, tmp_path):
+    drawn = {}
+    monkeypatch.setattr(figures, "save", lambda x, path, **_: drawn.update({path.name: x}))
+    figures.draw(ROWS, LAYOUT, tmp_path)
+    legends = {k: [text.get_text() for text in v.legends[0].get_texts()] for k, v in drawn.items()}
+    assert legends == {
+        "images.png": ["tuned", "scratch", "frozen"],
+        "stages.png": ["90 images", "10 images", "scratch"],
+    }
 
 
 def test_diverged_networks_are_in_no_mean_and_named():

@@ -187,6 +187,8 @@ def test_findings_compare_images_after_a_mean_over_networks():
     line = next(x for x in reporting.table(AREAS).splitlines() if x.startswith("| a "))
     cells = [cell.strip() for cell in line.split("|")[2:6]]
     assert cells == ["20.0 ± 0.0", "+33.3 ± 3.3", "80.0 ± 0.0", "+33.3 ± 3.3"]
+    best = {("z", 0): (np.zeros(3), np.ones(3))}
+    assert reporting.ranking(AREAS | best) == ["z", "a", "random"]
 
 
 def test_predictions_count_what_is_taken_for_what():

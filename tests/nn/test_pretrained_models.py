@@ -297,6 +297,17 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_source_s_names_are_known_of_any_number_of_classes(name):
+    row = PRETRAINED[name]
+    model = row.build().clone(classes=3)
+    known, expected = (
+        {source: entry.path for source, entry in names.items()}
+        for names in (pretrained.source_names(model), row.names(model))
+    )
+    assert known == expected
+
+
 SIBLINGS = ("resnet32", "resnet44", "resnet34", "efficientnet_lite1", "vit_s")
 
 
@@ -480,7 +491,8 @@ def test_lite0_s_reference_has_equal_logits():
 @pytest.mark.slow
 def test_lite0_knows_imagenet_s_samples():
     """One image of each eighth class: 88.0 % when written, whatever the resampling (bilinear too),
-    86.4 without a margin; 75.1 are published for the whole validation set."""
+    86.4 without a margin, and 123 of 125 among the first five; 75.1 are published for the whole
+    validation set."""
     folder = SHARED / "data/imagenet_samples"
     if not folder.is_dir():
         pytest.skip("no ImageNet samples beside the repository")
@@ -489,8 +501,9 @@ def test_lite0_knows_imagenet_s_samples():
     pictures = sorted(path for path in folder.iterdir() if path.suffix != ".txt")
     images = np.stack([prepare(Image.open(path)) for path in pictures])
     logits = jax.jit(lambda x: model.apply(variables, x))
-    found = np.concatenate([np.argmax(logits(batch), -1) for batch in np.split(images, 5)])
-    assert np.mean(found == 8 * np.arange(125)) >= 0.86
+    found = np.concatenate([np.argsort(-logits(batch), -1) for batch in np.split(images, 5)])
+    is_right = found[:, :5] == 8 * np.arange(125)[:, None]
+    assert is_right[:, 0].mean() >= 0.86 and is_right.sum() >= 122
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def get_config(variant: str = "macula") -> ConfigDict:
     config.base.deviation = 3.0  # of Gaussians at points, in pixels
     # What it sees in training.
     config.base.patch = 0  # side of random patches; 0 for whole images
-    config.base.flip = False  # mirror every other image
+    config.base.flip = False  # mirror images at random
     config.base.changes = ()  # similarity, elastic, which move masks; noise, colour
     config.base.strength = 1.0  # of these
     config.base.views = ""  # in evaluation the mean of an image and its mirror image: "mirrored";

@@ -40,7 +40,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.image.subtract = "channels"  # mean, over deviation, of each; "pixels": mean of each
     config.image.crop = 0  # side of random crops (in evaluation: the middle); 0 for none
     config.image.padding = 0  # pixels on every side, before cropping
-    config.image.flip = False  # mirror every other image in training
+    config.image.flip = False  # mirror images at random in training
 
     config.model = "glyph_net"  # digit_net, cifar_net, caffenet
 

@@ -4,9 +4,10 @@ python -m experiments.export RUN FILE.safetensors method=dann seed=0
 python -m experiments.export RUN FILE.safetensors method=fine_tuned seed=0 --names=source
 
 The words after the file name the network, as the columns of RUN/results.csv do, as far as it takes
-to tell it from the others. The names in the file are paths, ``params/conv1/kernel``, or, of the
-networks in jaxdl.nn.models.pretrained, the source's: ``conv1.weight``. In those the file is whole,
-with the layers that were frozen; the run's data are read again for it.
+to tell it from the others. The file has the variables that the network is evaluated with: means,
+where training kept them. Their names are paths, ``params/conv1/kernel``; or those of the source of
+a fine-tuned network of jaxdl.nn.models.pretrained, ``conv1.weight``, with its frozen layers, for
+which the run's data are read again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from experiments import runs
 from experiments.harness.networks import from_run, parse_name
 from experiments.harness.run import print_or_fail
 from jaxdl.files import user_path
-from jaxdl.nn.models.pretrained import source_names
+from jaxdl.nn.models.pretrained import PRETRAINED
 from jaxdl.nn.weights import to_source, write_safetensors
 from jaxdl.train.checkpoint import load_network
+from jaxdl.train.state import evaluation_variables
 
 SOURCE = "--names=source"
 
@@ -39,10 +42,17 @@ def main(arguments: Sequence[str]) -> str:
             f"[{SOURCE}]"
         )
     run, path, name = user_path(words[0]), user_path(words[1]), parse_name(words[2:])
-    variables = load_network(run, **name)
+    # It refuses a name of several networks, of which `from_run` would choose by validation.
+    variables = evaluation_variables(load_network(run, **name))
     if SOURCE in arguments:
+        model = runs.load(run).content["config"].get("model")
+        if model not in PRETRAINED:
+            raise ValueError(
+                f"{run}: no source has names for its networks; {SOURCE} is for runs with "
+                f"config.model={', '.join(PRETRAINED)}"
+            )
         _, network = from_run(run, **name)
-        variables = to_source(network.variables, source_names(network.model))
+        variables = to_source(network.variables, PRETRAINED[model].names(network.model))
     write_safetensors(path, variables)
     return f"wrote {path}"
 

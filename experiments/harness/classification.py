@@ -35,10 +35,10 @@ from jaxdl.train.population import Prepare, member_key
 from jaxdl.train.state import (
     Optimizer,
     TrainState,
+    add_average,
     create_state,
     make_averaging_step,
     make_step,
-    with_average,
 )
 from jaxdl.types import Batch, Hyper, LossFn, PyTree, Variables
 
@@ -73,7 +73,7 @@ def starting(
 
     @jax.jit
     def create(variables: Variables, hyper: Hyper) -> TrainState:
-        variables = with_average(variables) if average else variables
+        variables = add_average(variables) if average else variables
         return create_state(variables, optimizer, hyper)
 
     return lambda seed, hyper: create(init(member_key("init", seed)), hyper())

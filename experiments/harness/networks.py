@@ -28,11 +28,11 @@ from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
 from jaxdl.train import logs
 from jaxdl.train.checkpoint import list_names, load_network, write_name
-from jaxdl.train.state import evaluated
+from jaxdl.train.state import evaluation_variables
 from jaxdl.types import Variables
 
 Load = Callable[[tuple], Variables]
-"""The variables of a run's network, by its name; a mean of its parameters in their place."""
+"""The variables of a run's network, by its name; their means, where they are kept."""
 
 
 def parse_name(words: Sequence[str]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def from_run(folder: Path, **name: Any) -> tuple[tuple, Classifier]:
     network = choose(run, name)
 
     def variables(network: tuple) -> Variables:
-        return evaluated(load_network(folder, **network._asdict()))
+        return evaluation_variables(load_network(folder, **network._asdict()))
 
     return network, BY_STUDY[study](data, network, variables)
 

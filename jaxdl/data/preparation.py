@@ -36,7 +36,7 @@ def standardized(
         mean of each pixel; "middle": 127.5, and divide by that, so that black is -1 and white 1.
       crop: side of random crops, and in evaluation of the middle; 0 for none.
       padding: pixels on every side, before cropping.
-      flip: whether every other image is mirrored in training.
+      flip: whether images are mirrored, each with probability one half in training.
       change: of images 0 … 255 in training, before all else.
       moments: mean and standard deviation of the channels to be used in the place of theirs, as the
         images' that a network was trained on before.
@@ -83,14 +83,17 @@ def picture_batches(
     moments: tuple[Float[AnyArray, " c"], Float[AnyArray, " c"]] | None = None,
 ) -> Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]:
     """Batches of :func:`standardized` images and their answers. With a key images are cut, mirrored
-    and changed, masks alike; other answers move with mirrored images only.
+    (:func:`mirror`) and changed.
+
+    A "mask" is cut and changed with its image; other answers must not depend on places if there is
+    a patch, or a change that moves pixels (:data:`MOVING`).
 
     Of several masks of an image, [b, versions, h, w], a network learns from that of the number
     ``hyper["mask"]``, and is evaluated by the first.
 
     Args:
       patch: the side of random square pieces; 0 for whole images.
-      flip: whether half of them are mirrored (:func:`mirror`).
+      flip: whether images are mirrored, each with probability one half.
       change: of images 0 … 255 and masks, after that.
       moments: see :func:`standardized`.
 
@@ -104,46 +107,50 @@ def picture_batches(
     cut = augment.crop_and_flip(patch, flip=False) if patch else None
 
     def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray | None) -> Batch:
-        batch = dict(stored)
+        batch: Batch = dict(stored)
         if "mask" in stored:
-            batch["mask"] = stored["mask"][:, 0 if key is None else hyper["mask"]]
+            batch = {**batch, "mask": stored["mask"][:, 0 if key is None else hyper["mask"]]}
         if key is not None:
             keys = jax.random.split(key, 3)
-            batch = moved(cut, keys[0], batch)
+            batch = augmented(cut, keys[0], batch)
             batch = mirror(keys[1], batch) if flip else batch
-            batch = moved(change, keys[2], batch)
+            batch = augmented(change, keys[2], batch)
         return {**batch, "image": see(batch["image"], None)}
 
-    def moved(move: augment.Augment | None, key: PRNGKeyArray, batch: Batch) -> Batch:
-        if move is None:
+    def augmented(change: augment.Augment | None, key: PRNGKeyArray, batch: Batch) -> Batch:
+        if change is None:
             return batch
         image = batch["image"].astype(jnp.float32)
         if "mask" not in batch:
-            return {**batch, "image": move(key, image)}
-        return {
-            **batch,
-            **dict(zip(("image", "mask"), move(key, image, batch["mask"]), strict=True)),
-        }
+            return {**batch, "image": change(key, image)}
+        image, mask = change(key, image, batch["mask"])
+        return {**batch, "image": image, "mask": mask}
 
     return prepare
 
 
+MAPS = ("image", "mask", "instances", "depth")
+"""Arrays [b, h, w, …] that :func:`mirror` mirrors."""
+POINTS = ("point", "points")
+"""Arrays of rows and columns, [b, …, 2], that it mirrors."""
+
+
 def mirror(key: PRNGKeyArray, batch: Batch) -> Batch:
-    """Half of the images of a batch left to right, with all their answers: of arrays [b, h, w, …]
-    the columns, of "point" [b, 2] and "points" [b, n, 2] the second coordinate."""
-    b, _, width = batch["image"].shape[:3]
-    chosen = jax.random.bernoulli(key, shape=(b,))
+    """A batch, of which each image is mirrored left to right with probability one half, with its
+    :data:`MAPS` and :data:`POINTS`; all other arrays are the same of both."""
+    width = batch["image"].shape[2]
+    heads = jax.random.bernoulli(key, shape=batch["image"].shape[:1])
+    mirrored = dict(batch)
+    for name in batch.keys() & {*MAPS}:
+        mirrored[name] = jnp.flip(batch[name], 2)
+    for name in batch.keys() & {*POINTS}:
+        rows, columns = batch[name][..., 0], batch[name][..., 1]
+        mirrored[name] = jnp.stack([rows, width - 1 - columns], -1)
 
-    def answer(name: str, array: AnyArray) -> AnyArray:
-        if name in ("point", "points"):
-            mirrored = jnp.stack([array[..., 0], width - 1 - array[..., 1]], -1)
-        elif array.ndim > 2:
-            mirrored = jnp.flip(array, 2)
-        else:
-            return array
-        return jnp.where(jnp.expand_dims(chosen, range(1, array.ndim)), mirrored, array)
+    def choose(new: AnyArray, old: AnyArray) -> Array:
+        return jnp.where(jnp.expand_dims(heads, range(1, old.ndim)), new, old)
 
-    return {name: answer(name, array) for name, array in batch.items()}
+    return jax.tree.map(choose, mirrored, batch)
 
 
 def mean_colours(domains: Iterable[Source]) -> Float[np.ndarray, "d c"]:

@@ -78,20 +78,27 @@ class TrainState:
     @property
     def evaluated_variables(self) -> Variables:
         """The mean of :func:`make_averaging_step` where one is kept, else :attr:`variables`."""
-        return evaluated(self.variables)
+        return evaluation_variables(self.variables)
 
 
-def with_average(variables: Variables) -> Variables:
-    """Variables, and the first mean of each collection, as the collection ``average_NAME``."""
-    return {**variables, **{f"average_{name}": value for name, value in variables.items()}}
+AVERAGE = "average_"
+"""The running mean of a collection is the collection of its name after this: not one collection of
+all means, since each must have the prefix ``alive`` of :func:`create_state`."""
 
 
-def evaluated(variables: Variables) -> Variables:
-    """What a network is evaluated with: means, where they are kept, as the collections that they
-    are the means of."""
-    average = {name: value for name, value in variables.items() if name.startswith("average_")}
-    trained = {name: value for name, value in variables.items() if name not in average}
-    return trained | {name.removeprefix("average_"): value for name, value in average.items()}
+def add_average(variables: Variables) -> Variables:
+    """Variables before the first step, and beside each collection its running mean, until then
+    itself."""
+    return {**variables, **{AVERAGE + name: value for name, value in variables.items()}}
+
+
+def evaluation_variables(variables: Variables) -> Variables:
+    """The variables for evaluation: of each collection its running mean, where one is kept."""
+    return {
+        name: variables.get(AVERAGE + name, value)
+        for name, value in variables.items()
+        if not name.startswith(AVERAGE)
+    }
 
 
 def create_state(
@@ -253,11 +260,11 @@ def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> 
 
     The state has it from the beginning on::
 
-        create_state(with_average(variables), optimizer)
+        create_state(add_average(variables), optimizer)
 
     and :attr:`TrainState.evaluated_variables` is it. Checkpoints keep it, and of a network that is
     no longer finite it stays as it was. Batch normalization's statistics are averaged like the
-    parameters (Izmailov et al. compute them anew).
+    parameters (Izmailov et al. compute them anew), and of integers the last are kept.
 
     Args:
       decay, start: may be traced: members differ in them if the step is made of ``hyper``, within
@@ -269,14 +276,16 @@ def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> 
         part = jnp.maximum(1 - decay, 1 / jnp.maximum(state.step - start, 1))
 
         def mean(average: Array, variable: Array, alive: Bool[Array, ""]) -> Array:
+            if not jnp.issubdtype(variable.dtype, jnp.inexact):
+                return variable
             change = part.astype(variable.dtype) * (variable - average)
             return jnp.where(alive, average + change, average)
 
         collections = dict(state.collections)
         for name, variables in state.variables.items():
-            if (average := collections.get(f"average_{name}")) is not None:
+            if (average := collections.get(AVERAGE + name)) is not None:
                 alive = jax.tree.broadcast(state.alive, variables)
-                collections[f"average_{name}"] = jax.tree.map(mean, average, variables, alive)
+                collections[AVERAGE + name] = jax.tree.map(mean, average, variables, alive)
         return dataclasses.replace(state, collections=collections), metrics
 
     return averaging_step

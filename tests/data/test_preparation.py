@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdl.data.preparation import centred, domain_batches, mirror, recolour, standardized
+from jaxdl.data.preparation import (
+    augmentations,
+    centred,
+    domain_batches,
+    mirror,
+    picture_batches,
+    recolour,
+    standardized,
+)
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3)).astype(np.uint8)
 SEEN = jnp.asarray(IMAGES[:4])
@@ -108,3 +116,40 @@ def test_answers_are_mirrored_with_their_images():
         np.testing.assert_array_equal(
             np.sort(pair[np.isfinite(pair[:, 0])], 0), np.sort(expected, 0)
         )
+
+
+def bright_squares(b=6, h=20, w=24):
+    """Images with a bright square, and two versions of its mask: the square, and nothing."""
+    image = np.zeros((b, h, w, 3), np.uint8)
+    for i in range(b):
+        image[i, 5 + i : 12 + i, 3 + 2 * i : 10 + 2 * i] = 255
+    return image, np.stack([image[..., 0] > 0, image[..., 0] < 0], 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("changes", [(), ("similarity",)])
+def test_masks_are_cut_mirrored_and_changed_with_their_images(changes):
+    image, mask = bright_squares()
+    change = augmentations(changes, 1.0, 16)
+    prepare = jax.jit(picture_batches(image, patch=16, flip=True, change=change))
+    batch = prepare({"image": image, "mask": mask}, {"mask": np.int32(0)}, jax.random.key(0))
+    assert batch["image"].shape == (6, 16, 16, 3) and batch["mask"].shape == (6, 16, 16)
+    low, high = (see.min() for see in (batch["image"], -batch["image"]))
+    bright = batch["image"][..., 0] > (low - high) / 2
+    assert np.sum(bright != batch["mask"]) <= (40 if changes else 0)  # of 1,536; some are mixed
+    pieces = {np.asarray(x).tobytes() for x in np.asarray(batch["mask"])}
+    assert len(pieces) == 6 and batch["mask"].any()
+    nothing = prepare({"image": image, "mask": mask}, {"mask": np.int32(1)}, jax.random.key(0))
+    assert not nothing["mask"].any()
+
+
+def test_colours_change_without_masks_and_nothing_without_a_key():
+    image = bright_squares()[0] // 4 + 96  # nothing is cut off at black or white
+    points = np.zeros((6, 1, 2), np.float32)
+    prepare = picture_batches(image, flip=True, change=augmentations(("colour",), 1.0, 20))
+    stored = {"image": image, "points": points}
+    plain, changed = (prepare(stored, {}, key) for key in (None, jax.random.key(0)))
+    np.testing.assert_array_equal(plain["image"], standardized(image)(image, None))
+    np.testing.assert_array_equal(plain["points"], points)
+    assert {*np.unique(changed["points"][..., 1]).tolist()} == {0, 23}
+    levels = [np.unique(np.asarray(x)[..., 0]) for x in changed["image"]]
+    assert all(len(values) == 2 for values in levels) and len({v[0] for v in levels}) == 6

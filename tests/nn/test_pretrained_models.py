@@ -297,17 +297,6 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_the_source_s_names_are_known_of_any_number_of_classes(name):
-    row = PRETRAINED[name]
-    model = row.build().clone(classes=3)
-    known, expected = (
-        {source: entry.path for source, entry in names.items()}
-        for names in (pretrained.source_names(model), row.names(model))
-    )
-    assert known == expected
-
-
 SIBLINGS = ("resnet32", "resnet44", "resnet34", "efficientnet_lite1", "vit_s")
 
 

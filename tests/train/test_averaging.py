@@ -13,7 +13,7 @@ from jaxdl import trees
 from jaxdl.supervised import classification_loss
 from jaxdl.train.parallel import make_placement
 from jaxdl.train.population import member_key, population_of, train_resident
-from jaxdl.train.state import create_state, make_averaging_step, make_step, with_average
+from jaxdl.train.state import add_average, create_state, make_averaging_step, make_step
 
 STEPS = 8
 TARGETS = np.random.default_rng(0).normal(size=(STEPS, 3)).astype(np.float32)
@@ -25,7 +25,7 @@ def distance(params, collections, batch, hyper, key):
 
 
 def started(params, rule, **options):
-    return create_state(with_average({"params": params}), rule, **options)
+    return create_state(add_average({"params": params}), rule, **options)
 
 
 def by_hand(rate, decay, start):
@@ -119,7 +119,7 @@ def test_networks_are_averaged_where_they_are_trained():
         make_averaging_step(plain), lambda stored, hyper, key: stored, placement, steps=1, batch=8
     )
     variables = jax.jit(Network().init)(KEY, data["image"])
-    state = create_state(with_average(variables), rule)
+    state = create_state(add_average(variables), rule)
     hyper = {"key": member_key(0), "examples": np.arange(16), "count": np.int32(16)}
     states, hypers = population_of([state], placement), population_of([hyper], placement)
     history = []
@@ -137,3 +137,17 @@ def test_networks_are_averaged_where_they_are_trained():
         assert np.abs(mean - last).max() > 1e-3
     logits = Network().apply(trees.member(evaluated, 0), data["image"])
     assert np.isfinite(logits).all()
+
+
+def test_integers_are_not_averaged():
+    def loss(params, collections, batch, hyper, key):
+        counts = {"n": collections["counts"]["n"] + 1}
+        return jnp.sum(params["w"] ** 2), ({**collections, "counts": counts}, {})
+
+    rule = optax.sgd(0.1)
+    variables = {"params": {"w": jnp.ones(2)}, "counts": {"n": jnp.int32(0)}}
+    state = create_state(add_average(variables), rule)
+    step = jax.jit(make_averaging_step(make_step(loss, rule)))
+    for _ in range(3):
+        state, _ = step(state, {}, {"key": KEY})
+    assert state.evaluated_variables["counts"] == {"n": 3}

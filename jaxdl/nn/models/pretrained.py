@@ -1,14 +1,14 @@
 """Networks that others have trained: what builds them, and what their weights expect of an image.
 
 The files themselves are the user's to get; :func:`load` reads them. What goes out again in the
-source's names is ``write_safetensors(path, to_source(variables, source_names(model)))``.
+source's names is ``write_safetensors(path, to_source(variables, row.names(model)))``.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -283,19 +283,3 @@ def load(name: str, path: Path, **options) -> tuple[Staged, Variables]:
         return model, to_flax(arrays, row.names(model), shapes(model, row.size), row.unused)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def source_names(model: Any) -> Names:
-    """The map of the source's names for a network of :data:`PRETRAINED`, of any number of classes.
-
-    Raises:
-      ValueError: if it is none of these.
-    """
-    for row in PRETRAINED.values():
-        network = row.build()
-        if type(network) is type(model) and network.clone(classes=model.classes) == model:
-            return row.names(model)
-    raise ValueError(
-        f"this network, a {type(model).__name__}, is none that a source has names for: "
-        f"{', '.join(PRETRAINED)}"
-    )

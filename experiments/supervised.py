@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.supervised import get_config
-from experiments.harness import classification, recipe, single_source
+from experiments.harness import classification, datasets, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Count, Flag, OneOf, Settings
@@ -62,7 +62,7 @@ class Supervised(single_source.SingleSourceStudy):
         methods = dict.fromkeys(name for name, _ in self.trials)
         OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
         kinds = ("image", "features"), ("label", "target")
-        self.source = classification.load_source(config.data, "config.data", *kinds)
+        self.source = datasets.load(config.data, "config.data", *kinds)
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
         train = self.source.splits["train"]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.harness.classification import DataStudy, load_source
+from experiments.harness import datasets
+from experiments.harness.classification import DataStudy
 from experiments.harness.study import curve_panels, describe_source
 from jaxdl.data import splits
 from jaxdl.data.encoded import Images, in_memory
@@ -31,7 +32,7 @@ class SingleSourceStudy(DataStudy):
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.source = load_source(config.data, "config.data")
+        self.source = datasets.load(config.data, "config.data")
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
 

@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy import stats
 
 from configs.supervised import VARIANTS, get_config
@@ -127,6 +128,10 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ),
         ({"base.rate": -0.1}, r"config\.base\.rate must be above 0 and finite, got -0\.1"),
         ({"methods.slow.rate": -1.0}, r"config\.methods\.slow\.rate must be above 0"),
+        (
+            {"data.name": "npz", "data.options": ConfigDict({"path": "missing.npz"})},
+            r"^config\.data\.options\.path: No such file or directory: missing\.npz$",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(change, words, tmp_path):

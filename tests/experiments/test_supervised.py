@@ -116,7 +116,11 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ({"methods.slow.values": (0.1, -1.0)}, r"config\.methods\.slow\.rate must be above 0"),
         ({"methods.slow.sweep": "speed"}, r"config\.methods\.slow\.sweep: 'speed' is not one of"),
         ({"base.share": 5000.0}, r"share=5000\.0: there are 1078 training examples"),
-        ({"base.model": "linear"}, r"config\.base\.model=linear has no hidden; it has none of th"),
+        (
+            {"base.model": "linear"},
+            r"^config\.base\.hidden=\(16,\) is not used: config\.base\.model=linear takes "
+            r'none; give --config\.base\.hidden="\(\)"$',
+        ),
         ({"base.warmup": 4}, r"method adam: a warm-up of 4 steps"),
         ({"base.steps": 5}, r"config\.base\.steps=5 is not a multiple of config\.steps_per"),
         ({"base.share": 0.0}, r"config\.base\.share must be above 0 and finite, got 0\.0"),

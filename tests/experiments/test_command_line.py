@@ -133,6 +133,7 @@ def test_a_method_that_there_is_not():
 
 def test_how_many_members_a_study_has():
     from experiments import dann, pinn
+    from experiments.harness import classification
     from experiments.transferability import most_members
 
     config = transferability.get_config("digits")
@@ -145,7 +146,7 @@ def test_how_many_members_a_study_has():
     config.update({"seeds": 10**20, "treatments": ()})
     assert most_members(config) == config.members_per_round
     config = dann.get_config()
-    assert dann.most_members(config) == 3 * len(config.methods)
+    assert classification.most_members(config) == 3 * len(config.methods)
     assert pinn.get_config().seeds == 5
 
 
@@ -163,7 +164,7 @@ def test_another_run_is_refused_in_few_words(claimed):
     with pytest.raises(ValueError) as error:
         claim(folder, config, {"classes": classes, "name": "x" * 1000})
     line = str(error.value)
-    assert len(line) < 600 and "another variant (a there, b now), data.classes" in line
+    assert len(line) < 600 and "differs in variant (a there, b now), data.classes" in line
     assert "data.classes (['class 0', 'class 1'" in line
     assert "data.name (nothing there, xxxx" in line and "x…" in line
     for value in line.split("(")[1:]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,17 @@ def test_what_jax_cannot_read_of_the_environment_is_one_line(tmp_path):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: JAX_NUM_CPU_DEVICES=two: ")
     assert ended.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_study_is_imported(tmp_path):
+    command = [sys.executable, "-Ximporttime", "-m", "experiments.pinn", f"--workdir={tmp_path}/x"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as study:
+        while "jax.version" not in study.stderr.readline():
+            pass
+        study.send_signal(signal.SIGINT)
+        *_, last = study.stderr
+    assert (study.returncode, last) == (130, "stopped\n")
+    assert not list(tmp_path.iterdir())
 
 
 # Compiled programs are kept for the next run.

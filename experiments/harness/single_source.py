@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,6 +27,8 @@ class SingleSourceStudy(DataStudy):
 
     score: str = "accuracy"
     """The name of the score of networks."""
+    entries: Sequence[str] = ()
+    """Entries of the curves' legend in the order of their colours; others follow as they come."""
     mean, deviation = 0.0, 1.0
     """Mean and deviation of the targets, which networks put out standardized."""
 
@@ -80,7 +82,7 @@ class SingleSourceStudy(DataStudy):
         """The first images that a member is trained on, as its network sees them; curves."""
         fields = {"loss": "training loss", self.fields["images"]: f"validation {self.score}"}
         panels = curve_panels(trainer, self.network, fields, self.entry)
-        figures.curves(panels, trainer.folder / "curves.png")
+        figures.curves(panels, trainer.folder / "curves.png", order=self.entries)
         if self.inputs != "image":
             return
         stored, batch = self.first_examples(60)

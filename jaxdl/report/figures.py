@@ -42,13 +42,13 @@ def own_style() -> Iterator[None]:
 
 
 def save(
-    figure: "Figure", path: str | os.PathLike, *, photographs: bool = False, **options: Any
+    figure: "Figure", path: str | os.PathLike, *, full_colour: bool = False, **options: Any
 ) -> None:
     """Write a figure as a PNG file, in one piece.
 
     Args:
-      photographs: whether it shows some, which keep all colours; others have 256, at a third of the
-        size.
+      full_colour: whether it keeps all colours, as photographs and colour maps need; else it has a
+        palette of 256, at a third of the size.
       options: those of ``savefig``.
     """
     from PIL import Image
@@ -56,7 +56,7 @@ def save(
     drawn, content = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", **options)
     image = Image.open(drawn).convert("RGB")
-    if not photographs:
+    if not full_colour:
         image = image.quantize(256, Image.Quantize.MEDIANCUT, 1, dither=Image.Dither.NONE)
     image.save(content, "PNG", optimize=True)
     write_atomically(path, content.getvalue())
@@ -147,7 +147,7 @@ def samples(
         axes.text(middle, top, plain(title), fontsize=8, ha="center", va="bottom", color=colour)
     axes.set(xlim=(0, side * columns), ylim=(0, step * rows))
     axes.set_axis_off()
-    save(figure, path, photographs=True, dpi=150)
+    save(figure, path, full_colour=True, dpi=150)
 
 
 Numbers = Sequence[float] | Num[np.ndarray, " _"]

@@ -44,7 +44,7 @@ def test_few_colours_look_like_all_and_take_less_room(tmp_path):
     axes.scatter(*rng.normal(size=(2, 300)), s=7, c=hues, lw=0, alpha=0.45)
     images = {}
     for name in (False, True):
-        figures.save(figure, tmp_path / f"{name}.png", photographs=name)
+        figures.save(figure, tmp_path / f"{name}.png", full_colour=name)
         images[name] = Image.open(tmp_path / f"{name}.png")
     assert (images[False].mode, images[True].mode) == ("P", "RGB")
     few, every = (np.asarray(image.convert("RGB"), int) for image in images.values())

@@ -4,11 +4,19 @@ import os
 import signal
 import sys
 
+
+def stop(number, frame):
+    """End the program at once, before there is anything to save: an exception could be lost within
+    an import."""
+    try:
+        os.write(2, b"\nstopped\n")
+    finally:
+        os._exit(128 + number)
+
+
 # As a program (`python -m experiments.STUDY`, of which no more is known yet).
 if sys.argv[0] == "-m":
-    # Until there is something to save, Ctrl-C ends it at once. Python's own way may be lost within
-    # an import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, stop)
     # Streams that are closed (`2>&-`) go nowhere: else Python has none, and the next file that is
     # opened, whichever that is, takes their place.
     for number, name in enumerate(("stdin", "stdout", "stderr")):

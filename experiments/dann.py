@@ -19,9 +19,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.dann import get_config
-from experiments.harness import classification, recipe
+from experiments.harness import classification, datasets, recipe
 from experiments.harness import settings as declared
-from experiments.harness.classification import load_source, most_members
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, OneOf, Settings
 from experiments.harness.study import Headline, conduct, curve_panels, describe_source
@@ -137,7 +136,7 @@ class Adaptation(classification.DataStudy):
         self.config = config
         self.methods = {name: method.settings for name, method in check(config).items()}
         self.sources = {
-            domain: load_source(config[domain], f"config.{domain}", unlabelled=domain == "target")
+            domain: datasets.load(config[domain], f"config.{domain}", unlabelled=domain == "target")
             for domain in DOMAINS
         }
         source, target = self.sources.values()
@@ -297,4 +296,4 @@ class Adaptation(classification.DataStudy):
 study = partial(conduct, Adaptation)
 
 if __name__ == "__main__":
-    run(study, "dann", get_config(), members=most_members, free=SETTINGS.free)
+    run(study, "dann", get_config(), members=classification.most_members, free=SETTINGS.free)

@@ -18,13 +18,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.dense import get_config
-from experiments.harness import classification, recipe, single_source
+from experiments.harness import classification, datasets, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, OneOf, SomeOf, TupleOf
 from experiments.harness.study import Headline, conduct, curve_panels, describe_source
 from jaxdl import dense
-from jaxdl.data import masks, preparation, sources
+from jaxdl.data import masks, preparation
 from jaxdl.data.source import Split, length
 from jaxdl.dense import REPRESENTATIONS
 from jaxdl.files import digest_file, user_path
@@ -105,8 +105,9 @@ class Dense(single_source.SingleSourceStudy):
         if data.shifted:
             usual = {} if "name" in data.shifted else versions["images"]
             versions["shifted"] = {**usual, **data.shifted}
-        load_source = partial(sources.load, answers=answers.stored)
-        self.sources = {n: answers.of_source(load_source(**v)) for n, v in versions.items()}
+        sections = {"images": "config.data.options", "shifted": "config.data.shifted"}
+        load = partial(datasets.load_named, answers=answers.stored)
+        self.sources = {n: answers.of_source(load(sections[n], **v)) for n, v in versions.items()}
         self.source = self.sources["images"]
         self.score, self.opens_test = reporting.SCORES[self.question], config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))

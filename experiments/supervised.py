@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.supervised import get_config
-from experiments.harness import classification, recipe, single_source
+from experiments.harness import classification, datasets, recipe, single_source
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Count, Flag, OneOf, Settings
@@ -62,7 +62,7 @@ class Supervised(single_source.SingleSourceStudy):
         methods = dict.fromkeys(name for name, _ in self.trials)
         OneOf(tuple(methods)).check("config.baseline", config.baseline, config)
         kinds = ("image", "features"), ("label", "target")
-        self.source = classification.load_source(config.data, "config.data", *kinds)
+        self.source = datasets.load(config.data, "config.data", *kinds)
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
         train = self.source.splits["train"]
@@ -191,8 +191,7 @@ class Supervised(single_source.SingleSourceStudy):
             return self.stored_answers[ids]
 
         def train_answers(network: Network, ids: np.ndarray) -> np.ndarray:
-            settings = self.trials[network[:2]].settings
-            return self.data.noisy_labels(settings, network.seed)[ids]
+            return self.data.noisy_labels(self.trials[network[:2]].settings, network.seed)[ids]
 
         splits = {
             "train": (self.feed, examples(0), stored_answers if self.regression else train_answers),
@@ -220,6 +219,7 @@ class Supervised(single_source.SingleSourceStudy):
         config, folder, split = self.config, trainer.folder, self.config.report_on
         choose = config.choose
         self.shown = dict.fromkeys(reporting.points(self.results, choose=choose))
+        self.entries = list(map(reporting.label, self.shown))
         self.networks = {n: parts for n, parts in self.predictions.items() if n[:2] in self.shown}
         super().draw(trainer)
         pooled = reporting.pool(self.results, self.draw_size)

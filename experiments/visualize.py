@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 
 from configs.visualize import get_config
 from experiments import runs, supervised
-from experiments.harness import networks
+from experiments.harness import datasets, networks
 from experiments.harness import settings as kinds
-from experiments.harness.classification import load_source, most_members
+from experiments.harness.classification import most_members
 from experiments.harness.progress import map_with_bar
 from experiments.harness.run import run
 from experiments.harness.study import Headline, Study, conduct, describe_source, make_study
@@ -79,7 +79,7 @@ class Visualize(Study):
         if self.files:
             self.identity = {"images": [str(path) for path in self.files]}
         else:
-            source = load_source(config.data, "config.data") if config.data.name else source
+            source = datasets.load(config.data, "config.data") if config.data.name else source
             if source is None:
                 raise ValueError("name the images: config.images=FOLDER, or config.data.name")
             self.sources, self.identity = {"images": source}, describe_source(source)
@@ -101,7 +101,7 @@ class Visualize(Study):
             content = runs.load(folder).content["config"]
             data = ConfigDict(content.get("data") or content["target"])  # of two domains
             title = f"{networks.write_name(network._asdict())} of {config.run}"
-            return classifier, title, load_source(data, str(folder))
+            return classifier, title, datasets.load(data, str(folder))
         study = make_study(supervised.Supervised, config.training)
         network = supervised.Network(config.training.baseline, "", 0)
         classifier = networks.BY_STUDY["supervised"](study, network, lambda _: {})

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study
-from jaxdl.data import sources
 from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end, length
 from jaxdl.train.evaluate import Accuracy, Logits, Outputs, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, check_stream, make_feed
@@ -85,28 +84,6 @@ def most_members(config: ConfigDict) -> int:
     methods = (own if isinstance(own, ConfigDict) else {} for own in config.methods.values())
     values = sum(max(1, len(own.get("values", base))) for own in methods)
     return min(config.members_per_round, config.seeds * values)
-
-
-def load_source(
-    settings: ConfigDict,
-    setting: str,
-    inputs: Sequence[str] = ("image",),
-    answers: Sequence[str] = ("label",),
-    **options: Any,
-) -> Source:
-    """The data set that settings name; ``settings.options`` override ``options``.
-
-    Raises:
-      ValueError: if it has none of the inputs or none of the answers, naming the setting.
-    """
-    source = sources.load(settings.name, **{**options, **settings.options})
-    arrays = sorted(source.splits["train"])
-    if not ({*inputs} & {*arrays} and {*answers} & {*arrays}):
-        needed = ", ".join(" or ".join(names) for names in (inputs, answers))
-        raise ValueError(
-            f"{setting}.name={settings.name} has {', '.join(arrays)}: this study needs {needed}"
-        )
-    return source
 
 
 class DataStudy(Study):

@@ -10,9 +10,8 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness import recipe, user_functions
+from experiments.harness import datasets, recipe, user_functions
 from experiments.harness import settings as declared
-from experiments.harness.classification import load_source
 from experiments.harness.settings import Count, Kinds, OneOf, SomeOf
 from experiments.harness.study import describe_source
 from jaxdl import transfer
@@ -110,7 +109,7 @@ class Donors:
             training = declared.method(config, ("source", "training"))
             training.check(config, kinds)
             self.training = training.settings
-            self.source = load_source(config.source, "config.source")
+            self.source = datasets.load(config.source, "config.source")
             self.identity = {"source": describe_source(self.source)}
             mean, deviation = encoded.statistics(self.source.splits["train"]["image"])
             self.moments = mean.mean((0, 1)), deviation

@@ -63,8 +63,8 @@ def agree(config: ConfigDict, workdir: Path) -> None:
     by_setting = zip(settings, gathered.T, strict=True)
     if differ := [name for name, values in by_setting if len(set(values)) > 1]:
         raise ValueError(
-            f"the processes were started with another {', '.join(differ)} each: start all of them "
-            "with the same command but for --process"
+            f"the processes differ in {', '.join(differ)}: start all of them with the same command "
+            "but for --process"
         )
 
 

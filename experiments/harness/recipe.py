@@ -45,6 +45,8 @@ OFF: Mapping[str, float | None] = {
 }
 """The numeric settings of a member, each with the value that turns it off; None if it is always
 on."""
+MODEL_OPTIONS = ("hidden", "activation", "normalization", "dropout", "noise")
+"""Settings that a model's function takes, or does not use."""
 MIXING = ("mixup", "cutmix")
 CHANGES = ("similarity", "elastic", "noise", "colour", "augmix", *MIXING)
 
@@ -104,6 +106,11 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     subset |= settings["share"] != 1
     mixing = {*settings["changes"]} & {*MIXING}
     image_settings = ("crop", "padding", "flip", "views", "changes")
+    model = trial.path("model")
+    function = user_functions.function_named(settings["model"], MODELS, model, "model")
+    parameters = inspect.signature(function).parameters
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    ignored = [n for n in MODEL_OPTIONS if not accepts_any and n not in parameters]
     for names, read, reason in (
         (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
         (image_settings, images, "it is for images"),
@@ -111,10 +118,12 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
         (("smoothing",), not squared, "squared errors have no smoothing"),
         (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
         (("soft",), not mixing, f"the teacher has not seen what {' and '.join(mixing)} make"),
+        (ignored, False, f"{model}={settings['model']} takes none"),
     ):
-        for name in names:
-            if settings[name] and not read:
-                raise ValueError(f"{trial.path(name)}={settings[name]} is not used: {reason}")
+        for setting in names:
+            if (value := settings[setting]) and not read:
+                path, off = trial.path(setting), type(value)()
+                raise ValueError(f'{path}={value} is not used: {reason}; give --{path}="{off}"')
     if settings["features"] in FITTED and subset:
         raise ValueError(
             f"{trial.path('features')}={settings['features']} is fitted to all training examples, "
@@ -265,16 +274,10 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
       path: the setting that names the model, for messages.
 
     Raises:
-      ValueError: for an unknown model, and a setting that it does not take.
+      ValueError: for an unknown model.
     """
     function = user_functions.function_named(settings["model"], MODELS, path, "model")
-    names = ("hidden", "activation", "normalization", "dropout", "noise")
-    options = {name: settings[name] for name in names if settings[name]}
-    parameters = inspect.signature(function).parameters
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if unknown := [name for name in options if not accepts_any and name not in parameters]:
-        accepted = ", ".join(name for name in names if name in parameters) or "none of these"
-        raise ValueError(f"{path}={settings['model']} has no {unknown[0]}; it has {accepted}")
+    options = {name: settings[name] for name in MODEL_OPTIONS if settings[name]}
     try:
         return function(outputs, axis_name=axis_name, **options)
     except TypeError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -32,6 +33,14 @@ from jaxdl.train.verification import WrongNumbers
 from jaxdl.types import DamagedFile
 
 Study = Callable[[ConfigDict, Path, StopFlag], str]
+
+
+class ProgramStop(StopFlag):
+    """In a program the second Ctrl-C ends a long computation, too, which Python would wait for."""
+
+    def __enter__(self) -> StopFlag:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return super().__enter__()
 
 
 def fail(message: str) -> NoReturn:
@@ -110,7 +119,7 @@ def run(
                 processes.lock(workdir)
         try:
             with processes.own_folder(workdir) as folder:
-                report = study(config, folder, StopFlag())
+                report = study(config, folder, ProgramStop())
         except UserError as error:
             with suppress(OSError):  # a folder that nothing was written to
                 workdir.rmdir()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.harness.classification import DataStudy, load_source
+from experiments.harness import datasets
+from experiments.harness.classification import DataStudy
 from experiments.harness.study import curve_panels, describe_source
 from jaxdl.data import splits
 from jaxdl.data.encoded import Images, in_memory
@@ -26,12 +27,14 @@ class SingleSourceStudy(DataStudy):
 
     score: str = "accuracy"
     """The name of the score of networks."""
+    entries: Sequence[str] = ()
+    """Entries of the curves' legend in the order of their colours; others follow as they come."""
     mean, deviation = 0.0, 1.0
     """Mean and deviation of the targets, which networks put out standardized."""
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.source = load_source(config.data, "config.data")
+        self.source = datasets.load(config.data, "config.data")
         self.sources, self.identity = {"images": self.source}, describe_source(self.source)
         self.opens_test = config.report_on == "test"
 
@@ -79,7 +82,7 @@ class SingleSourceStudy(DataStudy):
         """The first images that a member is trained on, as its network sees them; curves."""
         fields = {"loss": "training loss", self.fields["images"]: f"validation {self.score}"}
         panels = curve_panels(trainer, self.network, fields, self.entry)
-        figures.curves(panels, trainer.folder / "curves.png")
+        figures.curves(panels, trainer.folder / "curves.png", order=self.entries)
         if self.inputs != "image":
             return
         stored, batch = self.first_examples(60)

@@ -201,7 +201,7 @@ def claim(
         if differ:
             rest = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
             raise ValueError(
-                f"{workdir} holds a run with another {', '.join(differ[:5])}{rest}: "
+                f"{workdir} holds a run that differs in {', '.join(differ[:5])}{rest}: "
                 "choose another --workdir, or delete that folder"
             )
     elif any((workdir / "checkpoints").glob("*/*")):

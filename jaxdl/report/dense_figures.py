@@ -64,7 +64,7 @@ def overlays(
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     entries = legend(question, split, list(answers.values()), tolerance)
     figure.legend(handles=entries, loc="outside lower right", ncols=4, frameon=False, fontsize=8)
-    save(figure, path, dpi=110)
+    save(figure, path, full_colour=True, dpi=110)
 
 
 def legend(

@@ -93,7 +93,7 @@ def draw(
 
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure((0.6 + 4 * columns, 8.2 * rows + 0.2), dpi=150, layout="constrained")
+    figure = Figure((0.6 + 4 * columns, 8.2 * rows + 0.2), dpi=100, layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False)
     pairs = [pair for i in range(rows) for pair in grid[2 * i : 2 * i + 2].T]
     for axes in np.ravel(pairs[len(panels) :]):

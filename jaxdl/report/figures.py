@@ -4,7 +4,7 @@ import io
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,25 @@ def own_style() -> Iterator[None]:
         yield
 
 
-def save(figure: "Figure", path: str | os.PathLike, **options: Any) -> None:
-    """Write a figure as a PNG file, in one piece; ``options`` are those of ``savefig``."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", **options)
-    write_atomically(path, image.getvalue())
+def save(
+    figure: "Figure", path: str | os.PathLike, *, full_colour: bool = False, **options: Any
+) -> None:
+    """Write a figure as a PNG file, in one piece.
+
+    Args:
+      full_colour: whether it keeps all colours, as photographs and colour maps need; else it has a
+        palette of 256, at a third of the size.
+      options: those of ``savefig``.
+    """
+    from PIL import Image
+
+    drawn, content = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", **options)
+    image = Image.open(drawn).convert("RGB")
+    if not full_colour:
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, 1, dither=Image.Dither.NONE)
+    image.save(content, "PNG", optimize=True)
+    write_atomically(path, content.getvalue())
 
 
 def check() -> None:
@@ -133,7 +147,7 @@ def samples(
         axes.text(middle, top, plain(title), fontsize=8, ha="center", va="bottom", color=colour)
     axes.set(xlim=(0, side * columns), ylim=(0, step * rows))
     axes.set_axis_off()
-    save(figure, path, dpi=150)
+    save(figure, path, full_colour=True, dpi=150)
 
 
 Numbers = Sequence[float] | Num[np.ndarray, " _"]
@@ -148,6 +162,7 @@ def curves(
     xlabel: str = "step",
     *,
     logarithmic: bool = False,
+    order: Iterable[str] = (),
 ) -> None:
     """Curves of single networks (thin) and their mean (thick), on a logarithmic scale their median.
 
@@ -157,23 +172,19 @@ def curves(
     Args:
       panels: the y axis's label -> legend entry -> one ``(steps, values)`` a network; the
         networks of an entry are logged at the same steps.
+      order: entries, in the order of their colours, before all others.
     """
     from matplotlib.figure import Figure
 
-    names = dict.fromkeys(name for groups in panels.values() for name in groups)
-    by_name = {
-        name: {"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]}
-        for i, name in enumerate(names)
-    }
+    by_name = styles([*order, *(name for groups in panels.values() for name in groups)])
     distinct = {label: _without_repetition(groups) for label, groups in panels.items()}
     # Entries that are drawn as one have the style of their first, which another panel may have too.
-    styles = {
+    shown = {
         entry: by_name[first]
         for groups in distinct.values()
         for entry, (first, _) in groups.items()
     }
-    order = list(styles)
-    common_legend = len(order) > 4
+    common_legend = len(shown) > 4
     columns = min(3, len(distinct))
     rows = math.ceil(len(distinct) / columns)
     figure = Figure(figsize=(4.2 * columns + 2 * common_legend, 3.2 * rows), layout="constrained")
@@ -182,7 +193,7 @@ def curves(
         axes.set_axis_off()
     for axes, (label, groups) in zip(grid, distinct.items(), strict=False):
         for name, (_, lines) in groups.items():
-            style = styles[name]
+            style = shown[name]
             for steps, values in lines:
                 axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
             middle = np.median if logarithmic else np.mean
@@ -197,11 +208,19 @@ def curves(
         if not common_legend:
             axes.legend(frameon=False, fontsize=8)
     if common_legend:
-        handles = [axes.plot([], [], **style, linewidth=2)[0] for style in styles.values()]
+        handles = [axes.plot([], [], **style, linewidth=2)[0] for style in shown.values()]
         figure.legend(
-            handles, list(map(plain, order)), loc="outside right upper", frameon=False, fontsize=9
+            handles, list(map(plain, shown)), loc="outside right upper", frameon=False, fontsize=9
         )
     save(figure, path, dpi=150)
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and line by name, in this order."""
+    return {
+        name: {"color": f"C{i % 10}", "linestyle": LINES[i // 10 % 4]}
+        for i, name in enumerate(dict.fromkeys(names))
+    }
 
 
 LINES = ("-", "--", ":", "-.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdl.report.comparisons import judged, over_seeds, shows
-from jaxdl.report.figures import own_style, panels, plain, save
+from jaxdl.report.figures import own_style, panels, plain, save, styles
 from jaxdl.report.predictions import FitDiagnosis
 from jaxdl.report.supervised import (
     Point,
@@ -97,10 +97,10 @@ def scores(
     path: Path,
 ) -> None:
     """Methods, the best on top: mean ± standard error of the score, and the 95 % interval of the
-    paired difference to the baseline, dark where it excludes zero.
+    paired difference to the baseline, a full dot where it excludes zero.
 
     Args:
-      extra_rows: further rows, such as ensembles or other models.
+      extra_rows: further rows, such as ensembles or other models, grey.
       baseline: the method and value of which the differences are taken.
       score: the score's name.
     """
@@ -111,28 +111,32 @@ def scores(
     if len(rows) < 2:
         return
     compared = any(gain for _, gain in rows.values())
+    by_name = styles(map(label, sorted(methods)))  # as in curves
+    colours = {row: by_name[row]["color"] if row in by_name else "black" for row in [*rows, name]}
     size = 8.4 if compared else 5.4, 1.1 + 0.3 * len(rows)
     figure = Figure(figsize=size, layout="constrained")
     left, *right = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
     for y, (row, (mean, gain)) in enumerate(rows.items()):
-        colour = "C1" if row == name else "C0" if gain else "0.5"
+        colour = colours[row]
         error = 0 if math.isnan(mean.se) else 100 * mean.se
         left.errorbar(100 * mean.mean, y, xerr=error, fmt="o", color=colour, markersize=5)
         if gain and gain.used:
             shown = shows(+1, gain) or shows(-1, gain)
-            colour = "C0" if shown else "0.6"
-            right[0].plot(100 * gain.mean, y, "o", color=colour, markersize=5)
+            face = colour if shown else "white"
+            marker = {"markersize": 5, "markerfacecolor": face, "zorder": 3}
+            right[0].plot(100 * gain.mean, y, "o", color=colour, **marker)
             if judged(gain):
                 ends = [100 * end for end in confidence_interval(gain)]
                 right[0].plot(ends, [y, y], color=colour)
     if name in rows:
-        left.axvline(100 * rows[name].score.mean, color="C1", linestyle=":", linewidth=1)
+        line = {"color": colours[name], "linestyle": ":", "linewidth": 1}
+        left.axvline(100 * rows[name].score.mean, **line)
     left.set_yticks(range(len(rows)), list(map(words, rows)))
     left.set_ylim(len(rows) - 0.5, -0.5)
     left.set_xlabel(f"{score}, %: mean ± standard error")
     for axes in right:
-        axes.axvline(0, color="C1", linestyle=":", linewidth=1)
-        interval = "95 % interval\n(grey where it includes 0)"
+        axes.axvline(0, **line)
+        interval = "95 % interval\n(an open dot where it includes 0)"
         axes.set_xlabel(f"minus {words(name)}, points: {interval}")
     for axes in (left, *right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -170,10 +174,11 @@ def sweep(
         if choose and count > 1 and means and max(means) - min(means) > SPREAD:
             drawn.append((kind, math.floor(100 * max(means)) - CLOSE))
     shared = len(settings) > 4 and len(set(settings.values())) == 1
+    all_styles = styles(row.method for row in results)  # as beside methods without a sweep
     figure, all_axes, _ = panels(len(drawn), 4.4, 3.6, beside=2 * shared)
     for axes, (kind, low) in zip(all_axes, drawn, strict=True):
         methods = [method for method in settings if settings[method] == kind]
-        colours = {method: f"C{list(settings).index(method) % 10}" for method in methods}
+        colours = {method: all_styles[method]["color"] for method in methods}
         draw_sweep(axes, results, colours, choose=choose, train=low is None)
         if low is not None:
             axes.set_ylim(low, min(100.2, low + CLOSE + 2))

@@ -50,7 +50,7 @@ def parallel_coordinates(
         panel.set(yticks=(), xlim=(-0.1, len(axes) - 0.6), ylim=(-0.05, 1.05))
         panel.spines[:].set_visible(False)
         ends = (
-            f"{min(scores[finite]):.3f} (dark) to {max(scores[finite]):.3f}"
+            f"{100 * min(scores[finite]):.1f} (dark) to {100 * max(scores[finite]):.1f} %"
             if len(finite)
             else "none"
         )
@@ -79,13 +79,14 @@ def best_so_far(
         for i, (name, repetitions) in enumerate(searches.items()):
             style = {"where": "post", "color": f"C{i % 10}"}
             for values in repetitions if len(repetitions) > 1 else ():
-                panel.step(values[row], values[2], linewidth=0.8, alpha=0.4, **style)
+                panel.step(values[row], 100 * values[2], linewidth=0.8, alpha=0.4, **style)
             courses = [values[[row, 2]] for values in repetitions if values.size]
-            panel.step(*mean_course(courses), label=plain(name), **style)
+            steps, best = mean_course(courses)
+            panel.step(steps, 100 * best, label=plain(name), **style)
         panel.set(xlabel=label)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel(plain(f"best {score} so far"))
+    panels[0].set_ylabel(plain(f"best {score} so far, %"))
     longest = max(map(len, searches.values()))
     title = f"means of {longest} repetitions" if longest > 1 else None
     panels[0].legend(title=title, frameon=False, fontsize=8, title_fontsize=8)

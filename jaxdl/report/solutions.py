@@ -78,7 +78,7 @@ def surfaces(
             drawing = axes.pcolormesh(*axis, image.T, shading="nearest", rasterized=True, **style)
             row.colorbar(drawing, ax=axes)
             axes.set(xlabel=plain(names[-2]), ylabel=plain(names[-1]), title=plain(label))
-    save(figure, path)
+    save(figure, path, full_colour=True)
 
 
 @own_style()

@@ -52,7 +52,7 @@ def pictures(rows: Sequence[Row], path: Path) -> None:
             )
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
-    save(figure, path, dpi=130)
+    save(figure, path, full_colour=True, dpi=130)
 
 
 def to_rgb(inputs: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w 3"]:

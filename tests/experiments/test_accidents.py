@@ -330,7 +330,7 @@ def test_two_processes_find_what_one_does(arguments, finished, processes, tmp_pa
 
 @pytest.mark.parametrize(
     "second, what",
-    [("--config.seeds=2", "another seeds each"), ("--workdir=elsewhere", "another --workdir each")],
+    [("--config.seeds=2", "differ in seeds: "), ("--workdir=elsewhere", "differ in --workdir: ")],
 )
 def test_processes_that_are_not_started_alike_are_refused(second, what, processes, tmp_path):
     for study in processes(tmp_path / "run", second=[second.replace("=else", f"={tmp_path}/else")]):

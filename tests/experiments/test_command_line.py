@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,7 @@ def test_a_method_that_there_is_not():
 
 def test_how_many_members_a_study_has():
     from experiments import dann, pinn
+    from experiments.harness import classification
     from experiments.transferability import most_members
 
     config = transferability.get_config("digits")
@@ -145,7 +147,7 @@ def test_how_many_members_a_study_has():
     config.update({"seeds": 10**20, "treatments": ()})
     assert most_members(config) == config.members_per_round
     config = dann.get_config()
-    assert dann.most_members(config) == 3 * len(config.methods)
+    assert classification.most_members(config) == 3 * len(config.methods)
     assert pinn.get_config().seeds == 5
 
 
@@ -163,7 +165,7 @@ def test_another_run_is_refused_in_few_words(claimed):
     with pytest.raises(ValueError) as error:
         claim(folder, config, {"classes": classes, "name": "x" * 1000})
     line = str(error.value)
-    assert len(line) < 600 and "another variant (a there, b now), data.classes" in line
+    assert len(line) < 600 and "differs in variant (a there, b now), data.classes" in line
     assert "data.classes (['class 0', 'class 1'" in line
     assert "data.name (nothing there, xxxx" in line and "x…" in line
     for value in line.split("(")[1:]:
@@ -213,6 +215,17 @@ def test_what_jax_cannot_read_of_the_environment_is_one_line(tmp_path):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: JAX_NUM_CPU_DEVICES=two: ")
     assert ended.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_study_is_imported(tmp_path):
+    command = [sys.executable, "-Ximporttime", "-m", "experiments.pinn", f"--workdir={tmp_path}/x"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as study:
+        while "jax.version" not in study.stderr.readline():
+            pass
+        study.send_signal(signal.SIGINT)
+        *_, last = study.stderr
+    assert (study.returncode, last) == (130, "stopped\n")
+    assert not list(tmp_path.iterdir())
 
 
 # Compiled programs are kept for the next run.

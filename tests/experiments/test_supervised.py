@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from scipy import stats
 
 from configs.supervised import VARIANTS, get_config
@@ -115,7 +116,11 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ({"methods.slow.values": (0.1, -1.0)}, r"config\.methods\.slow\.rate must be above 0"),
         ({"methods.slow.sweep": "speed"}, r"config\.methods\.slow\.sweep: 'speed' is not one of"),
         ({"base.share": 5000.0}, r"share=5000\.0: there are 1078 training examples"),
-        ({"base.model": "linear"}, r"config\.base\.model=linear has no hidden; it has none of th"),
+        (
+            {"base.model": "linear"},
+            r"^config\.base\.hidden=\(16,\) is not used: config\.base\.model=linear takes "
+            r'none; give --config\.base\.hidden="\(\)"$',
+        ),
         ({"base.warmup": 4}, r"method adam: a warm-up of 4 steps"),
         ({"base.steps": 5}, r"config\.base\.steps=5 is not a multiple of config\.steps_per"),
         ({"base.share": 0.0}, r"config\.base\.share must be above 0 and finite, got 0\.0"),
@@ -127,6 +132,10 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ),
         ({"base.rate": -0.1}, r"config\.base\.rate must be above 0 and finite, got -0\.1"),
         ({"methods.slow.rate": -1.0}, r"config\.methods\.slow\.rate must be above 0"),
+        (
+            {"data.name": "npz", "data.options": ConfigDict({"path": "missing.npz"})},
+            r"^config\.data\.options\.path: No such file or directory: missing\.npz$",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(change, words, tmp_path):

@@ -77,7 +77,7 @@ def test_a_network_of_a_run_is_seen_as_when_it_was_trained(finished, tmp_path):
     trained = [{**row, "seed": "0"} for row in rows(finished[0]) if row["seed"] == "1"]
     assert rows(tmp_path / "run") == trained
     config.network = ("method=momentum", "seed=0")
-    with pytest.raises(UserError, match=r"holds a run with another .*network"):
+    with pytest.raises(UserError, match=r"holds a run that differs in .*network"):
         visualize.study(config, tmp_path / "run", StopFlag())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxdl.report import embeddings, figures, solutions
@@ -34,6 +35,30 @@ def test_any_name_is_shown_as_it_is(tmp_path):
     panels = {name: ((NAMES[1], NAMES[4]), GRID, ONES, ONES) for name in NAMES[1:5:3]}
     solutions.surfaces(panels, tmp_path / "surfaces.png", NAMES[1])
     assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_few_colours_look_like_all_and_take_less_room(tmp_path):
+    figure = Figure((3, 2), dpi=150)
+    axes, rng = figure.subplots(), np.random.default_rng(0)
+    hues = matplotlib.colormaps["tab10"](np.arange(300) % 10)
+    axes.scatter(*rng.normal(size=(2, 300)), s=7, c=hues, lw=0, alpha=0.45)
+    images = {}
+    for name in (False, True):
+        figures.save(figure, tmp_path / f"{name}.png", full_colour=name)
+        images[name] = Image.open(tmp_path / f"{name}.png")
+    assert (images[False].mode, images[True].mode) == ("P", "RGB")
+    few, every = (np.asarray(image.convert("RGB"), int) for image in images.values())
+    assert abs(few - every).mean() < 0.5 and (few[0, 0] == 255).all()
+    assert (tmp_path / "False.png").stat().st_size < 0.5 * (tmp_path / "True.png").stat().st_size
+
+
+def test_colours_are_in_the_order_that_is_asked_for(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path, **_: drawn.append(figure))
+    groups = {name: [(STEPS, level * STEPS)] for level, name in enumerate("cab")}
+    figures.curves({"loss": groups}, tmp_path / "curves.png", order=["a", "lost", "b"])
+    thick = {line.get_label(): line.get_color() for line in drawn[0].axes[0].lines[1::2]}
+    assert thick == {"c": "C3", "a": "C0", "b": "C2"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")

@@ -67,8 +67,11 @@ def test_drawn_scores_and_intervals_are_scipys(drawn, tmp_path):
         ends = stats.t.interval(0.95, 3, gain.mean(), stats.sem(gain))
         np.testing.assert_allclose(line[:, 0], 100 * np.array(ends))
         assert (line[:, 1] == names.index(name)).all()
-    colours = {line.get_color() for line in right.lines if len(line.get_xdata()) == 2}
-    assert {"C0", "0.6"} <= colours  # one shows, one does not
+    dots = {line.get_color(): line for line in right.lines if line.get_marker() == "o"}
+    assert dots["C0"].get_markerfacecolor() == "C0"  # it shows
+    assert dots["C1"].get_markerfacecolor() == "white"
+    colours = [container.lines[0].get_color() for container in left.containers]
+    assert colours == ["C0", "black", "C2", "C1"]  # of the methods in the order of their names
 
 
 def test_ensembles_are_paired_with_the_mean_member_by_bag(drawn, tmp_path):

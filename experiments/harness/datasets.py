@@ -1,0 +1,48 @@
+"""Data sets that settings name, with messages that name the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxdl.data import sources
+from jaxdl.data.source import Source
+
+
+def load_named(section: str, /, name: str, **options: Any) -> Source:
+    """:func:`jaxdl.data.sources.load`, for options that the user gives in a section of settings.
+
+    Raises:
+      ValueError: as there; where files cannot be read, naming the setting of their path.
+    """
+    try:
+        return sources.load(name, **options)
+    except OSError as error:
+        if not (options.get("path") and error.filename):
+            raise
+        raise ValueError(f"{section}.path: {error.strerror}: {error.filename}") from error
+
+
+def load(
+    settings: ConfigDict,
+    setting: str,
+    inputs: Sequence[str] = ("image",),
+    answers: Sequence[str] = ("label",),
+    **options: Any,
+) -> Source:
+    """The data set that settings name; ``settings.options`` override ``options``.
+
+    Raises:
+      ValueError: if it cannot be read, or has none of the inputs or none of the answers, naming
+        the setting.
+    """
+    source = load_named(f"{setting}.options", settings.name, **{**options, **settings.options})
+    arrays = sorted(source.splits["train"])
+    if not ({*inputs} & {*arrays} and {*answers} & {*arrays}):
+        needed = ", ".join(" or ".join(names) for names in (inputs, answers))
+        raise ValueError(
+            f"{setting}.name={settings.name} has {', '.join(arrays)}: this study needs {needed}"
+        )
+    return source

@@ -6,8 +6,8 @@ import sys
 
 
 def stop(number, frame):
-    """End the program at once, before there is anything to save: an exception could be lost within
-    an import."""
+    """End the program at once, as long as there is nothing to save. An exception would not do: some
+    modules catch all that are raised while they are imported."""
     try:
         os.write(2, b"\nstopped\n")
     finally:

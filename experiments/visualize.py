@@ -101,7 +101,7 @@ class Visualize(Study):
             content = runs.load(folder).content["config"]
             data = ConfigDict(content.get("data") or content["target"])  # of two domains
             title = f"{networks.write_name(network._asdict())} of {config.run}"
-            return classifier, title, datasets.load(data, str(folder))
+            return classifier, title, datasets.load(data, f"the configuration of {folder}: data")
         study = make_study(supervised.Supervised, config.training)
         network = supervised.Network(config.training.baseline, "", 0)
         classifier = networks.BY_STUDY["supervised"](study, network, lambda _: {})

@@ -11,18 +11,18 @@ from jaxdl.data import sources
 from jaxdl.data.source import Source
 
 
-def load_named(section: str, /, name: str, **options: Any) -> Source:
-    """:func:`jaxdl.data.sources.load`, for options that the user gives in a section of settings.
+def load_named(path_setting: str, /, name: str, **options: Any) -> Source:
+    """:func:`jaxdl.data.sources.load`, for options that come from settings.
 
     Raises:
-      ValueError: as there; where files cannot be read, naming the setting of their path.
+      ValueError: as there; where a file cannot be read, it names the setting of the path.
     """
     try:
         return sources.load(name, **options)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if not (options.get("path") and error.filename):
             raise
-        raise ValueError(f"{section}.path: {error.strerror}: {error.filename}") from error
+        raise ValueError(f"{path_setting}: {error.strerror}: {error.filename}") from error
 
 
 def load(
@@ -38,7 +38,7 @@ def load(
       ValueError: if it cannot be read, or has none of the inputs or none of the answers, naming
         the setting.
     """
-    source = load_named(f"{setting}.options", settings.name, **{**options, **settings.options})
+    source = load_named(f"{setting}.options.path", settings.name, **{**options, **settings.options})
     arrays = sorted(source.splits["train"])
     if not ({*inputs} & {*arrays} and {*answers} & {*arrays}):
         needed = ", ".join(" or ".join(names) for names in (inputs, answers))

@@ -46,7 +46,7 @@ OFF: Mapping[str, float | None] = {
 """The numeric settings of a member, each with the value that turns it off; None if it is always
 on."""
 MODEL_OPTIONS = ("hidden", "activation", "normalization", "dropout", "noise")
-"""Settings that a model's function takes, or does not use."""
+"""Settings that are arguments of models' functions."""
 MIXING = ("mixup", "cutmix")
 CHANGES = ("similarity", "elastic", "noise", "colour", "augmix", *MIXING)
 
@@ -118,12 +118,13 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
         (("smoothing",), not squared, "squared errors have no smoothing"),
         (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
         (("soft",), not mixing, f"the teacher has not seen what {' and '.join(mixing)} make"),
-        (ignored, False, f"{model}={settings['model']} takes none"),
+        (ignored, False, f"{model}={settings['model']} has no such argument"),
     ):
         for setting in names:
             if (value := settings[setting]) and not read:
-                path, off = trial.path(setting), type(value)()
-                raise ValueError(f'{path}={value} is not used: {reason}; give --{path}="{off}"')
+                off = type(value)()  # of each of these settings: 0, False or empty
+                path = trial.path(setting)
+                raise ValueError(f"{path}={value} is not used: {reason}; set it to {off!r}")
     if settings["features"] in FITTED and subset:
         raise ValueError(
             f"{trial.path('features')}={settings['features']} is fitted to all training examples, "
@@ -274,7 +275,7 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
       path: the setting that names the model, for messages.
 
     Raises:
-      ValueError: for an unknown model.
+      ValueError: for an unknown model, or one that refuses its arguments.
     """
     function = user_functions.function_named(settings["model"], MODELS, path, "model")
     options = {name: settings[name] for name in MODEL_OPTIONS if settings[name]}

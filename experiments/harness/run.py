@@ -36,7 +36,8 @@ Study = Callable[[ConfigDict, Path, StopFlag], str]
 
 
 class ProgramStop(StopFlag):
-    """In a program the second Ctrl-C ends a long computation, too, which Python would wait for."""
+    """A second Ctrl-C ends the program at once: no handler of Python's is called before a compiled
+    computation has ended."""
 
     def __enter__(self) -> StopFlag:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -57,7 +57,7 @@ def save(
     figure.savefig(drawn, format="png", **options)
     image = Image.open(drawn).convert("RGB")
     if not full_colour:
-        image = image.quantize(256, Image.Quantize.MEDIANCUT, 1, dither=Image.Dither.NONE)
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
     image.save(content, "PNG", optimize=True)
     write_atomically(path, content.getvalue())
 

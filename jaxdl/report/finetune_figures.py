@@ -54,7 +54,7 @@ def _errorbars(
     level_name: str = "",
 ) -> None:
     """Means ± standard errors over seeds, and each seed's value as a dot; dashed, with a band, the
-    level that a line is to be compared with. The legend has the order of the lines' ends."""
+    level that a line is to be compared with. The legend has the order of the lines' last means."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
@@ -86,7 +86,7 @@ def _errorbars(
             if not math.isnan(level.se):
                 edges = 100 * (level.mean - level.se), 100 * (level.mean + level.se)
                 axes.axhspan(*edges, color=f"C{i % 10}", alpha=0.12, linewidth=0)
-    handles = [handles[i] for i in np.argsort(np.nan_to_num(ends, nan=-1))[::-1]]
+    handles = [handles[i] for i in np.argsort(-np.nan_to_num(ends, nan=-1), kind="stable")]
     if levels:
         handles += axes.plot([], [], color="0.4", linewidth=1.2, linestyle="--", label=level_name)
     if logarithmic:

@@ -100,7 +100,7 @@ def scores(
     paired difference to the baseline, a full dot where it excludes zero.
 
     Args:
-      extra_rows: further rows, such as ensembles or other models, grey.
+      extra_rows: further rows, such as ensembles or other models, black.
       baseline: the method and value of which the differences are taken.
       score: the score's name.
     """

@@ -51,8 +51,8 @@ def by_image(areas: Areas, attribution: str, part: int) -> Float[np.ndarray, " n
 
 def ranking(areas: Areas) -> list[str]:
     """Attributions by their mean area of insertion, the greatest first."""
-    names = {name: -float(by_image(areas, name, 1).mean()) for name, _ in areas}
-    return sorted(names, key=lambda name: names[name])
+    means = {name: float(by_image(areas, name, 1).mean()) for name, _ in areas}
+    return sorted(means, key=lambda name: means[name], reverse=True)
 
 
 def gains(areas: Areas, part: int) -> dict[str, Estimate]:

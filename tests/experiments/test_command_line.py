@@ -220,8 +220,7 @@ def test_what_jax_cannot_read_of_the_environment_is_one_line(tmp_path):
 def test_ctrl_c_while_a_study_is_imported(tmp_path):
     command = [sys.executable, "-Ximporttime", "-m", "experiments.pinn", f"--workdir={tmp_path}/x"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as study:
-        while "jax.version" not in study.stderr.readline():
-            pass
+        next(line for line in study.stderr if "jax.version" in line)
         study.send_signal(signal.SIGINT)
         *_, last = study.stderr
     assert (study.returncode, last) == (130, "stopped\n")

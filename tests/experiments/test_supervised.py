@@ -118,8 +118,8 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ({"base.share": 5000.0}, r"share=5000\.0: there are 1078 training examples"),
         (
             {"base.model": "linear"},
-            r"^config\.base\.hidden=\(16,\) is not used: config\.base\.model=linear takes "
-            r'none; give --config\.base\.hidden="\(\)"$',
+            r"^config\.base\.hidden=\(16,\) is not used: config\.base\.model=linear has no such "
+            r"argument; set it to \(\)$",
         ),
         ({"base.warmup": 4}, r"method adam: a warm-up of 4 steps"),
         ({"base.steps": 5}, r"config\.base\.steps=5 is not a multiple of config\.steps_per"),

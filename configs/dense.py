@@ -109,8 +109,13 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.data.name = "bccd"
             config.data.options = ConfigDict({"path": "data/bccd", "reduce": 4})
             config.data.shifted = ConfigDict({"least": 1})  # without 15 whose labels are wrong
-            config.base.widths, config.base.steps = (8, 16, 32), 150
-            add(config, {name: {"answer": name} for name in ("number", "density")})
+            config.base.widths, config.base.steps = (16, 32, 64), 1500
+            config.base.flip, config.base.average = True, 0.98
+            config.settings_from = (
+                "densities of two widths and 600 to 4000 steps, by validation images"
+            )
+            add(config, {"number": {"answer": "number"}})
+            add(config, {"density": {"answer": "density", "views": "mirrored"}})
             config.baseline = "number"
         case "vessels":
             config.data.options.size = 64

@@ -167,7 +167,10 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.base.views = "turned"
             config.evaluation_batch, config.members_per_round = 1, 2
             config.steps_per_dispatch, config.dispatches_per_evaluation = 50, 20
-            config.settings_from = "runs of 1800 and 2500 steps, by training photographs left out"
+            config.settings_from = (
+                "runs of 1800 and 2500 steps, by training photographs left out; their number is "
+                "what an hour of a core allows"
+            )
             add(config, {"unet": {}})
             config.baseline = "unet"
     return config

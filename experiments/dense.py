@@ -281,7 +281,7 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         if changes := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
             raise ValueError(f"{trial.path('start')}={start}, whose {changes[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
-    masks_only = "only masks are cut and moved with their images, and damaged"
+    masks_only = f"answer={settings['answer']} is not cut, moved or damaged, masks alone are"
     for name, read, reason in (
         *((name, moves_mask, masks_only) for name in ("patch", "damage")),
         ("changes", moves_mask or preparation.MOVING.isdisjoint(settings["changes"]), masks_only),

@@ -282,7 +282,8 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
     try:
         return function(outputs, axis_name=axis_name, **options)
     except TypeError as error:
-        raise ValueError(f"{path}={settings['model']}: {error}") from error
+        given = ", ".join(options) or "none"
+        raise ValueError(f"{path}={settings['model']}, of settings {given}: {error}") from error
 
 
 def over_devices(model: Any, axis_name: str | None) -> Any:

@@ -235,7 +235,7 @@ ABSENT = "nothing"
 
 def shorten(value: Any) -> str:
     """A value in at most 60 characters."""
-    text = str(value)
+    text = str(value) or "empty"
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

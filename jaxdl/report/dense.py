@@ -187,9 +187,8 @@ def against_guess(
             reference = f"a guess of {guess:.1f} for all images, whose MAE is {np.mean(own):.2f}"
             reference += " on shifted images" if name == "shifted" else ""
             estimate = mean_and_standard_error(gain)
-            comparisons.append(
-                (f"**{label(point)}**", estimate, f"{reference}, by {SCORES['count']}")
-            )
+            networks = f"**{label(point)}**, on average over these {len(seeds)} networks,"
+            comparisons.append((networks, estimate, f"{reference}, by {SCORES['count']}"))
     return comparisons
 
 

@@ -219,7 +219,7 @@ def test_a_network_goes_on_from_anothers(real):
         ({"base.answer": "box"}, r"config\.base\.answer: 'box' is not one of class, coordinates"),
         ({"methods.mask.answer": "number"}, r"methods answer different questions \(config\.m"),
         ({"base.values": (8, 9)}, r"config\.base\.images=9: there are 8 training images"),
-        ({"base.patch": 20}, r"config\.base\.patch=20 is not used: only masks are cut"),
+        ({"base.patch": 20}, r"config\.base\.patch=20 is not used: answer=class is not cut"),
         (
             {"base.changes": ("colour", "elastic")},
             r"config\.base\.changes=\('colour', 'elastic'\) is",

@@ -63,8 +63,10 @@ def test_methods_are_compared_with_a_guess_over_images():
     guesses = reporting.against_guess(predictions, tests, 11.0)
     (text,) = findings(rows("number", "", 0.9, 0.8), "count", "number", guesses)
     gains = np.array([1 - 1, 1 - 1, 3 - 1]) / 10
-    subject = "**number** is above a guess of 11.0 for all images, whose MAE is 1.67"
-    assert f"This run does not show that {subject}" in text
+    subject = (
+        "**number**, on average over these 2 networks, is above a guess of 11.0 for all images"
+    )
+    assert f"This run does not show that {subject}, whose MAE is 1.67" in text
     assert f"+{100 * gains.mean():.1f} ± {100 * gains.std(ddof=1) / 3**0.5:.1f} points" in text
     assert "3 images" in text
 

@@ -54,7 +54,7 @@ def test_a_command_exports_a_network_of_a_run(tmp_path):
         checkpoints.save(1, placement.shard_members(state), notes)
         checkpoints.wait()
     path = tmp_path / "network.safetensors"
-    assert export.main([str(tmp_path), str(path), "method=dann", "seed=1"]) == f"wrote {path}"
+    assert export.main([str(tmp_path), str(path), "method=dann", "seed=1"]) == f"wrote {path}: fc1"
     assert_equal(read_safetensors(path), {"params": {"fc1": {"kernel": np.asarray(kernel[1])}}})
     with pytest.raises(ValueError, match="no network with method='cdan'"):
         export.main([str(tmp_path), str(path), "method=cdan"])

@@ -36,7 +36,7 @@ def standardized(
         mean of each pixel; "middle": 127.5, and divide by that, so that black is -1 and white 1.
       crop: side of random crops, and in evaluation of the middle; 0 for none.
       padding: pixels on every side, before cropping.
-      flip: whether images are mirrored, each with probability one half in training.
+      flip: whether images are mirrored in training, each with probability one half.
       change: of images 0 … 255 in training, before all else.
       moments: mean and standard deviation of the channels to be used in the place of theirs, as the
         images' that a network was trained on before.

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> str:
     truths = [path.parent.name for path in paths]
     has_truths = {*truths} <= {*classifier.class_names}
     right = [row.predicted == truth for row, truth in zip(rows, truths, strict=True)]
-    titles = [f"{rows[i].predicted} {100 * rows[i].probability:.0f} %" for i, _ in sheet]
+    titles = [f"{rows[i].predicted}: {100 * rows[i].probability:.0f} %" for i, _ in sheet]
     titles = [
         f"{title}\n{_short(rows[i].file)}" for title, (i, _) in zip(titles, sheet, strict=True)
     ]

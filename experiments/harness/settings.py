@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
 
 from ml_collections import ConfigDict
@@ -224,8 +225,10 @@ def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
         if not isinstance(changes, ConfigDict):
             raise ValueError(f"{path}: {changes!r} is not a ConfigDict of settings")
         if unknown := sorted(set(changes) - set(config.base)):
+            similar = get_close_matches(unknown[0], config.base, 1, 0.8)
+            hint = "".join(f"is it {setting}? " for setting in similar)
             raise ValueError(
-                f"{path}: there is no setting {unknown[0]!r}: config.base has them all"
+                f"{path}: there is no setting {unknown[0]!r}: {hint}config.base has them all"
             )
         settings |= changes.to_dict()
         sections |= dict.fromkeys(changes, path)

@@ -123,7 +123,7 @@ def draw_page(
     ids = [*mistakes, *others[: ROWS * COLUMNS - len(mistakes)]]
     titles = []
     for i in ids:
-        title = f"{class_names[predicted[i]]} {100 * confidence[i]:.0f} %"
+        title = f"{class_names[predicted[i]]}: {100 * confidence[i]:.0f} %"
         titles.append(f"{title}\nis {class_names[labels[i]]}" if wrong[i] else title)
     colours = ["firebrick" if wrong[i] else "black" for i in ids]
     samples(images[ids] / 255, titles, path, COLUMNS, side=1.2, colours=colours)

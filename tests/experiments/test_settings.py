@@ -105,7 +105,7 @@ def test_a_method_is_the_base_with_changes_and_knows_where_each_value_is_from():
     for methods, words in (
         ({"b": {"rate": -1.0}}, r"^config\.methods\.b\.rate must be at least 0"),
         ({"b": {"steps": 3}}, r"^config\.methods\.b\.steps=3 is not a multiple"),
-        ({"b": {"rato": 1.0}}, r"^config\.methods\.b: there is no setting 'rato'"),
+        ({"b": {"rates": 1.0}}, r"^config\.methods\.b: there is no setting 'rates': is it rate\? "),
         ({"b": 3}, r"^config\.methods\.b: 3 is not a ConfigDict"),
         ({}, r"^config\.methods is empty"),
     ):

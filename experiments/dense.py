@@ -281,10 +281,10 @@ def check(trial: declared.Method, config: ConfigDict, trials: recipe.Trials) -> 
         if changes := [n for n in shared if settings[n] != trials[start, ""].settings[n]]:
             raise ValueError(f"{trial.path('start')}={start}, whose {changes[0]} is another")
     moves_mask = {"mask"} >= {*REPRESENTATIONS[settings["answer"]].arrays}
-    masks_only = f"answer={settings['answer']} is not cut, moved or damaged, masks alone are"
+    refusal = f"answer={settings['answer']} is not cut, moved or damaged, masks alone are"
     for name, read, reason in (
-        *((name, moves_mask, masks_only) for name in ("patch", "damage")),
-        ("changes", moves_mask or preparation.MOVING.isdisjoint(settings["changes"]), masks_only),
+        *((name, moves_mask, refusal) for name in ("patch", "damage")),
+        ("changes", moves_mask or preparation.MOVING.isdisjoint(settings["changes"]), refusal),
         ("weights", settings["encoder"], "U-Net's own encoder has none"),
         ("amount", damage, "there is no damage"),
         ("views", settings["answer"] != "coordinates", "coordinates are not brought back"),

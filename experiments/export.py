@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> str:
     run, path, name = user_path(words[0]), user_path(words[1]), parse_name(words[2:])
     # It refuses a name of several networks, of which `from_run` would choose by validation.
     variables = evaluation_variables(load_network(run, **name))
-    written = [*variables["params"]]
+    arrays = variables
     if SOURCE in arguments:
         model = runs.load(run).content["config"].get("model")
         if model not in PRETRAINED:
@@ -53,10 +53,10 @@ def main(arguments: Sequence[str]) -> str:
                 f"config.model={', '.join(PRETRAINED)}"
             )
         _, network = from_run(run, **name)
-        written = [*network.variables["params"]]
-        variables = to_source(network.variables, PRETRAINED[model].names(network.model))
-    write_safetensors(path, variables)
-    return f"wrote {path}: {', '.join(written)}"
+        variables = network.variables
+        arrays = to_source(variables, PRETRAINED[model].names(network.model))
+    write_safetensors(path, arrays)
+    return f"wrote {path}: {', '.join(variables['params'])}"
 
 
 if __name__ == "__main__":

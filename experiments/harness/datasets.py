@@ -11,7 +11,7 @@ from jaxdl.data import sources
 from jaxdl.data.source import Source
 
 
-def load_named(path_setting: str, /, name: str, **options: Any) -> Source:
+def load_named(path_setting: str, name: str, **options: Any) -> Source:
     """:func:`jaxdl.data.sources.load`, for options that come from settings.
 
     Raises:

@@ -122,8 +122,7 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     ):
         for setting in names:
             if (value := settings[setting]) and not read:
-                off = type(value)()  # of each of these settings: 0, False or empty
-                path = trial.path(setting)
+                path, off = trial.path(setting), type(value)()  # 0, False or empty
                 raise ValueError(f"{path}={value} is not used: {reason}; set it to {off!r}")
     if settings["features"] in FITTED and subset:
         raise ValueError(
@@ -282,8 +281,7 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
     try:
         return function(outputs, axis_name=axis_name, **options)
     except TypeError as error:
-        given = ", ".join(options) or "none"
-        raise ValueError(f"{path}={settings['model']}, of settings {given}: {error}") from error
+        raise ValueError(f"{path}={settings['model']} with {options}: {error}") from error
 
 
 def over_devices(model: Any, axis_name: str | None) -> Any:

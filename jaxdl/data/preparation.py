@@ -139,7 +139,7 @@ def mirror(key: PRNGKeyArray, batch: Batch) -> Batch:
     """A batch, of which each image is mirrored left to right with probability one half, with its
     :data:`MAPS` and :data:`POINTS`; all other arrays are the same of both."""
     width = batch["image"].shape[2]
-    heads = jax.random.bernoulli(key, shape=batch["image"].shape[:1])
+    is_mirrored = jax.random.bernoulli(key, shape=batch["image"].shape[:1])
     mirrored = dict(batch)
     for name in batch.keys() & {*MAPS}:
         mirrored[name] = jnp.flip(batch[name], 2)
@@ -148,7 +148,7 @@ def mirror(key: PRNGKeyArray, batch: Batch) -> Batch:
         mirrored[name] = jnp.stack([rows, width - 1 - columns], -1)
 
     def choose(new: AnyArray, old: AnyArray) -> Array:
-        return jnp.where(jnp.expand_dims(heads, range(1, old.ndim)), new, old)
+        return jnp.where(jnp.expand_dims(is_mirrored, range(1, old.ndim)), new, old)
 
     return jax.tree.map(choose, mirrored, batch)
 

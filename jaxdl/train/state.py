@@ -87,18 +87,14 @@ all means, since each must have the prefix ``alive`` of :func:`create_state`."""
 
 
 def add_average(variables: Variables) -> Variables:
-    """Variables before the first step, and beside each collection its running mean, until then
-    itself."""
+    """Initial variables, and for each collection the initial value of its running mean."""
     return {**variables, **{AVERAGE + name: value for name, value in variables.items()}}
 
 
 def evaluation_variables(variables: Variables) -> Variables:
     """The variables for evaluation: of each collection its running mean, where one is kept."""
-    return {
-        name: variables.get(AVERAGE + name, value)
-        for name, value in variables.items()
-        if not name.startswith(AVERAGE)
-    }
+    names = (name for name in variables if not name.startswith(AVERAGE))
+    return {name: variables.get(AVERAGE + name, variables[name]) for name in names}
 
 
 def create_state(
@@ -267,8 +263,7 @@ def make_averaging_step(step: Step, decay: Scalar = 1.0, start: Integer = 0) -> 
     parameters (Izmailov et al. compute them anew), and of integers the last are kept.
 
     Args:
-      decay, start: may be traced: members differ in them if the step is made of ``hyper``, within
-        a step.
+      decay, start: may be traced, from ``hyper`` within a step, so that members differ in them.
     """
 
     def averaging_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:

@@ -3,20 +3,22 @@
 XLA:CPU has a fast convolution for one layout only (NHWC inputs, HWIO kernels, stride 1), and it is
 fast where there are many channels. What automatic differentiation writes for the two gradients has
 other layouts, and inside `scan`, `while` and `lax.map` nothing moves them back: a training step
-there is some ten times slower (https://github.com/jax-ml/jax/issues/12868). So on CPU both
-gradients, and images of few channels, are spelled here as convolutions of the fast kind. Values are
-those of `lax.conv_general_dilated`, gradients those of autodiff, up to the order of sums.
+there is some ten times slower (https://github.com/jax-ml/jax/issues/12868). So on CPU kernels of 2
+to 5 pixels are matrix products of tiles (:mod:`jaxdl.nn.winograd`), two to three times faster; of
+others both gradients, and images of few channels, are spelled here as convolutions of the fast
+kind. Values are those of `lax.conv_general_dilated`, gradients those of autodiff, up to rounding.
 """
 
 import math
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxdl.nn.winograd import Tiles, convolve_tiles, divide
 from jaxdl.types import AnyArray, Integer
 
 Padding = str | Sequence[tuple[int, int]]
@@ -112,13 +114,44 @@ def _dense(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Arr
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
 
 
+def _divide(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> list[Tiles]:
+    """The tiles in which CPUs convolve; none where they would save less than half of the products,
+    or cost more than they save: of fewer than 4 channels, or where all is done in a tenth of a
+    millisecond, since they take longer to compile."""
+    axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
+    outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
+    tiles = [divide(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True)]
+    direct = math.prod(n * tile.taps for n, tile in zip(outputs, tiles, strict=True))
+    fewer = 2 * math.prod(tile.count * tile.points for tile in tiles) <= direct
+    large = direct * len(x) * math.prod(kernel.shape[2:]) >= 2**24 and x.shape[-1] >= 4
+    # Tiles round ten times as coarsely, too much for half precision.
+    return tiles if fewer and large and jnp.finfo(x.dtype).bits >= 32 else []
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
     dense = partial(_dense, padding=padding)
-    if x.shape[-1] > 4 or kernel.shape[-1] > 32:
+    if tiles := _divide(x, kernel, padding):
+        on_cpu = partial(_tiled, padding=padding, tiles=tiles)
+    elif x.shape[-1] <= 4 and kernel.shape[-1] <= 32:
+        on_cpu = partial(_dense_by_blocks, padding=padding)
+    else:
         return dense(x, kernel)
-    by_blocks = partial(_dense_by_blocks, padding=padding)
-    return lax.platform_dependent(x, kernel, cpu=by_blocks, default=dense)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=dense)
+
+
+def _tiled(
+    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...], tiles: list[Tiles]
+) -> Array:
+    """:func:`convolve_tiles` of chunks that stay in a core's cache."""
+    (chunks,) = _chunks(_tiled_examples(kernel, tiles), x)
+    y = lax.map(lambda x: convolve_tiles(x, kernel, padding, tiles), chunks)
+    return y.reshape(-1, *y.shape[2:])
+
+
+def _tiled_examples(kernel: Array, tiles: list[Tiles]) -> int:
+    values = math.prod(tile.count * tile.points for tile in tiles) * max(kernel.shape[2:])
+    return max(1, 2**21 // (values * kernel.dtype.itemsize))
 
 
 def _dense_by_blocks(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
@@ -146,58 +179,52 @@ def _convolve_forward(x: Array, kernel: Array, padding: tuple) -> tuple[Array, t
 
 
 def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> tuple:
+    tiles = _divide(*saved, padding)
+
+    def tiled(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+        def gradients(chunk: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, g = chunk
+            return jax.vjp(lambda x, k: convolve_tiles(x, k, padding, tiles), x, kernel)[1](g)
+
+        dx, dkernel = lax.map(gradients, _chunks(_tiled_examples(kernel, tiles), x, g))
+        return dx.reshape(x.shape), jnp.sum(dkernel, 0)
+
     def canonical(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        chunks = _chunks(x, g)
-        dx = lax.map(lambda g: _image_gradient(kernel, g, padding, x.shape[1]), chunks[1])
-        dkernel = lax.map(lambda chunk: _kernel_gradient(chunk[0], chunk[1], padding), chunks)
+        # As many as stay in a core's cache while a convolution moves their axes; but 8 may be in a
+        # chunk, and as many as have 1,024 pixels: each makes a whole kernel's gradient.
+        pixels = max(1, math.prod(g.shape[1:3]))
+        limit = max(8, 1024 // pixels, 3 * 2**18 // max(1, x[0].nbytes + g[0].nbytes))
+        chunks = _chunks(limit, x, g)
+        dx = lax.map(lambda g: _image_gradient(kernel, g, padding), chunks[1])
+        dkernel = lax.map(lambda chunk: _kernel_gradient(*chunk, padding), chunks)
         return dx.reshape(x.shape), jnp.sum(dkernel, 0)
 
     def autodiff(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         return jax.vjp(lambda x, kernel: _dense(x, kernel, padding), x, kernel)[1](g)
 
-    return lax.platform_dependent(*saved, g, cpu=canonical, default=autodiff)
+    return lax.platform_dependent(*saved, g, cpu=tiled if tiles else canonical, default=autodiff)
 
 
-def _chunks(x: Array, g: Array) -> tuple[Array, Array]:
-    """Images and gradients in equal chunks, by halving, of at most so many examples as stay in a
-    core's cache while a convolution moves their axes; but 8 may be in one, and as many as have
-    1,024 pixels, since each chunk makes a whole kernel's gradient. All are one where halving ends
-    above that."""
-    size = n = len(x)
-    pixels = max(1, math.prod(g.shape[1:3]))
-    limit = max(8, 1024 // pixels, 3 * 2**18 // max(1, (x[0].nbytes + g[0].nbytes)))
+def _chunks(limit: int, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays [n, ...] in equal chunks, by halving, of at most ``limit`` examples; in one where
+    halving ends above that."""
+    size = n = len(arrays[0])
     while size > limit and size % 2 == 0:
         size //= 2
     if size > limit:
         size = n
-    return x.reshape(-1, size, *x.shape[1:]), g.reshape(-1, size, *g.shape[1:])
+    return tuple(array.reshape(-1, size, *array.shape[1:]) for array in arrays)
 
 
-def _image_gradient(kernel: Array, g: Array, padding: tuple, rows: int) -> Array:
-    """``dL/dx[p] = sum_d g[p - d] kernel[d]``: a convolution with the kernel turned by 180 degrees.
-
-    Where ``g`` has fewer rows than the images, the kernel's rows come as filters of their own, of
-    convolutions along the width, whose outputs are shifted and added: no products with padding.
-    """
-    kh, kw, c, o = kernel.shape
+def _image_gradient(kernel: Array, g: Array, padding: tuple) -> Array:
+    """``dL/dx[p] = sum_d g[p - d] kernel[d]``: a convolution with the kernel turned by 180
+    degrees."""
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    (top, bottom), across = (
+    pads = (
         (width - 1 - low, width - 1 - high)
-        for width, (low, high) in zip((kh, kw), padding, strict=True)
+        for width, (low, high) in zip(kernel.shape[:2], padding, strict=True)
     )
-    if g.shape[1] >= rows:
-        return _dense(g, turned, ((top, bottom), across))
-    filters = turned.transpose(1, 2, 0, 3).reshape(1, kw, o, kh * c)
-    by_row = jnp.split(_dense(g, filters, ((0, 0), across)), kh, -1)
-    return reduce(
-        jnp.add,
-        (
-            lax.pad(
-                y, jnp.zeros((), y.dtype), (_NONE, (top - i, bottom - kh + 1 + i, 0), _NONE, _NONE)
-            )
-            for i, y in enumerate(by_row)
-        ),
-    )
+    return _dense(g, turned, tuple(pads))
 
 
 def _kernel_gradient(x: Array, g: Array, padding: tuple) -> Array:

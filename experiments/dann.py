@@ -56,7 +56,7 @@ SETTINGS = Settings(
 METHOD = {
     "labels": OneOf(DOMAINS),
     **dict.fromkeys((*TERMS, "reversal", "radius"), Between(0)),
-    **dict.fromkeys(("threshold", "colours", "changes", "warps"), Between(0, 1)),
+    **dict.fromkeys(("threshold", "colours", "backgrounds", "changes", "warps"), Between(0, 1)),
     "range": Between(0, above=True),
     "subtract": OneOf(("common", "own", "none")),
     "size": Count(0),
@@ -88,9 +88,10 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
     for name, (settings, sections) in methods.items():
         views = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
         terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
+        adapts = terms or settings["backgrounds"]
         for wrong, problem in (
             ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
-            (terms and settings["labels"] == "target", "labels=target leaves nothing to adapt"),
+            (adapts and settings["labels"] == "target", "labels=target leaves nothing to adapt"),
             ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
             (views and "consistency" not in terms, f"{', '.join(views)}: not used, consistency=0"),
         ):
@@ -107,7 +108,7 @@ def terms_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def trains_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The domains whose images a step uses: both, or only that of the labels."""
     adapts = not set(adaptation.UNLABELLED).isdisjoint(terms_of(settings))
-    return DOMAINS if adapts else (settings["labels"],)
+    return DOMAINS if adapts or settings["backgrounds"] else (settings["labels"],)
 
 
 def make_prepare(settings: Mapping[str, Any]) -> Prepare:
@@ -120,6 +121,7 @@ def make_prepare(settings: Mapping[str, Any]) -> Prepare:
         preparation.centred(settings["subtract"], settings["size"]),
         paired=trains_on(settings) == DOMAINS,
         recolour=preparation.recolour(colours) if colours else None,
+        backgrounds=settings["backgrounds"],
         change=view if settings["consistency"] else None,
     )
 
@@ -288,7 +290,7 @@ class Adaptation(classification.DataStudy):
             adapted.read_results(trainer.folder / "results.csv"),
             adapted.read_diagnoses(trainer.folder / "diagnostics.csv"),
             DANN if self.config.beside_published else (),
-            colours={method: settings["colours"] for method, settings in self.methods.items()},
+            changes={n: (s["colours"], s["backgrounds"]) for n, s in self.methods.items()},
             facts=self.facts() | facts,
         )
 

@@ -230,10 +230,10 @@ def adaptation_loss(
     target.
 
     The batch is ``{"source": {"image", "label"}, "target": {"image", "changed"}}``: no target
-    labels; the target is left out where no term needs it, and ``changed``, another view of its
-    images, without "consistency". A member's ``hyper`` has ``weights`` by term, ``reversal``, the
-    final value of lambda, the ``radius`` of virtual adversarial perturbations and the ``threshold``
-    of confident predictions. An adversary learns with the weight of its term all along, and its
+    labels; the target is ignored, and may be left out, where no term needs it, and ``changed``,
+    another view of its images, without "consistency". A member's ``hyper`` has ``weights`` by
+    term, ``reversal``, the final value of lambda, the ``radius`` of virtual adversarial perturbations and
+    the ``threshold`` of confident predictions. An adversary learns with the weight of its term all along, and its
     reversed gradient comes in with lambda; the weights of the other terms but "vat_source" rise
     with :func:`reversal_schedule`, as lambda does.
 
@@ -257,6 +257,7 @@ def adaptation_loss(
     if set(ADVERSARIES) <= set(terms):
         raise ValueError("one domain classifier: adversarial (DANN) or conditional (CDAN)")
     labels_target = not {"conditional", "entropy", "consistency"}.isdisjoint(terms)
+    needs_target = not {*UNLABELLED}.isdisjoint(terms)
 
     def loss_fn(
         params: Params, collections: Collections, batch: Batch, hyper: Hyper, key: PRNGKeyArray
@@ -264,7 +265,7 @@ def adaptation_loss(
         variables = {"params": params, **collections}
         dropout, source_key, target_key = jax.random.split(key, 3)
         source: Any = batch["source"]
-        target: Any = batch.get("target")
+        target: Any = batch.get("target") if needs_target else None
         n = len(source["image"])
         normalizes = bool(jax.tree.leaves(collections))
         divided = apart and normalizes

@@ -228,11 +228,25 @@ def warp(strength: float) -> augment.Augment:
     return augment.similarity(15 * strength, scale, shift, edge="nearest")
 
 
+def drawn_on(
+    key: PRNGKeyArray,
+    images: Float[AnyArray, "b h w c"],
+    grounds: Float[AnyArray, "b h w c"],
+) -> Float[Array, "b h w c"]:
+    """Strokes on black, 0 … 255, drawn upon a piece of another image each, whose colours they
+    invert, as the digits of MNIST-M do with photographs. Pieces are turned, and magnified by 2 to
+    4: they keep colours and texture and show little of what is in the image."""
+    magnify = augment.similarity(180.0, (2.0, 4.0), (0.3, 0.3), edge="nearest")
+    pieces = magnify(key, grounds)
+    return jnp.where(images > 0, 255 - pieces, pieces)
+
+
 def domain_batches(
     see: SeeDomain,
     *,
     paired: bool,
     recolour: augment.Augment | None = None,
+    backgrounds: float = 0.0,
     change: augment.Augment | None = None,
 ) -> Callable[[Batch, Hyper, PRNGKeyArray | None], Batch]:
     """Batches of a labelled and an unlabelled domain, for
@@ -243,6 +257,7 @@ def domain_batches(
       paired: whether images of both domains are stored side by side, [b, 2, h, w, c]. Otherwise all
         are labelled ones of the domain ``hyper["domain"]``.
       recolour: changes the labelled images.
+      backgrounds: the share of them that are drawn upon unlabelled ones instead, :func:`drawn_on`.
       change: makes another view of the unlabelled images, ``changed``.
     """
 
@@ -252,8 +267,13 @@ def domain_batches(
             return {"image": see(images, hyper, hyper["domain"]), "label": labels}
         recolour_key, change_key = jax.random.split(key)
         domain = 0 if paired else hyper["domain"]
-        labelled = images[:, 0] if paired else images
-        labelled = recolour(recolour_key, labelled) if recolour else labelled
+        plain = images[:, 0] if paired else images
+        labelled = recolour(recolour_key, plain) if recolour else plain
+        if backgrounds:
+            drawn_key, share_key = jax.random.split(jax.random.fold_in(key, 1))
+            drawn = drawn_on(drawn_key, plain, images[:, 1])
+            is_drawn = jax.random.bernoulli(share_key, backgrounds, (len(images), 1, 1, 1))
+            labelled = jnp.where(is_drawn, drawn, labelled)
         batch = {
             "source": {
                 "image": see(labelled, hyper, domain),

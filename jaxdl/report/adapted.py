@@ -14,6 +14,7 @@ from jaxdl.report.tables import Estimate, mean_and_standard_error, read_rows, wr
 METHODS = {  # in the order of tables; others come by name before the last
     "source_only": "source only",
     "source_recoloured": "source only, recoloured",
+    "source_on_target": "source only, on the target's colours",
     "dann": "DANN",
     "dann_consistency": "DANN + consistency",
     "cdan": "CDAN+E",

@@ -51,7 +51,11 @@ PAIRS = {
     "svhn_to_mnist": "SVHN → MNIST",
     "syn_signs_to_gtsrb": "SYN SIGNS → GTSRB",
 }
-UNADAPTED = ("source_only", "source_recoloured")  # trained on the source alone
+UNADAPTED = ("source_only", "source_recoloured", "source_on_target")
+"""Methods that learn from labelled images of the source alone, changed or not."""
+Changes = Mapping[str, tuple[float, float]]
+"""By method, how strongly its labelled images are recoloured, and the share drawn on others."""
+_CHANGES, _NONE = ("recolouring", "backgrounds"), (0.0, 0.0)
 
 
 class Published(NamedTuple):
@@ -69,17 +73,17 @@ def _adapted(method: str) -> bool:
     return method not in (*UNADAPTED, "target_only")
 
 
-def _control(method: str, networks: Networks, colours: Mapping[str, float]) -> str | None:
+def _control(method: str, networks: Networks, changes: Changes) -> str | None:
     """The method that a method is compared with; None without one.
 
-    DANN, or else no adaptation, with equally recoloured images if there is such a method: the
-    effect of recolouring alone is not the method's.
+    DANN, or else no adaptation, with equally changed images if there is such a method: what these
+    alone do is not the method's effect.
     """
     if method == "target_only":
         return None
     names = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
     controls = [m for m in names if m in networks and m != method]
-    matches = [m for m in controls if colours.get(m, 0) == colours.get(method, 0)]
+    matches = [m for m in controls if changes.get(m, _NONE) == changes.get(method, _NONE)]
     return next(iter(matches or controls), None)
 
 
@@ -103,18 +107,15 @@ def findings(
     results: Iterable[Result],
     diagnoses: Iterable[Diagnosis],
     published: Sequence[Published],
-    colours: Mapping[str, float],
+    changes: Changes,
 ) -> list[str]:
     """Each method against DANN, by seed, and against the published numbers, in words.
 
-    DANN itself, every method of a run without DANN, and methods whose images are recoloured unlike
-    DANN's are compared with source only, with equally recoloured images if there is such a method.
+    DANN itself, every method of a run without DANN, and methods whose images are changed unlike
+    DANN's are compared with source only, with equally changed images if there is such a method.
     Source only and train on target are compared with the published numbers of the same method,
     except on recoloured images, which none of the papers had; any other method with those of all
     other methods that have no note. Without target labels there is a single sentence.
-
-    Args:
-      colours: strength of the labelled images' recolouring, by method; 0 for others.
     """
     counted = sound_networks(join(results, diagnoses))
     if unlabelled(counted):
@@ -125,11 +126,11 @@ def findings(
     sentences, count = [], 0
     for method in counted:
         accuracies, name = target(counted, method), f"**{name_of(method)}**"
-        if control := _control(method, counted, colours):
+        if control := _control(method, counted, changes):
             gain = over_seeds(minus(accuracies, target(counted, control)))
-            strengths = [colours.get(m, 0) for m in (method, control)]
-            differ = f" (recolouring {strengths[0]:g} against {strengths[1]:g})"
-            differ *= strengths[0] != strengths[1]
+            pairs = zip(_CHANGES, *(changes.get(m, _NONE) for m in (method, control)), strict=True)
+            differ = ", ".join(f"{name} {a:g} against {b:g}" for name, a, b in pairs if a != b)
+            differ = f" ({differ})" if differ else ""
             sentences.append(compare(name, gain, f"{name_of(control)}{differ}, by target accuracy"))
             count += judged(gain)
         rows = [
@@ -137,7 +138,7 @@ def findings(
             for p in published
             if not p.note and (_adapted(p.method) if _adapted(method) else p.method == method)
         ]
-        if rows and method in BOUNDS and colours.get(method):
+        if rows and method in BOUNDS and any(changes.get(method, _NONE)):
             sentences.append(
                 f"{name} was trained on recoloured images, which no published number of it was: "
                 "they are not compared."
@@ -200,7 +201,7 @@ def report(
     diagnoses: Sequence[Diagnosis],
     published: Sequence[Published],
     *,
-    colours: Mapping[str, float],
+    changes: Changes,
     facts: Mapping[str, str],
 ) -> str:
     """The whole report in Markdown: findings, table, diagnostics, criteria, method.
@@ -208,13 +209,12 @@ def report(
     Args:
       results, diagnoses: results and diagnoses of all networks of the study, of one pair.
       published: published numbers, of any pairs.
-      colours: strength of the labelled images' recolouring, by method.
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     networks = join(results, diagnoses)
     counted, pair = sound_networks(networks), next((r.pair for r in results), "")
     published = [p for p in published if p.pair == pair]
-    changed, no_gap = [m for m in networks if colours.get(m)], ""
+    changed, no_gap = [m for m in networks if changes.get(m, _NONE)[0]], ""
     left = " The gap covered is the one that recolouring leaves."
     recoloured = f"Trained on recoloured images: {', '.join(map(name_of, changed))}."
     recoloured += left * ("source_only" in changed and not unlabelled(counted))
@@ -231,7 +231,7 @@ def report(
         "collapsed or diverged."
     ]
     sections = [
-        ("Findings", bullets(findings(results, diagnoses, published, colours))),
+        ("Findings", bullets(findings(results, diagnoses, published, changes))),
         ("Results", table(summarize(results, diagnoses), published)),
         ("", LAST_STEP),
         ("", recoloured * bool(changed)),

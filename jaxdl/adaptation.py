@@ -232,10 +232,10 @@ def adaptation_loss(
     The batch is ``{"source": {"image", "label"}, "target": {"image", "changed"}}``: no target
     labels; the target is ignored, and may be left out, where no term needs it, and ``changed``,
     another view of its images, without "consistency". A member's ``hyper`` has ``weights`` by
-    term, ``reversal``, the final value of lambda, the ``radius`` of virtual adversarial perturbations and
-    the ``threshold`` of confident predictions. An adversary learns with the weight of its term all along, and its
-    reversed gradient comes in with lambda; the weights of the other terms but "vat_source" rise
-    with :func:`reversal_schedule`, as lambda does.
+    term, ``reversal``, the final value of lambda, the ``radius`` of virtual adversarial
+    perturbations and the ``threshold`` of confident predictions. An adversary learns with the
+    weight of its term all along, and its reversed gradient comes in with lambda; the weights of
+    the other terms but "vat_source" rise with :func:`reversal_schedule`, as lambda does.
 
     With batch normalization the images of both domains are normalized together, by the statistics
     of both; or apart, each by its own, which are then kept apart for evaluation (domain-specific

@@ -287,6 +287,16 @@ def test_dropout_is_drawn_from_the_key_and_is_one_for_all_calls_of_a_step():
         assert first == again and first[1] != other[1]
 
 
+def test_a_target_that_no_term_needs_is_ignored():
+    """Images may be drawn upon those of a target that the loss does not see."""
+    batch = batch_of(("mmd",))
+    batch["target"]["image"] = jnp.full_like(batch["target"]["image"], jnp.nan)
+    params = parameters()
+    (value, _), gradients = program(())(params, {}, batch, hyper_of(50), KEY)
+    expected, slopes = value_and_gradients(label_loss, params)
+    assert_close((value, gradients), (expected, slopes))
+
+
 @pytest.mark.parametrize(
     ("terms", "says"),
     [

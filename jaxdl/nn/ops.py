@@ -116,7 +116,7 @@ def _dense(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Arr
 
 def _divide(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> list[Tiles]:
     """The tiles in which CPUs convolve; none where they would save less than half of the products,
-    or cost more than they save: of fewer than 4 channels, or where all is done in a tenth of a
+    or cost more than they save: of fewer than 4 channels, or where all is done in a third of a
     millisecond, since they take longer to compile."""
     axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
     outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
@@ -196,7 +196,7 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
         limit = max(8, 1024 // pixels, 3 * 2**18 // max(1, x[0].nbytes + g[0].nbytes))
         chunks = _chunks(limit, x, g)
         dx = lax.map(lambda g: _image_gradient(kernel, g, padding), chunks[1])
-        dkernel = lax.map(lambda chunk: _kernel_gradient(*chunk, padding), chunks)
+        dkernel = lax.map(lambda chunk: _kernel_gradient(chunk[0], chunk[1], padding), chunks)
         return dx.reshape(x.shape), jnp.sum(dkernel, 0)
 
     def autodiff(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ the least number of products; Lavin & Gray, "Fast Algorithms for Convolutional N
 CVPR 2016, the matrix products.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -52,7 +53,8 @@ def transforms(places: int, taps: int) -> Transforms:
     return Transforms(image / scale, kernel * scale, values(places).T)
 
 
-class Tiles(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Tiles:
     """How one axis of the outputs is divided."""
 
     places: int
@@ -90,8 +92,8 @@ def convolve_tiles(
         for pixels, axis, (low, _) in zip(size, tiles, padding, strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    # [pixel of a tile, down and across; tile, down and across; image; channel]: first the pixels
-    # that no other tile reads first, then the neighbour's first ones.
+    # [pixel of a tile, down, across; tile, down, across; image; channel], where the pixels are those
+    # of the tile's own place and the first ones of its neighbour's.
     x = x.reshape(n, rows.count + 1, rows.places, columns.count + 1, columns.places, c)
     x = x.transpose(2, 4, 1, 3, 0, 5)
     x = jnp.concatenate([x[:, :, :-1], x[: rows.taps - 1, :, 1:]], 0)

@@ -9,6 +9,7 @@ from jaxdl.data.preparation import (
     augmentations,
     centred,
     domain_batches,
+    drawn_on,
     mirror,
     picture_batches,
     recolour,
@@ -92,6 +93,37 @@ def test_no_label_of_the_second_domain_is_in_a_batch():
     np.testing.assert_array_equal(
         alone(stored, {"domain": 1}, jax.random.key(0))["source"]["image"], seen["image"]
     )
+
+
+def test_a_share_of_the_labelled_is_drawn_upon_the_unlabelled():
+    rng = np.random.default_rng(0)
+    strokes = (rng.random((400, 6, 6, 1)) < 0.3) * rng.integers(1, 256, (400, 6, 6, 1))
+    # Unlabelled images of one colour: so are their pieces.
+    ground = np.full((400, 6, 6, 3), (10, 20, 30))
+    stored = {
+        "image": jnp.asarray(
+            np.stack([np.broadcast_to(strokes, ground.shape), ground], 1), jnp.uint8
+        ),
+        "label": jnp.zeros((400, 2), jnp.int32),
+    }
+    prepare = domain_batches(lambda images, hyper, domain: images, paired=True, backgrounds=0.25)
+    batch = prepare(stored, {}, jax.random.key(0))
+    images = np.asarray(batch["source"]["image"])
+    drawn = np.where(strokes > 0, 255 - ground, ground)
+    is_drawn = np.all(np.abs(images - drawn) < 1e-3, (1, 2, 3))
+    assert 70 < is_drawn.sum() < 130
+    np.testing.assert_array_equal(images[~is_drawn], stored["image"][:, 0][~is_drawn])
+    np.testing.assert_array_equal(batch["target"]["image"], ground)
+
+
+def test_what_is_drawn_upon_are_magnified_pieces():
+    """A square wave of 2 pixels has stripes of 4 to 8 in its pieces, in some direction."""
+    wave = np.tile(np.repeat([0.0, 200.0], 2), 7)[None, :, None]
+    grounds = jnp.asarray(np.broadcast_to(wave, (50, 28, 28, 1)), jnp.float32)
+    pieces = np.asarray(drawn_on(jax.random.key(0), jnp.zeros_like(grounds), grounds))
+    slope = np.sqrt(sum(np.diff(pieces, axis=axis)[:, :27, :27] ** 2 for axis in (1, 2)))
+    before = np.abs(np.diff(grounds, axis=2)).mean()
+    assert before / 4 < slope.mean() < before / 1.5
 
 
 def test_answers_are_mirrored_with_their_images():

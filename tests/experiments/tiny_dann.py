@@ -49,7 +49,7 @@ def tiny(folder):
     config.steps_per_dispatch, config.seconds_between_saves = DISPATCH, 1e9
     config.evaluation_batch = 8
     own = {"conditional": 1.0, "consistency": 0.5, "changes": 0.5, "colours": 0.5}
-    own |= {"dropout": 0.3, "threshold": 0.3}
+    own |= {"dropout": 0.3, "threshold": 0.3, "backgrounds": 0.5}
     with config.unlocked():
         del config.methods.dann_consistency, config.methods.source_recoloured
         config.methods.cdan = type(config)(own)

@@ -104,16 +104,45 @@ def test_convolution_is_laxs_in_values_and_gradients(size, window, stride, paddi
 
 
 @pytest.mark.parametrize(
-    "examples, side, channels, chunks",
-    # Of 5 x 5 pixels a chunk has up to 40, though 20 fill the cache.
-    [(20, 34, 16, 4), (19, 34, 16, 1), (64, 7, 128, 2)],
+    ("examples", "limit", "chunks"), [(20, 5, 4), (20, 8, 4), (19, 8, 1), (64, 40, 2), (6, 2, 1)]
 )
-def test_gradients_of_many_examples_come_in_chunks(examples, side, channels, chunks):
-    x, kernel = normal(0, examples, side, side, channels), normal(1, 3, 3, channels, channels)
-    assert len(ops._chunks(*map(jnp.asarray, (x, x[:, 2:, 2:])))[0]) == chunks
-    ours = jax.jit(lambda *a: value_and_gradients(partial(convolution, padding="VALID"), *a))
-    theirs = jax.jit(lambda *a: value_and_gradients(partial(plain, padding="VALID"), *a))
-    assert_close(ours(x, kernel), theirs(x, kernel))
+def test_chunks_are_equal_and_hold_all_examples_in_order(examples, limit, chunks):
+    x = jnp.arange(examples * 3).reshape(examples, 3)
+    (divided,) = ops._chunks(limit, x)
+    assert len(divided) == chunks
+    np.testing.assert_array_equal(divided.reshape(examples, 3), x)
+
+
+@pytest.mark.parametrize(
+    ("examples", "side", "channels", "taps", "tiled"),
+    [
+        (20, 34, 3, 7, False),  # chunks of 8 or fewer are 5
+        (32, 16, 16, 3, True),  # two chunks
+        (15, 13, 24, 5, True),
+        (12, 20, 32, 2, True),
+        (32, 16, 3, 3, False),  # few channels
+        (2, 16, 16, 3, False),  # little work
+    ],
+)
+def test_convolution_of_large_batches_in_double_precision(examples, side, channels, taps, tiled):
+    """Values and gradients in chunks, and in tiles where there are enough products."""
+    x = normal(0, examples, side, side, channels)
+    kernel = normal(1, taps, taps, channels, 32) / taps
+    pads = tuple(lax.padtype_to_pads((side, side), (taps, taps), (1, 1), "SAME"))
+    assert bool(ops._divide(jnp.asarray(x), jnp.asarray(kernel), pads)) is tiled
+    ours = jax.jit(lambda *a: value_and_gradients(partial(convolution, padding="SAME"), *a))
+    with jax.enable_x64(True):
+        exact = [jnp.asarray(a, jnp.float64) for a in (x, kernel)]
+        theirs = value_and_gradients(partial(plain, padding="SAME"), *exact)
+    for a, b in zip(*map(jax.device_get, (ours(x, kernel), theirs)), strict=True):
+        assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+
+
+def test_half_precision_takes_no_tiles():
+    x, kernel = jnp.zeros((32, 16, 16, 16)), jnp.zeros((3, 3, 16, 32))
+    pads = ((1, 1), (1, 1))
+    assert ops._divide(x, kernel, pads)
+    assert not ops._divide(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), pads)
 
 
 def convolve_in_loops(x, kernel, stride, padding):
@@ -228,11 +257,17 @@ def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "channels"),
-    [(convolution, plain, 2), (depthwise_convolution, partial(plain, groups=4), 1)],
+    [
+        (convolution, plain, 2),
+        (convolution, plain, 16),
+        (depthwise_convolution, partial(plain, groups=4), 1),
+    ],
 )
 def test_convolution_of_a_divided_batch_and_a_replicated_kernel(ours, theirs, channels):
     """Under shard_map the kernel's gradient is the sum over devices, as it is for XLA's own."""
-    x, kernel = normal(0, 8, 6, 6, 2 if channels == 2 else 4), normal(1, 3, 3, channels, 4)
+    side, filters = (16, 64) if channels == 16 else (6, 4)  # enough products for tiles, or not
+    x = normal(0, 8, side, side, filters if channels == 1 else channels)
+    kernel = normal(1, 3, 3, channels, filters) / 3
     mesh = make_placement(member=1, data=2, devices=jax.devices()[:2]).mesh
     spec = jax.sharding.PartitionSpec
 

@@ -217,10 +217,21 @@ def test_methods_are_compared_with_what_is_recoloured_alike():
     )
     assert "**DANN** is above source only, by" in text and "**MMD** is below DANN, by" in text
     # Where all are recoloured, source only is the control; where none is alike, it is said.
-    text = " ".join(findings(*study(), (), dict.fromkeys(TARGET, 0.5)))
+    text = " ".join(findings(*study(), (), dict.fromkeys(TARGET, (0.5, 0.0))))
     assert "**DANN** is above source only, by" in text and "(recolouring" not in text
-    text = " ".join(findings(*study(), (), {"mmd": 0.5}))
-    assert "**MMD** is below DANN (recolouring 0.5 against 0), by target accuracy" in text
+    text = " ".join(findings(*study(), (), {"mmd": (0.5, 0.2)}))
+    differences = "(recolouring 0.5 against 0, backgrounds 0.2 against 0)"
+    assert f"**MMD** is below DANN {differences}, by target accuracy" in text
+
+
+def test_methods_are_compared_with_what_is_drawn_on_backgrounds_alike():
+    accuracies = RECOLOURED["source_recoloured"], RECOLOURED["dann_consistency"]
+    drawn = dict(zip(("source_on_target", "dann_consistency"), accuracies, strict=True))
+    changes = dict.fromkeys(drawn, (1.0, 0.5)) | {"source_only": (1.0, 0.0)}
+    text = " ".join(findings(*study(TARGET | drawn), (), changes))
+    alone = "source only, on the target's colours"
+    assert f"**{alone}** is above source only (backgrounds 0.5 against 0), by target" in text
+    assert f"**DANN + consistency** is above {alone}, by target accuracy" in text
 
 
 def test_recoloured_bounds_are_marked_and_not_compared_with_published_ones():

@@ -1,0 +1,72 @@
+"""Convolutions of tiles against sums by NumPy in double precision, and tiles against all others."""
+
+import jax
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxdl.nn.winograd import convolve_tiles, divide, transforms
+
+TAPS = (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("taps", TAPS)
+def test_transforms_are_a_correlation(taps):
+    rng = np.random.default_rng(taps)
+    for places in range(1, 10 - taps):
+        image, filters = rng.normal(size=places + taps - 1), rng.normal(size=taps)
+        b, g, a = transforms(places, taps)
+        np.testing.assert_allclose(
+            a @ ((g @ filters) * (b @ image)), np.correlate(image, filters), atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("taps", range(1, 9))
+def test_no_other_tile_takes_fewer_products(taps):
+    for outputs in range(1, 70):
+        tiles = divide(outputs, taps)
+        assert (tiles.count - 1) * tiles.places < outputs <= tiles.count * tiles.places
+        # Each reads into one neighbour, at up to 8 points.
+        sides = [m for m in range(1, 9) if taps - 1 <= m <= 9 - taps]
+        others = [-(-outputs // m) * (m + taps - 1) for m in sides] or [outputs * taps]
+        assert tiles.count * tiles.points == min(others)
+
+
+def correlate(x, kernel, padding):
+    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))
+    return np.einsum("nhwcij,ijco->nhwo", windows, kernel)
+
+
+@pytest.mark.parametrize(
+    ("size", "taps", "padding"),
+    [
+        ((12, 12), (5, 5), ((0, 0), (0, 0))),
+        ((7, 16), (3, 5), ((0, 3), (2, 1))),
+        ((6, 3), (4, 2), ((0, 0), (0, 0))),
+    ],
+)
+def test_convolution_of_tiles_by_its_definition(size, taps, padding):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(*taps, 3, 4))
+    outputs = [n + sum(p) - r + 1 for n, r, p in zip(size, taps, padding, strict=True)]
+    tiles = [divide(n, r) for n, r in zip(outputs, taps, strict=True)]
+    g = rng.normal(size=(2, *outputs, 4))
+
+    def plain(x, k):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=layout)
+
+    def tiled(x, k):
+        return convolve_tiles(x, k, padding, tiles)
+
+    def gradients(convolve, x, kernel, g):
+        y, back = jax.vjp(convolve, x, kernel)
+        return y, *back(g)
+
+    with jax.enable_x64(True):
+        y, *ours = jax.jit(lambda *a: gradients(tiled, *a))(x, kernel, g)
+        _, *theirs = jax.jit(lambda *a: gradients(plain, *a))(x, kernel, g)
+    np.testing.assert_allclose(y, correlate(x, kernel, padding), atol=1e-11)
+    for a, b in zip(jax.device_get(ours), jax.device_get(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-11)

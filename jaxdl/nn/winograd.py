@@ -92,8 +92,8 @@ def convolve_tiles(
         for pixels, axis, (low, _) in zip(size, tiles, padding, strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    # [pixel of a tile, down, across; tile, down, across; image; channel], where the pixels are those
-    # of the tile's own place and the first ones of its neighbour's.
+    # [pixel of a tile, down, across; tile, down, across; image; channel]: the pixels are those of
+    # the tile's own place and the first ones of its neighbour's.
     x = x.reshape(n, rows.count + 1, rows.places, columns.count + 1, columns.places, c)
     x = x.transpose(2, 4, 1, 3, 0, 5)
     x = jnp.concatenate([x[:, :, :-1], x[: rows.taps - 1, :, 1:]], 0)

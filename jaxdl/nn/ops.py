@@ -168,7 +168,8 @@ def _dense_by_blocks(x: Array, kernel: Array, padding: tuple[tuple[int, int], ..
     padding = tuple(
         (low, high + size % 2) for size, (low, high) in zip((oh, ow), padding, strict=True)
     )
-    y = _dense(*_stride_to_channels(x, jnp.concatenate(shifted, -1), 2, padding), ((0, 0), (0, 0)))
+    blocks = _stride_to_channels(x, jnp.concatenate(shifted, -1), 2, padding)
+    y = _convolve(*blocks, ((0, 0), (0, 0)))
     n, bh, bw, filters = y.shape
     y = y.reshape(n, bh, bw, 2, 2, filters // 4).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(n, 2 * bh, 2 * bw, filters // 4)[:, :oh, :ow]

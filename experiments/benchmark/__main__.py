@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from configs.benchmark import get_config
 from experiments.benchmark import dann, data, pinn, scale, search, transferability
+from experiments.benchmark.summaries import unjudged
 from experiments.benchmark.turns import Measurements, Worker
 from experiments.harness.run import run, user_input
 from experiments.harness.study import claim
@@ -131,16 +132,17 @@ def run_benchmark(config: ConfigDict, workdir: Path, stop: StopFlag, load: float
             write_rows(table, benchmark.row, rows, ".9g")
             bar.update()
         first_seconds = {name: worker.first_seconds for name, worker in workers.items()}
-    load_note = f"Load before the first: {load:.1f}"
-    if load >= 0.5:
-        load_note += (
-            ": others were at work, so that no ratio here is to be compared, and no goal called "
-            "met or missed; measure again on an idle machine"
-        )
     packages = {"jax": "jax", **benchmark.peers}
     versions = ", ".join(f"{name} {computer[package]}" for package, name in packages.items())
     measurements = Measurements(config, rows, answers, first_seconds)
     sections = "\n\n".join(benchmark.sections(measurements))
+    load_note = f"Load before the first: {load:.1f}"
+    if load >= 0.5:
+        sections = unjudged(sections)
+        load_note += (
+            ": others were at work, so that no ratio here is to be compared, and no goal called "
+            "met or missed; measure again on an idle machine"
+        )
     report = f"""\
 # Benchmark: {config.variant}
 

@@ -38,6 +38,11 @@ def verdict(goal: str, is_met: bool, figure: object) -> str:
     return f"{goal}: {'met' if is_met else 'NOT met'}, {figure}."
 
 
+def unjudged(text: str) -> str:
+    """A report whose verdicts are withdrawn, keeping their figures."""
+    return text.replace(": met, ", ": not judged, ").replace(": NOT met, ", ": not judged, ")
+
+
 def paragraph(text: str) -> str:
     """The text with its lines refilled."""
     return textwrap.fill(" ".join(text.split()), width=100)

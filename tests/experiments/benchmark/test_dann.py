@@ -1,5 +1,7 @@
 """The benchmark of the domain-adaptation study: its reference computes what the study computes."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -117,6 +119,15 @@ def test_report(little, tmp_path, measured, accelerators, names, words):
     assert lines.count([ours.TORCH, "8.00 (8.00–8.00)", "1.00 (1.00–1.00)", "1"]) == 2
     assert ("A population of 24, accelerator" in report) == (ours.FAST in names)
     assert (tmp_path / "report.md").read_text() == report
+
+
+def test_no_goal_is_judged_beside_the_work_of_others(little, tmp_path, measured, monkeypatch):
+    measured("gpu", True)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.0, 0.0))
+    report = benchmark.study(little, tmp_path, StopFlag())
+    assert "Load before the first: 0.5: others were at work" in report
+    assert "at least 1 times its speed: not judged, 2.00 (2.00–2.00)" in report
+    assert ": met" not in report and "NOT met" not in report
 
 
 def test_the_goal_of_one_network_is_for_the_fastest_of_ours():

@@ -57,9 +57,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.range = 2.0
     config.base.size = 0  # side to resize to; 0 keeps the data's
     config.base.colours = 0.0  # how far labelled images' colours change at random, 0 to 1
-    # The share of labelled strokes on black that are drawn upon the target's images instead.
-    config.base.backgrounds = 0.0
-    config.base.changes = 0.0  # how far the colours of consistency's other view do
+    config.base.backgrounds = 0.0  # share of the labelled, strokes on black, drawn on target images
+    config.base.changes = 0.0  # how far colours of consistency's other view change, 0 to 1
     config.base.warps = 0.0  # how far that view is turned, scaled and moved, 0 to 1
     # The network.
     config.base.padding = "VALID"
@@ -79,13 +78,13 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     # The best that we know, with the same encoder: the source's colours change at random, as they
     # do between photographs; confident predictions for target images hold for recoloured ones, too,
-    # and on MNIST-M for warped ones.
+    # and on MNIST-M for warped ones; there half of the digits are drawn on target images.
     best = ConfigDict({"adversarial": 1.0, "colours": 1.0, "consistency": 1.0, "changes": 1.0})
 
     # How it is computed. Nothing here changes a result beyond rounding, except that devices which
-    # share a batch (parallel.data) draw their own colours, warps, dropout and first directions of
-    # virtual adversarial perturbations, and that within their share they compare the domains (mmd,
-    # coral) and scale CDAN+E's weights of the examples to a mean of 1.
+    # share a batch (parallel.data) draw their own colours, backgrounds, warps, dropout and first
+    # directions of virtual adversarial perturbations, and that within their share they compare the
+    # domains (mmd, coral) and scale CDAN+E's weights of the examples to a mean of 1.
     config.feed = "auto"  # resident: all images on the devices; streamed: read as needed
     config.workers = 0  # processes that read a stream; 0 for threads
     config.parallel = ConfigDict()
@@ -170,7 +169,8 @@ def get_config(variant: str = "default") -> ConfigDict:
         config.base.optimizer, config.base.rate = "muon", 0.003
         config.base.schedule = "cosine"
         del config.methods.dann
-        # Half of the digits upon what the target's images look like; that, too, with no adaptation.
+        # Half of the digits are drawn on pieces of target images. That alone uses the target, too:
+        # it is a method of its own, and the control of the next.
         config.methods.source_on_target = ConfigDict({"backgrounds": 0.5})
         config.methods.dann_consistency = best
         best.backgrounds = 0.5

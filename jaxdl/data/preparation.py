@@ -228,17 +228,20 @@ def warp(strength: float) -> augment.Augment:
     return augment.similarity(15 * strength, scale, shift, edge="nearest")
 
 
-def drawn_on(
+def draw_on_backgrounds(
     key: PRNGKeyArray,
-    images: Float[AnyArray, "b h w c"],
-    grounds: Float[AnyArray, "b h w c"],
+    strokes: Float[AnyArray, "b h w c"],
+    backgrounds: Float[AnyArray, "b h w c"],
 ) -> Float[Array, "b h w c"]:
-    """Strokes on black, 0 … 255, drawn upon a piece of another image each, whose colours they
-    invert, as the digits of MNIST-M do with photographs. Pieces are turned, and magnified by 2 to
-    4: they keep colours and texture and show little of what is in the image."""
+    """Strokes on black upon backgrounds, blended as MNIST-M's: ``255 - background`` where a stroke
+    is above 0, else ``background``; all 0 … 255.
+
+    A background is a random piece of the image of the same number, turned by any angle and
+    magnified by 2 to 4: it keeps colours and texture, and little of what the image shows.
+    """
     magnify = augment.similarity(180.0, (2.0, 4.0), (0.3, 0.3), edge="nearest")
-    pieces = magnify(key, grounds)
-    return jnp.where(images > 0, 255 - pieces, pieces)
+    pieces = magnify(key, backgrounds)
+    return jnp.where(strokes > 0, 255 - pieces, pieces)
 
 
 def domain_batches(
@@ -257,23 +260,28 @@ def domain_batches(
       paired: whether images of both domains are stored side by side, [b, 2, h, w, c]. Otherwise all
         are labelled ones of the domain ``hyper["domain"]``.
       recolour: changes the labelled images.
-      backgrounds: the share of them that are drawn upon unlabelled ones instead, :func:`drawn_on`.
+      backgrounds: the share of them, strokes on black, that are drawn on unlabelled ones instead,
+        by :func:`draw_on_backgrounds`.
       change: makes another view of the unlabelled images, ``changed``.
+
+    Raises:
+      ValueError: for backgrounds without unlabelled images.
     """
+    if backgrounds and not paired:
+        raise ValueError("backgrounds are pieces of unlabelled images: paired=True")
 
     def prepare(stored: Batch, hyper: Hyper, key: PRNGKeyArray | None) -> Batch:
         images, labels = stored["image"].astype(jnp.float32), stored["label"]
         if key is None:
             return {"image": see(images, hyper, hyper["domain"]), "label": labels}
-        recolour_key, change_key = jax.random.split(key)
+        recolour_key, change_key, background_key, share_key = jax.random.split(key, 4)
         domain = 0 if paired else hyper["domain"]
-        plain = images[:, 0] if paired else images
-        labelled = recolour(recolour_key, plain) if recolour else plain
+        unchanged = images[:, 0] if paired else images
+        labelled = recolour(recolour_key, unchanged) if recolour else unchanged
         if backgrounds:
-            drawn_key, share_key = jax.random.split(jax.random.fold_in(key, 1))
-            drawn = drawn_on(drawn_key, plain, images[:, 1])
-            is_drawn = jax.random.bernoulli(share_key, backgrounds, (len(images), 1, 1, 1))
-            labelled = jnp.where(is_drawn, drawn, labelled)
+            drawn = draw_on_backgrounds(background_key, unchanged, images[:, 1])
+            has_background = jax.random.bernoulli(share_key, backgrounds, (len(images), 1, 1, 1))
+            labelled = jnp.where(has_background, drawn, labelled)
         batch = {
             "source": {
                 "image": see(labelled, hyper, domain),

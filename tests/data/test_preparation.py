@@ -9,7 +9,7 @@ from jaxdl.data.preparation import (
     augmentations,
     centred,
     domain_batches,
-    drawn_on,
+    draw_on_backgrounds,
     mirror,
     picture_batches,
     recolour,
@@ -95,7 +95,7 @@ def test_no_label_of_the_second_domain_is_in_a_batch():
     )
 
 
-def test_a_share_of_the_labelled_is_drawn_upon_the_unlabelled():
+def test_a_share_of_the_labelled_images_has_backgrounds():
     rng = np.random.default_rng(0)
     strokes = (rng.random((400, 6, 6, 1)) < 0.3) * rng.integers(1, 256, (400, 6, 6, 1))
     # Unlabelled images of one colour: so are their pieces.
@@ -106,8 +106,15 @@ def test_a_share_of_the_labelled_is_drawn_upon_the_unlabelled():
         ),
         "label": jnp.zeros((400, 2), jnp.int32),
     }
-    prepare = domain_batches(lambda images, hyper, domain: images, paired=True, backgrounds=0.25)
+
+    def see(images, hyper, domain):
+        return images
+
+    change = recolour(1.0)
+    prepare = domain_batches(see, paired=True, backgrounds=0.25, change=change)
     batch = prepare(stored, {}, jax.random.key(0))
+    without = domain_batches(see, paired=True, change=change)(stored, {}, jax.random.key(0))
+    np.testing.assert_array_equal(batch["target"]["changed"], without["target"]["changed"])
     images = np.asarray(batch["source"]["image"])
     drawn = np.where(strokes > 0, 255 - ground, ground)
     is_drawn = np.all(np.abs(images - drawn) < 1e-3, (1, 2, 3))
@@ -116,13 +123,18 @@ def test_a_share_of_the_labelled_is_drawn_upon_the_unlabelled():
     np.testing.assert_array_equal(batch["target"]["image"], ground)
 
 
-def test_what_is_drawn_upon_are_magnified_pieces():
+def test_backgrounds_need_images_of_both_domains():
+    with pytest.raises(ValueError, match="paired=True"):
+        domain_batches(lambda images, hyper, domain: images, paired=False, backgrounds=0.5)
+
+
+def test_backgrounds_are_magnified():
     """A square wave of 2 pixels has stripes of 4 to 8 in its pieces, in some direction."""
     wave = np.tile(np.repeat([0.0, 200.0], 2), 7)[None, :, None]
-    grounds = jnp.asarray(np.broadcast_to(wave, (50, 28, 28, 1)), jnp.float32)
-    pieces = np.asarray(drawn_on(jax.random.key(0), jnp.zeros_like(grounds), grounds))
+    stripes = jnp.asarray(np.broadcast_to(wave, (50, 28, 28, 1)), jnp.float32)
+    pieces = np.asarray(draw_on_backgrounds(jax.random.key(0), jnp.zeros_like(stripes), stripes))
     slope = np.sqrt(sum(np.diff(pieces, axis=axis)[:, :27, :27] ** 2 for axis in (1, 2)))
-    before = np.abs(np.diff(grounds, axis=2)).mean()
+    before = np.abs(np.diff(stripes, axis=2)).mean()
     assert before / 4 < slope.mean() < before / 1.5
 
 

@@ -3,10 +3,10 @@
 XLA:CPU has a fast convolution for one layout only (NHWC inputs, HWIO kernels, stride 1), and it is
 fast where there are many channels. What automatic differentiation writes for the two gradients has
 other layouts, and inside `scan`, `while` and `lax.map` nothing moves them back: a training step
-there is some ten times slower (https://github.com/jax-ml/jax/issues/12868). So on CPU kernels of 2
-to 5 pixels are matrix products of tiles (:mod:`jaxdl.nn.winograd`), two to three times faster; of
-others both gradients, and images of few channels, are spelled here as convolutions of the fast
-kind. Values are those of `lax.conv_general_dilated`, gradients those of autodiff, up to rounding.
+there is some ten times slower (https://github.com/jax-ml/jax/issues/12868). So on CPU large
+convolutions of 2 to 5 taps are matrix products of tiles (:mod:`jaxdl.nn.winograd`); of others both
+gradients, and images of few channels, are spelled here as convolutions of the fast kind. Values are
+those of `lax.conv_general_dilated`, gradients those of autodiff, up to rounding.
 """
 
 import math
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxdl.nn.winograd import Tiles, convolve_tiles, divide
+from jaxdl.nn.winograd import Tiles, choose_tiles, convolve_tiles, images_per_chunk
 from jaxdl.types import AnyArray, Integer
 
 Padding = str | Sequence[tuple[int, int]]
@@ -114,24 +114,10 @@ def _dense(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Arr
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_LAYOUT)
 
 
-def _divide(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> list[Tiles]:
-    """The tiles in which CPUs convolve; none where they would save less than half of the products,
-    or cost more than they save: of fewer than 4 channels, or where all is done in a third of a
-    millisecond, since they take longer to compile."""
-    axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
-    outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
-    tiles = [divide(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True)]
-    direct = math.prod(n * tile.taps for n, tile in zip(outputs, tiles, strict=True))
-    fewer = 2 * math.prod(tile.count * tile.points for tile in tiles) <= direct
-    large = direct * len(x) * math.prod(kernel.shape[2:]) >= 2**24 and x.shape[-1] >= 4
-    # Tiles round ten times as coarsely, too much for half precision.
-    return tiles if fewer and large and jnp.finfo(x.dtype).bits >= 32 else []
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
     dense = partial(_dense, padding=padding)
-    if tiles := _divide(x, kernel, padding):
+    if tiles := choose_tiles(x, kernel, padding):
         on_cpu = partial(_tiled, padding=padding, tiles=tiles)
     elif x.shape[-1] <= 4 and kernel.shape[-1] <= 32:
         on_cpu = partial(_dense_by_blocks, padding=padding)
@@ -141,17 +127,12 @@ def _convolve(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> 
 
 
 def _tiled(
-    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...], tiles: list[Tiles]
+    x: Array, kernel: Array, padding: tuple[tuple[int, int], ...], tiles: tuple[Tiles, ...]
 ) -> Array:
-    """:func:`convolve_tiles` of chunks that stay in a core's cache."""
-    (chunks,) = _chunks(_tiled_examples(kernel, tiles), x)
+    """:func:`convolve_tiles` in chunks."""
+    (chunks,) = _chunks(images_per_chunk(kernel, tiles), x)
     y = lax.map(lambda x: convolve_tiles(x, kernel, padding, tiles), chunks)
     return y.reshape(-1, *y.shape[2:])
-
-
-def _tiled_examples(kernel: Array, tiles: list[Tiles]) -> int:
-    values = math.prod(tile.count * tile.points for tile in tiles) * max(kernel.shape[2:])
-    return max(1, 2**21 // (values * kernel.dtype.itemsize))
 
 
 def _dense_by_blocks(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
@@ -168,8 +149,10 @@ def _dense_by_blocks(x: Array, kernel: Array, padding: tuple[tuple[int, int], ..
     padding = tuple(
         (low, high + size % 2) for size, (low, high) in zip((oh, ow), padding, strict=True)
     )
-    blocks = _stride_to_channels(x, jnp.concatenate(shifted, -1), 2, padding)
-    y = _convolve(*blocks, ((0, 0), (0, 0)))
+    x, kernel = _stride_to_channels(x, jnp.concatenate(shifted, -1), 2, padding)
+    padding = ((0, 0), (0, 0))
+    tiles = choose_tiles(x, kernel, padding)
+    y = _tiled(x, kernel, padding, tiles) if tiles else _dense(x, kernel, padding)
     n, bh, bw, filters = y.shape
     y = y.reshape(n, bh, bw, 2, 2, filters // 4).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(n, 2 * bh, 2 * bw, filters // 4)[:, :oh, :ow]
@@ -180,15 +163,19 @@ def _convolve_forward(x: Array, kernel: Array, padding: tuple) -> tuple[Array, t
 
 
 def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> tuple:
-    tiles = _divide(*saved, padding)
+    tiles = choose_tiles(*saved, padding)
 
     def tiled(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        def gradients(chunk: tuple[Array, Array]) -> tuple[Array, Array]:
+        def gradients(total: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
             x, g = chunk
-            return jax.vjp(lambda x, k: convolve_tiles(x, k, padding, tiles), x, kernel)[1](g)
+            _, back = jax.vjp(lambda x, k: convolve_tiles(x, k, padding, tiles), x, kernel)
+            dx, dkernel = back(g)
+            return total + dkernel, dx
 
-        dx, dkernel = lax.map(gradients, _chunks(_tiled_examples(kernel, tiles), x, g))
-        return dx.reshape(x.shape), jnp.sum(dkernel, 0)
+        # An empty sum lets the zeros vary over the devices that the kernel does.
+        zeros = jnp.zeros_like(kernel) + jnp.sum(kernel.reshape(-1)[:0])
+        dkernel, dx = lax.scan(gradients, zeros, _chunks(images_per_chunk(kernel, tiles), x, g))
+        return dx.reshape(x.shape), dkernel
 
     def canonical(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
         # As many as stay in a core's cache while a convolution moves their axes; but 8 may be in a
@@ -207,13 +194,12 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
 
 
 def _chunks(limit: int, *arrays: Array) -> tuple[Array, ...]:
-    """Arrays [n, ...] in equal chunks, by halving, of at most ``limit`` examples; in one where
-    halving ends above that."""
-    size = n = len(arrays[0])
-    while size > limit and size % 2 == 0:
-        size //= 2
-    if size > limit:
-        size = n
+    """Arrays [n, ...] in equal chunks [chunks, size, ...] of at most ``limit`` examples, of the
+    greatest divisor of n; in one where that is below a quarter of the limit."""
+    n = len(arrays[0])
+    limit = max(1, min(n, limit))
+    size = max(d for d in range(1, limit + 1) if n % d == 0)
+    size = n if 4 * size < limit else size
     return tuple(array.reshape(-1, size, *array.shape[1:]) for array in arrays)
 
 

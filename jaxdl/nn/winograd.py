@@ -1,16 +1,19 @@
-"""Convolutions with a fraction of the products, as matrix products of tiles.
+"""Convolutions as matrix products of tiles, with a fraction of the products.
 
-The sums of a filter of r taps at m neighbouring places are coefficients of a product of
-polynomials, which its values at n = m + r - 1 points determine: ``y = A [(G k) * (B x)]``, with
-constant matrices, takes n products where the sums take m r. In two dimensions with m = 4 and r = 5
-that is 64 for 400, and over channels each of the 64 is a matrix product of all tiles.
+F(m, r): m outputs of a filter of r taps, ``y[i] = sum_j x[i + j] k[j]``, take n = m + r - 1
+products in place of m r: ``y = A [(G k) * (B x)]``, with x [n], k [r] and constant A [m, n],
+G [n, r], B [n, n]. It is the transpose of multiplying two polynomials by their values at n points.
+In two dimensions, ``Y = A [(G K G^T) * (B X B^T)] A^T``, m = 4 and r = 5 take 64 products for 400;
+summed over channels, each of the n^2 is a matrix product over all tiles. Rounding errors are about
+ten times those of direct sums.
 
 Toom 1963 and Cook 1966 have the points; Winograd, "Arithmetic Complexity of Computations", 1980,
 the least number of products; Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
-CVPR 2016, the matrix products.
+CVPR 2016, the matrix products. (Their A^T and B^T are A and B here.)
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -26,56 +29,98 @@ _POINTS = np.array([0, 1, -1, 0.5, -0.5, 2, -2])  # and infinity: with more, rou
 
 
 class Transforms(NamedTuple):
-    """The matrices for m places of a filter of r taps, with n = m + r - 1."""
+    """The matrices of F(m, r), in double precision."""
 
     image: Float[np.ndarray, "n n"]
     """B."""
     kernel: Float[np.ndarray, "n r"]
     """G."""
-    sums: Float[np.ndarray, "m n"]
+    output: Float[np.ndarray, "m n"]
     """A."""
 
 
 @cache
-def transforms(places: int, taps: int) -> Transforms:
-    """The matrices of a tile, in double precision."""
-    n = places + taps - 1
+def transforms(outputs: int, taps: int) -> Transforms:
+    """The matrices for so many outputs of a filter of so many taps.
+
+    Raises:
+      ValueError: for more than 8 products.
+    """
+    n = outputs + taps - 1
+    if n > len(_POINTS) + 1:
+        raise ValueError(f"{outputs} outputs of {taps} taps: at most {len(_POINTS) + 1} products")
 
     def values(coefficients: int) -> np.ndarray:
         """A polynomial's values; at infinity, its last coefficient."""
         powers = _POINTS[: n - 1, None] ** np.arange(coefficients)
         return np.concatenate([powers, np.eye(coefficients)[-1:]])
 
-    # Values of the product of polynomials are products of their values, and its coefficients come
-    # from the inverse of `values(n)`. A correlation is the transposed of that product.
+    # Values of a product of polynomials are the products of their values, and its coefficients come
+    # from the inverse of `values(n)`.
     image, kernel = np.linalg.inv(values(n)).T, values(taps)
     scale = np.abs(image).max(1, keepdims=True)  # rows of one size keep rounding small
-    return Transforms(image / scale, kernel * scale, values(places).T)
+    matrices = Transforms(image / scale, kernel * scale, values(outputs).T)
+    for matrix in matrices:
+        matrix.setflags(write=False)
+    return matrices
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """How one axis of the outputs is divided."""
+    """How the outputs of one axis are divided."""
 
-    places: int
+    outputs: int
     """Outputs of a tile."""
     count: int
-    """Tiles; the last may be filled in part."""
+    """Number of tiles; the last may be filled in part."""
     taps: int
-    """Width of the filters."""
+    """Width of the filter."""
 
     @property
-    def points(self) -> int:
-        """Products of a tile."""
-        return self.places + self.taps - 1
+    def products(self) -> int:
+        """Products of a tile, and pixels that it reads."""
+        return self.outputs + self.taps - 1
 
 
-def divide(outputs: int, taps: int) -> Tiles:
-    """The tiles with the fewest products. Each reads into its neighbour only, so that filters of
-    more than 5 taps have tiles of 1, which save nothing."""
-    sides = range(max(1, taps - 1), len(_POINTS) + 3 - taps)
-    tiles = (Tiles(side, -(-outputs // side), taps) for side in sides)
-    return min(tiles, key=lambda t: t.count * t.points, default=Tiles(1, outputs, taps))
+def fewest_products(outputs: int, taps: int) -> Tiles | None:
+    """The tiles of an axis with the fewest products; None for filters of more than 5 taps. A tile
+    has at least ``taps - 1`` outputs, since it reads into one neighbour only."""
+    sizes = range(max(1, taps - 1), len(_POINTS) + 3 - taps)
+    tiles = (Tiles(size, -(-outputs // size), taps) for size in sizes)
+    return min(tiles, key=lambda tile: tile.count * tile.products, default=None)
+
+
+def choose_tiles(
+    x: Float[AnyArray, "n h w c"],
+    kernel: Float[AnyArray, "kh kw c o"],
+    padding: Sequence[tuple[int, int]],
+) -> tuple[Tiles, ...]:
+    """The tiles of both axes on CPUs; none where a direct convolution is better: where tiles would
+    take more than half of its products, it has fewer than 4 channels or 2^24 products (tiles take
+    longer to compile), or half precision (they round some ten times as coarsely)."""
+    axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
+    outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
+    axis_tiles = (fewest_products(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True))
+    tiles = tuple(tile for tile in axis_tiles if tile)
+    precise = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
+    if len(tiles) < 2 or x.shape[-1] < 4 or not precise:
+        return ()
+    direct = math.prod(outputs) * math.prod(kernel.shape[:2])
+    fewer = 2 * math.prod(tile.count * tile.products for tile in tiles) <= direct
+    large = direct * len(x) * math.prod(kernel.shape[2:]) >= 2**24
+    return tiles if fewer and large else ()
+
+
+def images_per_chunk(kernel: Float[AnyArray, "kh kw c o"], tiles: Sequence[Tiles]) -> int:
+    """As many images as have 2 MiB of values in tiles, of inputs or of outputs, whichever are more:
+    so many stay in a core's cache. But the kernel is transformed for each chunk, which has at least
+    as many values as that."""
+    count, products = (
+        math.prod(getattr(tile, name) for tile in tiles) for name in ("count", "products")
+    )
+    c, o = kernel.shape[2:]
+    cached = 2**21 // (count * products * max(c, o) * kernel.dtype.itemsize)
+    return max(1, cached, min(c, o) // count)
 
 
 def convolve_tiles(
@@ -88,25 +133,25 @@ def convolve_tiles(
     (n, *size, c), filters = x.shape, kernel.shape[-1]
     rows, columns = tiles
     edges = [
-        (low, (axis.count + 1) * axis.places - pixels - low, 0)
+        (low, (axis.count + 1) * axis.outputs - pixels - low, 0)
         for pixels, axis, (low, _) in zip(size, tiles, padding, strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    # [pixel of a tile, down, across; tile, down, across; image; channel]: the pixels are those of
-    # the tile's own place and the first ones of its neighbour's.
-    x = x.reshape(n, rows.count + 1, rows.places, columns.count + 1, columns.places, c)
+    # [pixel of a tile, down, across; tile, down, across; image; channel]: the pixels are those at
+    # the tile's own outputs and the first ones at its neighbour's.
+    x = x.reshape(n, rows.count + 1, rows.outputs, columns.count + 1, columns.outputs, c)
     x = x.transpose(2, 4, 1, 3, 0, 5)
     x = jnp.concatenate([x[:, :, :-1], x[: rows.taps - 1, :, 1:]], 0)
     x = jnp.concatenate([x[:, :, :, :-1], x[:, : columns.taps - 1, :, 1:]], 1)
-    down, across = (transforms(axis.places, axis.taps) for axis in tiles)
+    down, across = (transforms(axis.outputs, axis.taps) for axis in tiles)
     values = _transform(down.image, across.image, x)
     kernels = _transform(down.kernel, across.kernel, kernel)
-    points = rows.points * columns.points
+    points = rows.products * columns.products
     products = values.reshape(points, -1, c) @ kernels.reshape(points, c, filters)
     products = products.reshape(*values.shape[:-1], filters)
-    y = _sums(down.sums, _sums(across.sums, products, 1), 0)
+    y = _combine(down.output, _combine(across.output, products, 1), 0)
     y = y.transpose(4, 2, 0, 3, 1, 5)
-    y = y.reshape(n, rows.count * rows.places, columns.count * columns.places, filters)
+    y = y.reshape(n, rows.count * rows.outputs, columns.count * columns.outputs, filters)
     oh, ow = (
         pixels + sum(pads) - axis.taps + 1
         for pixels, axis, pads in zip(size, tiles, padding, strict=True)
@@ -124,7 +169,7 @@ def _transform(
     return y.reshape(len(down), len(across), *rest)
 
 
-def _sums(rows: np.ndarray, x: Array, axis: int) -> Array:
+def _combine(rows: np.ndarray, x: Array, axis: int) -> Array:
     """``rows x`` along an axis, term by term: of few and short rows that is faster than a product,
     of many it takes longer to compile."""
     parts = jnp.split(x, x.shape[axis], axis)

@@ -18,6 +18,7 @@ from jaxdl.nn.ops import (
     local_response_normalization,
 )
 from jaxdl.nn.pooling import max_pool
+from jaxdl.nn.winograd import choose_tiles
 from jaxdl.train.parallel import make_placement
 
 
@@ -104,7 +105,8 @@ def test_convolution_is_laxs_in_values_and_gradients(size, window, stride, paddi
 
 
 @pytest.mark.parametrize(
-    ("examples", "limit", "chunks"), [(20, 5, 4), (20, 8, 4), (19, 8, 1), (64, 40, 2), (6, 2, 1)]
+    ("examples", "limit", "chunks"),
+    [(20, 5, 4), (20, 8, 4), (19, 8, 1), (64, 40, 2), (6, 2, 3), (125, 5, 25), (3, 8, 1)],
 )
 def test_chunks_are_equal_and_hold_all_examples_in_order(examples, limit, chunks):
     x = jnp.arange(examples * 3).reshape(examples, 3)
@@ -114,35 +116,56 @@ def test_chunks_are_equal_and_hold_all_examples_in_order(examples, limit, chunks
 
 
 @pytest.mark.parametrize(
-    ("examples", "side", "channels", "taps", "tiled"),
+    ("examples", "side", "channels", "taps", "padding", "tiled"),
     [
-        (20, 34, 3, 7, False),  # chunks of 8 or fewer are 5
-        (32, 16, 16, 3, True),  # two chunks
-        (15, 13, 24, 5, True),
-        (12, 20, 32, 2, True),
-        (32, 16, 3, 3, False),  # few channels
-        (2, 16, 16, 3, False),  # little work
+        (20, 34, 3, (7, 7), "SAME", False),  # chunks of 8 or fewer are 5
+        (32, 16, 16, (3, 3), "SAME", True),  # two chunks
+        (15, 13, 24, (5, 5), ((-1, 2), (0, -3)), True),
+        (12, 20, 32, (2, 3), "SAME", True),
+        (32, 16, 16, (7, 3), "SAME", False),
+        (64, 24, 1, (5, 5), "VALID", False),  # few channels: by blocks, and these in tiles
+        (2, 16, 16, (3, 3), "SAME", False),  # little work
     ],
 )
-def test_convolution_of_large_batches_in_double_precision(examples, side, channels, taps, tiled):
+def test_convolution_of_large_batches_in_double_precision(
+    examples, side, channels, taps, padding, tiled
+):
     """Values and gradients in chunks, and in tiles where there are enough products."""
     x = normal(0, examples, side, side, channels)
-    kernel = normal(1, taps, taps, channels, 32) / taps
-    pads = tuple(lax.padtype_to_pads((side, side), (taps, taps), (1, 1), "SAME"))
-    assert bool(ops._divide(jnp.asarray(x), jnp.asarray(kernel), pads)) is tiled
-    ours = jax.jit(lambda *a: value_and_gradients(partial(convolution, padding="SAME"), *a))
+    kernel = normal(1, *taps, channels, 32) / taps[0]
+    pads = padding
+    if isinstance(pads, str):
+        pads = lax.padtype_to_pads((side, side), taps, (1, 1), padding)
+    assert bool(choose_tiles(jnp.asarray(x), jnp.asarray(kernel), pads)) is tiled
+    ours = jax.jit(lambda *a: value_and_gradients(partial(convolution, padding=padding), *a))
     with jax.enable_x64(True):
         exact = [jnp.asarray(a, jnp.float64) for a in (x, kernel)]
-        theirs = value_and_gradients(partial(plain, padding="SAME"), *exact)
+        theirs = value_and_gradients(partial(plain, padding=padding), *exact)
     for a, b in zip(*map(jax.device_get, (ours(x, kernel), theirs)), strict=True):
         assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
 
 
+def test_the_gradient_of_a_gradient_in_tiles():
+    x, kernel = normal(0, 32, 16, 16, 16), normal(1, 3, 3, 16, 32) / 3
+
+    def slope(convolve):
+        def squared_gradient(kernel):
+            gradient = jax.grad(lambda kernel: jnp.sum(jnp.tanh(convolve(x, kernel))))(kernel)
+            return jnp.sum(jnp.square(gradient))
+
+        return jax.jit(jax.grad(squared_gradient))(kernel)
+
+    ours, theirs = slope(convolution), slope(plain)
+    assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
+
+
 def test_half_precision_takes_no_tiles():
-    x, kernel = jnp.zeros((32, 16, 16, 16)), jnp.zeros((3, 3, 16, 32))
-    pads = ((1, 1), (1, 1))
-    assert ops._divide(x, kernel, pads)
-    assert not ops._divide(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), pads)
+    x, kernel = (normal(i, *s) for i, s in enumerate(((32, 16, 16, 16), (3, 3, 16, 32))))
+    assert choose_tiles(x, kernel, ((1, 1), (1, 1)))
+    x, kernel = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
+    assert not choose_tiles(x, kernel, ((1, 1), (1, 1)))
+    y = (jax.jit(convolve)(x, kernel).astype(jnp.float32) for convolve in (convolution, plain))
+    assert_close(*y, 1e-2)
 
 
 def convolve_in_loops(x, kernel, stride, padding):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxdl.nn.winograd import convolve_tiles, divide, transforms
+from jaxdl.nn.winograd import Tiles, convolve_tiles, fewest_products, transforms
 
 TAPS = (2, 3, 4, 5)
 
@@ -21,15 +21,24 @@ def test_transforms_are_a_correlation(taps):
         )
 
 
-@pytest.mark.parametrize("taps", range(1, 9))
-def test_no_other_tile_takes_fewer_products(taps):
-    for outputs in range(1, 70):
-        tiles = divide(outputs, taps)
-        assert (tiles.count - 1) * tiles.places < outputs <= tiles.count * tiles.places
-        # Each reads into one neighbour, at up to 8 points.
-        sides = [m for m in range(1, 9) if taps - 1 <= m <= 9 - taps]
-        others = [-(-outputs // m) * (m + taps - 1) for m in sides] or [outputs * taps]
-        assert tiles.count * tiles.points == min(others)
+def test_transforms_of_more_products_are_refused():
+    with pytest.raises(ValueError, match="5 outputs of 5 taps: at most 8 products"):
+        transforms(5, 5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "taps", "tiles"),
+    [
+        (24, 5, Tiles(4, 6, 5)),  # 6 x 8 products
+        (14, 3, Tiles(5, 3, 3)),  # 3 x 7; by 4 it were 4 x 6, by 6 3 x 8
+        (5, 3, Tiles(5, 1, 3)),
+        (32, 3, Tiles(4, 8, 3)),  # 8 x 6, and 6 x 8 as few
+        (1, 5, Tiles(4, 1, 5)),  # not 1: each reads into one neighbour only
+        (8, 6, None),
+    ],
+)
+def test_tiles_of_an_axis_by_hand(outputs, taps, tiles):
+    assert fewest_products(outputs, taps) == tiles
 
 
 def correlate(x, kernel, padding):
@@ -50,7 +59,7 @@ def test_convolution_of_tiles_by_its_definition(size, taps, padding):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(*taps, 3, 4))
     outputs = [n + sum(p) - r + 1 for n, r, p in zip(size, taps, padding, strict=True)]
-    tiles = [divide(n, r) for n, r in zip(outputs, taps, strict=True)]
+    tiles = [fewest_products(n, r) for n, r in zip(outputs, taps, strict=True)]
     g = rng.normal(size=(2, *outputs, 4))
 
     def plain(x, k):

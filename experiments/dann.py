@@ -32,7 +32,7 @@ from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
 from jaxdl.report import dann as reporting
-from jaxdl.report.adapted import CURVES, Diagnosis, Result, name_of, order, place_of
+from jaxdl.report.adapted import CURVES, Changes, Diagnosis, Result, name_of, order, place_of
 from jaxdl.report.published import DANN
 from jaxdl.train import logs
 from jaxdl.train.feed import FEEDS
@@ -88,12 +88,10 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
     for name, (settings, sections) in methods.items():
         views = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
         terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
+        bound = settings["labels"] == "target"
         for wrong, problem in (
             ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
-            (
-                (terms or settings["backgrounds"]) and settings["labels"] == "target",
-                "labels=target leaves nothing to adapt",
-            ),
+            (bound and (terms or settings["backgrounds"]), "labels=target leaves nothing to adapt"),
             ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
             (views and "consistency" not in terms, f"{', '.join(views)}: not used, consistency=0"),
         ):
@@ -114,8 +112,7 @@ def trains_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def make_prepare(settings: Mapping[str, Any]) -> Prepare:
-    """The function from stored images to a step's batch. It changes the colours of labelled images
-    of either domain, which is a fairer upper bound."""
+    """The function from stored images to a step's batch; labelled ones of either domain change."""
     colours, view = settings["colours"], preparation.recolour(settings["changes"])
     if settings["warps"]:
         view = augment.compose(view, preparation.warp(settings["warps"]))
@@ -292,7 +289,7 @@ class Adaptation(classification.DataStudy):
             adapted.read_results(trainer.folder / "results.csv"),
             adapted.read_diagnoses(trainer.folder / "diagnostics.csv"),
             DANN if self.config.beside_published else (),
-            changes={n: (s["colours"], s["backgrounds"]) for n, s in self.methods.items()},
+            changes={n: Changes(s["colours"], s["backgrounds"]) for n, s in self.methods.items()},
             facts=self.facts() | facts,
         )
 

@@ -14,7 +14,7 @@ from jaxdl.report.tables import Estimate, mean_and_standard_error, read_rows, wr
 METHODS = {  # in the order of tables; others come by name before the last
     "source_only": "source only",
     "source_recoloured": "source only, recoloured",
-    "source_on_target": "source only, on the target's colours",
+    "source_on_target": "source on target backgrounds",
     "dann": "DANN",
     "dann_consistency": "DANN + consistency",
     "cdan": "CDAN+E",
@@ -49,6 +49,13 @@ class Result(NamedTuple):
     seed: int
     source_accuracy: float
     target_accuracy: float
+
+
+class Changes(NamedTuple):
+    """How a method's labelled images are changed."""
+
+    recolouring: float = 0.0  # strength
+    backgrounds: float = 0.0  # share drawn on target images
 
 
 class Diagnosis(NamedTuple):

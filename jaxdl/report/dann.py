@@ -12,6 +12,7 @@ from jaxdl.report import criteria
 from jaxdl.report.adapted import (
     BOUNDS,
     MINIMAL_GAP,
+    Changes,
     Diagnosis,
     Networks,
     Result,
@@ -51,11 +52,8 @@ PAIRS = {
     "svhn_to_mnist": "SVHN → MNIST",
     "syn_signs_to_gtsrb": "SYN SIGNS → GTSRB",
 }
-UNADAPTED = ("source_only", "source_recoloured", "source_on_target")
-"""Methods that learn from labelled images of the source alone, changed or not."""
-Changes = Mapping[str, tuple[float, float]]
-"""By method, how strongly its labelled images are recoloured, and the share drawn on others."""
-_CHANGES, _NONE = ("recolouring", "backgrounds"), (0.0, 0.0)
+CONTROLS = ("source_only", "source_recoloured", "source_on_target")
+"""Methods whose loss has labelled images alone; those of the last are drawn on target images."""
 
 
 class Published(NamedTuple):
@@ -70,20 +68,20 @@ class Published(NamedTuple):
 
 
 def _adapted(method: str) -> bool:
-    return method not in (*UNADAPTED, "target_only")
+    return method not in (*CONTROLS, "target_only")
 
 
-def _control(method: str, networks: Networks, changes: Changes) -> str | None:
+def _control(method: str, networks: Networks, changes: Mapping[str, Changes]) -> str | None:
     """The method that a method is compared with; None without one.
 
-    DANN, or else no adaptation, with equally changed images if there is such a method: what these
+    DANN, or else a control, with equally changed images if there is such a method: what these
     alone do is not the method's effect.
     """
     if method == "target_only":
         return None
-    names = ("dann", *UNADAPTED) if _adapted(method) else ("source_only",)
+    names = ("dann", *CONTROLS) if _adapted(method) else ("source_only",)
     controls = [m for m in names if m in networks and m != method]
-    matches = [m for m in controls if changes.get(m, _NONE) == changes.get(method, _NONE)]
+    matches = [m for m in controls if changes.get(m, Changes()) == changes.get(method, Changes())]
     return next(iter(matches or controls), None)
 
 
@@ -107,14 +105,14 @@ def findings(
     results: Iterable[Result],
     diagnoses: Iterable[Diagnosis],
     published: Sequence[Published],
-    changes: Changes,
+    changes: Mapping[str, Changes],
 ) -> list[str]:
     """Each method against DANN, by seed, and against the published numbers, in words.
 
     DANN itself, every method of a run without DANN, and methods whose images are changed unlike
     DANN's are compared with source only, with equally changed images if there is such a method.
     Source only and train on target are compared with the published numbers of the same method,
-    except on recoloured images, which none of the papers had; any other method with those of all
+    except on changed images, which none of the papers had; any other method with those of all
     other methods that have no note. Without target labels there is a single sentence.
     """
     counted = sound_networks(join(results, diagnoses))
@@ -128,8 +126,9 @@ def findings(
         accuracies, name = target(counted, method), f"**{name_of(method)}**"
         if control := _control(method, counted, changes):
             gain = over_seeds(minus(accuracies, target(counted, control)))
-            pairs = zip(_CHANGES, *(changes.get(m, _NONE) for m in (method, control)), strict=True)
-            differ = ", ".join(f"{name} {a:g} against {b:g}" for name, a, b in pairs if a != b)
+            pair = (changes.get(m, Changes()) for m in (method, control))
+            kinds = zip(Changes._fields, *pair, strict=True)
+            differ = ", ".join(f"{kind} {a:g} against {b:g}" for kind, a, b in kinds if a != b)
             differ = f" ({differ})" if differ else ""
             sentences.append(compare(name, gain, f"{name_of(control)}{differ}, by target accuracy"))
             count += judged(gain)
@@ -138,10 +137,10 @@ def findings(
             for p in published
             if not p.note and (_adapted(p.method) if _adapted(method) else p.method == method)
         ]
-        if rows and method in BOUNDS and any(changes.get(method, _NONE)):
+        if rows and method in BOUNDS and any(changes.get(method, Changes())):
             sentences.append(
-                f"{name} was trained on recoloured images, which no published number of it was: "
-                "they are not compared."
+                f"{name} was trained on changed images, which no published number of it was: they "
+                "are not compared."
             )
         elif rows:
             mean = over_seeds(accuracies)
@@ -191,8 +190,8 @@ METHOD = """\
   one seed of several has that risk: read the column of networks with its mean."""
 
 
-LAST_STEP = (
-    "Our numbers are those of the last step; an adapted network's loss has no label of the target."
+LAST_STEP = "Our numbers are of the last step; an adapted network's loss has no target label."
+    "Our numbers are of the last step; an adapted network's loss has no label of the target."
 )
 
 
@@ -201,7 +200,7 @@ def report(
     diagnoses: Sequence[Diagnosis],
     published: Sequence[Published],
     *,
-    changes: Changes,
+    changes: Mapping[str, Changes],
     facts: Mapping[str, str],
 ) -> str:
     """The whole report in Markdown: findings, table, diagnostics, criteria, method.
@@ -209,12 +208,14 @@ def report(
     Args:
       results, diagnoses: results and diagnoses of all networks of the study, of one pair.
       published: published numbers, of any pairs.
+      changes: how labelled images are changed, by method; not at all for others.
       facts: lines for the head, such as `{"Time": "94 s", "Device": "2 CPU cores"}`.
     """
     networks = join(results, diagnoses)
     counted, pair = sound_networks(networks), next((r.pair for r in results), "")
     published = [p for p in published if p.pair == pair]
-    changed, no_gap = [m for m in networks if changes.get(m, _NONE)[0]], ""
+    changed, no_gap = [m for m in networks if changes.get(m, Changes()).recolouring], ""
+    drawn = [name_of(m) for m in networks if changes.get(m, Changes()).backgrounds]
     left = " The gap covered is the one that recolouring leaves."
     recoloured = f"Trained on recoloured images: {', '.join(map(name_of, changed))}."
     recoloured += left * ("source_only" in changed and not unlabelled(counted))
@@ -235,6 +236,7 @@ def report(
         ("Results", table(summarize(results, diagnoses), published)),
         ("", LAST_STEP),
         ("", recoloured * bool(changed)),
+        ("", f"Labelled images partly drawn on target images: {', '.join(drawn)}." * bool(drawn)),
         ("", no_gap),
         ("", "There are no published numbers beside ours." * (not published)),
         ("Diagnostics", bullets(sentences)),

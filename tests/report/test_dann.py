@@ -11,6 +11,7 @@ from scipy import stats
 from experiments.dann import Network
 from jaxdl.report import embeddings
 from jaxdl.report.adapted import (
+    Changes,
     Diagnosis,
     Result,
     collapsed,
@@ -58,7 +59,7 @@ def study(target=TARGET, pair=PAIR, **changes):
 
 def whole(rows, published=PUBLISHED, **colours):
     facts = {"Time": "94 s"}
-    changes = {method: (strength, 0.0) for method, strength in colours.items()}
+    changes = {method: Changes(strength) for method, strength in colours.items()}
     text = report(*rows, published, changes=changes, facts=facts)
     assert "nan" not in text
     return text
@@ -205,7 +206,7 @@ RECOLOURED = TARGET | {
 def test_methods_are_compared_with_what_is_recoloured_alike():
     colours = {"source_recoloured": 1.0, "dann_consistency": 1.0, "dann": 0.0}
     rows = study(RECOLOURED)
-    changes = {method: (strength, 0.0) for method, strength in colours.items()}
+    changes = {method: Changes(strength) for method, strength in colours.items()}
     text = " ".join(findings(*rows, (), changes))
     recoloured = "source only (recolouring 1 against 0), by target accuracy: +19.0 ± 1.0 points"
     assert f"**source only, recoloured** is above {recoloured}" in text
@@ -217,9 +218,9 @@ def test_methods_are_compared_with_what_is_recoloured_alike():
     )
     assert "**DANN** is above source only, by" in text and "**MMD** is below DANN, by" in text
     # Where all are recoloured, source only is the control; where none is alike, it is said.
-    text = " ".join(findings(*study(), (), dict.fromkeys(TARGET, (0.5, 0.0))))
+    text = " ".join(findings(*study(), (), dict.fromkeys(TARGET, Changes(0.5))))
     assert "**DANN** is above source only, by" in text and "(recolouring" not in text
-    text = " ".join(findings(*study(), (), {"mmd": (0.5, 0.2)}))
+    text = " ".join(findings(*study(), (), {"mmd": Changes(0.5, 0.2)}))
     differences = "(recolouring 0.5 against 0, backgrounds 0.2 against 0)"
     assert f"**MMD** is below DANN {differences}, by target accuracy" in text
 
@@ -227,18 +228,21 @@ def test_methods_are_compared_with_what_is_recoloured_alike():
 def test_methods_are_compared_with_what_is_drawn_on_backgrounds_alike():
     accuracies = RECOLOURED["source_recoloured"], RECOLOURED["dann_consistency"]
     drawn = dict(zip(("source_on_target", "dann_consistency"), accuracies, strict=True))
-    changes = dict.fromkeys(drawn, (1.0, 0.5)) | {"source_only": (1.0, 0.0)}
+    changes = dict.fromkeys(drawn, Changes(1.0, 0.5)) | {"source_only": Changes(1.0)}
     text = " ".join(findings(*study(TARGET | drawn), (), changes))
-    alone = "source only, on the target's colours"
+    alone = "source on target backgrounds"
     assert f"**{alone}** is above source only (backgrounds 0.5 against 0), by target" in text
     assert f"**DANN + consistency** is above {alone}, by target accuracy" in text
+    text = report(*study(TARGET | drawn), (), changes=changes, facts={})
+    names = f"{alone}, DANN + consistency"
+    assert f"Labelled images partly drawn on target images: {names}." in text
 
 
 def test_recoloured_bounds_are_marked_and_not_compared_with_published_ones():
     colours = {"source_only": 1.0, "dann": 1.0, "target_only": 0.5}
     text = whole(study(), **colours)
     for name in ("source only", "train on target"):
-        assert f"- **{name}** was trained on recoloured images" in text
+        assert f"- **{name}** was trained on changed images" in text
         assert f"**{name}**, its mean" not in text
     assert "**DANN**, its mean" in text
     assert (
@@ -461,7 +465,7 @@ def test_report_of_part_of_a_study(methods):
 def test_report_reads_in_order_and_tells_how_numbers_were_chosen():
     text = whole(study())
     marks = ["MNIST → MNIST-M\n", "- Networks: 12\n- Time: 94 s", "## Findings", "## Results"]
-    marks += ["Our numbers are those of the last step;", "## Diagnostics", "## Criteria", "## How"]
+    marks += ["Our numbers are of the last step;", "## Diagnostics", "## Criteria", "## How"]
     places = [text.index(mark) for mark in marks]
     assert places == sorted(places)
 

@@ -191,8 +191,6 @@ METHOD = """\
 
 
 LAST_STEP = "Our numbers are of the last step; an adapted network's loss has no target label."
-    "Our numbers are of the last step; an adapted network's loss has no label of the target."
-)
 
 
 def report(

@@ -57,7 +57,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.base.range = 2.0
     config.base.size = 0  # side to resize to; 0 keeps the data's
     config.base.colours = 0.0  # how far labelled images' colours change at random, 0 to 1
-    config.base.backgrounds = 0.0  # share of the labelled, strokes on black, drawn on target images
+    # Share of the labelled images that are drawn on target images instead: strokes on black, as
+    # MNIST's, which blot where they have wide grey borders.
+    config.base.backgrounds = 0.0
     config.base.changes = 0.0  # how far colours of consistency's other view change, 0 to 1
     config.base.warps = 0.0  # how far that view is turned, scaled and moved, 0 to 1
     # The network.

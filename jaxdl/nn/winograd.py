@@ -129,7 +129,8 @@ def convolve_tiles(
     padding: Sequence[tuple[int, int]],
     tiles: Sequence[Tiles],
 ) -> Float[Array, "n oh ow o"]:
-    """:func:`jaxdl.nn.ops.convolution` of stride 1, with the ``tiles`` of both axes."""
+    """:func:`jaxdl.nn.ops.convolution` of stride 1, with the ``tiles`` of both axes, as
+    :func:`fewest_products` gives them; not for half precision."""
     (n, *size, c), filters = x.shape, kernel.shape[-1]
     rows, columns = tiles
     edges = [

@@ -209,7 +209,7 @@ def test_the_test_images_are_opened_once_each_when_everything_is_trained(finishe
 def test_the_report_says_how_the_numbers_were_chosen(finished):
     text = finished[1].out
     assert "source only" in text and "DANN" in text and "train on target" in text
-    assert "the last step; an adapted network's loss has no label of the target" in text
+    assert "the last step; an adapted network's loss has no target label" in text
 
 
 def test_finished_run_is_reprinted_at_once(finished, start):

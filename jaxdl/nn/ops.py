@@ -11,7 +11,7 @@ those of `lax.conv_general_dilated`, gradients those of autodiff, up to rounding
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +183,7 @@ def _convolve_backward(padding: tuple, saved: tuple[Array, Array], g: Array) -> 
         pixels = max(1, math.prod(g.shape[1:3]))
         limit = max(8, 1024 // pixels, 3 * 2**18 // max(1, x[0].nbytes + g[0].nbytes))
         chunks = _chunks(limit, x, g)
-        dx = lax.map(lambda g: _image_gradient(kernel, g, padding), chunks[1])
+        dx = lax.map(lambda g: _image_gradient(kernel, g, padding, x.shape[1]), chunks[1])
         dkernel = lax.map(lambda chunk: _kernel_gradient(chunk[0], chunk[1], padding), chunks)
         return dx.reshape(x.shape), jnp.sum(dkernel, 0)
 
@@ -203,15 +203,31 @@ def _chunks(limit: int, *arrays: Array) -> tuple[Array, ...]:
     return tuple(array.reshape(-1, size, *array.shape[1:]) for array in arrays)
 
 
-def _image_gradient(kernel: Array, g: Array, padding: tuple) -> Array:
-    """``dL/dx[p] = sum_d g[p - d] kernel[d]``: a convolution with the kernel turned by 180
-    degrees."""
+def _image_gradient(kernel: Array, g: Array, padding: tuple, rows: int) -> Array:
+    """``dL/dx[p] = sum_d g[p - d] kernel[d]``: a convolution with the kernel turned by 180 degrees.
+
+    Where ``g`` has fewer rows than the images, the kernel's rows come as filters of their own, of
+    convolutions along the width, whose outputs are shifted and added: no products with padding.
+    """
+    kh, kw, c, o = kernel.shape
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    pads = (
+    (top, bottom), across = (
         (width - 1 - low, width - 1 - high)
-        for width, (low, high) in zip(kernel.shape[:2], padding, strict=True)
+        for width, (low, high) in zip((kh, kw), padding, strict=True)
     )
-    return _dense(g, turned, tuple(pads))
+    if g.shape[1] >= rows:
+        return _dense(g, turned, ((top, bottom), across))
+    filters = turned.transpose(1, 2, 0, 3).reshape(1, kw, o, kh * c)
+    by_row = jnp.split(_dense(g, filters, ((0, 0), across)), kh, -1)
+    return reduce(
+        jnp.add,
+        (
+            lax.pad(
+                y, jnp.zeros((), y.dtype), (_NONE, (top - i, bottom - kh + 1 + i, 0), _NONE, _NONE)
+            )
+            for i, y in enumerate(by_row)
+        ),
+    )
 
 
 def _kernel_gradient(x: Array, g: Array, padding: tuple) -> Array:

@@ -88,10 +88,10 @@ def check(config: ConfigDict) -> dict[str, declared.Method]:
     for name, (settings, sections) in methods.items():
         views = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
         terms, share = terms_of(settings), settings["batch"] // max(1, config.parallel.data)
-        adapts = terms or settings["backgrounds"]
+        extra = ", ".join(n for n in (*TERMS, "backgrounds") if settings[n])
         for wrong, problem in (
             ("coral" in terms and share < 2, "coral needs 2 images of each domain on each device"),
-            (adapts and settings["labels"] == "target", "labels=target: no terms, no backgrounds"),
+            (extra and settings["labels"] == "target", f"{extra}: labels=target, nothing to adapt"),
             ({*ADVERSARIES} <= {*terms}, "one domain classifier: adversarial or conditional"),
             (views and "consistency" not in terms, f"{', '.join(views)}: not used, consistency=0"),
         ):

@@ -115,9 +115,8 @@ def images_per_chunk(kernel: Float[AnyArray, "kh kw c o"], tiles: Sequence[Tiles
     """As many images as have 2 MiB of values in tiles, of inputs or of outputs, whichever are more:
     so many stay in a core's cache. But the kernel is transformed for each chunk, which has at least
     as many values as that."""
-    count, products = (
-        math.prod(getattr(tile, name) for tile in tiles) for name in ("count", "products")
-    )
+    count = math.prod(tile.count for tile in tiles)
+    products = math.prod(tile.products for tile in tiles)
     c, o = kernel.shape[2:]
     cached = 2**21 // (count * products * max(c, o) * kernel.dtype.itemsize)
     return max(1, cached, min(c, o) // count)

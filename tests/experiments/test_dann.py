@@ -399,8 +399,11 @@ def test_bad_setting(arguments, words, start, tmp_path):
     [
         ("config.methods.dann.lamda = 1.0", ["config.methods.dann", "'lamda'"]),
         ("config.methods.dann.conditional = 1.0", ["config.methods.dann", "one domain classifier"]),
-        ("config.methods.target_only.mmd = 1.0", ["target_only", "no terms"]),
-        ("config.methods.target_only.backgrounds = 0.5", ["target_only", "no backgrounds"]),
+        ("config.methods.target_only.mmd = 1.0", ["target_only", "nothing to adapt"]),
+        (
+            "config.methods.target_only.backgrounds = 0.5",
+            ["target_only: backgrounds: labels=target", "nothing to adapt"],
+        ),
         ("config.methods.dann.warps = .3", ["config.methods.dann: warps: not used, consistency=0"]),
         ("config.methods.dann.rate = 'fast'", ["dann.rate", "'fast'", "not a number"]),
         ("config.methods.dann.batch = 2.5", ["dann.batch", "whole number"]),

@@ -1,4 +1,4 @@
-"""Convolutions of tiles against sums by NumPy in double precision, and tiles against all others."""
+"""Convolutions of tiles against sums by NumPy in double precision, and tiles by hand."""
 
 import jax
 import numpy as np
@@ -13,9 +13,9 @@ TAPS = (2, 3, 4, 5)
 @pytest.mark.parametrize("taps", TAPS)
 def test_transforms_are_a_correlation(taps):
     rng = np.random.default_rng(taps)
-    for places in range(1, 10 - taps):
-        image, filters = rng.normal(size=places + taps - 1), rng.normal(size=taps)
-        b, g, a = transforms(places, taps)
+    for outputs in range(1, 10 - taps):
+        image, filters = rng.normal(size=outputs + taps - 1), rng.normal(size=taps)
+        b, g, a = transforms(outputs, taps)
         np.testing.assert_allclose(
             a @ ((g @ filters) * (b @ image)), np.correlate(image, filters), atol=1e-12
         )

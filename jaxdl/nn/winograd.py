@@ -96,7 +96,7 @@ def choose_tiles(
     padding: Sequence[tuple[int, int]],
 ) -> tuple[Tiles, ...]:
     """The tiles of both axes on CPUs; none where a direct convolution is better: where tiles would
-    take more than half of its products, it has fewer than 4 channels or 2^24 products (tiles take
+    take more than half of its products, it has fewer than 4 channels or 2^21 products (tiles take
     longer to compile), or half precision (they round some ten times as coarsely)."""
     axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
     outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
@@ -107,7 +107,7 @@ def choose_tiles(
         return ()
     direct = math.prod(outputs) * math.prod(kernel.shape[:2])
     fewer = 2 * math.prod(tile.count * tile.products for tile in tiles) <= direct
-    large = direct * len(x) * math.prod(kernel.shape[2:]) >= 2**24
+    large = direct * len(x) * math.prod(kernel.shape[2:]) >= 2**21
     return tiles if fewer and large else ()
 
 
@@ -132,17 +132,22 @@ def convolve_tiles(
     :func:`fewest_products` gives them; not for half precision."""
     (n, *size, c), filters = x.shape, kernel.shape[-1]
     rows, columns = tiles
+    # One tile reads all; of several each reads its own outputs' pixels and the first ones of its
+    # neighbour's.
+    widths = [axis.products if axis.count == 1 else axis.outputs for axis in tiles]
+    blocks = [axis.count + (axis.count > 1) for axis in tiles]
     edges = [
-        (low, (axis.count + 1) * axis.outputs - pixels - low, 0)
-        for pixels, axis, (low, _) in zip(size, tiles, padding, strict=True)
+        (low, width * count - pixels - low, 0)
+        for pixels, width, count, (low, _) in zip(size, widths, blocks, padding, strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    # [pixel of a tile, down, across; tile, down, across; image; channel]: the pixels are those at
-    # the tile's own outputs and the first ones at its neighbour's.
-    x = x.reshape(n, rows.count + 1, rows.outputs, columns.count + 1, columns.outputs, c)
+    # [pixel of a tile, down, across; tile, down, across; image; channel]
+    x = x.reshape(n, blocks[0], widths[0], blocks[1], widths[1], c)
     x = x.transpose(2, 4, 1, 3, 0, 5)
-    x = jnp.concatenate([x[:, :, :-1], x[: rows.taps - 1, :, 1:]], 0)
-    x = jnp.concatenate([x[:, :, :, :-1], x[:, : columns.taps - 1, :, 1:]], 1)
+    if rows.count > 1:
+        x = jnp.concatenate([x[:, :, :-1], x[: rows.taps - 1, :, 1:]], 0)
+    if columns.count > 1:
+        x = jnp.concatenate([x[:, :, :, :-1], x[:, : columns.taps - 1, :, 1:]], 1)
     down, across = (transforms(axis.outputs, axis.taps) for axis in tiles)
     values = _transform(down.image, across.image, x)
     kernels = _transform(down.kernel, across.kernel, kernel)

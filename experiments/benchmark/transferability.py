@@ -46,8 +46,10 @@ def check(config: ConfigDict) -> None:
         raise ValueError("study.data.feed: the grid is timed on resident data")
     make_study(Transferability, config.study).build()
     rule = config.study.optimizer
-    if rule.name != "momentum" or rule.max_norm:
-        raise ValueError("the references know study.optimizer.name='momentum' without max_norm")
+    if rule.name not in ("momentum", "nesterov") or rule.max_norm:
+        raise ValueError(
+            "the references know study.optimizer.name='momentum' and 'nesterov', without max_norm"
+        )
 
 
 def setups(config: ConfigDict, scratch: Path) -> dict[str, Setup]:
@@ -132,7 +134,8 @@ def make_reference(config: ConfigDict) -> Reference:
     )
     rates = [float(rate(step)) for step in range(config.steps)]
     ids = draw_batches(config.steps, settings.batch, len(examples))
-    task = Task(batch["image"], batch["label"], ids, rates, rule.weight_decay)
+    nesterov = rule.name == "nesterov"
+    task = Task(batch["image"], batch["label"], ids, rates, rule.weight_decay, nesterov)
     return Reference(study.model, task, starts)
 
 

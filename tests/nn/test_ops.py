@@ -124,7 +124,8 @@ def test_chunks_are_equal_and_hold_all_examples_in_order(examples, limit, chunks
         (12, 20, 32, (2, 3), "SAME", True),
         (32, 16, 16, (7, 3), "SAME", False),
         (64, 24, 1, (5, 5), "VALID", False),  # few channels: by blocks, and these in tiles
-        (2, 16, 16, (3, 3), "SAME", False),  # little work
+        (32, 8, 16, (3, 3), "VALID", True),  # one tile
+        (2, 8, 16, (3, 3), "SAME", False),  # little work
     ],
 )
 def test_convolution_of_large_batches_in_double_precision(

@@ -21,6 +21,8 @@ class Task(NamedTuple):
     """Learning rate of each step."""
     weight_decay: float
     """Weight decay of kernels."""
+    nesterov: bool = False
+    """Whether the momentum of .9 is Nesterov's."""
     scales: Sequence[float] = ()
     """Scale of the reversed gradient in each step."""
     weight: float = 0.0

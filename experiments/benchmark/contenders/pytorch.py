@@ -184,14 +184,14 @@ def make_loss(
     return adaptation if isinstance(model, AdversarialNet) else classification
 
 
-def make_optimizer(layers: nn.Module, weight_decay: float) -> torch.optim.SGD:
+def make_optimizer(layers: nn.Module, task: Task) -> torch.optim.SGD:
     """SGD of what trains; kernels decay, biases and scales do not. Each step brings its rate."""
     trains = [p for p in layers.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trains if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trains if p.ndim > 1], "weight_decay": task.weight_decay},
         {"params": [p for p in trains if p.ndim == 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=task.nesterov)
 
 
 def one_after_the_other(
@@ -209,7 +209,7 @@ def one_after_the_other(
     form = {"memory_format": setting.memory_format, "device": setting.device}
     loss_of_step = make_loss(model, task, setting)
     networks = [freeze(network(model, v).to(**form), frozen) for v, frozen in starts]
-    optimizers = [make_optimizer(layers, task.weight_decay) for layers in networks]
+    optimizers = [make_optimizer(layers, task) for layers in networks]
 
     def train(layers: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         for step, rate in enumerate(task.rates):

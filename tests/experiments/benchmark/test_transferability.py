@@ -62,7 +62,7 @@ def problem() -> Problem:
     loss, stepped = {}, {}
     for frozen in (0, 1):
         mask = transfer.trainable(variables, frozen)["params"]
-        rule = make_optimizer("momentum", RATE, weight_decay=DECAY, trainable=mask)
+        rule = make_optimizer("nesterov", RATE, weight_decay=DECAY, trainable=mask)
         state = create_state(variables, rule)
         step = jax.jit(
             make_step(
@@ -79,7 +79,7 @@ def problem() -> Problem:
 
 def test_plain_jax_steps_as_the_engine_does(problem):
     model, variables, images, labels, _, losses, stepped = problem
-    rule = make_optimizer("momentum", RATE, weight_decay=DECAY)
+    rule = make_optimizer("nesterov", RATE, weight_decay=DECAY)
     step = jax.jit(plain_jax.make_step(model, rule))
     ids, start = np.arange(len(images)), rule.init(variables["params"])
     for frozen, loss in losses.items():
@@ -101,7 +101,7 @@ def test_pytorch_computes_and_steps_as_the_engine_does(problem, frozen):
         logits = layers.eval()(pytorch.nchw(problem.images)).numpy()
     np.testing.assert_allclose(logits, problem.logits, atol=1e-4)
 
-    task = Task(problem.images, problem.labels, np.arange(16)[None], [RATE], DECAY)
+    task = Task(problem.images, problem.labels, np.arange(16)[None], [RATE], DECAY, nesterov=True)
     setting = pytorch.Setting(1, torch.contiguous_format)
     starts = [(problem.variables, frozen)]
     (layers,), run = pytorch.one_after_the_other(problem.model, starts, task, setting)

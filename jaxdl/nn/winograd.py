@@ -96,8 +96,8 @@ def choose_tiles(
     padding: Sequence[tuple[int, int]],
 ) -> tuple[Tiles, ...]:
     """The tiles of both axes on CPUs; none where a direct convolution is better: where tiles would
-    take more than half of its products, it has fewer than 4 channels or 2^21 products (tiles take
-    longer to compile), or half precision (they round some ten times as coarsely)."""
+    take more than half of its products, it has fewer than 4 channels, up to 2^21 products (tiles
+    take longer to compile), or half precision (they round some ten times as coarsely)."""
     axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
     outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
     axis_tiles = (fewest_products(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True))
@@ -107,7 +107,7 @@ def choose_tiles(
         return ()
     direct = math.prod(outputs) * math.prod(kernel.shape[:2])
     fewer = 2 * math.prod(tile.count * tile.products for tile in tiles) <= direct
-    large = direct * len(x) * math.prod(kernel.shape[2:]) >= 2**21
+    large = direct * len(x) * math.prod(kernel.shape[2:]) > 2**21
     return tiles if fewer and large else ()
 
 

@@ -54,11 +54,11 @@ def save(
     from PIL import Image
 
     drawn, content = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", **options)
+    figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0}, **options)
     image = Image.open(drawn).convert("RGB")
     if not full_colour:
         image = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
-    image.save(content, "PNG", optimize=True)
+    image.save(content, "PNG")
     write_atomically(path, content.getvalue())
 
 

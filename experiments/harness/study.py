@@ -119,7 +119,9 @@ def conduct(kind: type[Study], config: ConfigDict, workdir: Path, stop: StopFlag
         # Everything is trained and chosen: here, and nowhere before, the test images are read.
         test_sources = study.sources.items() if study.opens_test else ()
         tests = {name: source.test.open() for name, source in test_sources}
+        began = time.monotonic()
         study.measure(trainer, tests)
+        trainer.clock.evaluation += time.monotonic() - began
         study.draw(trainer)
         code = {"Code": records.describe_code(starts)}
         times = {"Time": describe_time(trainer.clock, time.monotonic() - start, starts[:-1])}

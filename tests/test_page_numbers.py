@@ -188,6 +188,15 @@ PAGES: dict[str, list[Claim]] = {
         },
         *(scores("source_accuracy"), scores("target_accuracy")),
     ),
+    "dann:mnist_to_mnist_m_best": table(
+        {
+            "source only, recoloured, Muon": "source_only",
+            "source on target backgrounds": "source_on_target",
+            "DANN + consistency, on target backgrounds": "dann_consistency",
+            "train on target, recoloured": "target_only",
+        },
+        scores("target_accuracy"),
+    ),
     "dense": table(
         {f"`{name}`": name for name in ("mask", "heat_map", "coordinates", "class")},
         *(scores("score", value=images) for images in ("16", "48", "144")),
@@ -200,6 +209,16 @@ PAGES: dict[str, list[Claim]] = {
         scores("score"),
         scores("shifted_error", scale=1),
         scores("shifted"),
+    ),
+    "dense:vessels": table(
+        {
+            "`dice`": "dice",
+            "`tversky`, .3 and .7": "tversky",
+            "`sum` of cross-entropy and Dice": "sum",
+            "`cross_entropy`": "cross_entropy",
+            "`focal`": "focal",
+        },
+        *(scores("score"), scores("auc")),
     ),
     "dense:rough_labels": [
         Claim(f"| {label} |", cell, values(column, method=method, value=value))
@@ -388,7 +407,18 @@ PAGES: dict[str, list[Claim]] = {
         Claim("| A's data help", "BnB+, gives", difference_to_base("BnB+", *CUTS)),
         Claim("| distance matters", 1, difference_to_base("AnB", CUTS[-1], split="dissimilar")),
     ],
+    "transferability:cifar10": [
+        Claim(f"| {label} |", n, difference_to_base(treatment, n, split=split))
+        for label, treatment, split in (
+            *(("BnB, random halves", "BnB", "random"), ("BnB+", "BnB+", "random")),
+            *(("AnB", "AnB", "random"), ("AnB+", "AnB+", "random")),
+            ("AnB, dissimilar halves", "AnB", "dissimilar"),
+        )
+        for n in CUTS
+    ],
 }
+DATA = ("dann:mnist_to_mnist_m_best", "transferability:cifar10")
+"""Studies of data that may not be at hand."""
 
 
 MEAN = r"[*+]*((−?)(\d*\.\d+) ± (\d*\.\d+))"
@@ -475,7 +505,10 @@ def test_the_command_gives_the_numbers_of_its_page(study, tmp_path):
     # Those of the pages: on another number rounding leads some networks elsewhere.
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     options = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL}
-    subprocess.run([sys.executable, *command], check=True, **options)
+    ended = subprocess.run([sys.executable, *command], stderr=subprocess.PIPE, text=True, **options)
+    if ended.returncode == 2 and study in DATA:
+        pytest.skip(ended.stderr.splitlines()[-1])
+    assert ended.returncode == 0, ended.stderr
     with open(tmp_path / "run" / "results.csv", newline="") as file:
         lines = differences(study, list(csv.DictReader(file)))
     assert not lines, "\n".join(lines)

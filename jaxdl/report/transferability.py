@@ -30,14 +30,17 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def _finding(name: str, shows: bool | None, claim: str, evidence: str) -> Finding:
+def _finding(
+    name: str, shows: bool | None, claim: str, evidence: Mapping[str, Estimate]
+) -> Finding:
     opening = {
         True: f"This run shows that {claim}.",
         False: f"This run does not show that {claim}.",
         None: f"It cannot be judged whether {claim}: "
         "that needs its treatments, at enough cuts, in 2 seeds.",
     }
-    return Finding(name, shows, f"{opening[shows]} {evidence}")
+    measured = [f"{what}: {quote(number)}." for what, number in evidence.items() if number.used]
+    return Finding(name, shows, " ".join([opening[shows], *measured]))
 
 
 def findings(results: Iterable[Result]) -> list[Finding]:
@@ -60,39 +63,35 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         return profile_of(index, split, treatment, cuts)
 
     def span(cuts: Sequence[int]) -> str:
-        return ", ".join(map(str, cuts)) or MISSING
+        return ", ".join(map(str, cuts))
 
     def drop(treatment: str, cuts: Sequence[int], split: str = "random") -> dict[Pair, float]:
         return minus(profile(treatment, cuts, split), profile("base", [0], split))
 
     cuts = cuts_of(index, "random", "AnB")
     first, last = cuts[:1], cuts[-1:] if len(cuts) > 1 else []
-    depth, slope = (
-        estimate(x)
-        for x in (drop("AnB", cuts[-1:]), minus(profile("AnB", last), profile("AnB", first)))
-    )
-    ends = [str(*n) if n else MISSING for n in (first, cuts[-1:])]
+    depth = estimate(drop("AnB", cuts[-1:]))
+    slope = estimate(minus(profile("AnB", last), profile("AnB", first)))
     specificity = _finding(
         "specificity",
         shows(-1, depth, slope),
         "transferred features become specific to their task with depth",
-        f"AnB at the last cut (n = {ends[1]}) minus base: {quote(depth)}; "
-        f"minus AnB at the first cut (n = {ends[0]}): {quote(slope)}.",
+        {
+            f"AnB at the last cut (n = {span(cuts[-1:])}) minus base": depth,
+            f"AnB at the last cut minus AnB at the first (n = {span(first)})": slope,
+        },
     )
 
     bnb_cuts = cuts_of(index, "random", "BnB")
     middle = bnb_cuts[1:-1]
     dip = estimate(drop("BnB", middle))
-    evidence = f"BnB over the middle cuts ({span(middle)}) minus base: {quote(dip)}."
-    by_cut = {n: estimate(drop("BnB", [n])) for n in bnb_cuts}
-    measured = {n: x for n, x in by_cut.items() if x.used}
-    if measured:
-        deepest = min(measured, key=lambda n: measured[n].mean)
-        evidence += (
-            f" The lowest of all cuts, n = {deepest}, is at {quote(by_cut[deepest])}; "
-            f"it is picked afterwards, so it looks lower than it is. "
-            f"The last cut, n = {bnb_cuts[-1]}, is at {quote(by_cut[bnb_cuts[-1]])}."
-        )
+    evidence = {f"BnB over the middle cuts ({span(middle)}) minus base": dip}
+    by_cut = {n: x for n in bnb_cuts if (x := estimate(drop("BnB", [n]))).used}
+    if by_cut:
+        lowest, last_cut = min(by_cut, key=lambda n: by_cut[n].mean), max(by_cut)
+        note = "picked afterwards, so it looks lower than it is"
+        evidence[f"The lowest of all cuts ({note}), n = {lowest}"] = by_cut[lowest]
+        evidence[f"The last cut, n = {last_cut}"] = by_cut[last_cut]
     adaptation = _finding(
         "co-adaptation",
         shows(-1, dip),
@@ -101,21 +100,21 @@ def findings(results: Iterable[Result]) -> list[Finding]:
     )
 
     tuned = cuts_of(index, "random", "AnB+", "BnB+") or cuts_of(index, "random", "AnB+")
-    transferred, retrained = drop("AnB+", tuned), drop("BnB+", tuned)
-    gain, control, rest = (
-        estimate(x)
-        for x in (transferred, retrained, minus(profile("AnB+", tuned), profile("BnB+", tuned)))
-    )
+    gain, control = estimate(drop("AnB+", tuned)), estimate(drop("BnB+", tuned))
+    rest = estimate(minus(profile("AnB+", tuned), profile("BnB+", tuned)))
     generalization = _finding(
         "generalization",
         shows(+1, gain, rest),
         "features of A, fine-tuned, help B beyond what retraining alone gives",
-        f"AnB+ over the cuts {span(tuned)} minus base: {quote(gain)}. Retraining alone, "
-        f"BnB+ minus base: {quote(control)}. What is left for A, AnB+ minus BnB+: {quote(rest)}.",
+        {
+            f"AnB+ over the cuts {span(tuned)} minus base": gain,
+            "Retraining alone, BnB+ minus base": control,
+            "What is left for A, AnB+ minus BnB+": rest,
+        },
     )
 
-    common_cuts = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
-    near, distant = drop("AnB", common_cuts), drop("AnB", common_cuts, "dissimilar")
+    common = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
+    near, distant = drop("AnB", common), drop("AnB", common, "dissimilar")
     difference = over_seeds(minus(by_seed(distant), by_seed(near)))
     control_split = "dissimilar" if cuts_of(index, "dissimilar", "random") else "random"
     floor = estimate(drop("random", cuts_of(index, control_split, "random")[-1:], control_split))
@@ -123,10 +122,12 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         "distance",
         shows(-1, difference),
         "features transfer less well between dissimilar tasks",
-        f"AnB at n = {span(common_cuts)} minus base, dissimilar halves minus random halves: "
-        f"{quote(difference)}; apart they are {quote(estimate(distant))} and "
-        f"{quote(estimate(near))}. Random frozen features at their last cut, "
-        f"{control_split} halves, minus base: {quote(floor)}.",
+        {
+            f"AnB at n = {span(common)} minus base, dissimilar minus random halves": difference,
+            "On the dissimilar halves alone": estimate(distant),
+            "On the random halves alone": estimate(near),
+            f"Random frozen features at their last cut, {control_split} halves, minus base": floor,
+        },
     )
     return [specificity, adaptation, generalization, distance]
 

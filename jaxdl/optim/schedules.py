@@ -81,9 +81,8 @@ def make_schedule(
       ValueError: for an unknown name, or unless ``0 <= warmup < steps``.
     """
     if not 0 <= warmup < steps:
-        raise ValueError(
-            f"a warm-up of {warmup} steps does not fit into {steps} steps: set warmup to 0 … {steps - 1}"
-        )
+        fits = f"0 … {steps - 1}"
+        raise ValueError(f"a warm-up of {warmup} steps does not fit into {steps} steps: set {fits}")
     rest, first = steps - warmup, peak
     match name:
         case "constant":

@@ -57,6 +57,7 @@ SETTINGS = Settings(
         "optimizer.learning_rate": Between(0, above=True),
         "optimizer.weight_decay": Between(0),
         "optimizer.bias_rate": Between(0, above=True),
+        "schedule.warmup": Between(0, 1, below=True),
         "schedule.drops": TupleOf(Between(0, 1), "(1 / 3, 2 / 3), parts of the steps"),
     },
     free=("options",),
@@ -86,7 +87,7 @@ def donor_of(network: Network) -> Network | None:
 def make_rule(config: ConfigDict) -> optax.GradientTransformation:
     """The update rule of the configuration."""
     rule, schedule = config.optimizer, config.schedule
-    drops, warmup = tuple(schedule.drops), schedule.warmup
+    drops, warmup = tuple(schedule.drops), round(schedule.warmup * config.steps)
     rate = make_schedule(
         schedule.name, rule.learning_rate, steps=config.steps, warmup=warmup, drops=drops
     )

@@ -129,13 +129,18 @@ def make_reference(config: ConfigDict) -> Reference:
     stored = jax.tree.map(lambda leaf: leaf[jnp.asarray(examples)], study.feed.data)
     batch = jax.device_get(jax.jit(study.prepare[study.full])(stored, hyper, None))
     rule, schedule = settings.optimizer, settings.schedule
-    rate = make_schedule(
-        schedule.name, rule.learning_rate, steps=settings.steps, warmup=schedule.warmup
-    )
+    warmup = round(schedule.warmup * settings.steps)
+    rate = make_schedule(schedule.name, rule.learning_rate, steps=settings.steps, warmup=warmup)
     rates = [float(rate(step)) for step in range(config.steps)]
     ids = draw_batches(config.steps, settings.batch, len(examples))
-    nesterov = rule.name == "nesterov"
-    task = Task(batch["image"], batch["label"], ids, rates, rule.weight_decay, nesterov)
+    task = Task(
+        batch["image"],
+        batch["label"],
+        ids,
+        rates,
+        rule.weight_decay,
+        nesterov=rule.name == "nesterov",
+    )
     return Reference(study.model, task, starts)
 
 

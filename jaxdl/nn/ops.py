@@ -53,6 +53,8 @@ def convolution(
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if x.ndim != 4:
         raise ValueError(f"a convolution needs images [n, h, w, c], not an array {[*x.shape]}")
+    if not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"stride={stride}: give one whole number from 1, for both directions")
     channels, filters = x.shape[-1], kernel.shape[-1]
     if channels != groups * kernel.shape[2] or filters % groups:
         raise ValueError(

@@ -83,11 +83,12 @@ class Tiles:
 
 
 def fewest_products(outputs: int, taps: int) -> Tiles | None:
-    """The tiles of an axis with the fewest products; None for filters of more than 5 taps. A tile
-    has at least ``taps - 1`` outputs, since it reads into one neighbour only."""
-    sizes = range(max(1, taps - 1), len(_POINTS) + 3 - taps)
+    """The tiles of an axis with the fewest products; None for filters of more than 5 taps. Each of
+    several tiles has at least ``taps - 1`` outputs, since it reads into one neighbour only."""
+    sizes = range(1, len(_POINTS) + 3 - taps) if taps <= 5 else ()
     tiles = (Tiles(size, -(-outputs // size), taps) for size in sizes)
-    return min(tiles, key=lambda tile: tile.count * tile.products, default=None)
+    possible = (tile for tile in tiles if tile.count == 1 or tile.outputs >= taps - 1)
+    return min(possible, key=lambda tile: tile.count * tile.products, default=None)
 
 
 def choose_tiles(
@@ -96,8 +97,8 @@ def choose_tiles(
     padding: Sequence[tuple[int, int]],
 ) -> tuple[Tiles, ...]:
     """The tiles of both axes on CPUs; none where a direct convolution is better: where tiles would
-    take more than half of its products, it has fewer than 4 channels, up to 2^21 products (tiles
-    take longer to compile), or half precision (they round some ten times as coarsely)."""
+    take more than half of its products, for fewer than 4 channels, for at most 2^21 products (tiles
+    take longer to compile), and in half precision (they round some ten times as coarsely)."""
     axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
     outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
     axis_tiles = (fewest_products(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True))
@@ -133,16 +134,16 @@ def convolve_tiles(
     (n, *size, c), filters = x.shape, kernel.shape[-1]
     rows, columns = tiles
     # One tile reads all; of several each reads its own outputs' pixels and the first ones of its
-    # neighbour's.
+    # neighbour's, so that there is one more to be read.
     widths = [axis.products if axis.count == 1 else axis.outputs for axis in tiles]
-    blocks = [axis.count + (axis.count > 1) for axis in tiles]
+    counts = [axis.count + (axis.count > 1) for axis in tiles]
     edges = [
         (low, width * count - pixels - low, 0)
-        for pixels, width, count, (low, _) in zip(size, widths, blocks, padding, strict=True)
+        for pixels, width, count, (low, _) in zip(size, widths, counts, padding, strict=True)
     ]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
     # [pixel of a tile, down, across; tile, down, across; image; channel]
-    x = x.reshape(n, blocks[0], widths[0], blocks[1], widths[1], c)
+    x = x.reshape(n, counts[0], widths[0], counts[1], widths[1], c)
     x = x.transpose(2, 4, 1, 3, 0, 5)
     if rows.count > 1:
         x = jnp.concatenate([x[:, :, :-1], x[: rows.taps - 1, :, 1:]], 0)

@@ -81,8 +81,10 @@ def make_schedule(
       ValueError: for an unknown name, or unless ``0 <= warmup < steps``.
     """
     if not 0 <= warmup < steps:
-        fits = f"0 … {steps - 1}"
-        raise ValueError(f"a warm-up of {warmup} steps does not fit into {steps} steps: set {fits}")
+        raise ValueError(
+            f"a warm-up of {warmup} steps does not fit into {steps} steps: "
+            f"choose one below {steps}, or more steps"
+        )
     rest, first = steps - warmup, peak
     match name:
         case "constant":

@@ -54,7 +54,8 @@ def save(
     from PIL import Image
 
     drawn, content = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0}, **options)
+    quick = {"compress_level": 0}  # it is read again at once
+    figure.savefig(drawn, format="png", pil_kwargs=quick, **options)
     image = Image.open(drawn).convert("RGB")
     if not full_colour:
         image = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)

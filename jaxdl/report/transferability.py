@@ -30,17 +30,15 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def _finding(
-    name: str, shows: bool | None, claim: str, evidence: Mapping[str, Estimate]
-) -> Finding:
+def _finding(name: str, shows: bool | None, claim: str, numbers: Mapping[str, Estimate]) -> Finding:
     opening = {
         True: f"This run shows that {claim}.",
         False: f"This run does not show that {claim}.",
         None: f"It cannot be judged whether {claim}: "
-        "that needs its treatments, at enough cuts, in 2 seeds.",
+        "that needs its treatments and halves, at enough cuts, in 2 seeds or more.",
     }
-    measured = [f"{what}: {quote(number)}." for what, number in evidence.items() if number.used]
-    return Finding(name, shows, " ".join([opening[shows], *measured]))
+    sentences = [f"{what}: {quote(number)}." for what, number in numbers.items() if number.used]
+    return Finding(name, shows, " ".join([opening[shows], *sentences]))
 
 
 def findings(results: Iterable[Result]) -> list[Finding]:
@@ -86,12 +84,13 @@ def findings(results: Iterable[Result]) -> list[Finding]:
     middle = bnb_cuts[1:-1]
     dip = estimate(drop("BnB", middle))
     evidence = {f"BnB over the middle cuts ({span(middle)}) minus base": dip}
-    by_cut = {n: x for n in bnb_cuts if (x := estimate(drop("BnB", [n]))).used}
-    if by_cut:
-        lowest, last_cut = min(by_cut, key=lambda n: by_cut[n].mean), max(by_cut)
-        note = "picked afterwards, so it looks lower than it is"
-        evidence[f"The lowest of all cuts ({note}), n = {lowest}"] = by_cut[lowest]
-        evidence[f"The last cut, n = {last_cut}"] = by_cut[last_cut]
+    drops = {n: estimate(drop("BnB", [n])) for n in bnb_cuts}
+    if means := {n: x.mean for n, x in drops.items() if x.used}:
+        lowest, last_cut = min(means, key=means.__getitem__), bnb_cuts[-1]
+        note = "picked after the fact, so it looks lower than it is"
+        evidence[f"BnB at the last cut, n = {last_cut}, minus base"] = drops[last_cut]
+        if lowest != last_cut:
+            evidence[f"BnB at its lowest cut, n = {lowest}, minus base ({note})"] = drops[lowest]
     adaptation = _finding(
         "co-adaptation",
         shows(-1, dip),
@@ -113,19 +112,20 @@ def findings(results: Iterable[Result]) -> list[Finding]:
         },
     )
 
-    common = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
-    near, distant = drop("AnB", common), drop("AnB", common, "dissimilar")
+    common_cuts = [n for n in cuts if n in cuts_of(index, "dissimilar", "AnB")][-1:]
+    near, distant = drop("AnB", common_cuts), drop("AnB", common_cuts, "dissimilar")
     difference = over_seeds(minus(by_seed(distant), by_seed(near)))
     control_split = "dissimilar" if cuts_of(index, "dissimilar", "random") else "random"
     floor = estimate(drop("random", cuts_of(index, control_split, "random")[-1:], control_split))
+    transferred = f"AnB at n = {span(common_cuts)} minus base"
     distance = _finding(
         "distance",
         shows(-1, difference),
         "features transfer less well between dissimilar tasks",
         {
-            f"AnB at n = {span(common)} minus base, dissimilar minus random halves": difference,
-            "On the dissimilar halves alone": estimate(distant),
-            "On the random halves alone": estimate(near),
+            f"{transferred}, dissimilar minus random halves": difference,
+            f"{transferred}, dissimilar halves": estimate(distant),
+            f"{transferred}, random halves": estimate(near),
             f"Random frozen features at their last cut, {control_split} halves, minus base": floor,
         },
     )

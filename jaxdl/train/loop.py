@@ -35,6 +35,8 @@ class Clock:
     steps: int = 0
     """Steps times networks in that time."""
     evaluation: float = 0.0
+    """On validation images while training, and all that is measured at the end, with what these
+    compile."""
     saving: float = 0.0
     """Waiting for checkpoints."""
     by_population: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -33,7 +33,9 @@ def test_transforms_of_more_products_are_refused():
         (14, 3, Tiles(5, 3, 3)),  # 3 x 7; by 4 it were 4 x 6, by 6 3 x 8
         (5, 3, Tiles(5, 1, 3)),
         (32, 3, Tiles(4, 8, 3)),  # 8 x 6, and 6 x 8 as few
-        (1, 5, Tiles(4, 1, 5)),  # not 1: each reads into one neighbour only
+        (1, 5, Tiles(1, 1, 5)),
+        (5, 5, Tiles(4, 2, 5)),  # 2 x 8; not by 3, each of several reads into one neighbour only
+        (6, 5, Tiles(4, 2, 5)),
         (8, 6, None),
     ],
 )
@@ -42,7 +44,9 @@ def test_tiles_of_an_axis_by_hand(outputs, taps, tiles):
 
 
 def correlate(x, kernel, padding):
-    x = np.pad(x, ((0, 0), *padding, (0, 0)))
+    x = np.pad(x, ((0, 0), *np.maximum(padding, 0), (0, 0)))
+    (top, bottom), (left, right) = np.maximum(-np.asarray(padding), 0)
+    x = x[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], (1, 2))
     return np.einsum("nhwcij,ijco->nhwo", windows, kernel)
 
@@ -53,6 +57,9 @@ def correlate(x, kernel, padding):
         ((12, 12), (5, 5), ((0, 0), (0, 0))),
         ((7, 16), (3, 5), ((0, 3), (2, 1))),
         ((6, 3), (4, 2), ((0, 0), (0, 0))),
+        ((5, 6), (5, 5), ((0, 0), (0, 0))),  # one tile of one output, one of two
+        ((9, 7), (3, 3), ((-2, -1), (0, -1))),
+        ((7, 9), (4, 2), ((-1, 3), (1, -5))),
     ],
 )
 def test_convolution_of_tiles_by_its_definition(size, taps, padding):

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import re
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_a_missing_treatment_cannot_be_judged(name, gone):
     judged = {f.name: f for f in findings(rows)}
     assert judged[name].shows is None
     assert "cannot be judged" in judged[name].sentence
-    assert "not measured" not in judged[name].sentence
+    assert not re.search("not measured|nan|= [,)]", judged[name].sentence)
     others = {"specificity", "distance"} if gone == ("random", "AnB") else {name}
     assert {f.name for f in judged.values() if f.shows is None} == others
 

@@ -21,9 +21,9 @@ class Task(NamedTuple):
     """Learning rate of each step."""
     weight_decay: float
     """Weight decay of kernels."""
-    nesterov: bool = False
-    """Whether the momentum of .9 is Nesterov's."""
     scales: Sequence[float] = ()
     """Scale of the reversed gradient in each step."""
     weight: float = 0.0
     """Weight of the domain classifier's loss."""
+    nesterov: bool = False
+    """Whether to use Nesterov's momentum, of .9."""

@@ -1,6 +1,7 @@
 """The multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -101,8 +102,9 @@ class MLP(nn.Module):
         return x
 
 
-def dense_layers(variables: Variables) -> list[tuple[Float[Array, "_ _"], Float[Array, " _"]]]:
-    """Kernel and bias of each layer of an :class:`MLP`, from its variables."""
+def dense_layers(variables: Variables) -> list[tuple[Any, Any]]:
+    """Kernel [inputs, units] and bias [units] of each layer of an :class:`MLP`, from its variables,
+    arrays of JAX or NumPy as these are."""
     params = variables["params"]
     layers = [params[f"layer_{i}"] for i in range(len(params))]
     return [(layer["kernel"], layer["bias"]) for layer in layers]

@@ -7,7 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -28,12 +30,14 @@ from jaxdl.train.interruption import Interrupted, StopFlag
 from jaxdl.train.state import create_state, make_step
 from tests.experiments.benchmark.stand_ins import StandIn, assert_refused, stand_in
 
-RATE, DECAY = 0.05, 0.1
+RATES, DECAY = (0.05, 0.02, 0.03), 0.1
 
 
 class Problem(NamedTuple):
-    """A network with every feature of the study's, and what the engine makes of it in a step."""
+    """A network with every feature of the study's, and what the engine makes of it in some steps
+    of another rate each."""
 
+    rule: str
     model: ConvNet
     variables: dict
     images: np.ndarray
@@ -43,8 +47,15 @@ class Problem(NamedTuple):
     stepped: dict[int, dict]
 
 
-@pytest.fixture(scope="module")
-def problem() -> Problem:
+def make_rule(name: str, mask: dict | None = None) -> optax.GradientTransformation:
+    def rate(step):
+        return jnp.array(RATES)[step]
+
+    return make_optimizer(name, rate, weight_decay=DECAY, trainable=mask)
+
+
+@pytest.fixture(scope="module", params=["momentum", "nesterov"])
+def problem(request) -> Problem:
     """Strides, both paddings, odd sizes, pooling, batch normalization away from its start."""
     convolutions = (
         Conv(3, kernel=4, stride=2, padding="VALID"),
@@ -62,7 +73,7 @@ def problem() -> Problem:
     loss, stepped = {}, {}
     for frozen in (0, 1):
         mask = transfer.trainable(variables, frozen)["params"]
-        rule = make_optimizer("nesterov", RATE, weight_decay=DECAY, trainable=mask)
+        rule = make_rule(request.param, mask)
         state = create_state(variables, rule)
         step = jax.jit(
             make_step(
@@ -70,22 +81,26 @@ def problem() -> Problem:
             )
         )
         batch = {"image": images, "label": labels}
-        state, metrics = step(state, batch, {"key": jax.random.key(0)})
+        for _ in RATES:
+            state, metrics = step(state, batch, {"key": jax.random.key(0)})
         loss[frozen] = float(metrics["loss"])
         stepped[frozen] = state.variables
     logits = jax.jit(model.apply)(variables, images)
-    return Problem(model, variables, images, labels, np.asarray(logits), loss, stepped)
+    logits = np.asarray(logits)
+    return Problem(request.param, model, variables, images, labels, logits, loss, stepped)
 
 
 def test_plain_jax_steps_as_the_engine_does(problem):
-    model, variables, images, labels, _, losses, stepped = problem
-    rule = make_optimizer("nesterov", RATE, weight_decay=DECAY)
+    rule_name, model, variables, images, labels, _, losses, stepped = problem
+    variables, rule = jax.tree.map(jnp.asarray, variables), make_rule(rule_name)
     step = jax.jit(plain_jax.make_step(model, rule))
     ids, start = np.arange(len(images)), rule.init(variables["params"])
     for frozen, loss in losses.items():
         names = transfer.layers(variables)
         trains = {name: np.bool_(i >= frozen) for i, name in enumerate(names)}
-        got, _, plain_loss = step(variables, start, images, labels, ids, trains)
+        got, state = variables, start
+        for _ in RATES:
+            got, state, plain_loss = step(got, state, images, labels, ids, trains)
         np.testing.assert_allclose(plain_loss, loss, rtol=1e-5)
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), got, stepped[frozen])
     assert step._cache_size() == 1
@@ -101,7 +116,8 @@ def test_pytorch_computes_and_steps_as_the_engine_does(problem, frozen):
         logits = layers.eval()(pytorch.nchw(problem.images)).numpy()
     np.testing.assert_allclose(logits, problem.logits, atol=1e-4)
 
-    task = Task(problem.images, problem.labels, np.arange(16)[None], [RATE], DECAY, nesterov=True)
+    ids, nesterov = np.tile(np.arange(16), (len(RATES), 1)), problem.rule == "nesterov"
+    task = Task(problem.images, problem.labels, ids, RATES, DECAY, nesterov=nesterov)
     setting = pytorch.Setting(1, torch.contiguous_format)
     starts = [(problem.variables, frozen)]
     (layers,), run = pytorch.one_after_the_other(problem.model, starts, task, setting)
@@ -118,8 +134,8 @@ def test_pytorch_setting_is_one_of_those_tried(problem):
     pytest.importorskip("torch")
     from experiments.benchmark.contenders import pytorch
 
-    ids = np.arange(16).reshape(4, 4)
-    task = Task(problem.images, problem.labels, ids, [RATE] * 4, DECAY)
+    ids = np.arange(12).reshape(3, 4)
+    task = Task(problem.images, problem.labels, ids, RATES, DECAY)
     setting = pytorch.fastest(problem.model, problem.variables, task, threads=1, steps=2)
     assert str(setting) in ("1 thread, contiguous", "1 thread, channels_last")
 

@@ -97,8 +97,9 @@ def choose_tiles(
     padding: Sequence[tuple[int, int]],
 ) -> tuple[Tiles, ...]:
     """The tiles of both axes on CPUs; none where a direct convolution is better: where tiles would
-    take more than half of its products, for fewer than 4 channels, for at most 2^21 products (tiles
-    take longer to compile), and in half precision (they round some ten times as coarsely)."""
+    take more than half of its products, for fewer than 4 channels, for at most 16 million products
+    (3.6 million where one tile is enough, which compiles faster than several), and in half
+    precision (they round some ten times as coarsely)."""
     axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
     outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
     axis_tiles = (fewest_products(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True))
@@ -108,7 +109,8 @@ def choose_tiles(
         return ()
     direct = math.prod(outputs) * math.prod(kernel.shape[:2])
     fewer = 2 * math.prod(tile.count * tile.products for tile in tiles) <= direct
-    large = direct * len(x) * math.prod(kernel.shape[2:]) > 2**21
+    one_tile = all(tile.count == 1 for tile in tiles)
+    large = direct * len(x) * math.prod(kernel.shape[2:]) > (3.6e6 if one_tile else 16e6)
     return tiles if fewer and large else ()
 
 

@@ -51,7 +51,7 @@ COMMAND = (
     *(sys.executable, "-m", "experiments.transferability", "--config=configs/transferability.py"),
     # So that lines are written after the first steps: else 200 steps, and an evaluation, come
     # before. A scan of one step would be another program: XLA unrolls it.
-    *("--config.steps_per_dispatch=2", "--config.dispatches_per_evaluation=400"),
+    *("--config.steps_per_dispatch=2", "--config.dispatches_per_evaluation=225"),
 )
 KINDS = {
     **dict.fromkeys(("scale.devices", "scale.members", "scale.steps", "scale.saves"), Count()),

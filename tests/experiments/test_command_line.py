@@ -147,6 +147,7 @@ def test_how_many_members_a_study_has():
     config.update({"seeds": 10**20, "treatments": ()})
     assert most_members(config) == config.members_per_round
     config = dann.get_config()
+    config.seeds = 3
     assert classification.most_members(config) == 3 * len(config.methods)
     assert pinn.get_config().seeds == 5
 

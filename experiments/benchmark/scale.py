@@ -49,8 +49,8 @@ SCALING, WAITING, SECONDS = 1.7, 2.0, 4.0  # goals; of waiting, in per cent
 IMAGE, CLASSES = (20, 20, 1), 24  # of the study's glyphs, and of a half of their classes
 COMMAND = (
     *(sys.executable, "-m", "experiments.transferability", "--config=configs/transferability.py"),
-    # So that lines are written after the first steps: else 200 steps, and an evaluation, come
-    # before. A scan of one step would be another program: XLA unrolls it.
+    # So that lines are written after the first steps: else 50 come before. A scan of one step would
+    # be another program: XLA unrolls it.
     *("--config.steps_per_dispatch=2", "--config.dispatches_per_evaluation=225"),
 )
 KINDS = {

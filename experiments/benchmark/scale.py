@@ -279,7 +279,7 @@ def sections(measurements: Measurements) -> list[str]:
         "## Start",
         paragraph(f"""On the CPU, from the start of `python {" ".join(COMMAND[1:])}` until
             `metrics.jsonl` has lines, after two steps of the first population (the default study
-            would write them after 200): {answers[START][COLD]:.1f} s with empty caches, once, and
+            would write them after {study.steps_per_dispatch}): {answers[START][COLD]:.1f} s with empty caches, once, and
             {spread(values(rows, WARM) / MILLI)} s with what that run left in them."""),
         "## Accelerator",
         *(describe_accelerator(config, rows, *answers[FAST][ABOUT]) if FAST in answers else [NONE]),

@@ -278,9 +278,9 @@ def sections(measurements: Measurements) -> list[str]:
             study's interval, {study.seconds_between_saves:g} s."""),
         "## Start",
         paragraph(f"""On the CPU, from the start of `python {" ".join(COMMAND[1:])}` until
-            `metrics.jsonl` has lines, after two steps of the first population (the default study
-            would write them after {study.steps_per_dispatch}): {answers[START][COLD]:.1f} s with empty caches, once, and
-            {spread(values(rows, WARM) / MILLI)} s with what that run left in them."""),
+            `metrics.jsonl` has lines, after two steps of the first population (after
+            {study.steps_per_dispatch} in the default study): {answers[START][COLD]:.1f} s with
+            empty caches, once, and {spread(values(rows, WARM) / MILLI)} s with what that left."""),
         "## Accelerator",
         *(describe_accelerator(config, rows, *answers[FAST][ABOUT]) if FAST in answers else [NONE]),
     ]

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxdl.nn.models.staged import Staged
+from jaxdl.nn.winograd import direct_convolutions
 from jaxdl.types import AnyArray, Variables
 
 
@@ -84,6 +85,7 @@ CYCLE = 24
 """Padding may depend on the remainder of an image's side by the stride, which divides this."""
 
 
+@direct_convolutions()
 def _stage_field(model: Staged, i: int, shape: tuple[int, ...]) -> Field | None:
     """The fields of stage ``i + 1`` in its input; None if they are not local.
 

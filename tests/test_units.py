@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.models.vit import ViT
@@ -70,6 +71,13 @@ def test_fields_are_the_rows_and_columns_that_change_a_unit(name):
             first = field.offset[axis] + field.stride[axis] * units
             inside = (pixels >= first) & (pixels < first + field.size[axis])
             np.testing.assert_array_equal(seen[axis][:, units], inside)
+
+
+def test_fields_of_a_network_whose_convolutions_are_tiles():
+    """By hand: tiles leave rounding where a derivative is 0."""
+    fields = receptive_fields(MODELS["cifar_net"](10), (32, 32, 3))
+    assert fields["conv2"] == Field((12, 12), (4, 4), (0, 0))
+    assert fields["conv4"] == Field((32, 32), (8, 8), (-8, -8))
 
 
 def test_fields_of_published_networks():

@@ -14,7 +14,9 @@ CVPR 2016, the matrix products. (Their A^T and B^T are A and B here.)
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import NamedTuple
 
@@ -91,6 +93,20 @@ def fewest_products(outputs: int, taps: int) -> Tiles | None:
     return min(possible, key=lambda tile: tile.count * tile.products, default=None)
 
 
+_direct = ContextVar("direct convolutions", default=False)
+
+
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """A context in which no convolution is traced as one of tiles, whose zeros are sums that cancel
+    up to rounding: for what asks where a derivative is 0."""
+    token = _direct.set(True)
+    try:
+        yield
+    finally:
+        _direct.reset(token)
+
+
 def choose_tiles(
     x: Float[AnyArray, "n h w c"],
     kernel: Float[AnyArray, "kh kw c o"],
@@ -100,6 +116,8 @@ def choose_tiles(
     take more than half of its products, for fewer than 4 channels, for at most 16 million products
     (3.6 million where one tile is enough, which compiles faster than several), and in half
     precision (they round some ten times as coarsely)."""
+    if _direct.get():
+        return ()
     axes = [*zip(x.shape[1:3], kernel.shape[:2], padding, strict=True)]
     outputs = [pixels + sum(pads) - taps + 1 for pixels, taps, pads in axes]
     axis_tiles = (fewest_products(n, taps) for n, (_, taps, _) in zip(outputs, axes, strict=True))

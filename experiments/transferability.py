@@ -84,15 +84,18 @@ def donor_of(network: Network) -> Network | None:
     return network._replace(direction=direction, treatment="base", n=0)
 
 
+def make_rate(config: ConfigDict) -> optax.Schedule:
+    """The learning rate of each step."""
+    schedule, steps = config.schedule, config.steps
+    options = {"warmup": round(schedule.warmup * steps), "drops": tuple(schedule.drops)}
+    return make_schedule(schedule.name, config.optimizer.learning_rate, steps=steps, **options)
+
+
 def make_rule(config: ConfigDict) -> optax.GradientTransformation:
     """The update rule of the configuration."""
-    rule, schedule = config.optimizer, config.schedule
-    drops, warmup = tuple(schedule.drops), round(schedule.warmup * config.steps)
-    rate = make_schedule(
-        schedule.name, rule.learning_rate, steps=config.steps, warmup=warmup, drops=drops
-    )
+    rule = config.optimizer
     options = {"bias_rate": rule.bias_rate, "max_norm": rule.max_norm or None}
-    return make_optimizer(rule.name, rate, weight_decay=rule.weight_decay, **options)
+    return make_optimizer(rule.name, make_rate(config), weight_decay=rule.weight_decay, **options)
 
 
 class Transferability(SingleSourceStudy):
@@ -222,9 +225,11 @@ class Transferability(SingleSourceStudy):
         return jax.device_get(self.init(member_key("init", *network)))
 
     def donor(self, network: Network) -> Variables:
-        """The network that gives the first layers: a base, or one that is never trained."""
-        base = donor_of(network)
-        return self.variables[base] if base else self.fresh(network._replace(**UNTRAINED))
+        """The network that gives the first layers: a base, or one that is never trained, the same
+        for all cuts."""
+        if base := donor_of(network):
+            return self.variables[base]
+        return self.fresh(network._replace(treatment="untrained", n=0))
 
     def transplanted(self, network: Network) -> Variables:
         """The first layers of the donor, the others fresh."""
@@ -277,10 +282,6 @@ class Transferability(SingleSourceStudy):
         }
         results = transferred.read_results(trainer.folder / "results.csv")
         return reporting.report(results, YOSINSKI_2014, facts=facts)
-
-
-UNTRAINED = {"treatment": "untrained", "n": 0}
-"""Fields of the :class:`Network` of random features, the same for all cuts."""
 
 
 def most_members(config: ConfigDict) -> int:

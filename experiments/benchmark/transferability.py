@@ -20,12 +20,12 @@ from experiments.benchmark.populations import Noise, continued, train_on_noise
 from experiments.benchmark.summaries import paragraph, series, spread
 from experiments.benchmark.turns import MILLI, Benchmark, Contender, Measurements, Setup, Slice
 from experiments.harness.study import make_study
-from experiments.transferability import Network, Transferability, make_rule
+from experiments.transferability import Network, Transferability, make_rate, make_rule
 from jaxdl import transfer
 from jaxdl.data.batches import batch_ids
 from jaxdl.data.encoded import cores
 from jaxdl.nn.models.convnet import Conv, ConvNet
-from jaxdl.optim import make_optimizer, make_schedule
+from jaxdl.optim import make_optimizer
 from jaxdl.report.tables import markdown_table
 from jaxdl.train.groups import Member, make_groups
 from jaxdl.train.parallel import make_placement
@@ -128,9 +128,7 @@ def make_reference(config: ConfigDict) -> Reference:
     hyper = {"label_of": jnp.asarray(task.label_of)}
     stored = jax.tree.map(lambda leaf: leaf[jnp.asarray(examples)], study.feed.data)
     batch = jax.device_get(jax.jit(study.prepare[study.full])(stored, hyper, None))
-    rule, schedule = settings.optimizer, settings.schedule
-    warmup = round(schedule.warmup * settings.steps)
-    rate = make_schedule(schedule.name, rule.learning_rate, steps=settings.steps, warmup=warmup)
+    rule, rate = settings.optimizer, make_rate(settings)
     rates = [float(rate(step)) for step in range(config.steps)]
     ids = draw_batches(config.steps, settings.batch, len(examples))
     task = Task(

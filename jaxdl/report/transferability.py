@@ -37,7 +37,7 @@ def _finding(name: str, shows: bool | None, claim: str, numbers: Mapping[str, Es
         None: f"It cannot be judged whether {claim}: "
         "that needs its treatments and halves, at enough cuts, in 2 seeds or more.",
     }
-    sentences = [f"{what}: {quote(number)}." for what, number in numbers.items() if number.used]
+    sentences = [f"{label}: {quote(number)}." for label, number in numbers.items() if number.used]
     return Finding(name, shows, " ".join([opening[shows], *sentences]))
 
 

@@ -271,6 +271,13 @@ def test_convolution_refuses_a_table():
         convolution(jnp.zeros((5, 7)), jnp.zeros((3, 3, 7, 2)))
 
 
+@pytest.mark.usefixtures("types_unchecked")
+@pytest.mark.parametrize("stride", [0, -1, 1.5, (2, 2)])
+def test_convolution_refuses_a_stride_that_is_no_whole_number_from_1(stride):
+    with pytest.raises(ValueError, match="give one whole number from 1"):
+        convolution(jnp.zeros((1, 5, 5, 3)), jnp.zeros((3, 3, 3, 2)), stride=stride)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
     with pytest.raises(ValueError, match="kernel"):

@@ -155,6 +155,15 @@ def test_a_missing_treatment_cannot_be_judged(name, gone):
     assert {f.name for f in judged.values() if f.shows is None} == others
 
 
+def test_a_last_cut_that_diverged_everywhere_is_not_another_one():
+    last = max(r.n for r in grid() if r.treatment == "BnB")
+    rows = [
+        r._replace(accuracy=math.nan) if (r.treatment, r.n) == ("BnB", last) else r for r in grid()
+    ]
+    (sentence,) = (f.sentence for f in findings(rows) if f.name == "co-adaptation")
+    assert "at its lowest cut" in sentence and "at the last cut" not in sentence
+
+
 def test_verdicts_are_those_of_paired_t_tests():
     """At an effect near the border, over many draws, so that both verdicts occur."""
     seen = set()

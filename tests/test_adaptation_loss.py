@@ -316,10 +316,11 @@ BATCH_NORM = AdversarialNet((Conv(4, kernel=2),), (5,), (5,), CLASSES, batch_nor
 
 
 def start(apart):
-    variables = BATCH_NORM.init(KEY, batch_of(())["source"]["image"])
+    variables = fast(BATCH_NORM.init)(KEY, batch_of(())["source"]["image"])
     return ad.statistics_apart(variables) if apart else variables
 
 
+@fast
 def moved(variables, images):
     """Statistics after a batch, by Flax; and the features that it normalizes."""
     features, new = BATCH_NORM.apply(
@@ -346,7 +347,7 @@ def test_an_encoder_is_normalized_by_both_domains_or_by_each(terms, apart):
         features, expected = moved(plain, jnp.concatenate(images))
     assert_close(new["batch_stats"], expected)
     n = len(source)
-    logits = BATCH_NORM.apply(plain, features[:n], method="classify")
+    logits = fast(functools.partial(BATCH_NORM.apply, method="classify"))(plain, features[:n])
     loss = jnp.mean(losses.cross_entropy(logits, batch["source"]["label"]))
     if terms:
         discrepancy = losses.maximum_mean_discrepancy(features[:n], features[n:])

@@ -1,6 +1,7 @@
 """The layout in README, read from the source: who may import whom, and what is explained."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -31,12 +32,19 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def tree_of(path):
+    """What a file says; the tests read each several times."""
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
     """Full names of all modules that a file imports, anywhere in it."""
     name = name_of(path)
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -46,7 +54,7 @@ def imports(path):
                 base = ".".join([*parents[: len(parents) - node.level + 1], *filter(None, [base])])
             # "from jaxdl import trees" imports a module, "from jaxdl.trees import stack" does not.
             found |= {f"{base}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def room(module):
@@ -102,7 +110,7 @@ def test_only_studies_know_configs_and_flags():
     for path in LIBRARY:
         found = imports(path)
         if path == ROOT / "jaxdl/data/streams.py":
-            found.remove("absl.flags")  # where grain's worker processes look for their options
+            found = found - {"absl.flags"}  # where grain's worker processes look for their options
         tops = {module.split(".")[0] for module in found}
         assert not tops & {"absl", "ml_collections"}, path
 
@@ -119,7 +127,7 @@ def public(body, prefix=""):
 
 @pytest.mark.parametrize("path", LIBRARY, ids=ids(LIBRARY))
 def test_what_is_public_is_explained(path):
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     assert ast.get_docstring(tree), "the module has no docstring"
     silent = [name for name, node in public(tree.body) if not ast.get_docstring(node)]
     assert not silent, f"without a docstring: {', '.join(silent)}"
@@ -178,6 +186,6 @@ def test_what_opens_text_is_recognised(line, is_text):
 
 @pytest.mark.parametrize("path", PRODUCT, ids=ids(PRODUCT))
 def test_text_is_opened_with_an_encoding(path):
-    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     lines = [ast.unparse(call) for call in calls if opens_text_as_the_locale_has_it(call)]
     assert not lines, "without encoding='utf-8': " + "; ".join(lines)

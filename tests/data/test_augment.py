@@ -107,7 +107,9 @@ def test_each_example_and_each_key_has_its_own_draw():
         assert distinct == 1 if name in NOT_RANDOM else distinct >= least, name
 
 
-@pytest.mark.parametrize("name", ["crop_and_flip", "cutout", "augmix"])
+@pytest.mark.parametrize(
+    "name", ["crop_and_flip", "cutout", pytest.param("augmix", marks=pytest.mark.slow)]
+)
 def test_jit_and_scan_change_nothing_and_draws_do_not_depend_on_the_batchs_size(name):
     augment, images, keys = AUGMENTS[name], noise_images(0, 2, 4, 7, 7, 3), random.split(KEY)
     alone = stacked(*(outputs(*at)[name] for at in zip(keys, images, strict=True)))

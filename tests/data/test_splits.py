@@ -106,7 +106,7 @@ def class_counts(labels, part):
     return np.asarray([np.sum(labels[part] == name) for name in np.unique(labels)])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 999),
     classes=st.integers(1, 7),
@@ -173,7 +173,7 @@ def groups_per_class(labels, groups):
     return {name: len(set(groups[labels == name])) for name in np.unique(labels)}
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 999),
     classes=st.integers(1, 5),
@@ -202,7 +202,7 @@ def test_groups_never_straddle_and_classes_of_several_groups_are_on_both_sides(
     np.testing.assert_array_equal(grouped(labels, groups, fraction, seed)[1], validation)
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
 def test_grouped_tracks_of_one_class_are_as_balanced_as_can_be(fraction):
     """Tracks of 30 frames each, as in GTSRB: no class is further off than half a track."""
     rng = np.random.default_rng(0)

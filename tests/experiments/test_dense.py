@@ -177,16 +177,16 @@ def test_all_variants_can_be_built(variant, real):
     ("variant", "methods"),
     [
         ("cells", ("density",)),
-        ("simulated_to_real", ("drawn", "drawn_first")),  # patches and averages, as drive
+        # Patches, and networks that go on from another's.
+        pytest.param("simulated_to_real", ("drawn", "drawn_first"), marks=pytest.mark.slow),
     ],
 )
 def test_other_variants_go_on_bit_for_bit(variant, methods, real, tmp_path):
     config = tiny(variant, methods)
     config.baseline = methods[0]
+    config.base.average = 0.9
     if variant == "cells":
         config.data.options.size = 20
-    else:
-        config.base.average = 0.9
     dense.study(config, tmp_path / "whole", StopFlag())
     assert_goes_on_bit_for_bit(config, tmp_path / "stopped", tmp_path / "whole")
 

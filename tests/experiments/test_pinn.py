@@ -110,6 +110,7 @@ def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
         assert 0 < float(row["train_loss"]) < 10 and np.isfinite(float(row["rel_l2"]))
 
 
+@pytest.mark.slow  # a problem of one's own, below, has a parameter, too
 def test_an_inverse_problem_tells_its_parameter(launcher, tmp_path):
     ended = run(launcher, tmp_path, *TINY, config="configs/pinn.py:inverse_heat").wait()
     assert ended.code == 0, ended.err[-2000:]

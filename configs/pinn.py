@@ -27,7 +27,7 @@ PROBLEMS = {
     "helmholtz": {"hidden": (30, 30), "steepness": 3.0, "iterations": 7000},
     "kovasznay": {"hidden": (32, 32), "iterations": 8000},
     "burgers": {"hidden": (24, 24, 24), "iterations": 8000, "candidates": 40_000},
-    "allen_cahn": {"hidden": (24, 24, 24), "iterations": 16_000, "candidates": 40_000},
+    "allen_cahn": {"hidden": (32, 32, 32), "iterations": 16_000, "candidates": 40_000},
     "korteweg_de_vries": {"hidden": (24, 24, 24), "iterations": 12_000, "candidates": 40_000},
 }
 VARIANTS = ("default", *PROBLEMS, "all", "optimizers")

@@ -105,7 +105,7 @@ class Dense(single_source.SingleSourceStudy):
         if data.shifted:
             usual = {} if "name" in data.shifted else versions["images"]
             versions["shifted"] = {**usual, **data.shifted}
-        load = partial(datasets.load_named, "a path in config.data", answers=answers.stored)
+        load = partial(datasets.load_named, "config.data", answers=answers.stored)
         self.sources = {n: answers.of_source(load(**v)) for n, v in versions.items()}
         self.source = self.sources["images"]
         self.score, self.opens_test = reporting.SCORES[self.question], config.report_on == "test"

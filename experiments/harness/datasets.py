@@ -11,18 +11,22 @@ from jaxdl.data import sources
 from jaxdl.data.source import Source
 
 
-def load_named(path_setting: str, name: str, **options: Any) -> Source:
-    """:func:`jaxdl.data.sources.load`, for options that come from settings.
+def load_named(setting: str, name: str, **options: Any) -> Source:
+    """:func:`jaxdl.data.sources.load`, for options that come from a section of settings.
 
     Raises:
-      ValueError: as there; where a file cannot be read, it names the setting of the path.
+      ValueError: as there, and where a file cannot be read; it names the section, or the path's
+        setting.
     """
     try:
         return sources.load(name, **options)
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if not (options.get("path") and error.filename):
             raise
-        raise ValueError(f"{path_setting}: {error.strerror}: {error.filename}") from error
+        path = f"{setting}.options.path"
+        raise ValueError(f"{path}: {error.strerror}: {error.filename}") from error
 
 
 def load(
@@ -38,7 +42,7 @@ def load(
       ValueError: if it cannot be read, or has none of the inputs or none of the answers, naming
         the setting.
     """
-    source = load_named(f"{setting}.options.path", settings.name, **{**options, **settings.options})
+    source = load_named(setting, settings.name, **{**options, **settings.options})
     arrays = sorted(source.splits["train"])
     if not ({*inputs} & {*arrays} and {*answers} & {*arrays}):
         needed = ", ".join(" or ".join(names) for names in (inputs, answers))

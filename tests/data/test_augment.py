@@ -167,6 +167,7 @@ def test_strengths_may_differ_between_members():
         assert name == "mixup" or np.allclose(weak, images, atol=1e-3), name
 
 
+@pytest.mark.slow
 def test_augmix_in_a_shard_map_whose_devices_draw_for_themselves():
     """Batching a switch there fails in JAX where branches hold arrays; the paper's do not."""
     images = noise_images(4, 4, 6, 6, 3)

@@ -340,6 +340,7 @@ def test_processes_that_are_not_started_alike_are_refused(second, what, processe
     assert not any((tmp_path / "run").iterdir())
 
 
+@pytest.mark.slow
 def test_one_goes_on_where_one_of_two_died(finished, processes, start, tmp_path):
     both = processes(tmp_path)
     assert both[0].wait_until(lambda: len(curves(tmp_path)) >= 2 * BASES)

@@ -99,7 +99,7 @@ def test_every_setting_of_points_and_weights_trains(launcher, tmp_path):
             "optimizer": "adam",
             "rate": 0.01,
         },
-        "causal": {"weighting": "causal", "optimizer": "ssbfgs", "activation": "sin"},
+        "causal": {"weighting": "causal", "optimizer": "adam", "activation": "sin"},
         "attention": {"weighting": "attention", "points": "uniform", "optimizer": "lbfgs"},
     }
     flags = ("--config.seeds=1", f"--config.methods={methods}")

@@ -51,7 +51,13 @@ def nested(u, name):
     return jax.vmap(u)
 
 
-@pytest.mark.parametrize("activation", [ACTIVATIONS[name] for name in SMOOTH], ids=SMOOTH)
+@pytest.mark.parametrize(
+    "activation",
+    [
+        pytest.param(ACTIVATIONS[name], id=name, marks=[pytest.mark.slow] * (name == "gelu"))
+        for name in SMOOTH
+    ],
+)
 def test_both_ways_are_nested_reverse_mode(activation):
     mlp, variables = network(activation)
     names = ["", "t", "x", "tt", "tx", "xx", "xxx"]

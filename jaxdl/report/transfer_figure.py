@@ -69,7 +69,10 @@ def draw(
         fontsize=8.5,
         frameon=False,
     )
-    note = "Means ± standard error over seeds (the paper: splits); small marks are single networks."
+    note = (
+        "Means over both tasks ± standard error over seeds (the paper: splits); "
+        "small marks are single networks."
+    )
     fig.supxlabel(note, fontsize=8.5, color="0.35")
     save(fig, path)
 

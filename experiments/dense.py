@@ -41,13 +41,13 @@ from jaxdl.train.population import member_key
 from jaxdl.train.state import TrainState
 from jaxdl.types import Hyper
 
-RECIPE = (
+RECIPE = (  # settings that other studies have, too
     *("flip", "strength", "steps", "batch", "optimizer", "schedule", "rate", "weight_decay"),
     *("warmup", "average", "views"),
 )
-"""Settings that other studies have, too."""
+SECTIONS = {"images": "config.data.options", "shifted": "config.data.shifted"}  # of the sources
 KINDS: declared.Kinds = {
-    "source": OneOf(("images", "shifted")),
+    "source": OneOf(tuple(SECTIONS)),
     "answer": OneOf(tuple(REPRESENTATIONS)),
     "damage": OneOf(("", *masks.DAMAGES)),
     "encoder": OneOf(("", *PRETRAINED)),
@@ -105,8 +105,8 @@ class Dense(single_source.SingleSourceStudy):
         if data.shifted:
             usual = {} if "name" in data.shifted else versions["images"]
             versions["shifted"] = {**usual, **data.shifted}
-        load = partial(datasets.load_named, "config.data", answers=answers.stored)
-        self.sources = {n: answers.of_source(load(**v)) for n, v in versions.items()}
+        load = partial(datasets.load_named, answers=answers.stored)
+        self.sources = {n: answers.of_source(load(SECTIONS[n], **v)) for n, v in versions.items()}
         self.source = self.sources["images"]
         self.score, self.opens_test = reporting.SCORES[self.question], config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))

@@ -39,9 +39,16 @@ settings.register_profile("jaxdl", max_examples=20, deadline=None, derandomize=T
 settings.load_profile("jaxdl")
 
 
-# Tracing makes millions of objects that live as long as the process: looking for those that can go
-# takes one part in twenty of the time, and frees nothing.
+# Tracing makes millions of objects that live as long as the process; each is looked at once, when
+# its file of tests has ended.
 gc.disable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collection():
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 LONGEST = ("experiments", "train")

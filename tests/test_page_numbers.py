@@ -258,7 +258,6 @@ PAGES: dict[str, list[Claim]] = {
             for words, networks in {
                 "frozen are worth": ("10", "6"),
                 "and three": ("10", "3"),
-                "two are worth": ("30", "2"),
             }.items()
         ),
         *(

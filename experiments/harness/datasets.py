@@ -11,22 +11,22 @@ from jaxdl.data import sources
 from jaxdl.data.source import Source
 
 
-def load_named(setting: str, name: str, **options: Any) -> Source:
+def load_named(section: str, name: str, **options: Any) -> Source:
     """:func:`jaxdl.data.sources.load`, for options that come from a section of settings.
 
     Raises:
-      ValueError: as there, and where a file cannot be read; it names the section, or the path's
-        setting.
+      ValueError: unknown name, wrong options, data that cannot be used, or a file that cannot be
+        read. The message begins with the setting.
     """
     try:
         return sources.load(name, **options)
     except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from error
+        data = section.removesuffix(".options")  # where the name is, too
+        raise ValueError(f"{data}: {error}") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if not (options.get("path") and error.filename):
             raise
-        path = f"{setting}.options.path"
-        raise ValueError(f"{path}: {error.strerror}: {error.filename}") from error
+        raise ValueError(f"{section}.path: {error.strerror}: {error.filename}") from error
 
 
 def load(
@@ -42,7 +42,7 @@ def load(
       ValueError: if it cannot be read, or has none of the inputs or none of the answers, naming
         the setting.
     """
-    source = load_named(setting, settings.name, **{**options, **settings.options})
+    source = load_named(f"{setting}.options", settings.name, **{**options, **settings.options})
     arrays = sorted(source.splits["train"])
     if not ({*inputs} & {*arrays} and {*answers} & {*arrays}):
         needed = ", ".join(" or ".join(names) for names in (inputs, answers))

@@ -70,7 +70,7 @@ def draw(
         frameon=False,
     )
     note = (
-        "Means over both tasks ± standard error over seeds (the paper: splits); "
+        "Means over tasks ± standard error over seeds (the paper: splits); "
         "small marks are single networks."
     )
     fig.supxlabel(note, fontsize=8.5, color="0.35")

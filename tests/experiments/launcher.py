@@ -141,7 +141,7 @@ class Launcher:
 
 def serve() -> None:
     """Answer requests until standard input ends; in a forked child, return to become the study."""
-    gc.set_threshold(50_000, 20, 50)  # as in the tests
+    gc.set_threshold(50_000, 20, 50)  # most objects live as long as the process
     filters = warnings.filters[:]
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # no device was touched yet
     import sklearn.datasets  # noqa: F401, which studies import late, as they do matplotlib

@@ -106,7 +106,7 @@ DEADLY = """
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param((12, 75, 140), id="three times"),
+        pytest.param((12, 2.5, 140), id="three times"),
         pytest.param(
             (1.5, 12, 75, 2.5, 140, 35, 3.5, 100, 55), id="nine times", marks=pytest.mark.slow
         ),
@@ -340,7 +340,6 @@ def test_processes_that_are_not_started_alike_are_refused(second, what, processe
     assert not any((tmp_path / "run").iterdir())
 
 
-@pytest.mark.slow
 def test_one_goes_on_where_one_of_two_died(finished, processes, start, tmp_path):
     both = processes(tmp_path)
     assert both[0].wait_until(lambda: len(curves(tmp_path)) >= 2 * BASES)

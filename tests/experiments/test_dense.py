@@ -256,6 +256,11 @@ def test_a_network_goes_on_from_anothers(real):
             {"base.source": "shifted", "data.shifted": {"size": 20}},
             r"image in images is \[18, 18, 3\], in shifted \[20, 20, 3\]: networks are",
         ),
+        ({"data.name": "nope"}, r"^config\.data: unknown data set 'nope'; known ones are"),
+        (
+            {"data.shifted": {"name": "npz", "path": "nowhere.npz"}},
+            r"^config\.data\.shifted\.path: No such file or directory: nowhere",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(change, words, tmp_path):

@@ -240,11 +240,10 @@ def test_weights_of_a_file_take_the_place_of_donors(tmp_path):
     assert [*above["params"]] == ["fc11"] and above["params"]["fc11"]["dense"]["kernel"].min() == 1
 
 
-@pytest.mark.parametrize("classes", [pytest.param(10, marks=pytest.mark.slow), 7])
-def test_what_is_exported_in_the_names_of_the_source_comes_in_again(classes, tmp_path, monkeypatch):
+def test_what_is_exported_in_the_names_of_the_source_comes_in_again(tmp_path, monkeypatch):
     """Bit for bit, with the stages that were frozen; though the donor had other classes."""
 
-    def build(classes=classes, **options):
+    def build(classes=7, **options):
         return ResNet((1, 1), 2, classes, **options)
 
     row = PRETRAINED["resnet20"]._replace(build=build, size=8)

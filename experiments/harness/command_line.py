@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -103,7 +104,14 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         if override is None:
             raise ValueError(f"{prefix}{error}") from None
         section = override.partition("=")[0].rpartition(".")[0]
-        suggestion = f", or give {section}=\"{{'{key}': VALUE}}\"" * section.endswith(".options")
+        known: Any = default
+        for part in section.split(".")[1:]:
+            known = known.get(part) if isinstance(known, ConfigDict) else None
+        names = [*known] if isinstance(known, ConfigDict) else []
+        hint = "".join(f"is it {section}.{n}? " for n in get_close_matches(key, names, 1, 0.8))
+        suggestion = ""
+        if section.endswith(".options") and not hint:
+            suggestion = f", or give all that is to be there, {section}=\"{{'{key}': VALUE, ...}}\""
         if section.startswith("--config.methods."):  # it may be one of config.base's
             method = section.rpartition(".")[2]
             if key in default.get("base", {}):
@@ -113,8 +121,8 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                     "VALUE is for all methods that do not; for this one, name all methods with all "
                     f"that they change, {example}"
                 ) from None
-        all_are = f"configs/{name}.py has them all"
-        raise ValueError(f"{prefix}there is no setting {key!r}: {all_are}{suggestion}") from None
+        remedy = f"{hint}configs/{name}.py has them all{suggestion}"
+        raise ValueError(f"{prefix}there is no setting {key!r}: {remedy}") from None
     except KeyError as error:  # the same, of a section
         text = " ".join(str(error.args[0]).split()).replace(" Did you", ": did you")
         raise ValueError(f"{prefix}there is no {text}") from None

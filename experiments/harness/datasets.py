@@ -21,8 +21,8 @@ def load_named(section: str, name: str, **options: Any) -> Source:
     try:
         return sources.load(name, **options)
     except ValueError as error:
-        data = section.removesuffix(".options")  # where the name is, too
-        raise ValueError(f"{data}: {error}") from error
+        setting = section if name in sources.SOURCES else f"{section.removesuffix('.options')}.name"
+        raise ValueError(f"{setting}: {error}") from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         if not (options.get("path") and error.filename):
             raise

@@ -136,7 +136,8 @@ class Multiple:
         divisor = value_of(config, self.other)
         if divisor >= 1 and value % divisor:
             problem = f"{name}={value} is not a multiple of config.{self.other}={divisor}"
-            raise ValueError(f"{problem}: give both, as in --config.{self.other}={value}")
+            fitting = max(n for n in range(1, divisor + 1) if value % n == 0)
+            raise ValueError(f"{problem}: give a divisor, as --config.{self.other}={fitting}")
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,8 @@ def sweeps(config: ConfigDict, kinds: Kinds) -> dict[tuple[str, str], Method]:
             continue
         OneOf(tuple(kinds)).check(variant.path("sweep"), setting, config)
         if not isinstance(values, tuple | list) or not values:
-            raise ValueError(f"{variant.path('values')}: {values!r} is no tuple of values")
+            path = variant.path("values")
+            raise ValueError(f"{path}={values!r}: give a tuple of values of {setting}, to sweep it")
         for value in values:
             sections = {**variant.sections, setting: variant.sections["values"]}
             trial = Method({**variant.settings, setting: value}, sections)

@@ -196,7 +196,8 @@ def _numbered(folder: Path) -> dict[str, Path]:
     """The image files in a folder, by what is before the first underscore of their names."""
     if not folder.is_dir():
         subs = ", ".join(DRIVE_FOLDERS.values())
-        raise ValueError(f"there is no folder {folder}; DRIVE has {subs} in training and in test")
+        problem = f"there is no folder {folder}: set path to DRIVE's"
+        raise ValueError(f"{problem}, with {subs} in training and in test")
     paths: dict[str, Path] = {}
     for path in sorted(filter(_is_image, folder.iterdir())):
         number = path.stem.split("_")[0]

@@ -88,7 +88,7 @@ MASK = "1st_manual/22_manual1.png"
 @pytest.mark.parametrize(
     "change, says",
     [
-        (remove("test"), "there is no folder .*test/images; DRIVE has images, 1st_manual, mask in"),
+        (remove("test"), "there is no folder .*test/images: set path to DRIVE's, with images"),
         (remove("training/mask"), "there is no folder .*training/mask"),
         (remove("training/" + MASK), "22_training.png has no mask: none in .*1st_manual begins"),
         (remove("training/images/23_training.png"), "23_manual1.png has no image: none in "),

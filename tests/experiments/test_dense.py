@@ -256,7 +256,7 @@ def test_a_network_goes_on_from_anothers(real):
             {"base.source": "shifted", "data.shifted": {"size": 20}},
             r"image in images is \[18, 18, 3\], in shifted \[20, 20, 3\]: networks are",
         ),
-        ({"data.name": "nope"}, r"^config\.data: unknown data set 'nope'; known ones are"),
+        ({"data.name": "nope"}, r"^config\.data\.name: unknown data set 'nope'; known ones are"),
         (
             {"data.shifted": {"name": "npz", "path": "nowhere.npz"}},
             r"^config\.data\.shifted\.path: No such file or directory: nowhere",

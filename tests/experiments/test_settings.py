@@ -68,7 +68,7 @@ def test_what_is_taken(kind, values):
         (
             Multiple("every"),
             6,
-            "config.x=6 is not a multiple of config.every=4: give both, as in --config.every=6",
+            "config.x=6 is not a multiple of config.every=4: give a divisor, as --config.every=3",
         ),
         (Options(), {"seed": -1}, "config.x.seed must be at least 0 and finite, got -1"),
     ],

@@ -112,7 +112,10 @@ def test_a_seed_draws_the_same_for_all_methods(built):
         ({"baseline": "none"}, r"config\.baseline: 'none' is not one of adam"),
         ({"base.model": "resnet"}, r"config\.base\.model: there is no model 'resnet'"),
         ({"base.optimizer": "newton"}, r"config\.base\.optimizer: 'newton' is not one of sgd"),
-        ({"methods.slow.values": ()}, r"config\.methods\.slow\.values: \(\) is no tuple of values"),
+        (
+            {"methods.slow.values": ()},
+            r"config\.methods\.slow\.values=\(\): give a tuple of values of rate",
+        ),
         ({"methods.slow.values": (0.1, -1.0)}, r"config\.methods\.slow\.rate must be above 0"),
         ({"methods.slow.sweep": "speed"}, r"config\.methods\.slow\.sweep: 'speed' is not one of"),
         ({"base.share": 5000.0}, r"share=5000\.0: there are 1078 training examples"),

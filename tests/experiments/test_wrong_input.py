@@ -26,8 +26,9 @@ from tests.experiments.tiny import contents
         pytest.param("image.flip=maybe", ["flip=maybe: give True or False"], id="no truth"),
         pytest.param("splits=(1,", ["config.splits=(1,: give a tuple such as"], id="no tuple"),
         pytest.param("data=3", ["config.data=3: give a section"], id="a number for a section"),
-        pytest.param("data.name=mnist", ["mnist", "digits"], id="unknown data"),
+        pytest.param("data.name=mnist", ["config.data.name", "digits"], id="unknown data"),
         pytest.param("data.options.train=3", ["train"], id="unknown option"),
+        pytest.param("data.options.sed=1", ["is it --config.data.options.seed?"], id="misspelled"),
         pytest.param("data.options.seed=-1", ["seed"], id="negative seed"),
         pytest.param("model=vgg", ["vgg", "digit_net"], id="unknown model"),
         pytest.param("model=glyph_net", ["glyph_net"], id="model too large"),
@@ -125,7 +126,9 @@ def test_bad_config_file(text, words, start, tmp_path):
             id="another study",
         ),
         pytest.param("configs/transferability.py:foo", ["foo", "quick"], id="variant"),
-        pytest.param("configs/transferability.py:folder", ["which folder", "path"], id="no path"),
+        pytest.param(
+            "configs/transferability.py:folder", ["config.data.options: which folder"], id="no path"
+        ),
         pytest.param("configs/transferability.py:npz", ["which file", "path"], id="no archive"),
         pytest.param("configs/transferability.py:tfds", ["which data set"], id="no data set"),
         pytest.param("configs/transferability.py:imagenet", ["which folder"], id="no ImageNet"),

@@ -101,8 +101,8 @@ def get_config(variant: str = "macula") -> ConfigDict:
             config.methods.heat_map.foreground = 20.0
             config.base.sweep, config.base.values = "images", (16, 48, 144)
             config.settings_from = (
-                "validation images: each method's rate, of .003, .01 and .03, by right answers of four "
-                "seeds on 144 images, which are alike for the class, whose AUC chose"
+                "validation images: each method's rate, of .003, .01 and .03, by right answers of "
+                "four seeds on 144 images; the class's, for which these are alike, by its AUC"
             )
         case "cells":
             cells(config)

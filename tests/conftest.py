@@ -45,7 +45,7 @@ gc.disable()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def collection():
+def garbage_collection():
     yield
     gc.collect()
     gc.freeze()

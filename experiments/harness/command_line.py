@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -104,11 +103,9 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         if override is None:
             raise ValueError(f"{prefix}{error}") from None
         section = override.partition("=")[0].rpartition(".")[0]
-        known: Any = default
-        for part in section.split(".")[1:]:
-            known = known.get(part) if isinstance(known, ConfigDict) else None
-        names = [*known] if isinstance(known, ConfigDict) else []
-        hint = "".join(f"is it {section}.{n}? " for n in get_close_matches(key, names, 1, 0.8))
+        paths = (f"--config.{path}".rpartition(".") for path in sorted(_keys(default, ())))
+        siblings = [last for parent, _, last in paths if parent == section]
+        hint = "".join(f"is it {section}.{n}? " for n in get_close_matches(key, siblings, 1, 0.8))
         suggestion = ""
         if section.endswith(".options") and not hint:
             suggestion = f", or give all that is to be there, {section}=\"{{'{key}': VALUE, ...}}\""

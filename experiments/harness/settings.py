@@ -136,9 +136,9 @@ class Multiple:
         divisor = value_of(config, self.other)
         if divisor >= 1 and value % divisor:
             problem = f"{name}={value} is not a multiple of config.{self.other}={divisor}"
-            near = range(min(divisor, value), 0, -1)[:1000]  # either may be any number
-            fitting = next((n for n in near if value % n == 0), 1)
-            raise ValueError(f"{problem}: give a divisor, as --config.{self.other}={fitting}")
+            candidates = range(min(divisor, value), 0, -1)[:1000]  # either may be any number
+            example = next((n for n in candidates if value % n == 0), 1)
+            raise ValueError(f"{problem}: give a divisor, as --config.{self.other}={example}")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ PROBLEMS = {
     "kovasznay": {"hidden": (32, 32), "iterations": 8000},
     "burgers": {"hidden": (24, 24, 24), "iterations": 8000, "candidates": 40_000},
     "allen_cahn": {"hidden": (32, 32, 32), "iterations": 16_000, "candidates": 40_000},
-    "korteweg_de_vries": {"hidden": (24, 24, 24), "iterations": 12_000, "candidates": 40_000},
+    "korteweg_de_vries": {"hidden": (24, 24, 24), "iterations": 3000, "windows": 20},
 }
 VARIANTS = ("default", *PROBLEMS, "all", "optimizers")
 
@@ -54,6 +54,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     # The optimizer, on all points at once.
     config.base.optimizer = "ssbroyden"  # ssbfgs, lbfgs, adam
     config.base.iterations = 600
+    config.base.windows = 1  # of time, each with a network of its own and with all iterations
     config.base.rate = 1e-3  # of adam, falling to 0 along a cosine
     # The points, and what changes them and their weights every so many iterations; 0 for never.
     config.base.points = "sobol"  # uniform, latin_hypercube, grid

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import judgement, objective, sampling, weighting
 from jaxdl.pinn.problem import Ansatz, Problem
 from jaxdl.pinn.problems import PROBLEMS
+from jaxdl.pinn.windows import make_course
 from jaxdl.report import figures, solutions
 from jaxdl.report import pinn as reporting
 from jaxdl.report.published import PINN
@@ -68,6 +69,7 @@ METHOD = {
     "points": OneOf(sampling.RULES),
     "candidates": Count(0),
     "weighting": OneOf(weighting.WEIGHTINGS),
+    "windows": Count(),
     **dict.fromkeys(("rate", "power", "floor", "tolerance", "decay", "attention"), Between(0)),
 }
 JUDGED = {"train_loss": "on the points, ", "heldout_loss": "held out, ", "rel_l2": ""}
@@ -93,8 +95,8 @@ class Solver:
             settings["problem"], chosen.sections["problem"] = problem, f"config.problems.{problem}"
         chosen.check(config, METHOD)
         name = settings["problem"]
-        problem = named(problem, name.rpartition(":")[2], PROBLEMS)
-        self.name = problem, named(method, settings["optimizer"], OPTIMIZERS)
+        problem = declared.named(problem, name.rpartition(":")[2], PROBLEMS)
+        self.name = problem, declared.named(method, settings["optimizer"], OPTIMIZERS)
         self.function = user_functions.function_named(name, PROBLEMS, place("problem"), "problem")
         options = settings["options"]
         user_functions.check_options(f"{place('options')}: {name}", self.function, options)
@@ -102,20 +104,24 @@ class Solver:
         if self.refreshing.changes and not settings["refresh"]:
             reason = "is 0: then neither points nor weights ever change"
             raise ValueError(f"{place('refresh')} {reason}")
+        self.steps = settings["windows"] * settings["iterations"]
 
     def build(self, config: ConfigDict, placement: MeshPlacement) -> None:
         """Networks and program; ValueError where a problem cannot be solved or judged so."""
         settings, self.ansatz = self.settings, self.make_ansatz()
         self.init = jax.jit(self.ansatz.init)
         self.block = objective.BLOCKS.get(placement.platform)
-        self.heldout = judgement.make_heldout(self.ansatz, config.heldout)
-        self.judge = over_members(self.judge_one, placement)
+        self.course = make_course(self.ansatz, settings["windows"], self.refreshing)
+        self.heldout = self.course.make_heldout(config.heldout)
+        self.judge = over_members(
+            lambda s, h: self.course.judge(s.params, s.collections, h, self.block), placement
+        )
         """``judge(states, heldout)``: numbers of :func:`jaxdl.pinn.judgement.judge`, by member."""
         make = make_step if settings["optimizer"] == "adam" else make_search_step
         program = make_program_without_data(
-            make(objective.training_loss(self.ansatz, self.block), self.rule),
+            make(objective.training_loss(self.course.window, self.block), self.rule),
             placement,
-            steps=settings["iterations"],
+            steps=self.steps,
             steps_per_dispatch=config.iterations_per_dispatch,
             refresh=self.refresh,
             watch=self.watch,
@@ -130,8 +136,8 @@ class Solver:
         states = self.group.start()[0].replace(opt_state=())
         values = to_host(self.judge(states, self.heldout))
         for state, value in zip(*map(trees.unstack, (to_host(states), values)), strict=True):
-            sample = state.collections["sample"]
-            judgement.check_start(self.ansatz, state.params, sample, self.heldout, value)
+            points = self.course.points(state.collections)
+            judgement.check_start(self.ansatz, state.params, points, self.heldout, value)
         if not np.isfinite(values["heldout_loss"]).all():
             self.heldout = judgement.leave_out_singular(self.ansatz, self.heldout)
 
@@ -151,7 +157,7 @@ class Solver:
         """The network and the points of a seed before the first step."""
         sample = objective.draw_sample(self.ansatz.problem, self.settings["points"], 1000 * seed)
         params = self.init(member_key("init", seed))
-        return create_state({"params": params, "sample": sample}, self.rule, {})
+        return create_state({"params": params, **self.course.begin(sample)}, self.rule, {})
 
     def rule(self, hyper: Hyper) -> optax.GradientTransformationExtraArgs:
         """The optimizer."""
@@ -159,33 +165,26 @@ class Solver:
         return OPTIMIZERS[optimizer](*numbers)
 
     def refresh(self, state: TrainState, hyper: Hyper) -> TrainState:
-        """Before a dispatch: every so many steps points and weights follow the residuals."""
+        """Before a dispatch: points and weights follow the residuals, or the next window begins."""
+        windows = self.settings["windows"] > 1
 
         def changed() -> TrainState:
-            key, sample = jax.random.fold_in(hyper["key"], state.step), state.collections["sample"]
-            sample = objective.refresh(self.ansatz, self.refreshing, state.params, sample, key)
-            optimizer = optim.restart(state.opt_state)
-            return state.replace(collections={"sample": sample}, opt_state=optimizer)
+            key = jax.random.fold_in(hyper["key"], state.step)
+            collections = self.course.advance(state.params, state.collections, key)
+            # The curvature of one window misleads in the next.
+            new = self.rule(hyper).init(state.params) if windows else optim.restart(state.opt_state)
+            return state.replace(collections=collections, opt_state=new)
 
-        due = (state.step % self.settings["refresh"] == 0) & (state.step > 0)
-        return lax.cond(due, changed, lambda: state) if self.refreshing.changes else state
-
-    def judge_one(self, state: TrainState, heldout: judgement.Heldout) -> dict[str, Any]:
-        """What a network is worth."""
-        sample = state.collections["sample"]
-        return judgement.judge(self.ansatz, state.params, sample, heldout, self.block)
+        if not windows and not self.refreshing.changes:
+            return state
+        every = self.settings["iterations" if windows else "refresh"]
+        due = (state.step % every == 0) & (state.step > 0)
+        return lax.cond(due, changed, lambda: state)
 
     def watch(self, members: Sequence[Member], states: TrainState, hypers: Hyper):
         """The same for the curves, of all networks."""
         values = to_host(self.judge(states, self.heldout))
         return values | values.pop("parameters")
-
-
-def named(key: str, meant: str, names: Sequence[str]) -> str:
-    """The name of a problem or method: its key in the configuration, unless that is named after a
-    known one and another is meant, as by ``config.base.problem`` of the command line."""
-    after = [name for name in names if key == name or key.startswith(f"{name}_")]
-    return meant if after and meant not in after else key
 
 
 def plan(config: ConfigDict) -> list[Solver]:
@@ -240,11 +239,11 @@ class Physics(Study):
         for solver, trained in self.trained.items():
             states, _ = trained.population()
             values = trees.unstack(to_host(solver.judge(states, solver.heldout)))
-            iterations, truth = solver.settings["iterations"], solver.ansatz.problem.truth
+            truth = solver.ansatz.problem.truth
             seconds = trainer.clock.by_population[solver.group.name] / in_turn
             for network, value in zip(solver.group.networks, values, strict=False):
                 judged = (math.nan if network in diverged else float(value[key]) for key in JUDGED)
-                results.append(reporting.Result(*network, *judged, iterations, seconds))
+                results.append(reporting.Result(*network, *judged, solver.steps, seconds))
                 for name, x in value["parameters"].items():
                     row = *network, name, float(x), truth.get(name, math.nan)
                     self.parameters.append(reporting.Parameter(*row))
@@ -263,8 +262,9 @@ class Physics(Study):
         for solver, trained in self.trained.items():
             problem, heldout, state = solver.ansatz.problem, solver.heldout, trained.states[0]
             (name, method), names = solver.name, problem.coordinates
-            points[f"{name} by {method}"] = names, state.collections["sample"].points
-            values = np.asarray(jax.jit(solver.ansatz.__call__)(state.params, heldout.points))
+            points[f"{name} by {method}"] = names, solver.course.points(state.collections)
+            solution = jax.jit(solver.course.solution)
+            values = np.asarray(solution(state.params, state.collections, heldout))
             for field, *functions in zip(problem.fields, values.T, heldout.solution.T, strict=True):
                 panel = names, heldout.points, *functions
                 surfaces.setdefault(name, {})[f"{field} by {method}"] = panel
@@ -280,11 +280,12 @@ class Physics(Study):
         networks = {"Networks": f"{len(self.members)}"}
         for solver, trained in self.trained.items():
             name, state = ", ".join(solver.name), trained.states[0]
-            widths, activation = map(solver.settings.get, ("hidden", "activation"))
+            widths, activation, w = map(solver.settings.get, ("hidden", "activation", "windows"))
             sizes = {t: len(x) for t, x in state.collections["sample"].points.items()}
             networks[name] = (
                 f"{' '.join(map(str, widths))} {activation}, {trees.count(state.params):,} "
-                f"parameters; points: {', '.join(f'{n:,} of {term}' for term, n in sizes.items())}"
+                f"parameters{f' in each of {w} windows of time' * (w > 1)}; points: "
+                f"{', '.join(f'{n:,} of {term}' for term, n in sizes.items())}"
             )
             if singular := judgement.describe_singular(solver.ansatz.problem, solver.heldout):
                 networks[f"{name}, left out"] = singular

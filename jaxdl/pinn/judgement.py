@@ -33,12 +33,13 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     the other terms, and the solution on a grid of the domain.
 
     Raises:
-      ValueError: if there is no solution, or if it has another shape, is not finite somewhere, or
-        is 0 everywhere.
+      ValueError: see :func:`solved`.
     """
-    problem = ansatz.problem
-    if problem.solution is None:
-        raise ValueError("there is no solution to be judged by: give an exact or another's one")
+    return solved(ansatz.problem, *heldout_points(ansatz.problem, count))
+
+
+def heldout_points(problem: Problem, count: int) -> tuple[objective.Sample, Float[AnyArray, "n d"]]:
+    """Points of the terms, and a grid of the domain."""
 
     def on_grid(term: Term) -> Term:
         rule = term.points
@@ -48,11 +49,21 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
         return term._replace(points=rule, weight=1.0)
 
     on_grids = problem._replace(terms={n: on_grid(term) for n, term in problem.terms.items()})
-    sample = objective.draw_sample(on_grids, "grid", 0)
     rule = next(iter(on_grids.interior.values()), Points(count))
-    points = draw(rule, problem.domain, "grid", 0)
+    return objective.draw_sample(on_grids, "grid", 0), draw(rule, problem.domain, "grid", 0)
+
+
+def solved(problem: Problem, sample: objective.Sample, points: Float[AnyArray, "n d"]) -> Heldout:
+    """Held-out points with the solution on the grid of them.
+
+    Raises:
+      ValueError: if there is no solution, or if it has another shape, is not finite somewhere, or
+        is 0 everywhere.
+    """
+    if problem.solution is None:
+        raise ValueError("there is no solution to be judged by: give an exact or another's one")
     with np.errstate(all="ignore"):  # what is not finite is refused below, in words
-        solution = np.asarray(problem.solution(points))
+        solution = np.asarray(problem.solution(np.asarray(points)))
     shape = [len(points), len(problem.fields)]
     if list(solution.shape) != shape:
         raise ValueError(
@@ -66,7 +77,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
         )
     if not solution.any():
         raise ValueError("the solution, by which is judged, is 0 everywhere: no error is relative")
-    return Heldout(sample, points, solution)
+    return Heldout(sample, np.asarray(points), solution)
 
 
 def judge(
@@ -102,21 +113,22 @@ def judge(
 def check_start(
     ansatz: Ansatz,
     params: Params,
-    sample: objective.Sample,
+    points: Mapping[str, Float[AnyArray, "_ d"]],
     heldout: Heldout,
     values: Mapping[str, Any],
 ) -> None:
     """Raise ValueError, naming a point, if a loss or error of an untrained network is not finite.
 
     Args:
+      points: those of training, by term.
       values: the result of :func:`judge` for these parameters.
     """
     if not np.isfinite(values["train_loss"]):
-        for term, points in sample.points.items():
-            residual = ansatz.residual(params, term, points)
+        for term, places in points.items():
+            residual = ansatz.residual(params, term, places)
             if not np.isfinite(residual).all():
                 raise ValueError(
-                    f"the residual {term!r} {not_finite(ansatz.problem, points, residual)} "
+                    f"the residual {term!r} {not_finite(ansatz.problem, places, residual)} "
                     "before any training: look for NaN in its data and formula"
                 )
         raise ValueError("the loss is not finite before any training")

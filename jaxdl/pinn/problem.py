@@ -98,16 +98,21 @@ def scaled(domain: Domain) -> Function:
     return lambda points: (2 * points - low - high) / (high - low)
 
 
-def periodic(domain: Domain, by: str) -> Function:
+def periodic(domain: Domain, by: str, multiples: Sequence[int] = (1,)) -> Function:
     """Features ``cos w x, sin w x`` of the coordinates ``by``, in which every function of them is
-    periodic, and the other coordinates scaled to [-1, 1]."""
+    periodic, and the other coordinates scaled to [-1, 1].
+
+    Args:
+      multiples: of the lowest ``w``, one period in the domain.
+    """
 
     def features(points: Num[AnyArray, "n d"]) -> Float[Array, "n m"]:
         columns: list[Any] = []
         for i, (name, (low, high)) in enumerate(domain.items()):
             unit = (points[:, i] - low) / (high - low)
             if name in by:
-                columns += [jnp.cos(2 * jnp.pi * unit), jnp.sin(2 * jnp.pi * unit)]
+                for k in multiples:
+                    columns += [jnp.cos(2 * k * jnp.pi * unit), jnp.sin(2 * k * jnp.pi * unit)]
             else:
                 columns.append(2 * unit - 1)
         return jnp.stack(columns, axis=-1)

@@ -54,7 +54,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     # The optimizer, on all points at once.
     config.base.optimizer = "ssbroyden"  # ssbfgs, lbfgs, adam
     config.base.iterations = 600
-    config.base.windows = 1  # of time, each with a network of its own and with all iterations
+    config.base.windows = 1  # of time; each has its own network, trained for so many iterations
     config.base.rate = 1e-3  # of adam, falling to 0 along a cosine
     # The points, and what changes them and their weights every so many iterations; 0 for never.
     config.base.points = "sobol"  # uniform, latin_hypercube, grid

@@ -33,7 +33,7 @@ from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import judgement, objective, sampling, weighting
 from jaxdl.pinn.problem import Ansatz, Problem
 from jaxdl.pinn.problems import PROBLEMS
-from jaxdl.pinn.windows import make_course
+from jaxdl.pinn.windows import OneWindow, TimeWindows
 from jaxdl.report import figures, solutions
 from jaxdl.report import pinn as reporting
 from jaxdl.report.published import PINN
@@ -95,8 +95,8 @@ class Solver:
             settings["problem"], chosen.sections["problem"] = problem, f"config.problems.{problem}"
         chosen.check(config, METHOD)
         name = settings["problem"]
-        problem = declared.named(problem, name.rpartition(":")[2], PROBLEMS)
-        self.name = problem, declared.named(method, settings["optimizer"], OPTIMIZERS)
+        problem = named(problem, name.rpartition(":")[2], PROBLEMS)
+        self.name = problem, named(method, settings["optimizer"], OPTIMIZERS)
         self.function = user_functions.function_named(name, PROBLEMS, place("problem"), "problem")
         options = settings["options"]
         user_functions.check_options(f"{place('options')}: {name}", self.function, options)
@@ -110,16 +110,15 @@ class Solver:
         """Networks and program; ValueError where a problem cannot be solved or judged so."""
         settings, self.ansatz = self.settings, self.make_ansatz()
         self.init = jax.jit(self.ansatz.init)
-        self.block = objective.BLOCKS.get(placement.platform)
-        self.course = make_course(self.ansatz, settings["windows"], self.refreshing)
-        self.heldout = self.course.make_heldout(config.heldout)
-        self.judge = over_members(
-            lambda s, h: self.course.judge(s.params, s.collections, h, self.block), placement
-        )
-        """``judge(states, heldout)``: numbers of :func:`jaxdl.pinn.judgement.judge`, by member."""
+        count, self.block = settings["windows"], objective.BLOCKS.get(placement.platform)
+        self.windows = TimeWindows(self.ansatz, count) if count > 1 else OneWindow(self.ansatz)
+        self.heldout = self.windows.make_heldout(config.heldout)
+        judge = partial(self.windows.judge, block=self.block)
+        self.judge = over_members(judge, placement, check_vma=False)
+        """``judge(params, collections, heldout)`` of all members."""
         make = make_step if settings["optimizer"] == "adam" else make_search_step
         program = make_program_without_data(
-            make(objective.training_loss(self.course.window, self.block), self.rule),
+            make(objective.training_loss(self.windows.window_ansatz, self.block), self.rule),
             placement,
             steps=self.steps,
             steps_per_dispatch=config.iterations_per_dispatch,
@@ -134,9 +133,10 @@ class Solver:
         # For its errors: points are not changed before training.
         jax.eval_shape(self.refresh, members[0].start(), members[0].hyper())
         states = self.group.start()[0].replace(opt_state=())
-        values = to_host(self.judge(states, self.heldout))
+        states = states.replace(collections=self.windows.at_last(states.collections))
+        values = to_host(self.judge(states.params, states.collections, self.heldout))
         for state, value in zip(*map(trees.unstack, (to_host(states), values)), strict=True):
-            points = self.course.points(state.collections)
+            points = self.windows.points(state.collections)
             judgement.check_start(self.ansatz, state.params, points, self.heldout, value)
         if not np.isfinite(values["heldout_loss"]).all():
             self.heldout = judgement.leave_out_singular(self.ansatz, self.heldout)
@@ -144,12 +144,8 @@ class Solver:
     def make_ansatz(self) -> Ansatz:
         """The problem, and the network that solves it."""
         settings, problem = self.settings, self.function(**self.settings["options"])
-        if not isinstance(problem, Problem):
-            raise ValueError(
-                f"its function returns {type(problem).__name__}, and must return a "
-                "jaxdl.pinn.problem.Problem: is there a `return`?"
-            )
-        self.refreshing.check(problem, self.place)
+        user_functions.check_result(problem, Problem)
+        self.refreshing.check(problem, self.place, settings["windows"])
         widths, activation = tuple(settings["hidden"]), ACTIVATIONS[settings["activation"]]
         return Ansatz(problem, MLP(widths, len(problem.fields), activation, settings["steepness"]))
 
@@ -157,7 +153,7 @@ class Solver:
         """The network and the points of a seed before the first step."""
         sample = objective.draw_sample(self.ansatz.problem, self.settings["points"], 1000 * seed)
         params = self.init(member_key("init", seed))
-        return create_state({"params": params, **self.course.begin(sample)}, self.rule, {})
+        return create_state({"params": params, **self.windows.begin(sample)}, self.rule, {})
 
     def rule(self, hyper: Hyper) -> optax.GradientTransformationExtraArgs:
         """The optimizer."""
@@ -166,25 +162,34 @@ class Solver:
 
     def refresh(self, state: TrainState, hyper: Hyper) -> TrainState:
         """Before a dispatch: points and weights follow the residuals, or the next window begins."""
-        windows = self.settings["windows"] > 1
-
-        def changed() -> TrainState:
-            key = jax.random.fold_in(hyper["key"], state.step)
-            collections = self.course.advance(state.params, state.collections, key)
-            # The curvature of one window misleads in the next.
-            new = self.rule(hyper).init(state.params) if windows else optim.restart(state.opt_state)
-            return state.replace(collections=collections, opt_state=new)
-
-        if not windows and not self.refreshing.changes:
+        in_windows, params, old = self.settings["windows"] > 1, state.params, state.collections
+        if not in_windows and not self.refreshing.changes:
             return state
-        every = self.settings["iterations" if windows else "refresh"]
+
+        def change() -> TrainState:
+            if in_windows:  # in which the curvature of the last one misleads
+                new, optimizer = self.windows.advance(params, old), self.rule(hyper).init(params)
+            else:
+                key = jax.random.fold_in(hyper["key"], state.step)
+                sample = objective.refresh(self.ansatz, self.refreshing, params, old["sample"], key)
+                new, optimizer = {"sample": sample}, optim.restart(state.opt_state)
+            return state.replace(collections=new, opt_state=optimizer)
+
+        every = self.settings["iterations" if in_windows else "refresh"]
         due = (state.step % every == 0) & (state.step > 0)
-        return lax.cond(due, changed, lambda: state)
+        return lax.cond(due, change, lambda: state)
 
     def watch(self, members: Sequence[Member], states: TrainState, hypers: Hyper):
         """The same for the curves, of all networks."""
-        values = to_host(self.judge(states, self.heldout))
+        values = to_host(self.judge(states.params, states.collections, self.heldout))
         return values | values.pop("parameters")
+
+
+def named(key: str, meant: str, names: Sequence[str]) -> str:
+    """The name of a problem or method: its key in the configuration, unless that is named after a
+    known one and another is meant, as by ``config.base.problem`` of the command line."""
+    after = [name for name in names if key == name or key.startswith(f"{name}_")]
+    return meant if after and meant not in after else key
 
 
 def plan(config: ConfigDict) -> list[Solver]:
@@ -238,14 +243,14 @@ class Physics(Study):
         in_turn = -(-self.config.seeds // self.placement.member_devices) if on_cpu else 1
         for solver, trained in self.trained.items():
             states, _ = trained.population()
-            values = trees.unstack(to_host(solver.judge(states, solver.heldout)))
-            truth = solver.ansatz.problem.truth
+            values = solver.judge(states.params, states.collections, solver.heldout)
             seconds = trainer.clock.by_population[solver.group.name] / in_turn
+            values = trees.unstack(to_host(values))
             for network, value in zip(solver.group.networks, values, strict=False):
                 judged = (math.nan if network in diverged else float(value[key]) for key in JUDGED)
                 results.append(reporting.Result(*network, *judged, solver.steps, seconds))
                 for name, x in value["parameters"].items():
-                    row = *network, name, float(x), truth.get(name, math.nan)
+                    row = *network, name, float(x), solver.ansatz.problem.truth.get(name, math.nan)
                     self.parameters.append(reporting.Parameter(*row))
         reporting.write_results(trainer.folder / "results.csv", results)
         reporting.write_parameters(trainer.folder / "parameters.csv", self.parameters)
@@ -262,9 +267,9 @@ class Physics(Study):
         for solver, trained in self.trained.items():
             problem, heldout, state = solver.ansatz.problem, solver.heldout, trained.states[0]
             (name, method), names = solver.name, problem.coordinates
-            points[f"{name} by {method}"] = names, solver.course.points(state.collections)
-            solution = jax.jit(solver.course.solution)
-            values = np.asarray(solution(state.params, state.collections, heldout))
+            points[f"{name} by {method}"] = names, solver.windows.points(state.collections)
+            solution = jax.jit(solver.windows.solution)
+            values = np.asarray(solution(state.params, state.collections, heldout.points))
             for field, *functions in zip(problem.fields, values.T, heldout.solution.T, strict=True):
                 panel = names, heldout.points, *functions
                 surfaces.setdefault(name, {})[f"{field} by {method}"] = panel
@@ -280,13 +285,8 @@ class Physics(Study):
         networks = {"Networks": f"{len(self.members)}"}
         for solver, trained in self.trained.items():
             name, state = ", ".join(solver.name), trained.states[0]
-            widths, activation, w = map(solver.settings.get, ("hidden", "activation", "windows"))
-            sizes = {t: len(x) for t, x in state.collections["sample"].points.items()}
-            networks[name] = (
-                f"{' '.join(map(str, widths))} {activation}, {trees.count(state.params):,} "
-                f"parameters{f' in each of {w} windows of time' * (w > 1)}; points: "
-                f"{', '.join(f'{n:,} of {term}' for term, n in sizes.items())}"
-            )
+            size, points = trees.count(state.params), state.collections["sample"].points
+            networks[name] = reporting.describe(solver.settings, size, points)
             if singular := judgement.describe_singular(solver.ansatz.problem, solver.heldout):
                 networks[f"{name}, left out"] = singular
         facts = networks | {"Precision": "float64"} | facts

@@ -329,10 +329,3 @@ def describe_methods(config: ConfigDict, defaults: ConfigDict) -> dict[str, str]
     base = config.base.to_dict()
     settings = {name: variant.settings for name, variant in methods(config, {}).items()}
     return {"Base": describe(base, neutral(defaults))} | describe_changes(settings, base)
-
-
-def named(key: str, meant: str, names: Sequence[str]) -> str:
-    """The name of a problem or method: its key in the configuration, unless that is named after a
-    known one and another is meant, as by ``config.base.problem`` of the command line."""
-    after = [name for name in names if key == name or key.startswith(f"{name}_")]
-    return meant if after and meant not in after else key

@@ -59,6 +59,15 @@ def check_options(setting: str, function: Callable, options: Mapping[str, Any]) 
         raise ValueError(f"{setting}: {error}; it takes {arguments}") from None
 
 
+def check_result(result: Any, kind: type) -> None:
+    """Raise ValueError where a function has returned something else than it must."""
+    if not isinstance(result, kind):
+        raise ValueError(
+            f"its function returns {type(result).__name__}, and must return a "
+            f"{kind.__module__}.{kind.__name__}: is there a `return`?"
+        )
+
+
 @contextmanager
 def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
     """Within, an error is reported as one of a named function, a ValueError; with the line of the

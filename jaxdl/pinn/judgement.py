@@ -33,13 +33,12 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     the other terms, and the solution on a grid of the domain.
 
     Raises:
-      ValueError: see :func:`solved`.
+      ValueError: if there is no solution, or if it has another shape, is not finite somewhere, or
+        is 0 everywhere.
     """
-    return solved(ansatz.problem, *heldout_points(ansatz.problem, count))
-
-
-def heldout_points(problem: Problem, count: int) -> tuple[objective.Sample, Float[AnyArray, "n d"]]:
-    """Points of the terms, and a grid of the domain."""
+    problem = ansatz.problem
+    if problem.solution is None:
+        raise ValueError("there is no solution to be judged by: give an exact or another's one")
 
     def on_grid(term: Term) -> Term:
         rule = term.points
@@ -49,21 +48,11 @@ def heldout_points(problem: Problem, count: int) -> tuple[objective.Sample, Floa
         return term._replace(points=rule, weight=1.0)
 
     on_grids = problem._replace(terms={n: on_grid(term) for n, term in problem.terms.items()})
+    sample = objective.draw_sample(on_grids, "grid", 0)
     rule = next(iter(on_grids.interior.values()), Points(count))
-    return objective.draw_sample(on_grids, "grid", 0), draw(rule, problem.domain, "grid", 0)
-
-
-def solved(problem: Problem, sample: objective.Sample, points: Float[AnyArray, "n d"]) -> Heldout:
-    """Held-out points with the solution on the grid of them.
-
-    Raises:
-      ValueError: if there is no solution, or if it has another shape, is not finite somewhere, or
-        is 0 everywhere.
-    """
-    if problem.solution is None:
-        raise ValueError("there is no solution to be judged by: give an exact or another's one")
+    points = draw(rule, problem.domain, "grid", 0)
     with np.errstate(all="ignore"):  # what is not finite is refused below, in words
-        solution = np.asarray(problem.solution(np.asarray(points)))
+        solution = np.asarray(problem.solution(points))
     shape = [len(points), len(problem.fields)]
     if list(solution.shape) != shape:
         raise ValueError(
@@ -77,7 +66,7 @@ def solved(problem: Problem, sample: objective.Sample, points: Float[AnyArray, "
         )
     if not solution.any():
         raise ValueError("the solution, by which is judged, is 0 everywhere: no error is relative")
-    return Heldout(sample, np.asarray(points), solution)
+    return Heldout(sample, points, solution)
 
 
 def judge(

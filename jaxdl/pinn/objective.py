@@ -159,16 +159,22 @@ class Refresh(NamedTuple):
         """Whether points or weights change."""
         return bool(self.candidates) or self.weighting != "fixed"
 
-    def check(self, problem: Problem, name: Callable[[str], str] = str) -> None:
+    def check(self, problem: Problem, name: Callable[[str], str] = str, windows: int = 1) -> None:
         """Raise ValueError for settings that exclude each other or do not suit a problem.
 
         Args:
           name: the name of a field in messages.
+          windows: the number of windows of time.
         """
         if self.weighting not in weighting.WEIGHTINGS:
             choices = ", ".join(weighting.WEIGHTINGS)
             raise ValueError(f"unknown weighting {self.weighting!r}: choose one of {choices}")
         candidates = f"{name('candidates')}={self.candidates}"
+        if self.changes and windows > 1:
+            raise ValueError(
+                f"{name('windows')}={windows}: points and weights stay as they are in windows, so "
+                f"set {name('candidates')}=0 and {name('weighting')}=fixed"
+            )
         if self.candidates and self.weighting == "attention":
             raise ValueError(
                 f"{name('weighting')}: attention weights belong to points, and {candidates} "

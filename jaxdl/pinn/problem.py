@@ -99,11 +99,11 @@ def scaled(domain: Domain) -> Function:
 
 
 def periodic(domain: Domain, by: str, multiples: Sequence[int] = (1,)) -> Function:
-    """Features ``cos w x, sin w x`` of the coordinates ``by``, in which every function of them is
-    periodic, and the other coordinates scaled to [-1, 1].
+    """Features ``cos k w x, sin k w x`` of the coordinates ``by``, in which every function of them
+    is periodic, and the other coordinates scaled to [-1, 1].
 
     Args:
-      multiples: of the lowest ``w``, one period in the domain.
+      multiples: the numbers ``k`` of periods in the domain; ``w = 2 pi / (high - low)``.
     """
 
     def features(points: Num[AnyArray, "n d"]) -> Float[Array, "n m"]:

@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -156,7 +156,7 @@ def findings(
                     f"{entry}, seed {r.seed}: the training loss is false. It is {r.train_loss:.1e} "
                     f"on the points that were trained on and {r.heldout_loss:.1e} beside them, "
                     f"more than {FALSE} times as much. Take more points, draw them anew now and "
-                    "then, or train for less long."
+                    "then (but in windows of time), or train for less long."
                 )
         if finite:
             sentences.append(
@@ -193,12 +193,24 @@ _METHOD = f"""\
   where they are.
 - Relative L2 is |u - u*| / |u*| over that grid, of all fields together; u* is the exact solution or
   a reference computed to more digits than are compared.
+- In windows of time the losses are means over the windows. Curves show them and the relative L2
+  until the end of the window in training, so that both jump where the next window begins.
 - Numbers are medians over seeds, with the least and the largest. A seed sets the network's start
   and the points.
 - A training loss is called false where the held-out loss is more than {FALSE} times as large.
 - Seconds are those of training one network on its device, without compilation.
 - Published errors are of larger networks, with less of the solution built in: those for Burgers
   and Allen–Cahn here have its symmetry, and its shock or kink (`jaxdl/pinn/problems.py`)."""
+
+
+def describe(settings: Mapping[str, Any], parameters: int, points: Mapping[str, Sized]) -> str:
+    """A network by its settings, and its points by term, in words."""
+    widths, windows = " ".join(map(str, settings["hidden"])), settings["windows"]
+    return (
+        f"{widths} {settings['activation']}, {parameters:,} parameters"
+        f"{f' in each of {windows} windows of time' * (windows > 1)}; "
+        f"points: {', '.join(f'{len(x):,} of {term}' for term, x in points.items())}"
+    )
 
 
 def report(

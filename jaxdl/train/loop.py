@@ -140,6 +140,8 @@ class Trainer:
                 raise Interrupted(stopped)
             if first == steps:
                 return states
+            if first > start:
+                self.say(f"{name}: goes on at step {first:,} of {steps:,}")
             events = None
             if self.events:
                 events = logs.Events(self.folder / "tensorboard" / name, networks, first)

@@ -83,6 +83,36 @@ def test_interrupted_and_killed_it_goes_on_to_the_same_end(finished, launcher, t
         assert timeless(workdir) == timeless(finished[0])
 
 
+def fading() -> Problem:
+    """``u = exp(-t)``, whose start is in the constraint."""
+    return Problem(
+        {"t": (0.0, 1.0)},
+        {"equation": Term(lambda u, at: u.t + u, Points(16))},
+        lambda points: np.exp(-points),
+        constraint=lambda points: (1.0, points),
+    )
+
+
+def test_windows_of_time_are_solved_and_go_on_where_they_were_killed(launcher, tmp_path):
+    flags = ("--config.base.problem=tests.experiments.test_pinn:fading", "--config.base.windows=3")
+    own = ("--config.base.iterations=40", "--config.base.refresh=0")
+    flags = (*TINY, *flags, *own, "--config.iterations_per_dispatch=10")
+    ended = run(launcher, tmp_path / "whole", *flags).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert "13 parameters in each of 3 windows of time" in ended.out
+    assert all(row["iterations"] == "120" for row in rows(tmp_path / "whole"))
+    assert all(float(row["rel_l2"]) < 1e-4 for row in rows(tmp_path / "whole"))
+    workdir = tmp_path / "killed"
+    study = run(launcher, workdir, *flags, "--config.seconds_between_saves=0.0")
+    assert study.wait_until(lambda: any(workdir.glob("checkpoints/*/[5-9]0")))  # in the second
+    study.kill(signal.SIGKILL)
+    study.wait()
+    ended = run(launcher, workdir, *flags).wait()
+    assert ended.code == 0, ended.err[-2000:]
+    assert "fading-ssbroyden: goes on at step " in ended.err
+    assert timeless(workdir) == timeless(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_a_network_does_not_depend_on_its_neighbours(finished, launcher, tmp_path):
     ended = run(launcher, tmp_path / "one", *TINY, "--config.seeds=1").wait()
@@ -236,6 +266,11 @@ def test_a_solution_that_nothing_can_be_judged_by_is_refused():
         ),
         (["--config.base.candidates=10"], ("config.base.candidates=10", "2048")),
         (["--config.base.weighting=causal", "--config.base.refresh=0"], ("refresh is 0",)),
+        (["--config.base.windows=3"], ("heat", "windows need a constraint")),
+        (
+            ["--config.base.windows=3", "--config.base.weighting=causal"],
+            ("config.base.windows=3", "config.base.weighting=fixed"),
+        ),
         (["--config.seeds=0"], ("config.seeds", "at least 1")),
         (["--config.parallel.member=5"], ("mesh", "member=5", "2 device")),
         (["--config.base.hiden=(4,)"], ("hiden",)),

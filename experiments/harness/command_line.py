@@ -122,6 +122,10 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         raise ValueError(f"{prefix}there is no setting {key!r}: {remedy}") from None
     except KeyError as error:  # the same, of a section
         text = " ".join(str(error.args[0]).split()).replace(" Did you", ": did you")
+        if below := re.search(r"does not support indexing.*lookup: (\S+)\.", text):
+            setting = f"config.{below[1]}"
+            reason = f"{setting} is a value and has no settings: --{setting}=VALUE"
+            raise ValueError(prefix + reason) from None
         raise ValueError(f"{prefix}there is no {text}") from None
     except OSError as error:
         reason = re.search(r"\[Errno \d+\] ([^:]+)", str(error))

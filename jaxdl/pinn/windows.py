@@ -180,6 +180,7 @@ class TimeWindows:
         features, fields = self.ansatz.features, len(problem.fields)
 
         def start(name: str) -> Function:
+            """A derivative of the start: a column, whose derivatives are others."""
             column = width + 1 + fields * self.start_derivatives.index(name)
 
             @jax.custom_jvp

@@ -13,6 +13,7 @@ from tests.experiments.tiny import contents
     [
         pytest.param("foo=1", ["config.foo"], id="unknown key"),
         pytest.param("data.foo=1", ["config.data.foo"], id="unknown inner key"),
+        pytest.param("steps.foo=1", ["config.steps is a value"], id="key of a value"),
         pytest.param("steps=abc", ["config.steps=abc: give a whole number"], id="no number"),
         pytest.param("steps=1.5", ["config.steps=1.5: give a whole number"], id="no integer"),
         pytest.param("steps=None", ["config.steps", "None"], id="none"),

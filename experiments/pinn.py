@@ -112,6 +112,7 @@ class Solver:
         self.init = jax.jit(self.ansatz.init)
         count, self.block = settings["windows"], objective.BLOCKS.get(placement.platform)
         self.windows = TimeWindows(self.ansatz, count) if count > 1 else OneWindow(self.ansatz)
+        self.refreshing.check(self.ansatz.problem, self.place, count)
         self.heldout = self.windows.make_heldout(config.heldout)
         judge = partial(self.windows.judge, block=self.block)
         self.judge = over_members(judge, placement, check_vma=False)
@@ -145,7 +146,6 @@ class Solver:
         """The problem, and the network that solves it."""
         settings, problem = self.settings, self.function(**self.settings["options"])
         user_functions.check_result(problem, Problem)
-        self.refreshing.check(problem, self.place, settings["windows"])
         widths, activation = tuple(settings["hidden"]), ACTIVATIONS[settings["activation"]]
         return Ansatz(problem, MLP(widths, len(problem.fields), activation, settings["steepness"]))
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxdl.pinn import objective
-from jaxdl.pinn.problem import Ansatz, Problem, Term
+from jaxdl.pinn.problem import Ansatz, Problem, Term, check_constraint
 from jaxdl.pinn.sampling import Points, draw
 from jaxdl.types import AnyArray, Params, PyTree
 
@@ -34,7 +34,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
 
     Raises:
       ValueError: if there is no solution, or if it has another shape, is not finite somewhere, or
-        is 0 everywhere.
+        is 0 everywhere; for a constraint of another shape.
     """
     problem = ansatz.problem
     if problem.solution is None:
@@ -51,6 +51,7 @@ def make_heldout(ansatz: Ansatz, count: int) -> Heldout:
     sample = objective.draw_sample(on_grids, "grid", 0)
     rule = next(iter(on_grids.interior.values()), Points(count))
     points = draw(rule, problem.domain, "grid", 0)
+    check_constraint(problem, points)
     with np.errstate(all="ignore"):  # what is not finite is refused below, in words
         solution = np.asarray(problem.solution(points))
     shape = [len(points), len(problem.fields)]

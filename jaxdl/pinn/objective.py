@@ -171,9 +171,12 @@ class Refresh(NamedTuple):
             raise ValueError(f"unknown weighting {self.weighting!r}: choose one of {choices}")
         candidates = f"{name('candidates')}={self.candidates}"
         if self.changes and windows > 1:
+            setting = (
+                f"{name('weighting')}=fixed" if not self.candidates else f"{name('candidates')}=0"
+            )
             raise ValueError(
                 f"{name('windows')}={windows}: points and weights stay as they are in windows, so "
-                f"set {name('candidates')}=0 and {name('weighting')}=fixed"
+                f"set {setting}"
             )
         if self.candidates and self.weighting == "attention":
             raise ValueError(

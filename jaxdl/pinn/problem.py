@@ -92,6 +92,28 @@ class Problem(NamedTuple):
         return {n: r for n, r in rules.items() if isinstance(r, Points) and not r.fixed}
 
 
+def check_constraint(problem: Problem, points: Num[AnyArray, "n d"]) -> None:
+    """Raise ValueError for a constraint that is not a function of points to an offset and a factor,
+    each one number, [n, 1] or [n, fields]."""
+    if problem.constraint is None:
+        return
+    example = "such as `lambda p: (u0(p[:, 1:]), p[:, :1])`"
+    if not callable(problem.constraint):
+        raise ValueError(f"constraint= must be a function, {example}")
+    parts = problem.constraint(jnp.asarray(points))
+    if not isinstance(parts, tuple) or len(parts) != 2:
+        raise ValueError(f"constraint= must return offset and factor, {example}")
+    fields = len(problem.fields)
+    for name, part in zip(("offset", "factor"), parts, strict=True):
+        shape = list(jnp.shape(part))
+        if shape and shape not in ([a, b] for a in (1, len(points)) for b in (1, fields)):
+            size = f"[{len(points)}, {fields}]"
+            raise ValueError(
+                f"constraint=: at {len(points)} points its {name} has shape {shape}; it must be "
+                f"{size}, {example}"
+            )
+
+
 def scaled(domain: Domain) -> Function:
     """The default features of a network: coordinates, each from -1 to 1."""
     low, high = np.array(list(domain.values()), float).T[:, None]

@@ -30,7 +30,7 @@ from jaxdl.pinn import judgement, objective
 from jaxdl.pinn.derivatives import Derive, Function, canonical, closed, floating, forward_mode
 from jaxdl.pinn.judgement import Heldout
 from jaxdl.pinn.objective import Sample
-from jaxdl.pinn.problem import Ansatz
+from jaxdl.pinn.problem import Ansatz, check_constraint
 from jaxdl.pinn.residual import evaluate
 from jaxdl.pinn.sampling import Points, draw
 from jaxdl.types import AnyArray, Collections, Params, PyTree
@@ -106,6 +106,8 @@ class TimeWindows:
 
     def __post_init__(self) -> None:
         problem = self.ansatz.problem
+        if not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"windows: {self.count!r} is not a number of windows")
         if "t" not in problem.domain:
             raise ValueError("windows need a coordinate named t")
         self._check_constraint()
@@ -121,6 +123,7 @@ class TimeWindows:
     def _check_constraint(self) -> None:
         domain, constraint = self.ansatz.problem.domain, self.constraint
         points = floating(draw(Points(64), domain, "sobol", 0))
+        check_constraint(self.ansatz.problem, points)
         first, last = (points.at[:, self.time].set(t) for t in domain["t"])
         if not np.allclose(constraint(points)[0], constraint(first)[0]):
             raise ValueError("windows: the constraint's offset, the start, must not depend on t")
@@ -252,7 +255,7 @@ class TimeWindows:
                 ones = {term: jnp.ones(len(points)) for term, points in window[1].items()}
                 return objective.loss(self.window_ansatz, window[0], Sample(window[1], ones), block)
 
-            by_window = {t: self._points_by_window(networks, p) for t, p in points.items()}
+            by_window = {t: self._by_window(networks, p) for t, p in points.items()}
             values = lax.map(loss, (networks, by_window))
             reached = jnp.arange(self.count) <= number
             return jax.tree.map(lambda x: jnp.mean(x, where=reached), values)
@@ -263,8 +266,7 @@ class TimeWindows:
         end = self.first + (number + 1) * self.length * (1 + 1e-9)
         until_end = (jnp.asarray(heldout.points)[:, self.time] <= end)[:, None]
         exact = jnp.where(until_end, heldout.solution, 0)
-        solution = self.solution(params, collections, heldout.points)
-        error = jnp.where(until_end, solution, 0) - exact
+        error = jnp.where(until_end, self.solution(params, collections, heldout.points), 0) - exact
         return {
             "train_loss": train,
             "heldout_loss": heldout_loss,
@@ -277,7 +279,7 @@ class TimeWindows:
         self, params: Params, collections: Collections, points: Float[AnyArray, "n d"]
     ) -> Float[Array, "n f"]:
         """The solution at points of the domain."""
-        points, zeros = jnp.asarray(points), jax.tree.map(jnp.zeros_like, params)
+        points, zeros = floating(points), jax.tree.map(jnp.zeros_like, params)
         start = self.ansatz(zeros, points)
 
         def add(u: Float[Array, "n f"], window: Any) -> tuple[Float[Array, "n f"], None]:
@@ -293,9 +295,7 @@ class TimeWindows:
         """The points of training in all windows, by term."""
         networks, width = collections["windows"].networks, len(self.ansatz.problem.domain)
         return {
-            term: jnp.concatenate(self._points_by_window(networks, self._stretch(points)))[
-                :, :width
-            ]
+            term: jnp.concatenate(self._by_window(networks, self._stretch(points)))[:, :width]
             for term, points in collections["sample"].points.items()
         }
 
@@ -338,9 +338,7 @@ class TimeWindows:
         columns = [jnp.broadcast_to(value, shape) for value in values]
         return jnp.concatenate([points, first, *columns], axis=-1)
 
-    def _points_by_window(
-        self, networks: Params, points: Float[AnyArray, "n d"]
-    ) -> Float[Array, "w n _"]:
+    def _by_window(self, networks: Params, points: Float[AnyArray, "n d"]) -> Float[Array, "w n _"]:
         """Points of the domain, squeezed into each window."""
 
         def move(points: Float[Array, "n _"], params: Params) -> tuple[Array, Array]:

@@ -268,7 +268,10 @@ def test_a_solution_that_nothing_can_be_judged_by_is_refused():
         (["--config.base.weighting=causal", "--config.base.refresh=0"], ("refresh is 0",)),
         (["--config.base.windows=3"], ("heat", "windows need a constraint")),
         (
-            ["--config.base.windows=3", "--config.base.weighting=causal"],
+            [
+                f"--config.base.{own}"
+                for own in ("problem=burgers", "windows=3", "weighting=causal")
+            ],
             ("config.base.windows=3", "config.base.weighting=fixed"),
         ),
         (["--config.seeds=0"], ("config.seeds", "at least 1")),
@@ -314,6 +317,12 @@ BROKEN = {
             "lambda p: p)", "lambda p: p, constraint=lambda p: (1 / p, p))"
         ),
         ("not finite at point 0 of 25 (t=0)", "features and constraint"),
+    ),
+    "shapes": (
+        SOURCE.format(residual="u.t").replace(
+            "lambda p: p)", "lambda p: p, constraint=lambda p: (1, p[:, 0]))"
+        ),
+        ("constraint=: at 25 points its factor has shape [25]", "[25, 1]"),
     ),
     "text": (SOURCE.format(residual="u.t + 'x'"), ("equation", "text.py, line 6, in equation")),
 }

@@ -228,6 +228,9 @@ def test_trained_one_after_the_other_they_solve_equations_of_two_fields():
         ({"domain": {"x": (-1.0, 1.0), "s": (0.5, 2.0)}}, "coordinate named t"),
         ({"physics": {"k": 1.0}}, "physical parameters"),
         ({"constraint": None}, "need a constraint"),
+        ({"constraint": lambda p: 1.0}, "must return offset and factor"),
+        ({"constraint": lambda p: (1.0, p[:, 0])}, r"its factor has shape \[64\]; .* \[64, 1\]"),
+        ({"constraint": lambda p: (p, p[:, :1])}, r"its offset has shape \[64, 2\]"),
         ({"constraint": lambda p: (p[:, 1:] * p[:, :1], p[:, 1:] - 0.5)}, "not depend on t"),
         ({"constraint": lambda p: (p[:, :1], p[:, 1:])}, "0 at the first time"),
         ({"constraint": lambda p: (p[:, :1], (p[:, 1:] - 0.5) ** 2)}, "grow from the first"),
@@ -241,6 +244,12 @@ def test_trained_one_after_the_other_they_solve_equations_of_two_fields():
 def test_what_cannot_be_divided_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         TimeWindows(Ansatz(PROBLEM._replace(**changes), MLP((5,))), 2)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_the_number_of_windows_is_whole(count, types_unchecked):
+    with pytest.raises(ValueError, match=f"{count} is not a number of windows"):
+        TimeWindows(ANSATZ, count)
 
 
 @pytest.mark.parametrize(

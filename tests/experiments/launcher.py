@@ -52,11 +52,10 @@ class Ended(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """What it says on standard error beside the progress bar."""
+        """What it says on standard error beside progress."""
+        progress = re.compile(r"step\]|step/s\]|: goes on at step ")
         lines = re.split(r"[\r\n]+", self.err)
-        return "\n".join(
-            line for line in lines if line.strip() and "step]" not in line and "step/s]" not in line
-        )
+        return "\n".join(line for line in lines if line.strip() and not progress.search(line))
 
 
 class Launched:

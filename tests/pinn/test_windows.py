@@ -216,10 +216,10 @@ def test_trained_one_after_the_other_they_solve_equations_of_two_fields():
         params = train(params, collections["sample"])
         twice = trees.stack([params, params]), trees.stack([collections, collections])
         errors = judge(*twice, heldout)["rel_l2"]
-        assert errors[0] == errors[1] < 2e-3
+        assert errors[0] == errors[1] < 5e-3
     values = windows.solution(params, collections, heldout.points)
     expected = exact(heldout.points)
-    assert np.linalg.norm(values - expected) < 2e-3 * np.linalg.norm(expected)
+    assert np.linalg.norm(values - expected) < 5e-3 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(

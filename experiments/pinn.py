@@ -244,8 +244,8 @@ class Physics(Study):
         for solver, trained in self.trained.items():
             states, _ = trained.population()
             values = solver.judge(states.params, states.collections, solver.heldout)
-            seconds = trainer.clock.by_population[solver.group.name] / in_turn
             values = trees.unstack(to_host(values))
+            seconds = trainer.clock.by_population[solver.group.name] / in_turn
             for network, value in zip(solver.group.networks, values, strict=False):
                 judged = (math.nan if network in diverged else float(value[key]) for key in JUDGED)
                 results.append(reporting.Result(*network, *judged, solver.steps, seconds))

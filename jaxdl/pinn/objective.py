@@ -171,12 +171,10 @@ class Refresh(NamedTuple):
             raise ValueError(f"unknown weighting {self.weighting!r}: choose one of {choices}")
         candidates = f"{name('candidates')}={self.candidates}"
         if self.changes and windows > 1:
-            setting = (
-                f"{name('weighting')}=fixed" if not self.candidates else f"{name('candidates')}=0"
-            )
+            field, value = ("candidates", 0) if self.candidates else ("weighting", "fixed")
             raise ValueError(
                 f"{name('windows')}={windows}: points and weights stay as they are in windows, so "
-                f"set {setting}"
+                f"set {name(field)}={value}"
             )
         if self.candidates and self.weighting == "attention":
             raise ValueError(

@@ -293,11 +293,14 @@ class TimeWindows:
 
     def points(self, collections: Collections) -> dict[str, Float[Array, "_ d"]]:
         """The points of training in all windows, by term."""
-        networks, width = collections["windows"].networks, len(self.ansatz.problem.domain)
-        return {
-            term: jnp.concatenate(self._by_window(networks, self._stretch(points)))[:, :width]
-            for term, points in collections["sample"].points.items()
-        }
+        width, shifts = len(self.ansatz.problem.domain), self.length * jnp.arange(self.count)
+
+        def everywhere(points: Float[AnyArray, "n _"]) -> Float[Array, "_ d"]:
+            passed, places = points[:, width] - self.first, jnp.asarray(points[:, :width])
+            moved = [places.at[:, self.time].add(shift - passed) for shift in shifts]
+            return jnp.concatenate(moved)
+
+        return {term: everywhere(points) for term, points in collections["sample"].points.items()}
 
     def _networks(self, params: Params, collections: Collections) -> Params:
         """Parameters of all windows, of the one in training these."""

@@ -53,7 +53,7 @@ class Ended(NamedTuple):
     @property
     def complaint(self) -> str:
         """What it says on standard error beside progress."""
-        progress = re.compile(r"step\]|step/s\]|: goes on at step ")
+        progress = re.compile(r"step\]|step/s\]|: goes on at step [\d,]+ of [\d,]+\s*$")
         lines = re.split(r"[\r\n]+", self.err)
         return "\n".join(line for line in lines if line.strip() and not progress.search(line))
 

@@ -106,7 +106,7 @@ DEADLY = """
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param((12, 140), id="twice"),
+        pytest.param((12, 2.5, 140), id="three times"),
         pytest.param(
             (1.5, 12, 75, 2.5, 140, 35, 3.5, 100, 55), id="nine times", marks=pytest.mark.slow
         ),

@@ -269,8 +269,9 @@ def test_a_solution_that_nothing_can_be_judged_by_is_refused():
         (["--config.base.windows=3"], ("heat", "windows need a constraint")),
         (
             [
-                f"--config.base.{own}"
-                for own in ("problem=burgers", "windows=3", "weighting=causal")
+                "--config.base.problem=burgers",
+                "--config.base.windows=3",
+                "--config.base.weighting=causal",
             ],
             ("config.base.windows=3", "config.base.weighting=fixed"),
         ),

@@ -193,8 +193,12 @@ def _any_process(value: bool) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a message of Orbax or TensorStore, its long paths shortened."""
+    """The first line of a message of Orbax or TensorStore, its long paths shortened.
+
+    TensorStore appends its whole specification and the system's error number in brackets.
+    """
     line = next(iter(str(error).splitlines()), type(error).__name__)
+    line = re.sub(r" \[\w+='.*", "", line)
     return re.sub(r'"/[^"]*/([^"/]*)"', r'"\1"', line)[:300]
 
 

@@ -1,20 +1,34 @@
 """What all tests share: types checked, eight devices on any machine, a cache of their own."""
 
 import gc
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import beartype
 import jax
 import jaxtyping
 import pytest
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
+_CHECKS: dict[tuple[str, ...], Callable] = {}
+
+
+def held_to_types(function: Callable) -> Callable:
+    """beartype's check of a signature, made once: a function within another is made anew at each
+    call of that one. (That an int will do for a float is PEP 484's rule, which it has to be asked
+    for.)"""
+    key = function.__module__, function.__qualname__, str(inspect.signature(function))
+    if key not in _CHECKS:
+        configuration = beartype.BeartypeConf(is_pep484_tower=True)
+        _CHECKS[key] = beartype.beartype(conf=configuration)(function)
+    return _CHECKS[key]
+
+
 # Before anything imports it: in the tests every call is held to the annotated types and shapes.
-# (That an int will do for a float is PEP 484's rule, which beartype has to be asked for.)
-jaxtyping.install_import_hook(
-    "jaxdl", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+jaxtyping.install_import_hook("jaxdl", "tests.conftest.held_to_types")
 
 # Before any test file touches a device. A machine with a GPU runs the suite on its CPU unless told
 # otherwise, so that everyone tests the same.

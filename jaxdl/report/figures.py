@@ -58,7 +58,7 @@ def save(
     figure.savefig(drawn, format="png", pil_kwargs=quick, **options)
     image = Image.open(drawn).convert("RGB")
     if not full_colour:
-        image = image.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+        image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     image.save(content, "PNG")
     write_atomically(path, content.getvalue())
 

@@ -33,7 +33,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     )
     config.beside_published = True
     config.seeds = 3
-    config.model = "dann_mnist"  # dann_digits, dann_svhn, dann_gtsrb
+    config.model = "dann_mnist"  # dann_digits, dann_svhn, dann_gtsrb; or your own, module:function
 
     # How a network is trained, unless its method says otherwise.
     config.base = ConfigDict()

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.dann import get_config
-from experiments.harness import classification, datasets, recipe
+from experiments.harness import classification, datasets, recipe, user_functions
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, OneOf, Settings
@@ -29,6 +29,7 @@ from jaxdl.adaptation import ADVERSARIES, DOMAINS, TERMS
 from jaxdl.data import augment, preparation
 from jaxdl.data.source import Split
 from jaxdl.nn.models import ADVERSARIAL_MODELS
+from jaxdl.nn.models.adversarial import AdversarialNet
 from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
 from jaxdl.report import dann as reporting
@@ -49,7 +50,7 @@ NUMBERS = ("reversal", "radius", "threshold", "range", "rate", "weight_decay")
 HELD_OUT = 1000  # images of each domain that networks are examined with
 
 SETTINGS = Settings(
-    {"model": OneOf(tuple(ADVERSARIAL_MODELS)), "feed": OneOf(FEEDS), **classification.COUNTS},
+    {"feed": OneOf(FEEDS), **classification.COUNTS},
     free=("options", "methods"),
     computing=("workers",),
 )
@@ -77,13 +78,7 @@ class Network(NamedTuple):
 
 def check(config: ConfigDict) -> dict[str, declared.Method]:
     """All methods; ValueError where settings do not go together."""
-    names = {config[domain].name for domain in DOMAINS}
-    seeds = [config[domain].options.get("seed", 0) for domain in DOMAINS]
-    if names <= {"digits", "digits_m"} and seeds[0] != seeds[1]:
-        raise ValueError(
-            f"config.source.options.seed={seeds[0]}, config.target.options.seed={seeds[1]}: digits "
-            "and digits_m need the same seed, or test digits of the one train the other"
-        )
+    datasets.check_seeds(config, DOMAINS)
     methods = declared.methods(config, METHOD)
     for name, (settings, sections) in methods.items():
         views = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
@@ -134,7 +129,8 @@ class Adaptation(classification.DataStudy):
     fields: ClassVar = {domain: f"{domain}_accuracy" for domain in DOMAINS}
 
     def __init__(self, config: ConfigDict):
-        self.config = config
+        self.config, table = config, ADVERSARIAL_MODELS
+        self.model = user_functions.function_named(config.model, table, "config.model", "model")
         self.methods = {name: method.settings for name, method in check(config).items()}
         self.sources = {
             domain: datasets.load(config[domain], f"config.{domain}", unlabelled=domain == "target")
@@ -166,16 +162,22 @@ class Adaptation(classification.DataStudy):
 
         self.members = self.make_members(names, alike, self.make, partial(Network, self.pair))
 
+    def make_network(self, settings: Mapping[str, Any]) -> AdversarialNet:
+        """The network of a method; ValueError where the user's own function makes none."""
+        options = {name: settings[name] for name in ("padding", "dropout")}
+        options["start"] = STARTS[settings["start"]]
+        with user_functions.blame(f"config.model={self.config.model}", self.model, shipped=False):
+            network = self.model(len(self.sources["source"].class_names), **options)
+            user_functions.check_result(network, AdversarialNet)
+        return network
+
     def make(self, method: str) -> tuple[Program, classification.Starter]:
         """The program of a method, and the initialization of its networks."""
         settings, terms = self.methods[method], terms_of(self.methods[method])
         conditional, path = "conditional" in terms, f"config.model={self.config.model}"
-        model = ADVERSARIAL_MODELS[self.config.model](
-            len(self.sources["source"].class_names),
-            start=STARTS[settings["start"]],
-            **{name: settings[name] for name in ("padding", "dropout")},
-        )
-        join = {"join": adaptation.joined} if conditional else {}
+        model, join = self.make_network(settings), {}
+        if conditional:
+            join["join"] = adaptation.joined
         init, _ = self.initializer(model, self.image_shape(settings["size"]), path, **join)
         rule = recipe.update_rule(settings)
 
@@ -193,11 +195,8 @@ class Adaptation(classification.DataStudy):
         return program, classification.starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
-        """The examples, numbers and random key of a member of a population.
-
-        Networks of one seed, of any method, have the same initial values in layers of the same
-        shape, and see the same source images in the same order.
-        """
+        """The examples, numbers and random key of a member; networks of one seed begin with the
+        same values in layers of the same shape, and see the same source images in one order."""
         settings, domains = self.methods[method], trains_on(self.methods[method])
         longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
         return {

@@ -22,7 +22,7 @@ from experiments.transferability import donor_of
 from jaxdl import adaptation, transfer
 from jaxdl.data import encoded, preparation
 from jaxdl.data.batches import normalize
-from jaxdl.nn.models import ADVERSARIAL_MODELS, MODELS
+from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
@@ -192,9 +192,7 @@ def _transferability(study: DataStudy, network: Any, variables: Load) -> Classif
 
 def _dann(study: DataStudy, network: Any, variables: Load) -> Classifier:
     settings, domains = study.methods[network.method], study.sources
-    model = ADVERSARIAL_MODELS[study.config.model](
-        len(domains["source"].class_names), padding=settings["padding"]
-    )
+    model = study.make_network(settings)
     means = preparation.mean_colours(domains.values())
     centred = preparation.centred(settings["subtract"], settings["size"])
     hyper = {"means": means, "range": np.float32(settings["range"])}

@@ -28,7 +28,6 @@ from experiments import dann
 from experiments.harness.study import describe_omissions, make_study
 from jaxdl import adaptation, trees, validation
 from jaxdl.data import sources
-from jaxdl.nn.models.adversarial import dann_digits
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.feed import make_feed
 from jaxdl.train.groups import make_groups
@@ -44,6 +43,7 @@ from tests.experiments.tiny_dann import (
     STEPS,
     archive,
     pictures,
+    small,
     tiny,
 )
 from tests.test_validation import density
@@ -55,7 +55,7 @@ RECORDS = ("config.json", "run.json", "metrics.jsonl", "report.md", "report.html
 FILES = {*RECORDS, "checkpoints", *TABLES, *FIGURES}
 REST = ("mmd", "coral", "entropy", "vat_source", "vat_target", "consistency")
 
-NETWORK = dann_digits(4)
+NETWORK = small(4)
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +383,9 @@ def test_a_source_without_labels(start, unlabelled, tmp_path):
         (["--config.base.optimiser=adam"], ["is it config.base.optimizer? configs/dann.py"]),
         (["--config.base.optimizer=best"], ["optimizer", "'best'", "momentum", "muon"]),
         (["--config.model=dann_gtsrb"], ["config.model=dann_gtsrb on images of 12"]),
-        (["--config.base.size=4"], ["config.model=dann_digits on images of 4"]),
+        (["--config.base.size=4"], ["config.model=tests.experiments.tiny_dann:small on images of 4"]),
+        (["--config.model=builtins:bool"], ["config.model=builtins:bool: TypeError: bool()"]),
+        (["--config.model=unittest.mock:Mock"], ["returns Mock", "adversarial.AdversarialNet"]),
         (["--config.source.name=none"], ["unknown data set 'none'"]),
         (["--config.target.options.path=/nowhere.npz"], ["/nowhere.npz"]),
     ],
@@ -451,7 +453,7 @@ def test_unknown_pair(start, tmp_path):
 def test_every_variant_is_read(variant, start, tmp_path):
     """So far as to see that there is no such network."""
     ended = start(tmp_path, "--config.model=none", config=f"configs/dann.py:{variant}").wait()
-    assert_refused(ended, "config.model: 'none' is not one of dann_")
+    assert_refused(ended, "config.model: there is no model 'none': name one of dann_")
 
 
 # What the steps may know.

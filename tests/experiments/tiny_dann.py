@@ -6,6 +6,8 @@ Launched studies import it, hence a module of its own, without what the tests ne
 import numpy as np
 
 from configs.dann import get_config
+from jaxdl.nn.models.adversarial import AdversarialNet
+from jaxdl.nn.models.convnet import Conv
 
 SEEDS, STEPS, DISPATCH, BATCH = 2, 8, 2, 4
 PAIR = "tiny_to_inverted"
@@ -41,10 +43,17 @@ def archive(path, domain, classes=4, permuted=False):
     return path
 
 
+def small(classes, *, padding="VALID", **options):
+    """A network that compiles quickly."""
+    return AdversarialNet(
+        (Conv(8, kernel=5, padding=padding, pool=2),), (8,), (8,), classes, **options
+    )
+
+
 def tiny(folder):
     """The study's configuration with the archives of a folder."""
     config = get_config()
-    config.pair, config.seeds = PAIR, SEEDS
+    config.pair, config.seeds, config.model = PAIR, SEEDS, f"{__name__}:small"
     config.base.update({"steps": STEPS, "batch": BATCH, "rate": 0.02})
     config.steps_per_dispatch, config.seconds_between_saves = DISPATCH, 1e9
     config.evaluation_batch = 8

@@ -18,8 +18,9 @@ NEW = WINE["validation"]["features"]
 
 
 def make(name, count=0, x=X, targets=None):
-    """The map, fitted and compiled."""
-    return jax.jit(make_features(name, x, targets, count))
+    """The map, fitted and compiled; to NumPy's arrays."""
+    fitted = jax.jit(make_features(name, x, targets, count))
+    return lambda x: np.asarray(fitted(x))
 
 
 def assert_equals(ours, pipeline, new, rtol=1e-3):
@@ -41,7 +42,9 @@ def test_standardized_columns_and_components_are_scikit_learns(count):
 
 def test_the_kernel_and_polar_maps_are_those_of_their_formulas():
     x, new = X[:, :2] - 5, NEW[:, :2] - 5
-    products = np.asarray(kernel(x)) @ np.asarray(kernel(new)).T
+    both = jax.jit(lambda *arrays: [kernel(a) for a in arrays])
+    ours, ours_new = map(np.asarray, both(x, new))
+    products = ours @ ours_new.T
     np.testing.assert_allclose(products, (x @ new.T) ** 2, rtol=1e-4)
     squares = PolynomialFeatures((2, 2), include_bias=False)  # without √2, which is no matter then
     assert_equals(make("kernel", x=x)(new), make_pipeline(squares, StandardScaler()).fit(x), new)
@@ -66,7 +69,7 @@ def test_independent_components_are_the_signals_that_were_mixed():
     assert abs(np.corrcoef(signals[:, 0], signed)[0, 1]) > 0.9
     z = StandardScaler().fit(x)
     ica = FastICA(whiten="unit-variance", w_init=np.eye(10), max_iter=1000).fit(z.transform(x))
-    theirs, ours = ica.transform(z.transform(new)), np.asarray(make("ica", x=x)(new))
+    theirs, ours = ica.transform(z.transform(new)), make("ica", x=x)(new)
     similar = np.abs(np.corrcoef(ours.T, theirs.T)[:10, 10:])
     np.testing.assert_allclose(np.sort(similar)[:, -1], 1, atol=1e-3)  # each is one of theirs
     assert sorted(similar.argmax(1)) == list(range(10))
@@ -171,7 +174,7 @@ def test_more_components_than_there_are_are_refused(name, most):
     says = f"11 components: 40 such training examples have {most}"
     with pytest.raises(ValueError, match=says):
         make_features(name, IMAGES, None, 11)
-    assert make_features(name, IMAGES)(IMAGES).shape == (40, most)
+    assert make(name, x=IMAGES)(IMAGES).shape == (40, most)
 
 
 def test_an_l1_penalty_may_select_nothing():

@@ -1,5 +1,7 @@
 """LeCun's networks: counts as published, units against NumPy's one by one."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,14 @@ DIGIT = (16, 16, 1)
 
 
 def numbers(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def drawn(model, x):
+    """Variables for inputs like x, no two leaves alike."""
+    seeds = itertools.count()
+    leaves = jax.eval_shape(model.init, jax.random.key(0), x)
+    return jax.tree.map(lambda leaf: 0.3 * numbers(*leaf.shape, seed=next(seeds)), leaves)
 
 
 def shapes(model, shape):
@@ -131,13 +140,11 @@ def unit_by_unit(layer, params, x):
 )
 def test_networks_are_numpys_unit_by_unit(name, shape):
     model = MODELS[name](3)
-    params, _ = shapes(model, shape)
-    draws = iter(range(100))
-    params = jax.tree.map(lambda leaf: 0.3 * numbers(*leaf.shape, seed=next(draws)), params)
     images = numbers(2, *shape)
-    outputs = jax.jit(model.apply)({"params": params}, images)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    for x, output in zip(np.asarray(images, np.float64), outputs, strict=True):
+    variables = drawn(model, images)
+    outputs = np.asarray(jax.jit(model.apply)(variables, images))
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables["params"])
+    for x, output in zip(images.astype(np.float64), outputs, strict=True):
         if name == "lenet5":
             x = np.pad(x, ((2, 2), (1, 1), (0, 0)), mode="edge")
         for i, layer in enumerate(model.layers):
@@ -187,8 +194,9 @@ def test_maps_shift_with_their_images_and_locally_connected_ones_do_not():
     images = numbers(2, 16, 16, 2)
     shifted = np.roll(images, (2, 4), (1, 2))  # one and two units
     for layer, equal in ((Maps(2, 5, ((0,), (1,))), True), (Local(2, 5), False)):
-        params = jax.jit(layer.init)(jax.random.key(0), images)
-        y, moved = (np.asarray(jax.jit(layer.apply)(params, x)) for x in (images, shifted))
+        variables, apply = drawn(layer, images), jax.jit(layer.apply)
+        variables["params"]["bias"][:] = 0  # of each unit its own
+        y, moved = (np.asarray(apply(variables, x)) for x in (images, shifted))
         difference = np.abs(moved[:, 2:-1, 3:-1] - y[:, 1:-2, 1:-3])
         assert (difference.max() < 1e-5) == equal
 
@@ -208,15 +216,14 @@ def test_stretches_are_the_whole():
     model, x = MODELS["net3"](10), numbers(2, *DIGIT)
 
     @jax.jit
-    def everything(key):
-        variables = model.init(key, x)
+    def everything(variables, x):
         parts = []
         for n in range(4):
             below, above = cut(variables, n)
             parts.append(model.apply(above, model.apply(below, x, stop=n), start=n))
         return model.apply(variables, x), parts
 
-    whole, parts = everything(jax.random.key(0))
+    whole, parts = everything(drawn(model, x), x)
     for part in parts:
         np.testing.assert_allclose(part, whole, atol=1e-6)
 
@@ -225,7 +232,7 @@ def test_members_may_differ_in_dropout_which_is_of_training_only():
     """As of lenet5 and zip_code, of two dense layers."""
     model = Stack((nn.Dense(8), nn.Dense(3)), activation=squash)
     x, key = numbers(3, 5), jax.random.key(1)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = drawn(model, x)
 
     def everything(rate):
         network = model.clone(dropout=rate)
@@ -255,7 +262,7 @@ def test_squash_is_one_at_one():
 def test_a_stack_of_dense_layers_takes_features_and_images():
     model, images = MODELS["net2"](3), numbers(2, 4, 4, 1)
     assert isinstance(model, Stack)
-    variables, apply = jax.jit(model.init)(jax.random.key(0), images), jax.jit(model.apply)
+    variables, apply = drawn(model, images), jax.jit(model.apply)
     outputs = apply(variables, images)
     assert outputs.shape == (2, 3)
     np.testing.assert_array_equal(apply(variables, np.reshape(images, (2, 16))), outputs)

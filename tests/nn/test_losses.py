@@ -17,12 +17,14 @@ def softmax(logits):
 
 def test_distillation_follows_its_formula_also_where_the_temperature_is_traced():
     temperatures = np.array([1, 2.5, 8], np.float32)
-    losses = jax.vmap(distillation, (None, None, 0))(STUDENT, TEACHER, temperatures)
-    for t, ours in zip(temperatures, losses, strict=True):
+    logits = STUDENT, TEACHER
+    losses = jax.jit(jax.vmap(distillation, (None, None, 0)))(*logits, temperatures)
+    constant = jax.jit(lambda *a: [distillation(*a, float(t)) for t in temperatures])(*logits)
+    for t, ours in zip(temperatures, zip(losses, constant, strict=True), strict=True):
         expected = -np.sum(softmax(TEACHER / t) * np.log(softmax(STUDENT / t)), -1) * t**2
-        np.testing.assert_allclose(ours, expected, rtol=1e-5)
-        np.testing.assert_allclose(distillation(STUDENT, TEACHER, float(t)), expected, rtol=1e-5)
-    half = distillation(jnp.asarray(STUDENT, jnp.bfloat16), jnp.asarray(TEACHER, jnp.bfloat16), 2.5)
+        for loss in ours:
+            np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    half = jax.jit(distillation)(*(a.astype(jnp.bfloat16) for a in logits), 2.5)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, losses[1], rtol=0.05)
 

@@ -15,7 +15,7 @@ from sklearn.calibration import calibration_curve
 from jaxdl.nn import metrics
 
 SEEDS = st.integers(0, 2**32 - 1)
-SIZES = st.sampled_from([1, 2, 7, 40])  # few shapes: each is compiled once
+SIZES = st.sampled_from([1, 2, 40])  # few shapes: each is compiled once
 
 
 def drawn(seed, n, classes):
@@ -108,14 +108,14 @@ def test_top_k_is_scikit_learns_and_ties_go_to_the_lower_class(seed, top):
     hits = correct_among(tied, labels, top)
     np.testing.assert_array_equal(hits, (first == labels[:, None]).any(1))
     if top == 1:
-        plain = metrics.correct(jnp.asarray(tied), jnp.asarray(labels))
+        plain = jax.jit(metrics.correct)(tied, labels)
         np.testing.assert_array_equal(hits, plain)
 
 
 def test_top_k_needs_so_many_classes():
     for top in (0, 4):
         with pytest.raises(ValueError, match=f"top={top} of 3 classes: choose from 1"):
-            metrics.correct_among(jnp.zeros((2, 3)), jnp.zeros(2, int), top)
+            metrics.correct_among(np.zeros((2, 3), np.float32), np.zeros(2, int), top)
 
 
 @jax.jit
@@ -147,8 +147,8 @@ def test_roc_and_the_area_under_it_are_scikit_learns(seed, n, ties, weighted):
 
 
 def test_the_area_of_scores_that_are_not_numbers_is_not_one():
-    scores, positive = jnp.array([0.1, jnp.nan, 0.3]), jnp.array([False, True, True])
-    assert jnp.isnan(metrics.roc_auc(scores, positive))
+    scores, positive = np.array([0.1, np.nan], np.float32), np.array([False, True])
+    assert np.isnan(roc(scores, positive, None)[1])
 
 
 @partial(jax.jit, static_argnums=2)
@@ -158,7 +158,7 @@ def calibration(confidence, right, bins):
     return sums, metrics.calibration_error(sums)
 
 
-@given(SEEDS, SIZES, st.sampled_from([1, 5, 10]))
+@given(SEEDS, SIZES, st.sampled_from([1, 10]))
 def test_bins_are_those_of_scikit_learns_calibration_curve(seed, n, bins):
     rng = np.random.default_rng(seed)
     confidence = rng.choice([rng.random(n), np.round(rng.random(n), 1)]).astype(np.float32)
@@ -180,16 +180,17 @@ def test_bins_are_those_of_scikit_learns_calibration_curve(seed, n, bins):
 
 
 def test_a_confidence_on_an_edge_is_in_the_lower_bin_and_a_mask_leaves_out():
-    confidence = jnp.array([0.0, 0.5, 1.0, 0.75])
-    right, mask = jnp.array([True, False, True, True]), jnp.array([True, True, True, False])
-    sums = metrics.calibration_bins(confidence, right, 2, mask)
+    confidence = np.array([0, 0.5, 1, 0.75], np.float32)
+    right, mask = np.array([True, False, True, True]), np.array([True, True, True, False])
+    sums = jax.jit(metrics.calibration_bins, static_argnums=2)(confidence, right, 2, mask)
     np.testing.assert_array_equal(sums, [[2, 0.5, 1], [1, 1, 1]])
 
 
 regression_sums = jax.jit(metrics.regression_sums)
+rmse, mae, r2 = jax.jit(metrics.rmse), jax.jit(metrics.mae), jax.jit(metrics.r2)
 
 
-@given(SEEDS, st.sampled_from([2, 7, 40]), st.sampled_from([0.0, 100.0]))
+@given(SEEDS, st.sampled_from([2, 40]), st.sampled_from([0.0, 100.0]))
 def test_errors_of_regression_are_scikit_learns_and_add_up(seed, n, mean):
     rng = np.random.default_rng(seed)
     targets = (mean + rng.normal(size=n)).astype(np.float32)
@@ -201,22 +202,22 @@ def test_errors_of_regression_are_scikit_learns_and_add_up(seed, n, mean):
         regression_sums(predictions[some], targets[some], mask[some], origin=mean)
         for some in (slice(0, n // 2), slice(n // 2, n))
     ]
-    sums = jax.tree.map(jnp.add, *half)
+    sums = jax.tree.map(np.add, *jax.device_get(half))
     t, y = targets[mask].astype(float), predictions[mask].astype(float)
     for ours, theirs in (
-        (metrics.rmse, sklearn_metrics.root_mean_squared_error),
-        (metrics.mae, sklearn_metrics.mean_absolute_error),
-        (metrics.r2, sklearn_metrics.r2_score),
+        (rmse, sklearn_metrics.root_mean_squared_error),
+        (mae, sklearn_metrics.mean_absolute_error),
+        (r2, sklearn_metrics.r2_score),
     ):
         np.testing.assert_allclose(ours(sums), theirs(t, y), rtol=2e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
 def test_constant_targets_have_the_coefficient_1_or_0(value):
-    targets = jnp.full(7, value)
-    for offset, expected in ((0.0, 1.0), (1.0, 0.0)):
-        sums = metrics.regression_sums(targets + offset, targets)
-        assert metrics.r2(sums) == expected
+    targets = np.full(7, value, np.float32)
+    for offset, expected in ((0, 1), (1, 0)):
+        sums = regression_sums(targets + offset, targets)
+        assert r2(sums) == expected
         if value != 0.1:  # of which scikit-learn's own mean is rounded
             assert sklearn_metrics.r2_score(targets, targets + offset) == expected
 
@@ -224,7 +225,7 @@ def test_constant_targets_have_the_coefficient_1_or_0(value):
 def test_all_of_them_are_compiled_and_mapped_over_networks():
     """The same with a leading axis, under jit and vmap."""
     rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(size=(3, 12, 2)), jnp.float32)
+    logits = rng.normal(size=(3, 12, 2)).astype(np.float32)
     labels, mask = jnp.asarray(rng.integers(0, 2, 12)), jnp.asarray(rng.random(12) < 0.7)
 
     def figures(logits):

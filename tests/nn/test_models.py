@@ -103,13 +103,13 @@ def test_layers_are_named_for_their_depth(images):
 )
 def test_networks_by_name_have_as_many_layers_as_they_say(name, size):
     model = MODELS[name](7)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *size), np.float32))
     logits, _ = jax.eval_shape(
         lambda variables, x: model.apply(
             variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
         ),
         shapes,
-        jnp.zeros((2, *size)),
+        np.zeros((2, *size), np.float32),
     )
     assert logits.shape == (2, 7)
     assert len(layers(shapes)) == model.depth
@@ -117,7 +117,7 @@ def test_networks_by_name_have_as_many_layers_as_they_say(name, size):
 
 def test_the_network_of_pairs_has_the_parameters_of_jordans():
     """1.97 million, of 10 classes, by its paper; ours has no whitening bias of 24."""
-    x = jnp.zeros((1, 32, 32, 3))
+    x = np.zeros((1, 32, 32, 3), np.float32)
     params = jax.eval_shape(MODELS["pairs_net"](10).init, jax.random.key(0), x)["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == pytest.approx(1.97e6, abs=5e3)
 
@@ -129,7 +129,7 @@ def test_the_network_of_pairs_has_the_parameters_of_jordans():
     [(16, (6, 2, 2, 1)), (28, (12, 5, 5, 2)), (32, (14, 6, 6, 3)), (64, (30, 14, 14, 7))],
 )
 def test_cifar_net_on_images_of_several_sizes(side, sides):
-    model, x = MODELS["cifar_net"](10), jnp.zeros((1, side, side, 3))
+    model, x = MODELS["cifar_net"](10), np.zeros((1, side, side, 3), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
     for n, (s, channels) in enumerate(zip(sides, (24, 32, 48, 48), strict=True), 1):
         h = jax.eval_shape(lambda v, x, n=n: model.apply(v, x, stop=n), shapes, x)
@@ -226,12 +226,12 @@ def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():
     @jax.jit
     def everything(key, x):
         variables = model.init(key, x)
-        parts = [
-            model.apply(cut(variables, n)[1], model.apply(cut(variables, n)[0], x, stop=n), start=n)
-            for n in (1, 2, 3)
-        ]
-        hidden = [model.apply(variables, x, stop=n) for n in (1, 2)]
-        return variables, model.apply(variables, x), parts, hidden
+        parts, hidden = [], []
+        for n in (1, 2, 3):
+            below, above = cut(variables, n)
+            hidden.append(model.apply(below, x, stop=n))
+            parts.append(model.apply(above, hidden[-1], start=n))
+        return variables, model.apply(variables, x), parts, hidden[:2]
 
     variables, whole, parts, hidden = everything(jax.random.key(0), x)
     for part in parts:
@@ -274,8 +274,10 @@ def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():
 @pytest.mark.parametrize("spec", [Conv(4, pool=2), Conv(4, kernel=2, pool=3, pool_stride=2)])
 def test_pooling_before_bias_and_relu_changes_neither_values_nor_gradients(spec, level):
     layer = ConvLayer(spec, Start(level=level))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9, 9, 2)), jnp.float32)
-    variables = jax.jit(layer.init, static_argnums=2)(jax.random.key(0), x, False)
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s) for s in ((3, 9, 9, 2), (spec.kernel, spec.kernel, 2, 4)))
+    variables = {"params": {"kernel": kernel / 4, "bias": np.full(4, level)}}
+    variables, x = jax.tree.map(np.float32, (variables, x))
 
     def plain(variables, x):
         p, window = variables["params"], (1, spec.pool, spec.pool, 1)
@@ -289,9 +291,9 @@ def test_pooling_before_bias_and_relu_changes_neither_values_nor_gradients(spec,
         y, back = jax.vjp(fn, variables, x)
         return y, back(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    ours = jax.jit(lambda *a: everything(lambda v, x: layer.apply(v, x, False), *a))(variables, x)
-    theirs = jax.jit(lambda *a: everything(plain, *a))(variables, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+    ways = (lambda v, x: layer.apply(v, x, False)), plain
+    both = jax.jit(lambda *a: [everything(way, *a) for way in ways])(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both)
 
 
 def test_glorot_is_uniform_by_fan_in_and_fan_out():
@@ -370,7 +372,9 @@ def test_members_may_differ_in_their_dropout():
     rates = (0.0, 0.25, 0.5, 1.0)
     model = ConvNet((), (8, 8), 3)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)), jnp.float32)
-    variables, key = jax.jit(model.init)(jax.random.key(0), x), jax.random.key(7)
+    shapes, key = jax.eval_shape(model.init, jax.random.key(0), x), jax.random.key(7)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda s: np.float32(rng.normal(0, 0.3, s.shape)), shapes["params"])
 
     def value(rate, params):
         network = model.clone(dropout=rate)
@@ -384,7 +388,7 @@ def test_members_may_differ_in_their_dropout():
         together = jax.vmap(gradients, in_axes=(0, None))(traced, params)
         return together, [gradients(rate, params) for rate in rates]
 
-    together, constant = jax.device_get(everything(jnp.asarray(rates), variables["params"]))
+    together, constant = jax.device_get(everything(jnp.asarray(rates), params))
     for i, alone in enumerate(constant):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
             assert np.isfinite(a[i]).all()

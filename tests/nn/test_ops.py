@@ -26,6 +26,10 @@ def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def zeros(shape):
+    return jnp.asarray(np.zeros(shape, np.float32))  # without a program for the shape
+
+
 def plain(x, kernel, stride=1, padding="SAME", groups=1):
     return lax.conv_general_dilated(
         x,
@@ -109,7 +113,7 @@ def test_convolution_is_laxs_in_values_and_gradients(size, window, stride, paddi
     [(20, 5, 4), (20, 8, 4), (19, 8, 1), (64, 40, 2), (6, 2, 3), (125, 5, 25), (3, 8, 1)],
 )
 def test_chunks_are_equal_and_hold_all_examples_in_order(examples, limit, chunks):
-    x = jnp.arange(examples * 3).reshape(examples, 3)
+    x = jnp.asarray(np.arange(examples * 3).reshape(examples, 3))
     (divided,) = ops._chunks(limit, x)
     assert len(divided) == chunks
     np.testing.assert_array_equal(divided.reshape(examples, 3), x)
@@ -154,7 +158,7 @@ def test_the_gradient_of_a_gradient_in_tiles():
             gradient = jax.grad(lambda kernel: jnp.sum(jnp.tanh(convolve(x, kernel))))(kernel)
             return jnp.sum(jnp.square(gradient))
 
-        return jax.jit(jax.grad(squared_gradient))(kernel)
+        return np.asarray(jax.jit(jax.grad(squared_gradient))(kernel))
 
     ours, theirs = slope(convolution), slope(plain)
     assert np.linalg.norm(ours - theirs) < 1e-4 * np.linalg.norm(theirs)
@@ -204,8 +208,9 @@ def test_convolution_by_definition_and_finite_differences():
         return convolution(x, kernel, stride=stride, padding=padding)
 
     arguments = x.astype(np.float32), kernel.astype(np.float32)
-    assert_close(jax.jit(ours)(*arguments), convolve_in_loops(x, kernel, stride, padding))
-    gradients = jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(ours(*a))), (0, 1)))(*arguments)
+    gradient = jax.grad(lambda *a: jnp.sum(jnp.sin(ours(*a))), (0, 1))
+    values, gradients = jax.jit(lambda *a: (ours(*a), gradient(*a)))(*arguments)
+    assert_close(values, convolve_in_loops(x, kernel, stride, padding))
     numeric = (
         differences(lambda at: objective(at, kernel), x),
         differences(lambda at: objective(x, at), kernel),
@@ -248,9 +253,10 @@ def test_convolution_under_vmap_is_a_loop_over_members(over):
         def pick(array, axis, i):
             return array if axis is None else array[i]
 
-        members = [of(plain)(pick(x, over[0], i), pick(kernel, over[1], i)) for i in range(3)]
-        together = jax.tree.map(lambda *m: jnp.stack(m), *members)
-        return jax.vmap(of(convolution), over)(x, kernel), together
+        def member(i):
+            return of(plain)(pick(x, over[0], i), pick(kernel, over[1], i))
+
+        return jax.vmap(of(convolution), over)(x, kernel), lax.map(member, jnp.arange(3))
 
     assert_close(*both(x, kernel))
 
@@ -262,28 +268,26 @@ def test_convolution_under_vmap_is_a_loop_over_members(over):
 )
 def test_convolution_refuses_channels_that_do_not_fit(channels, kernel, groups):
     with pytest.raises(ValueError, match="groups"):
-        convolution(jnp.zeros((1, 5, 5, channels)), jnp.zeros(kernel), groups=groups)
+        convolution(zeros((1, 5, 5, channels)), zeros(kernel), groups=groups)
 
 
 @pytest.mark.usefixtures("types_unchecked")
 def test_convolution_refuses_a_table():
     with pytest.raises(ValueError, match=r"images \[n, h, w, c\], not an array \[5, 7\]"):
-        convolution(jnp.zeros((5, 7)), jnp.zeros((3, 3, 7, 2)))
+        convolution(zeros((5, 7)), zeros((3, 3, 7, 2)))
 
 
 @pytest.mark.usefixtures("types_unchecked")
 @pytest.mark.parametrize("stride", [0, -1, 1.5, (2, 2)])
 def test_convolution_refuses_a_stride_that_is_no_whole_number_from_1(stride):
     with pytest.raises(ValueError, match="give one whole number from 1"):
-        convolution(jnp.zeros((1, 5, 5, 3)), jnp.zeros((3, 3, 3, 2)), stride=stride)
+        convolution(zeros((1, 5, 5, 3)), zeros((3, 3, 3, 2)), stride=stride)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_refuses_an_image_smaller_than_the_kernel(stride):
     with pytest.raises(ValueError, match="kernel"):
-        convolution(
-            jnp.zeros((1, 3, 3, 1)), jnp.zeros((5, 5, 1, 1)), stride=stride, padding="VALID"
-        )
+        convolution(zeros((1, 3, 3, 1)), zeros((5, 5, 1, 1)), stride=stride, padding="VALID")
 
 
 @pytest.mark.parametrize(
@@ -303,20 +307,11 @@ def test_convolution_of_a_divided_batch_and_a_replicated_kernel(ours, theirs, ch
     spec = jax.sharding.PartitionSpec
 
     def gradients(convolve):
-        def loss(kernel, x):
-            return jnp.sum(jnp.sin(convolve(x, kernel)))
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(convolve(*a))), (0, 1))
 
-        both = jax.grad(loss, (0, 1))
-        return jax.jit(both)(kernel, x), jax.jit(
-            jax.shard_map(
-                both,
-                mesh=mesh,
-                in_specs=(spec(), spec("data")),
-                out_specs=(spec(), spec("data")),
-            )
-        )(kernel, x)
-
-    assert_close(gradients(ours)[1], gradients(theirs)[0])
+    specs = spec("data"), spec()
+    divided = jax.shard_map(gradients(ours), mesh=mesh, in_specs=specs, out_specs=specs)
+    assert_close(jax.jit(divided)(x, kernel), jax.jit(gradients(theirs))(x, kernel))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +322,8 @@ def test_depthwise_convolution_is_laxs_in_values_and_gradients(side, width, stri
     x, kernel = normal(0, 3, side, side + 1, 4), normal(1, width, width, 1, 4)
     ours = partial(depthwise_convolution, stride=stride, padding=padding)
     theirs = partial(plain, stride=stride, padding=padding, groups=4)
-    for a, b in zip(*(value_and_gradients(f, x, kernel) for f in (ours, theirs)), strict=True):
+    both = jax.jit(lambda *a: [value_and_gradients(f, *a) for f in (ours, theirs)])
+    for a, b in zip(*both(x, kernel), strict=True):
         assert_close(a, b)
 
 
@@ -351,10 +347,10 @@ def plain_pool(x, window, stride):
 )
 def test_max_pool_is_laxs_in_values_and_gradients_ties_too(size, window, stride):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.integers(0, 3, (4, *size, 2)), jnp.float32)  # most windows have ties
+    x = rng.integers(0, 3, (4, *size, 2)).astype(np.float32)  # most windows have ties
     outputs = ((s - window) // stride + 1 for s in size)
     # Whole numbers add up without rounding, in any order.
-    g = jnp.asarray(rng.integers(-9, 9, (4, *outputs, 2)), jnp.float32)
+    g = rng.integers(-9, 9, (4, *outputs, 2)).astype(np.float32)
 
     @jax.jit
     def both(x, g):
@@ -386,10 +382,8 @@ def test_max_pool_strides_by_its_window_and_works_in_loops():
 
     @jax.jit
     def all_ways(x):
-        ours = of(lambda x: max_pool(x, window=3))
-        alone = [of(lambda x: plain_pool(x, 3, 3))(images) for images in x]
-        alone = jax.tree.map(lambda *m: jnp.stack(m), *alone)
-        return lax.map(ours, x), jax.vmap(ours)(x), alone
+        ours, theirs = of(lambda x: max_pool(x, window=3)), of(lambda x: plain_pool(x, 3, 3))
+        return lax.map(ours, x), jax.vmap(ours)(x), lax.map(theirs, x)
 
     mapped, batched, alone = all_ways(x)
     assert_close(mapped, alone)
@@ -398,7 +392,7 @@ def test_max_pool_strides_by_its_window_and_works_in_loops():
 
 def test_max_pool_refuses_an_image_smaller_than_the_window():
     with pytest.raises(ValueError, match="window of 3 does not fit"):
-        max_pool(jnp.zeros((1, 2, 5, 1)), window=3)
+        max_pool(zeros((1, 2, 5, 1)), window=3)
 
 
 def normalize_in_loops(x, size, alpha, beta):
@@ -422,9 +416,9 @@ def test_response_normalization_by_definition_and_finite_differences(channels, s
     def ours(x):
         return local_response_normalization(x, **options)
 
-    at = jnp.asarray(x, jnp.float32)
-    assert_close(jax.jit(ours)(at), normalize_in_loops(x, **options))
-    gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(ours(x)))))(at)
+    slope = jax.grad(lambda x: jnp.sum(jnp.sin(ours(x))))
+    values, gradient = jax.jit(lambda x: (ours(x), slope(x)))(x.astype(np.float32))
+    assert_close(values, normalize_in_loops(x, **options))
     assert_close(
         gradient, differences(lambda x: np.sum(np.sin(normalize_in_loops(x, **options))), x)
     )
@@ -440,14 +434,17 @@ def test_response_normalization_is_caffes_by_default():
 
 def test_response_normalization_refuses_a_window_without_a_middle():
     with pytest.raises(ValueError, match="window of 4 channels"):
-        local_response_normalization(jnp.zeros((1, 2, 2, 6)), size=4)
+        local_response_normalization(zeros((1, 2, 2, 6)), size=4)
 
 
 def test_gradients_of_a_whole_network_are_autodiffs(monkeypatch):
     """Under jit XLA may compute the pool's input again for the backward pass, and round it
     otherwise; a search for the maximum by equality then loses gradients."""
     model, x = glyph_net(10), normal(0, 32, 20, 20, 1)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
+    variables = jax.tree.map(
+        lambda weights: 0.1 * normal(1, *weights.shape),
+        jax.eval_shape(model.init, jax.random.key(0), x),
+    )
 
     def gradients():
         def loss(params):

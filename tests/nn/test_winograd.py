@@ -81,8 +81,8 @@ def test_convolution_of_tiles_by_its_definition(size, taps, padding):
         return y, *back(g)
 
     with jax.enable_x64(True):
-        y, *ours = jax.jit(lambda *a: gradients(tiled, *a))(x, kernel, g)
-        _, *theirs = jax.jit(lambda *a: gradients(plain, *a))(x, kernel, g)
+        both = jax.jit(lambda *a: (gradients(tiled, *a), gradients(plain, *a)))
+        (y, *ours), (_, *theirs) = both(x, kernel, g)
     np.testing.assert_allclose(y, correlate(x, kernel, padding), atol=1e-11)
     for a, b in zip(jax.device_get(ours), jax.device_get(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-11)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from jaxdl import adaptation as ad
 from jaxdl.nn import losses
@@ -36,7 +37,7 @@ class Tiny:
             case "classify":
                 return x @ p["label_head"]
             case "discriminate":
-                return x @ p["domain_head"]
+                return x @ p["domain_head"][: x.shape[-1]]
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +47,19 @@ def x64():
 
 
 def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+    return np.random.default_rng(seed).normal(size=shape)
 
 
-def parameters(joined=False):
-    width = FEATURES * (CLASSES if joined else 1)
-    shapes = {"encoder": (8, FEATURES), "label_head": (FEATURES, CLASSES), "domain_head": (width,)}
-    return {name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+PARAMS = {
+    "encoder": normal(0, 8, FEATURES),
+    "label_head": normal(1, FEATURES, CLASSES),
+    "domain_head": normal(2, FEATURES * CLASSES),  # as many as the conditional one reads
+}
 
 
 def batch_of(terms):
     """A batch with what these terms need and no more."""
-    source = {"image": normal(3, 6, 2, 2, 2), "label": jnp.asarray([0, 1, 2, 2, 1, 0])}
+    source = {"image": normal(3, 6, 2, 2, 2), "label": np.asarray([0, 1, 2, 2, 1, 0])}
     target = {"image": normal(4, 4, 2, 2, 2) + 0.5}
     if "consistency" in terms:
         target["changed"] = target["image"] + 0.1 * normal(6, 4, 2, 2, 2)
@@ -66,7 +68,7 @@ def batch_of(terms):
 
 def hyper_of(step=50, **weights):
     numbers = {"reversal": 0.6, "radius": 0.8, "threshold": 0.5}
-    return {"weights": WEIGHTS | weights, "step": jnp.int32(step), **numbers}
+    return {"weights": WEIGHTS | weights, "step": np.int32(step), **numbers}
 
 
 def rise_at(step):
@@ -84,16 +86,18 @@ def program(terms):
     return fast(jax.value_and_grad(loss, has_aux=True))
 
 
-def ours(terms, params, step=50, **weights):
+def ours(terms, step=50, **weights):
     """Value, metrics and gradients."""
-    (value, (_, metrics)), gradients = program(terms)(
-        params, {}, batch_of(terms), hyper_of(step, **weights), KEY
+    (value, (_, metrics)), gradients = jax.device_get(
+        program(terms)(PARAMS, {}, batch_of(terms), hyper_of(step, **weights), KEY)
     )
     return value, metrics, gradients
 
 
-def value_and_gradients(fn, params):
-    return fast(jax.value_and_grad(fn))(params)
+@functools.cache
+def value_and_gradients(fn, *args):
+    """Of ``fn(params, *args)``."""
+    return jax.device_get(fast(jax.value_and_grad(lambda params: fn(params, *args)))(PARAMS))
 
 
 def predict(params, images):
@@ -123,7 +127,7 @@ def domain_loss(params, conditional):
             features = jnp.stack(
                 [jnp.outer(f, q).reshape(-1) for f, q in zip(features, p, strict=True)]
             )
-        logits.append(features @ params["domain_head"])
+        logits.append(features @ params["domain_head"][: features.shape[-1]])
         weights.append(weight / jnp.sum(weight))
     source, target = (jax.nn.sigmoid(each) for each in logits)
     return -(weights[0] @ jnp.log(source) + weights[1] @ jnp.log(1 - target)) / 2
@@ -136,9 +140,8 @@ def assert_close(a, b, tolerance=2e-7):
 
 
 def test_without_terms_it_is_the_cross_entropy():
-    params = parameters()
-    value, metrics, gradients = ours((), params)
-    expected, slope = value_and_gradients(label_loss, params)
+    value, metrics, gradients = ours(())
+    expected, slope = value_and_gradients(label_loss)
     assert_close((value, gradients), (expected, slope))
     assert set(metrics) == {"label_loss"}
     assert_close(metrics["label_loss"], expected)
@@ -148,15 +151,13 @@ def test_without_terms_it_is_the_cross_entropy():
 @pytest.mark.parametrize("term", ["adversarial", "conditional"])
 def test_the_domain_head_descends_and_the_encoder_ascends_by_lambda(term, step):
     """The reversed gradient is -lambda times the plain one; the label head has no part in it."""
-    conditional = term == "conditional"
-    params, weight = parameters(conditional), WEIGHTS[term]
-    value, metrics, gradients = ours((term,), params, step)
-    label, label_slope = value_and_gradients(label_loss, params)
-    domain, slope = value_and_gradients(lambda p: domain_loss(p, conditional), params)
-    scale = 0.6 * rise_at(step)
+    weight, scale = WEIGHTS[term], 0.6 * rise_at(step)
+    value, metrics, gradients = ours((term,), step)
+    label, label_slope = value_and_gradients(label_loss)
+    domain, slope = value_and_gradients(domain_loss, term == "conditional")
     assert_close(value, label + weight * domain)
     assert_close(metrics["domain_loss"], domain)
-    assert_close(metrics["reversal"], jnp.asarray(scale))
+    assert_close(metrics["reversal"], scale)
     assert np.abs(slope["encoder"]).max() > 1e-3 and np.abs(slope["domain_head"]).max() > 1e-3
     expected = label_slope | {
         "domain_head": weight * slope["domain_head"],
@@ -166,12 +167,11 @@ def test_the_domain_head_descends_and_the_encoder_ascends_by_lambda(term, step):
 
 
 def test_domain_accuracy_is_counted_by_domain():
-    params = parameters()
-    _, metrics, _ = ours(("adversarial",), params)
+    _, metrics, _ = ours(("adversarial",))
     right = [
         np.mean(
-            (np.tanh(np.reshape(images, (len(images), -1)) @ params["encoder"]))
-            @ params["domain_head"]
+            (np.tanh(np.reshape(images, (len(images), -1)) @ PARAMS["encoder"]))
+            @ PARAMS["domain_head"][:FEATURES]
             * sign
             > 0
         )
@@ -181,15 +181,11 @@ def test_domain_accuracy_is_counted_by_domain():
             strict=True,
         )
     ]
-    assert_close(metrics["domain_accuracy"], jnp.asarray(np.mean(right)))
+    assert_close(metrics["domain_accuracy"], np.mean(right))
 
 
-def piece(term, params, values):
-    """One of the other terms, put together by hand: before the rise and the weight.
-
-    Args:
-      values: those of ``params``, of which no gradient is taken.
-    """
+def piece(params, term):
+    """One of the other terms, put together by hand: before the rise and the weight."""
     batch = batch_of(("consistency",))
     images = [batch[domain]["image"] for domain in ("source", "target")]
     features = [jnp.tanh(x.reshape(len(x), -1) @ params["encoder"]) for x in images]
@@ -203,15 +199,14 @@ def piece(term, params, values):
             return -jnp.mean(jnp.sum(p * jnp.log(p), -1))
         case "vat_source" | "vat_target":
             which = int(term == "vat_target")
-            of, key = images[which], (KEY_SOURCE, KEY_TARGET)[which]
+            of, key = jnp.asarray(images[which]), (KEY_SOURCE, KEY_TARGET)[which]
             loss = losses.virtual_adversarial_loss(
                 lambda x: predict(params, x), of, key, radius=0.8
             )
             return jnp.mean(loss)
         case "consistency":
-            with jax.ensure_compile_time_eval():
-                target = batch_of(("consistency",))["target"]["image"]
-                p = np.asarray(jax.nn.softmax(predict(values, target)))
+            hidden = np.tanh(images[1].reshape(len(images[1]), -1) @ PARAMS["encoder"])
+            p = scipy.special.softmax(hidden @ PARAMS["label_head"], -1)
             sure = p.max(-1) > 0.5
             assert 0 < sure.sum() < len(p)
             changed = jax.nn.log_softmax(predict(params, batch["target"]["changed"]))
@@ -221,12 +216,9 @@ def piece(term, params, values):
 @pytest.mark.parametrize("step", [0, 50, 100])
 @pytest.mark.parametrize("term", ad.TERMS[2:])
 def test_each_term_is_its_piece_times_weight_and_rise(term, step):
-    params = parameters()
-
     grown = WEIGHTS[term] * (1.0 if term == "vat_source" else rise_at(step))
-    plain = value_and_gradients(label_loss, params)
-    added = value_and_gradients(lambda varied: piece(term, varied, params), params)
-    value, _, gradients = ours((term,), params, step)
+    plain, added = value_and_gradients(label_loss), value_and_gradients(piece, term)
+    value, _, gradients = ours((term,), step)
     expected = jax.tree.map(lambda one, other: one + grown * other, plain, added)
     assert_close((value, gradients), expected)
     assert max(float(np.abs(g).max()) for g in added[1].values()) > 1e-4
@@ -236,11 +228,10 @@ def test_each_term_is_its_piece_times_weight_and_rise(term, step):
 def test_all_terms_add_up():
     """Together: the sum of what each adds alone."""
     for adversary in ("adversarial", "conditional"):
-        params = parameters(adversary == "conditional")
         terms = (adversary, *ad.TERMS[2:])
-        value, metrics, gradients = ours(terms, params)
-        alone = {term: ours((term,), params) for term in terms}
-        base, _, slope = ours((), params)
+        value, metrics, gradients = ours(terms)
+        alone = {term: ours((term,)) for term in terms}
+        base, _, slope = ours(())
         total = base + sum(v - base for v, _, _ in alone.values())
         slopes = jax.tree.map(
             lambda s, *g: s + sum(x - s for x in g), slope, *(g for _, _, g in alone.values())
@@ -251,11 +242,21 @@ def test_all_terms_add_up():
 
 
 def test_a_term_of_weight_zero_adds_nothing():
-    params = parameters()
-    base, _, slope = ours((), params)
-    for term in set(ad.TERMS) - {"conditional"}:
-        value, _, gradients = ours((term,), params, **{term: 0.0})
+    base, _, slope = ours(())
+    for term in ad.TERMS:
+        value, _, gradients = ours((term,), **{term: 0.0})
         assert_close((value, gradients), (base, slope))
+
+
+def variables_of(model, images):
+    """Variables of a network: what ``init`` draws takes long to compile."""
+    shapes, rng = jax.eval_shape(model.init, KEY, images), np.random.default_rng(7)
+
+    def draw(low, high, tree):
+        return jax.tree.map(lambda s: rng.uniform(low, high, s.shape).astype(s.dtype), tree)
+
+    ranges = {"params": (-0.5, 0.5), "batch_stats": (0.5, 1.5)}
+    return {kind: draw(*ranges[kind], tree) for kind, tree in shapes.items()}
 
 
 def test_dropout_is_drawn_from_the_key_and_is_one_for_all_calls_of_a_step():
@@ -263,15 +264,12 @@ def test_dropout_is_drawn_from_the_key_and_is_one_for_all_calls_of_a_step():
     not be, if two calls dropped other features."""
     model = AdversarialNet((Conv(4, padding="VALID"),), (6,), (4,), CLASSES, dropout=0.5)
     with jax.enable_x64(False):
-        batch = jax.tree.map(
-            lambda x: x.astype(jnp.float32) if x.ndim > 1 else x,
-            {"source": {"image": normal(0, 6, 4, 4, 1), "label": jnp.arange(6) % CLASSES}},
-        )
-        init = fast(model.init)
-        params = dict(init(jax.random.key(0), batch["source"]["image"])["params"])
+        images, labels = normal(0, 6, 4, 4, 1).astype(np.float32), np.arange(6) % CLASSES
+        batch = {"source": {"image": images, "label": labels}}
+        params = variables_of(model, images)["params"]
         (name,) = (n for n in params if n.startswith("encoder"))
-        still = params | {name: jax.tree.map(jnp.zeros_like, params[name])}
-        still[name] |= {"bias": jnp.ones(4)}
+        still = params | {name: jax.tree.map(np.zeros_like, params[name])}
+        still[name] |= {"bias": np.ones(4, np.float32)}
         loss = ad.adaptation_loss(model, ("vat_source",), STEPS)
 
         run = fast(loss)
@@ -290,10 +288,9 @@ def test_dropout_is_drawn_from_the_key_and_is_one_for_all_calls_of_a_step():
 def test_a_target_that_no_term_needs_is_ignored():
     """Images may be drawn upon those of a target that the loss does not see."""
     batch = batch_of(("mmd",))
-    batch["target"]["image"] = jnp.full_like(batch["target"]["image"], jnp.nan)
-    params = parameters()
-    (value, _), gradients = program(())(params, {}, batch, hyper_of(50), KEY)
-    expected, slopes = value_and_gradients(label_loss, params)
+    batch["target"]["image"] = np.full_like(batch["target"]["image"], np.nan)
+    (value, _), gradients = program(())(PARAMS, {}, batch, hyper_of(50), KEY)
+    expected, slopes = value_and_gradients(label_loss)
     assert_close((value, gradients), (expected, slopes))
 
 
@@ -316,7 +313,7 @@ BATCH_NORM = AdversarialNet((Conv(4, kernel=2),), (5,), (5,), CLASSES, batch_nor
 
 
 def start(apart):
-    variables = fast(BATCH_NORM.init)(KEY, batch_of(())["source"]["image"])
+    variables = variables_of(BATCH_NORM, batch_of(())["source"]["image"])
     return ad.statistics_apart(variables) if apart else variables
 
 
@@ -327,6 +324,17 @@ def moved(variables, images):
         variables, images, train=True, method="encode", mutable=["batch_stats"]
     )
     return features, new["batch_stats"]
+
+
+@fast
+def loss_of(variables, source, target, labels):
+    """The loss of normalized features; without a target, the source's alone."""
+    loss = jnp.mean(
+        losses.cross_entropy(BATCH_NORM.apply(variables, source, method="classify"), labels)
+    )
+    if target is None:
+        return loss
+    return loss + WEIGHTS["mmd"] * rise_at(50) * losses.maximum_mean_discrepancy(source, target)
 
 
 @pytest.mark.parametrize("terms", [("mmd",), ()])
@@ -341,22 +349,18 @@ def test_an_encoder_is_normalized_by_both_domains_or_by_each(terms, apart):
     images = [source, batch["target"]["image"]] if terms else [source]
     if apart:
         pairs = [moved(plain, domain) for domain in images]
-        features = jnp.concatenate([features for features, _ in pairs])
+        features = np.concatenate([features for features, _ in pairs])
         expected = {"source": pairs[0][1], "target": pairs[-1][1]}
     else:
-        features, expected = moved(plain, jnp.concatenate(images))
+        features, expected = moved(plain, np.concatenate(images))
     assert_close(new["batch_stats"], expected)
-    n = len(source)
-    logits = fast(functools.partial(BATCH_NORM.apply, method="classify"))(plain, features[:n])
-    loss = jnp.mean(losses.cross_entropy(logits, batch["source"]["label"]))
-    if terms:
-        discrepancy = losses.maximum_mean_discrepancy(features[:n], features[n:])
-        loss += WEIGHTS["mmd"] * rise_at(50) * discrepancy
+    by_domain = np.split(np.asarray(features), [len(source)]) if terms else (features, None)
+    loss = loss_of(plain, *by_domain, batch["source"]["label"])
     np.testing.assert_allclose(total, loss, rtol=1e-6)
 
 
 def test_statistics_that_are_kept_apart_are_found_again():
-    variables = BATCH_NORM.init(KEY, batch_of(())["source"]["image"])
+    variables = start(apart=False)
     other = jax.tree.map(lambda leaf: leaf + 1, variables["batch_stats"])
     both = ad.statistics_apart(variables)
     both["batch_stats"]["target"] = other
@@ -369,6 +373,9 @@ def test_statistics_that_are_kept_apart_are_found_again():
 def test_without_statistics_there_are_none_to_keep_apart(apart):
     terms = ("adversarial", "mmd")
     loss = ad.adaptation_loss(Tiny, terms, STEPS, apart=apart)
-    total, (new, _) = fast(loss)(parameters(), {}, batch_of(terms), hyper_of(), KEY)
+    total, (new, _) = fast(loss)(PARAMS, {}, batch_of(terms), hyper_of(), KEY)
     assert new == {}
-    np.testing.assert_allclose(total, ours(terms, parameters())[0], rtol=1e-6)
+    pieces = (label_loss,), (domain_loss, False), (piece, "mmd")
+    label, domain, discrepancy = (value_and_gradients(*each)[0] for each in pieces)
+    expected = label + WEIGHTS["adversarial"] * domain + WEIGHTS["mmd"] * rise_at(50) * discrepancy
+    np.testing.assert_allclose(total, expected, rtol=1e-6)

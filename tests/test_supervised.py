@@ -203,16 +203,13 @@ def test_binary_targets_may_be_masks_of_images():
     np.testing.assert_allclose(metrics["accuracy"], np.mean((logits > 0) == masks), rtol=1e-6)
 
 
-def conv_net(axis_name=None, **options):
-    return ConvNet((Conv(4),), (), 3, axis_name=axis_name, **options)
-
-
+LINEAR, NORMED = ConvNet((), (), 3), ConvNet((Conv(4),), (), 3, batch_norm=True)
 BATCH = {"image": IMAGES, "label": RNG.integers(0, 3, 8)}
 
 
 def stepped(model, accumulate, devices=0, key=KEY, **options):
     """State and metrics after one step; with devices, under shard_map of a divided batch."""
-    variables = initial(conv_net(batch_norm=model.batch_norm), BATCH["image"])
+    variables = initial(model, BATCH["image"])
     state = create_state(variables, optax.sgd(0.1))
     axis = "data" if devices else None
     loss_fn = classification_loss(model, **options)
@@ -226,8 +223,8 @@ def stepped(model, accumulate, devices=0, key=KEY, **options):
 @pytest.mark.parametrize("devices", [0, 2])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_in_parts_has_the_whole_batchs_gradient(parts, devices):
-    whole, metrics = stepped(conv_net(), 1)
-    in_parts, of_parts = stepped(conv_net("data" if devices else None), parts, devices)
+    whole, metrics = stepped(LINEAR, 1)
+    in_parts, of_parts = stepped(LINEAR, parts, devices)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(in_parts), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     for name, value in metrics.items():
@@ -235,10 +232,9 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradient(parts, devices):
 
 
 def test_statistics_pass_from_part_to_part():
-    model = conv_net(batch_norm=True)
-    state, _ = stepped(model, 2)
-    variables = initial(model, BATCH["image"])
-    forward = jax.jit(partial(model.apply, train=True, mutable=["batch_stats"]))
+    state, _ = stepped(NORMED, 2)
+    variables = initial(NORMED, BATCH["image"])
+    forward = jax.jit(partial(NORMED.apply, train=True, mutable=["batch_stats"]))
     for half in (slice(0, 4), slice(4, 8)):
         _, new = forward(variables, BATCH["image"][half])
         variables = {**variables, **new}
@@ -252,13 +248,12 @@ def test_statistics_pass_from_part_to_part():
 
 def test_parts_must_divide_the_batch():
     with pytest.raises(ValueError, match="a batch of 8 is not accumulate=3 equal parts"):
-        stepped(conv_net(), 3)
+        stepped(LINEAR, 3)
 
 
 def test_computing_in_bfloat16_leaves_everything_kept_in_float32():
-    model = conv_net(batch_norm=True)
-    exact, of_exact = stepped(model, 1)
-    state, metrics = stepped(model, 1, dtype=jnp.bfloat16)
+    exact, of_exact = stepped(NORMED, 1)
+    state, metrics = stepped(NORMED, 1, dtype=jnp.bfloat16)
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(state), strict=True):
         assert a.dtype == b.dtype
         if jnp.issubdtype(a.dtype, jnp.floating):

@@ -34,8 +34,8 @@ def assert_close(a, b, tolerance=1e-5):
 
 class Setting(NamedTuple):
     model: ConvNet
-    images: jax.Array  # [steps, batch, h, w, c]
-    labels: jax.Array
+    images: np.ndarray  # [steps, batch, h, w, c]
+    labels: np.ndarray
 
     def variables(self, seed):
         """Of a network as if trained a while: no zero biases, no unit statistics."""
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
         def draw(low, high, collection):
             return jax.tree.map(
-                lambda s: jnp.asarray(rng.uniform(low, high, s.shape), s.dtype), collection
+                lambda s: jnp.asarray(rng.uniform(low, high, s.shape).astype(s.dtype)), collection
             )
 
         stats = shapes.get("batch_stats", {})
@@ -60,8 +60,8 @@ def setting(batch_norm):
     else:
         model = ConvNet((Conv(4, stride=2),), (7, 6), 3)
     rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.normal(size=(STEPS, 8, 6, 6, 1)), jnp.float32)
-    return Setting(model, images, jnp.asarray(rng.integers(0, 3, (STEPS, 8)), jnp.int32))
+    images = rng.normal(size=(STEPS, 8, 6, 6, 1)).astype(np.float32)
+    return Setting(model, images, rng.integers(0, 3, (STEPS, 8)).astype(np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,13 @@ def train(at, loss_fn, variables, rule, hyper=None, key=7, several=False):
         return state.variables, metrics
 
     return jax.device_get(run(variables, hyper))
+
+
+def train_above(at, n, variables):
+    """The same with all but the first n layers."""
+    mask = transfer.trainable(variables, n)["params"]
+    rule = make_optimizer("momentum", 0.1, weight_decay=0.1, max_norm=0.4, trainable=mask)
+    return train(at, classification_loss(transfer.Frozen(at.model, n)), variables, rule)
 
 
 def test_layers_come_in_order_of_depth():
@@ -203,9 +210,7 @@ def test_frozen_dicts_and_dicts_can_be_mixed(normed):
         assert_equal(
             transfer.stack_cuts([ours, fresh], (1, 2)), transfer.stack_cuts([base, fresh], (1, 2))
         )
-    rule = make_optimizer("momentum", 0.1, trainable=transfer.trainable(freeze(base), 2)["params"])
-    loss_fn = classification_loss(transfer.Frozen(normed.model, 2))
-    assert_equal(train(normed, loss_fn, freeze(base), rule), train(normed, loss_fn, base, rule))
+    assert_equal(train_above(normed, 2, freeze(base)), train_above(normed, 2, base))
 
 
 def test_order_can_be_given():
@@ -254,14 +259,7 @@ def test_treatments_are_the_papers():
 @pytest.mark.parametrize("n", [1, 2])
 def test_frozen_layers_keep_every_bit_in_training(normed, n):
     start = normed.variables(0)
-    rule = make_optimizer(
-        "momentum",
-        0.1,
-        weight_decay=0.1,
-        max_norm=0.4,
-        trainable=transfer.trainable(start, n)["params"],
-    )
-    end, _ = train(normed, classification_loss(transfer.Frozen(normed.model, n)), start, rule)
+    end, _ = train_above(normed, n, start)
     assert_equal(transfer.cut(end, n)[0], transfer.cut(start, n)[0])
     # What is above has moved: every array of parameters, and the statistics.
     above = [jax.tree.leaves(transfer.cut(network, n)[1]) for network in (start, end)]
@@ -415,12 +413,10 @@ def test_frozen_layers_need_a_model_that_can_be_applied_in_parts():
 
 def test_activations_are_those_of_the_layers_one_by_one(normed):
     base, x = normed.variables(0), normed.images[0]
-    apply = jax.jit(normed.model.apply, static_argnames="stop")
-    hidden = jax.jit(lambda base, x: transfer.activations(normed.model, base, x, (1, 3, 4)))(
-        base, x
-    )
-    for n, h in zip((1, 3, 4), hidden, strict=True):
-        np.testing.assert_allclose(h, apply(base, x, stop=n), atol=1e-6)
+    stops, apply = (1, 3, 4), normed.model.apply
+    hidden = jax.jit(lambda base, x: transfer.activations(normed.model, base, x, stops))(base, x)
+    expected = jax.jit(lambda base, x: [apply(base, x, stop=n) for n in stops])(base, x)
+    assert_close(hidden, expected, 1e-6)
 
 
 class Watched:

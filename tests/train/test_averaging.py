@@ -125,14 +125,14 @@ def test_networks_are_averaged_where_they_are_trained():
         trained = {name: states.variables[name] for name in ("params", "batch_stats")}
         history.append(jax.tree.map(np.asarray, trained))
     expected = jax.tree.map(lambda *variables: np.mean(variables, 0), *history)
-    evaluated = states.evaluated_variables
+    evaluated = jax.device_get(states.evaluated_variables)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), evaluated, expected
     )
     change = jax.tree.map(lambda mean, last: np.abs(mean - last).max(), expected, history[-1])
     assert change["params"]["Dense_0"]["kernel"] > 0.01
     assert change["batch_stats"]["BatchNorm_0"]["mean"] > 0.005
-    logits = Network().apply(trees.member(evaluated, 0), data["image"])
+    logits = jax.jit(Network().apply)(trees.member(evaluated, 0), data["image"])
     assert np.isfinite(logits).all()
 
 

@@ -30,7 +30,7 @@ from jaxdl.train.state import TrainState, create_state, make_step
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 1)).astype(np.uint8)
 LABELS = (np.arange(20) % 3).astype(np.int32)
-MODEL, SEEDS = ConvNet((), (4,), 3), 3
+MODEL, SEEDS = ConvNet((), (), 3), 3
 
 
 class Name(NamedTuple):
@@ -104,13 +104,15 @@ def parts():
         watch=watch,
     )
 
+    init = jax.jit(MODEL.init)
+
     def member(seed):
         def hyper():
             streams = example_streams([np.arange(20)], 20)
             return {"key": member_key(seed), "rate": jnp.float32(0.1 * (seed + 1)), **streams}
 
         def start():
-            params = MODEL.init(jax.random.key(seed), jnp.zeros((1, 2, 2, 1)))["params"]
+            params = init(jax.random.key(seed), np.zeros((1, 2, 2, 1)))["params"]
             return create_state({"params": params}, rule, hyper())
 
         return Member([Name(seed)], made, start, hyper)
@@ -135,7 +137,7 @@ def test_a_group_is_trained_once_and_handed_on(parts, tmp_path):
             states, hypers, next(group.program.dispatches(hypers, 0))
         )
     for i, state in enumerate(trained.states):
-        params = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states.params)
+        params = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], states.params)
         jax.tree.map(np.testing.assert_array_equal, params, state.params)
     # Again, from the checkpoint; and on the devices, filled up to a multiple of them.
     restored = train(group, trainer(tmp_path))

@@ -41,16 +41,16 @@ def dropping(axis_name=None):
     return network(axis_name, 0.5)
 
 
-def state_of(model):
+def state_of(model, rule=rule):
     shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES[0, 0])
     rng = np.random.default_rng(1)
 
     def draw(low, high, tree):
-        return jax.tree.map(lambda s: jnp.asarray(rng.uniform(low, high, s.shape), s.dtype), tree)
+        return jax.tree.map(lambda s: rng.uniform(low, high, s.shape).astype(s.dtype), tree)
 
     ranges = {"params": (-0.5, 0.5), "batch_stats": (0.5, 1.5)}
     variables = {kind: draw(*ranges[kind], tree) for kind, tree in sorted(shapes.items())}
-    return create_state(variables, rule, HYPER)
+    return create_state(jax.tree.map(jnp.asarray, variables), rule, HYPER)
 
 
 def as_stored(stored, hyper, key):
@@ -138,17 +138,17 @@ def test_modes_agree_with_one_device(plain, mode, make, devices):
 
 @functools.cache
 def augmented(mode, devices):
-    """Losses of a population whose images are changed at random on their way."""
+    """Losses of a linear network whose images are changed at random on their way."""
+    linear, rule = ConvNet((), (), 3), make_optimizer("sgd", 0.1)
 
     def prepare(stored, hyper, key):
         return stored | {"image": gaussian_noise(0.5)(key, stored["image"])}
 
     placement = make_placement(1, devices, mode, jax.devices()[:devices])
-    axis = placement.axis_name
-    step = make_step(classification_loss(network(axis)), rule, axis)
+    step = make_step(classification_loss(linear), rule, placement.axis_name)
     training = train_streamed(step, prepare, placement)
-    states = population_of([state_of(network())], placement)
-    batches = {"image": jnp.asarray(IMAGES[:1]), "label": jnp.asarray(LABELS[:1])}
+    states = population_of([state_of(linear, rule)], placement)
+    batches = {"image": IMAGES[:1], "label": LABELS[:1]}
     batches = jax.device_put(batches, placement.sharding(STREAM))
     _, metrics = training(states, population_of([HYPER], placement), batches)
     return jax.device_get(metrics["loss"])
@@ -170,18 +170,21 @@ def test_devices_that_share_a_batch_draw_as_one_or_each_for_itself():
 
 def test_no_two_purposes_have_the_same_key():
     """Orders of streams, losses and preparations, over many steps and two devices."""
-    key, steps = HYPER["key"], jnp.arange(300)
-    streams = {"key": key, "count": jnp.ones(300, int)}
-    keys = [order_keys(streams)]
-    for purpose in (LOSS, PREPARE):
-        keys.append(jax.vmap(lambda step, p=purpose: step_key(key, p, step, None))(steps))
-        keys.append(
-            jax.vmap(
-                lambda i, p=purpose: jax.vmap(lambda step: step_key(key, p, step, "data"))(steps),
-                axis_name="data",
-            )(jnp.arange(2)).reshape(-1)
-        )
-    words = np.concatenate([np.asarray(jax.random.key_data(key)) for key in keys])
+    steps, devices = jnp.arange(300), jnp.arange(2)
+
+    @jax.jit
+    def words_of(key):
+        keys = [order_keys({"key": key, "count": jnp.ones(300, int)})]
+        for purpose in (LOSS, PREPARE):
+
+            def at_steps(axis_name, purpose=purpose):
+                return jax.vmap(lambda step: step_key(key, purpose, step, axis_name))(steps)
+
+            on_device = jax.vmap(lambda _: at_steps("data"), axis_name="data")
+            keys += [at_steps(None), on_device(devices).reshape(-1)]
+        return [jax.random.key_data(key) for key in keys]
+
+    words = np.concatenate(words_of(HYPER["key"]))
     assert len(np.unique(words, axis=0)) == len(words) == 300 * 7
 
 

@@ -28,7 +28,7 @@ from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import ADVERSARIES, DOMAINS, TERMS
 from jaxdl.data import augment, preparation
 from jaxdl.data.source import Split
-from jaxdl.nn.models import ADVERSARIAL_MODELS
+from jaxdl.nn.models import ADVERSARIAL_MODELS as MODELS
 from jaxdl.nn.models.adversarial import AdversarialNet
 from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
@@ -78,7 +78,7 @@ class Network(NamedTuple):
 
 def check(config: ConfigDict) -> dict[str, declared.Method]:
     """All methods; ValueError where settings do not go together."""
-    datasets.check_seeds(config, DOMAINS)
+    datasets.check_digit_splits(config, DOMAINS)
     methods = declared.methods(config, METHOD)
     for name, (settings, sections) in methods.items():
         views = [n for n in ("changes", "warps") if settings[n] and sections[n] != "config.base"]
@@ -129,8 +129,8 @@ class Adaptation(classification.DataStudy):
     fields: ClassVar = {domain: f"{domain}_accuracy" for domain in DOMAINS}
 
     def __init__(self, config: ConfigDict):
-        self.config, table = config, ADVERSARIAL_MODELS
-        self.model = user_functions.function_named(config.model, table, "config.model", "model")
+        self.config = config
+        self.model = user_functions.function_named(config.model, MODELS, "config.model", "model")
         self.methods = {name: method.settings for name, method in check(config).items()}
         self.sources = {
             domain: datasets.load(config[domain], f"config.{domain}", unlabelled=domain == "target")
@@ -164,10 +164,10 @@ class Adaptation(classification.DataStudy):
 
     def make_network(self, settings: Mapping[str, Any]) -> AdversarialNet:
         """The network of a method; ValueError where the user's own function makes none."""
-        options = {name: settings[name] for name in ("padding", "dropout")}
-        options["start"] = STARTS[settings["start"]]
-        with user_functions.blame(f"config.model={self.config.model}", self.model, shipped=False):
-            network = self.model(len(self.sources["source"].class_names), **options)
+        name, classes = self.config.model, len(self.sources["source"].class_names)
+        options = {option: settings[option] for option in ("padding", "dropout")}
+        with user_functions.blame(f"config.model={name}", self.model, shipped=name in MODELS):
+            network = self.model(classes, start=STARTS[settings["start"]], **options)
             user_functions.check_result(network, AdversarialNet)
         return network
 
@@ -175,9 +175,8 @@ class Adaptation(classification.DataStudy):
         """The program of a method, and the initialization of its networks."""
         settings, terms = self.methods[method], terms_of(self.methods[method])
         conditional, path = "conditional" in terms, f"config.model={self.config.model}"
-        model, join = self.make_network(settings), {}
-        if conditional:
-            join["join"] = adaptation.joined
+        model = recipe.over_devices(self.make_network(settings), self.placement.axis_name)
+        join = {"join": adaptation.joined} if conditional else {}
         init, _ = self.initializer(model, self.image_shape(settings["size"]), path, **join)
         rule = recipe.update_rule(settings)
 
@@ -195,8 +194,10 @@ class Adaptation(classification.DataStudy):
         return program, classification.starting(init, rule)
 
     def hyper(self, method: str, seed: int) -> Hyper:
-        """The examples, numbers and random key of a member; networks of one seed begin with the
-        same values in layers of the same shape, and see the same source images in one order."""
+        """The examples, numbers and random key of a member of a population.
+
+        Networks of one seed have the same initial values in layers of the same shape, and see the
+        same source images in the same order."""
         settings, domains = self.methods[method], trains_on(self.methods[method])
         longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
         return {

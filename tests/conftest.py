@@ -13,22 +13,25 @@ import pytest
 from hypothesis import settings
 from jax.experimental.compilation_cache import compilation_cache
 
-_CHECKS: dict[tuple[str, ...], Callable] = {}
+_checks: dict[tuple[str, ...], Callable] = {}
 
 
-def held_to_types(function: Callable) -> Callable:
-    """beartype's check of a signature, made once: a function within another is made anew at each
-    call of that one. (That an int will do for a float is PEP 484's rule, which it has to be asked
-    for.)"""
+def check_types(function: Callable) -> Callable:
+    """beartype's check of a signature.
+
+    jaxtyping passes an empty function of that signature, never the function itself, so functions of
+    equal names and annotations can share one: an inner function is defined anew at every call.
+    """
     key = function.__module__, function.__qualname__, str(inspect.signature(function))
-    if key not in _CHECKS:
+    if key not in _checks:
+        # That an int will do for a float is PEP 484's rule, which beartype has to be asked for.
         configuration = beartype.BeartypeConf(is_pep484_tower=True)
-        _CHECKS[key] = beartype.beartype(conf=configuration)(function)
-    return _CHECKS[key]
+        _checks[key] = beartype.beartype(conf=configuration)(function)
+    return _checks[key]
 
 
 # Before anything imports it: in the tests every call is held to the annotated types and shapes.
-jaxtyping.install_import_hook("jaxdl", "tests.conftest.held_to_types")
+jaxtyping.install_import_hook("jaxdl", "tests.conftest.check_types")
 
 # Before any test file touches a device. A machine with a GPU runs the suite on its CPU unless told
 # otherwise, so that everyone tests the same.

@@ -93,9 +93,9 @@ def train(at, loss_fn, variables, rule, hyper=None, key=7, several=False):
     return jax.device_get(run(variables, hyper))
 
 
-def train_above(at, n, variables):
-    """The same with all but the first n layers."""
-    mask = transfer.trainable(variables, n)["params"]
+def train_above(at, n, variables, like=None):
+    """The same with all but the first n layers, which the mask names, of the kind of ``like``."""
+    mask = transfer.trainable(like or variables, n)["params"]
     rule = make_optimizer("momentum", 0.1, weight_decay=0.1, max_norm=0.4, trainable=mask)
     return train(at, classification_loss(transfer.Frozen(at.model, n)), variables, rule)
 
@@ -210,7 +210,7 @@ def test_frozen_dicts_and_dicts_can_be_mixed(normed):
         assert_equal(
             transfer.stack_cuts([ours, fresh], (1, 2)), transfer.stack_cuts([base, fresh], (1, 2))
         )
-    assert_equal(train_above(normed, 2, freeze(base)), train_above(normed, 2, base))
+    assert_equal(train_above(normed, 2, base, like=freeze(base)), train_above(normed, 2, base))
 
 
 def test_order_can_be_given():

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments.harness import user_functions
 from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study
 from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end, length
@@ -186,16 +187,16 @@ class DataStudy(Study):
           options: further arguments of the model's ``init``.
 
         Raises:
-          ValueError: for a network that does not fit the examples.
+          ValueError: for a network that does not fit the examples, or of the user's own with
+            errors.
         """
         example = jnp.zeros((1, *shape))
         init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, example, **options)})
-        try:
+        kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
+        title = f"{setting} on {kind} {' x '.join(map(str, shape))}"
+        shipped = type(model).__module__.startswith("jaxdl.")
+        with user_functions.blame(title, type(model), shipped=shipped):
             return init, jax.eval_shape(init, jax.random.key(0))
-        except ValueError as error:
-            size = " x ".join(map(str, shape))
-            kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
-            raise ValueError(f"{setting} on {kind} {size}: {error}") from None
 
     def image_shape(self, side: int = 0) -> tuple[int, ...]:
         """The shape of the images, resized to a side unless that is 0."""

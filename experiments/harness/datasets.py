@@ -29,15 +29,18 @@ def load_named(section: str, name: str, **options: Any) -> Source:
         raise ValueError(f"{section}.path: {error.strerror}: {error.filename}") from error
 
 
-def check_seeds(config: ConfigDict, sections: Sequence[str]) -> None:
+def check_digit_splits(config: ConfigDict, sections: Sequence[str]) -> None:
     """Raise ValueError where two sections name the same digits, divided by different seeds."""
-    same = [section for section in sections if config[section].name in ("digits", "digits_m")]
-    seeds = [config[section].options.get("seed", 0) for section in same]
-    if len({*seeds}) > 1:
-        pairs = zip(same, seeds, strict=True)
+    seeds = {
+        f"config.{section}.options.seed": config[section].options.get("seed", 0)
+        for section in sections
+        if config[section].name in ("digits", "digits_m")
+    }
+    if len({*seeds.values()}) > 1:
+        found = ", ".join(f"{setting}={seed}" for setting, seed in seeds.items())
         raise ValueError(
-            f"{', '.join(f'config.{section}.options.seed={seed}' for section, seed in pairs)}: "
-            "digits and digits_m need the same seed, or test digits of the one train the other"
+            f"{found}: digits and digits_m need the same seed, or test digits of the one train the "
+            "other"
         )
 
 

@@ -109,7 +109,7 @@ class Donors:
             training = declared.method(config, ("source", "training"))
             training.check(config, kinds)
             self.training = training.settings
-            datasets.check_seeds(config, ("source", "data"))
+            datasets.check_digit_splits(config, ("source", "data"))
             self.source = datasets.load(config.source, "config.source")
             self.identity = {"source": describe_source(self.source)}
             mean, deviation = encoded.statistics(self.source.splits["train"]["image"])

@@ -50,6 +50,17 @@ def small(classes, *, padding="VALID", **options):
     )
 
 
+class Broken(AdversarialNet):
+    """A user's network with an encoder of its own, and a mistake in it."""
+
+    def encode(self, x, train=False):
+        return x.reshape(len(x), -1, 2.5)
+
+
+def broken(classes, *, padding="VALID", **options):
+    return Broken((), (8,), (8,), classes, **options)
+
+
 def tiny(folder):
     """The study's configuration with the archives of a folder."""
     config = get_config()

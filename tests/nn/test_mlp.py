@@ -35,15 +35,16 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def drawn(model, x):
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    return jax.tree.map(lambda leaf: 0.3 * numbers(*leaf.shape, seed=1), shapes)
+def draw_variables(model, x):
+    """Variables of which no two leaves are alike; what ``init`` draws takes long to compile."""
+    shapes, rng = jax.eval_shape(model.init, jax.random.key(0), x), np.random.default_rng(1)
+    return jax.tree.map(lambda s: 0.3 * rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_perceptron_is_numpys_on_images_and_on_features(activation):
     model, images = mlp(3, hidden=[7, 5], activation=activation), numbers(4, 2, 3, 1)
-    variables = drawn(model, images)
+    variables = draw_variables(model, images)
     h = images.astype(np.float64).reshape(4, 6)
     for name, layer in on_host(variables["params"]).items():
         h = h @ layer["kernel"] + layer["bias"]
@@ -78,7 +79,7 @@ def test_a_linear_network_begins_at_zero():
     shapes = [leaf.shape for leaf in jax.tree.leaves(variables)]
     assert sorted(shapes) == [(3,), (6, 3)]
     np.testing.assert_array_equal(outputs, 0)
-    variables = drawn(model, images)
+    variables = draw_variables(model, images)
     dense = on_host(variables["params"]["fc1"]["dense"])
     expected = images.reshape(4, 6) @ dense["kernel"] + dense["bias"]
     apply = jax.jit(partial(model.apply, train=True))
@@ -88,7 +89,7 @@ def test_a_linear_network_begins_at_zero():
 
 def test_noise_and_dropout_are_of_training_only():
     model, x = mlp(3, hidden=(8,), noise=0.3, dropout=0.5), numbers(5, 4)
-    variables = drawn(model, x)
+    variables = draw_variables(model, x)
 
     @jax.jit
     def train(key):
@@ -116,7 +117,7 @@ def test_noise_is_normal_with_its_deviation():
 def test_members_may_differ_in_noise_and_dropout():
     """Rates that are traced, against constant ones, by the same random numbers; 0 too."""
     model, x = mlp(3, hidden=(8,)), numbers(6, 5)
-    variables, key = drawn(model, x), jax.random.key(7)
+    variables, key = draw_variables(model, x), jax.random.key(7)
 
     def outputs(noise, dropout):
         return apply_train(model.clone(noise=noise, dropout=dropout), variables, x, key)[0]

@@ -80,7 +80,7 @@ def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
         yield
     except Exception as error:
         file = getattr(sys.modules.get(function.__module__), "__file__", None) or ""
-        if _last_line(error, file):
+        if not shipped and _last_line(error, file):
             raise ValueError(f"{name}: {_in_a_line(error, file)}") from error
         if isinstance(error, ValueError):  # what this project found wrong, and says so
             raise ValueError(f"{name}: {error}") from error

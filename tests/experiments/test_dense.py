@@ -5,7 +5,6 @@ import inspect
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,10 +113,10 @@ def test_a_patch_moves_its_mask():
     config.base.patch, config.base.flip = 10, True
     study = make_study(dense.Dense, config)
     settings = study.trials["cross_entropy", ""].settings
-    prepare, images = study.make_prepare(settings), np.zeros((5, 18, 18, 3), np.uint8)
+    prepare, images = jax.jit(study.make_prepare(settings)), np.zeros((5, 18, 18, 3), np.uint8)
     images[:, 4:9, 7:12] = 255
     mask = np.stack([images[..., 0] > 0, images[..., 0] < 0], 1).astype(np.uint8)
-    stored = {"image": jnp.asarray(images), "mask": jnp.asarray(mask)}
+    stored = {"image": images, "mask": mask}
     hyper = {"mask": np.int32(0)}
     batch = prepare(stored, hyper, jax.random.key(0))
     assert batch["image"].shape == (5, 10, 10, 3) and batch["mask"].any()

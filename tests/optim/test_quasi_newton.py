@@ -24,7 +24,7 @@ from jaxdl.optim import (
 from jaxdl.optim.quasi_newton import inverse_update, ssbfgs_scaling, ssbroyden_scaling
 
 METHODS = {"ssbfgs": ssbfgs, "ssbroyden": ssbroyden}
-SCALE_BY = {"ssbfgs": scale_by_ssbfgs, "ssbroyden": scale_by_ssbroyden}
+SCALE_BY = {"ssbfgs": scale_by_ssbfgs(), "ssbroyden": scale_by_ssbroyden()}
 SCALINGS = {"ssbfgs": ssbfgs_scaling, "ssbroyden": ssbroyden_scaling}
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -63,9 +63,8 @@ def minimized(tx, f, x, steps, state=None):
         return (x, state), (x, state.value, state.learning_rate)
 
     state = tx.init(x) if state is None else state
-    _, state = tx.update(None, state, x, value_fn=f)  # it only looks
-    (_, state), seen = jax.lax.scan(step, (x, state), length=steps)
-    return *seen, state
+    (_, state), seen = jax.lax.scan(step, (x, state), length=1 + steps)
+    return *jax.tree.map(lambda leaf: leaf[1:], seen), state  # the first update only looks
 
 
 @functools.cache
@@ -129,7 +128,7 @@ def drawn(seed, n):
 
 
 def updated(H, s, y, tau, phi):
-    return np.asarray(inverse_update(*map(jnp.asarray, (H, H @ y, s, y, tau, phi))))
+    return np.asarray(jax.jit(inverse_update)(H, H @ y, s, y, tau, phi))
 
 
 # One update.
@@ -162,7 +161,7 @@ def test_scalings_are_finite_at_the_ends(method, b, excess):
 
 
 @settings(max_examples=30)
-@given(seed=SEEDS, n=st.sampled_from([2, 3, 12]), method=st.sampled_from(list(SCALINGS)))
+@given(seed=SEEDS, n=st.sampled_from([2, 5, 12]), method=st.sampled_from(list(SCALINGS)))
 def test_updates_keep_the_secant_equation_symmetry_and_definiteness(seed, n, method):
     H, s, y = drawn(seed, n)
     H = (H + H.T) / 2
@@ -358,11 +357,11 @@ def regression(params, x, y):
 POINTS = np.linspace(-1, 1, 20)[:, None]
 
 
-def draw_params(key):
-    first, second = jax.random.split(key)
+def draw_params(members):
+    rng = np.random.default_rng(0)
     return {
-        "dense1": {"kernel": 3 * jax.random.normal(first, (1, 4)), "bias": jnp.zeros(4)},
-        "dense2": {"kernel": jax.random.normal(second, (4, 1))},
+        "dense1": {"kernel": 3 * rng.normal(size=(members, 1, 4)), "bias": np.zeros((members, 4))},
+        "dense2": {"kernel": rng.normal(size=(members, 4, 1))},
     }
 
 
@@ -382,11 +381,10 @@ def train(params, frequency):
 
 
 def test_members_of_a_population_are_what_they_are_alone():
-    frequencies = jnp.asarray([2.0, 3.0])
-    params = jax.vmap(draw_params)(jax.random.split(jax.random.key(0), 2))
+    params, frequencies = draw_params(2), np.asarray([2.0, 3.0])
     batched = jax.jit(jax.vmap(train))(params, frequencies)
     mapped = jax.jit(lambda *both: jax.lax.map(lambda one: train(*one), both))(params, frequencies)
-    alone = jax.jit(train)
+    batched, mapped, alone = *jax.device_get((batched, mapped)), jax.jit(train)
     for i in range(2):
         member = jax.tree.map(lambda leaf, i=i: leaf[i], (params, frequencies))
         expected = alone(*member)
@@ -427,15 +425,16 @@ WALK = np.array([[1.0, 1.0, 1.0], [0.5, -0.4, 0.1], [0.1, -0.3, -0.2]])
 
 @pytest.mark.parametrize("method", SCALE_BY)
 def test_the_first_direction_is_the_gradient_of_length_one(method):
-    for g in (np.array([3.0, 4.0]), np.array([0.3, 0.4]), np.array([3e-120, 4e-120])):
-        (state,), direction = stepped(SCALE_BY[method](), [np.zeros(2)], [g])
-        np.testing.assert_allclose(direction, [0.6, 0.8], rtol=1e-14)
+    for length in (5.0, 0.5, 5e-120):
+        g = length * np.array([0.6, 0.0, 0.8])
+        (state,), direction = stepped(SCALE_BY[method], [np.zeros(3)], [g])
+        np.testing.assert_allclose(direction, [0.6, 0.0, 0.8], rtol=1e-14)
         assert not state.fresh and state.pairs == 0
 
 
 @pytest.mark.parametrize("method", SCALE_BY)
 def test_a_tree_is_its_vector(method):
-    tx = SCALE_BY[method]()
+    tx = SCALE_BY[method]
     states, expected = stepped(tx, WALK, WALK @ A)
 
     def tree(v):
@@ -450,7 +449,7 @@ def test_a_tree_is_its_vector(method):
 
 
 def test_single_precision_stays_single():
-    tx = scale_by_ssbroyden()
+    tx = SCALE_BY["ssbroyden"]
     states, direction = stepped(tx, WALK.astype(np.float32), (WALK @ A).astype(np.float32))
     assert shapes(states[-1]) == shapes(tx.init(jnp.zeros(3, jnp.float32)))
     assert direction.dtype == np.float32
@@ -469,7 +468,7 @@ def test_single_precision_stays_single():
     ids=["none", "negative", "nan", "inf"],
 )
 def test_curvature_that_is_not_positive_is_left_out(method, y):
-    tx = SCALE_BY[method]()
+    tx = SCALE_BY[method]
     states, direction = stepped(tx, WALK[:2], WALK[:2] @ A)
     before = states[-1]
     assert before.pairs == 1
@@ -504,7 +503,7 @@ def test_nothing_happens_at_a_minimum(method):
 
 
 def test_a_direction_uphill_makes_it_start_anew():
-    tx = scale_by_ssbroyden()
+    tx = SCALE_BY["ssbroyden"]
     states, _ = stepped(tx, WALK, WALK @ A)
     broken = states[-1]._replace(inverse_hessian=-states[-1].inverse_hessian, fresh=True)
     x = WALK[-1] / 2
@@ -521,7 +520,7 @@ def test_a_direction_uphill_makes_it_start_anew():
 
 @pytest.mark.parametrize("method", SCALE_BY)
 def test_a_search_that_found_nothing_makes_it_start_anew(method):
-    tx = SCALE_BY[method]()
+    tx = SCALE_BY[method]
     points = WALK[[0, 1, 2, 2]]
     states, direction = stepped(tx, points, points @ A)
     assert [int(state.pairs) for state in states] == [0, 1, 2, 0]
@@ -553,7 +552,7 @@ def test_it_goes_into_a_chain_with_a_line_search_of_optax():
         return optax.apply_updates(x, updates), state
 
     x = jnp.asarray(rosenbrock_start(2))
-    state = tx.init(x)
+    state = jax.device_get(tx.init(x))  # no leaf is weakly typed: steps are one program
     for centre in (0.0, 1.0):
         for _ in range(60):
             x, state = step(x, state, centre)
@@ -566,7 +565,7 @@ def test_it_goes_into_a_chain_with_a_line_search_of_optax():
 
 @pytest.mark.parametrize("method", SCALE_BY)
 def test_after_a_restart_the_inverse_hessian_is_kept_and_no_pair_is_made(method):
-    tx = SCALE_BY[method]()
+    tx = SCALE_BY[method]
     states, _ = stepped(tx, WALK, WALK @ A)
     renewed = restart(states[-1])
     assert renewed.fresh
@@ -586,9 +585,9 @@ def test_restart_is_of_line_searches_and_quasi_newton_alone():
     for new, old in zip(jax.tree.leaves(restart(adam)), jax.tree.leaves(adam), strict=True):
         assert new is old
     state = optax.chain(optax.trace(0.9), ssbroyden()).init(params)
-    state = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + 3, state)
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.full(leaf.shape, 3.0)), state)
     renewed = restart(state)
-    changed = jax.tree.map(lambda new, old: bool(jnp.any(new != old)), renewed, state)
+    changed = jax.tree.map(lambda new, old: not np.array_equal(new, old), renewed, state)
     paths, _ = jax.tree.flatten_with_path(changed)
     names = [path[-1].name for path, differs in paths if differs]
     assert names == ["fresh", "value"]
@@ -597,8 +596,8 @@ def test_restart_is_of_line_searches_and_quasi_newton_alone():
 
 
 def test_restart_jits_and_maps():
-    state = jax.vmap(ssbroyden().init)(jnp.ones((4, 2)))
-    state = jax.tree.map(jnp.zeros_like, state)
+    state = jax.eval_shape(jax.vmap(ssbroyden().init), jnp.ones((4, 2)))
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), state)
     for mapped in (jax.jit(restart), jax.vmap(restart), lambda s: jax.lax.map(restart, s), restart):
         renewed = mapped(state)
         np.testing.assert_array_equal(renewed.rule.fresh, [True] * 4)
@@ -607,8 +606,8 @@ def test_restart_jits_and_maps():
 
 
 def test_the_state_may_be_donated():
-    tx, x, g = scale_by_ssbroyden(), jnp.ones(3), jnp.arange(3.0)
-    expected, _ = tx.update(g, tx.init(x), x)
+    tx, x, g = SCALE_BY["ssbroyden"], jnp.ones(3), jnp.arange(3.0)
+    expected, _ = updating(tx)(g, tx.init(x), x)
     donating = jax.jit(lambda state: tx.update(g, state, x)[0], donate_argnums=0)
     state = tx.init(x)
     with warnings.catch_warnings():
@@ -617,6 +616,6 @@ def test_the_state_may_be_donated():
 
 
 def test_parameters_are_needed():
-    tx = scale_by_ssbroyden()
+    tx = SCALE_BY["ssbroyden"]
     with pytest.raises(ValueError, match="needs the parameters"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)))

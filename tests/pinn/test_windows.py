@@ -39,6 +39,11 @@ PROBLEM = Problem(
 ANSATZ = Ansatz(PROBLEM, MLP((5,)))
 WINDOWS = TimeWindows(ANSATZ, COUNT)
 
+# Compiled, and once for all tests: operations on their own take much longer.
+begin = jax.jit(WINDOWS.begin)
+judge = jax.jit(functools.partial(WINDOWS.judge, block=64))
+solution_of_windows = jax.jit(WINDOWS.solution)
+
 
 def solution(networks, point):
     """The module's formula at one point ``x, t``, of plain operations."""
@@ -76,7 +81,9 @@ def later(points, windows):
 
 @pytest.fixture
 def networks():
-    return trees.stack([ANSATZ.init(jax.random.key(i)) for i in range(COUNT)])
+    """Random parameters of all windows, by NumPy: there is nothing to compile."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(ANSATZ.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.5, (COUNT, *leaf.shape)), shapes)
 
 
 @pytest.fixture
@@ -96,31 +103,37 @@ def first(sample):
 
 def test_windows_follow_each_other_and_are_judged_together(networks, sample, first):
     heldout = WINDOWS.make_heldout(400)
-    collections = jax.jit(WINDOWS.begin)(sample)
-    judge, advance = jax.jit(functools.partial(WINDOWS.judge, block=64)), jax.jit(WINDOWS.advance)
-    residual = jax.jit(functools.partial(WINDOWS.window_ansatz.residual, term="equation"))
-    loss = jax.jit(functools.partial(objective.loss, WINDOWS.window_ansatz))
+    collections, advance = begin(sample), jax.jit(WINDOWS.advance)
+    ansatz = WINDOWS.window_ansatz
+
+    @jax.jit
+    def residual_and_loss(params, sample):
+        residual = ansatz.residual(params, "equation", sample.points["equation"])
+        return residual[:, 0], objective.loss(ansatz, params, sample)[0]
+
     for i in range(COUNT):
         params = trees.member(networks, i)
         if i:
             collections = advance(trees.member(networks, i - 1), collections)
         # Later networks are zero, as if there were none.
-        trained = jax.tree.map(lambda leaf: leaf.at[i + 1 :].set(0), networks)  # noqa: B023
+        trained = jax.tree.map(
+            lambda leaf, i=i: np.concatenate([leaf[: i + 1], 0 * leaf[i + 1 :]]), networks
+        )
         now = {term: later(points, i) for term, points in first.items()}
         points = collections["sample"].points
         for term in now:
-            np.testing.assert_allclose(points[term][:, :2], now[term], rtol=1e-14)
-        expected = residuals(trained, now["equation"])
-        found = residual(params, points=points["equation"])[:, 0]
+            np.testing.assert_allclose(np.asarray(points[term])[:, :2], now[term], rtol=1e-14)
+        expected = np.asarray(residuals(trained, now["equation"]))
+        found, loss = residual_and_loss(params, collections["sample"])
         np.testing.assert_allclose(found, expected, rtol=1e-8)
-        at_wall = solutions(trained, now["wall"]) - now["wall"][:, 1]
+        at_wall = np.asarray(solutions(trained, now["wall"])) - now["wall"][:, 1]
         value = 2 * np.mean(expected**2) + np.mean(at_wall**2)
-        np.testing.assert_allclose(loss(params, collections["sample"])[0], value, rtol=1e-9)
+        np.testing.assert_allclose(loss, value, rtol=1e-9)
 
         values = judge(params, collections, heldout)
         windows = [{t: later(p, j) for t, p in first.items()} for j in range(i + 1)]
-        equations = [residuals(trained, window["equation"]) ** 2 for window in windows]
-        walls = [(solutions(trained, w["wall"]) - w["wall"][:, 1]) ** 2 for w in windows]
+        equations = [np.square(residuals(trained, window["equation"])) for window in windows]
+        walls = [np.square(solutions(trained, w["wall"]) - w["wall"][:, 1]) for w in windows]
         np.testing.assert_allclose(
             values["train_loss"], np.mean(equations) + np.mean(walls), rtol=1e-9
         )
@@ -135,7 +148,7 @@ def test_windows_follow_each_other_and_are_judged_together(networks, sample, fir
     np.testing.assert_allclose(
         everywhere, np.concatenate([later(first["wall"], j) for j in range(COUNT)])
     )
-    found = jax.jit(WINDOWS.solution)(params, collections, heldout.points)[:, 0]
+    found = np.asarray(solution_of_windows(params, collections, heldout.points))[:, 0]
     np.testing.assert_allclose(found, solutions(networks, heldout.points), rtol=1e-12)
 
 
@@ -145,15 +158,15 @@ def test_held_out_points_of_the_terms_are_as_many_in_all_windows_as_a_grid_has(n
     assert len(np.unique(grid[:, 0])) == 20 and len(np.unique(grid[:, 1])) == 7  # of 20 times
     assert (grid[:, 1].min(), grid[:, 1].max()) == (0.5, 2.0)
     assert set(wall[:, 0]) == {1.0} and (wall[0, 1], wall[-1, 1]) == (0.5, 2.0)
-    collections = WINDOWS.at_last(WINDOWS.begin(sample))
+    collections = WINDOWS.at_last(begin(sample))
     params = trees.member(networks, -1)
     collections["windows"] = collections["windows"]._replace(networks=networks)
-    values = jax.jit(WINDOWS.judge)(params, collections, heldout)
+    values = judge(params, collections, heldout)
     windows = [
         np.stack([wall[:, 0], 0.5 + (wall[:, 1] - 0.5) / COUNT + j * LENGTH], axis=-1)
         for j in range(COUNT)
     ]
-    squares = [(solutions(networks, p) - p[:, 1]) ** 2 for p in windows]
+    squares = [np.square(solutions(networks, p) - p[:, 1]) for p in windows]
     np.testing.assert_allclose(values["heldout_wall"], np.mean(squares), rtol=1e-9)
     with pytest.raises(ValueError, match="4 held-out points have only 2 times"):
         WINDOWS.make_heldout(4)
@@ -161,13 +174,13 @@ def test_held_out_points_of_the_terms_are_as_many_in_all_windows_as_a_grid_has(n
 
 def test_the_solution_goes_on_where_a_window_ends(networks, sample):
     x = np.linspace(-1, 1, 5)
-    collections = WINDOWS.begin(sample)
+    collections = begin(sample)
     collections["windows"] = collections["windows"]._replace(networks=networks)
     at_last = WINDOWS.at_last(collections), trees.member(networks, -1)
     for end in (1.0, 1.5):
         times = end + np.array([-1e-9, 0, 1e-9])
         points = [np.stack([x, np.full(5, t)], axis=-1) for t in times]
-        values = [WINDOWS.solution(at_last[1], at_last[0], p) for p in points]
+        values = [solution_of_windows(at_last[1], at_last[0], p) for p in points]
         for before, after in pairwise(values):
             np.testing.assert_allclose(before, after, atol=1e-7)
 
@@ -206,18 +219,22 @@ def test_trained_one_after_the_other_they_solve_equations_of_two_fields():
 
         return jax.lax.scan(step, (params, optimizer.init(params)), length=150)[0][0]
 
-    judge, advance = jax.jit(jax.vmap(windows.judge, (0, 0, None))), jax.jit(windows.advance)
-    params = ansatz.init(jax.random.key(0))
-    collections = windows.begin(objective.draw_sample(problem, "sobol", 0))
+    @jax.jit
+    def judge_twice(params, collections, heldout):
+        twice = trees.stack([params, params]), trees.stack([collections, collections])
+        return jax.vmap(windows.judge, (0, 0, None))(*twice, heldout)
+
+    advance = jax.jit(windows.advance)
+    params = jax.jit(ansatz.init)(jax.random.key(0))
+    collections = jax.jit(windows.begin)(objective.draw_sample(problem, "sobol", 0))
     heldout = windows.make_heldout(400)
     for i in range(count):
         if i:
             collections = advance(params, collections)
         params = train(params, collections["sample"])
-        twice = trees.stack([params, params]), trees.stack([collections, collections])
-        errors = judge(*twice, heldout)["rel_l2"]
+        errors = np.asarray(judge_twice(params, collections, heldout)["rel_l2"])
         assert errors[0] == errors[1] < 5e-3
-    values = windows.solution(params, collections, heldout.points)
+    values = np.asarray(jax.jit(windows.solution)(params, collections, heldout.points))
     expected = exact(heldout.points)
     assert np.linalg.norm(values - expected) < 5e-3 * np.linalg.norm(expected)
 

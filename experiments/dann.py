@@ -196,8 +196,8 @@ class Adaptation(classification.DataStudy):
     def hyper(self, method: str, seed: int) -> Hyper:
         """The examples, numbers and random key of a member of a population.
 
-        Networks of one seed have the same initial values in layers of the same shape, and see the
-        same source images in the same order."""
+        Networks of one seed begin alike in layers of one shape, and see source images in one order.
+        """
         settings, domains = self.methods[method], trains_on(self.methods[method])
         longest = max(len(self.ids[domain, "train"]) for domain in DOMAINS)
         return {

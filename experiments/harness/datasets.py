@@ -37,10 +37,10 @@ def check_digit_splits(config: ConfigDict, sections: Sequence[str]) -> None:
         if config[section].name in ("digits", "digits_m")
     }
     if len({*seeds.values()}) > 1:
-        found = ", ".join(f"{setting}={seed}" for setting, seed in seeds.items())
+        values = ", ".join(f"{setting}={seed}" for setting, seed in seeds.items())
         raise ValueError(
-            f"{found}: digits and digits_m need the same seed, or test digits of the one train the "
-            "other"
+            f"{values}: digits and digits_m need the same seed, or test digits of the one train "
+            "the other"
         )
 
 

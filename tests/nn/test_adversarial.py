@@ -16,6 +16,7 @@ from jaxdl.adaptation import (
 from jaxdl.nn.models.adversarial import AdversarialNet, dann_gtsrb, dann_mnist, dann_svhn
 from jaxdl.nn.models.convnet import Conv
 from jaxdl.trees import count
+from tests.variables import draw_variables
 
 
 def shapes_of(model, pixels, channels=3):
@@ -111,16 +112,9 @@ def images():
     return np.random.default_rng(0).normal(size=(5, 8, 8, 2)).astype(np.float32)
 
 
-def drawn(model, images):
-    """Variables with biases that are not 0."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(s.dtype), shapes)
-
-
 @pytest.fixture(scope="module")
 def variables(images):
-    return drawn(small(), images)
+    return draw_variables(small(), images)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -214,7 +208,7 @@ def test_virtual_adversarial_training_goes_through_the_network(images):
 
         return jnp.mean(virtual_adversarial_loss(predict, images, jax.random.key(0), radius=1.0))
 
-    value, gradient = jax.device_get(loss(drawn(model, images)["params"], images))
+    value, gradient = jax.device_get(loss(draw_variables(model, images)["params"], images))
     assert value > 0
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     for name in ("encoder_0", "label_head_0"):

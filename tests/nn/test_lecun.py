@@ -1,7 +1,5 @@
 """LeCun's networks: counts as published, units against NumPy's one by one."""
 
-import itertools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,19 +12,13 @@ from jaxdl.nn.models.stack import Stack, count_links
 from jaxdl.supervised import apply_train
 from jaxdl.transfer import cut
 from jaxdl.trees import count
+from tests.variables import draw_variables
 
 DIGIT = (16, 16, 1)
 
 
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def drawn(model, x):
-    """Variables for inputs like x, no two leaves alike."""
-    seeds = itertools.count()
-    leaves = jax.eval_shape(model.init, jax.random.key(0), x)
-    return jax.tree.map(lambda leaf: 0.3 * numbers(*leaf.shape, seed=next(seeds)), leaves)
 
 
 def shapes(model, shape):
@@ -141,7 +133,7 @@ def unit_by_unit(layer, params, x):
 def test_networks_are_numpys_unit_by_unit(name, shape):
     model = MODELS[name](3)
     images = numbers(2, *shape)
-    variables = drawn(model, images)
+    variables = draw_variables(model, images)
     outputs = np.asarray(jax.jit(model.apply)(variables, images))
     params = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables["params"])
     for x, output in zip(images.astype(np.float64), outputs, strict=True):
@@ -194,7 +186,7 @@ def test_maps_shift_with_their_images_and_locally_connected_ones_do_not():
     images = numbers(2, 16, 16, 2)
     shifted = np.roll(images, (2, 4), (1, 2))  # one and two units
     for layer, equal in ((Maps(2, 5, ((0,), (1,))), True), (Local(2, 5), False)):
-        variables, apply = drawn(layer, images), jax.jit(layer.apply)
+        variables, apply = draw_variables(layer, images), jax.jit(layer.apply)
         variables["params"]["bias"][:] = 0  # of each unit its own
         y, moved = (np.asarray(apply(variables, x)) for x in (images, shifted))
         difference = np.abs(moved[:, 2:-1, 3:-1] - y[:, 1:-2, 1:-3])
@@ -223,7 +215,7 @@ def test_stretches_are_the_whole():
             parts.append(model.apply(above, model.apply(below, x, stop=n), start=n))
         return model.apply(variables, x), parts
 
-    whole, parts = everything(drawn(model, x), x)
+    whole, parts = everything(draw_variables(model, x), x)
     for part in parts:
         np.testing.assert_allclose(part, whole, atol=1e-6)
 
@@ -232,7 +224,7 @@ def test_members_may_differ_in_dropout_which_is_of_training_only():
     """As of lenet5 and zip_code, of two dense layers."""
     model = Stack((nn.Dense(8), nn.Dense(3)), activation=squash)
     x, key = numbers(3, 5), jax.random.key(1)
-    variables = drawn(model, x)
+    variables = draw_variables(model, x)
 
     def everything(rate):
         network = model.clone(dropout=rate)
@@ -262,7 +254,7 @@ def test_squash_is_one_at_one():
 def test_a_stack_of_dense_layers_takes_features_and_images():
     model, images = MODELS["net2"](3), numbers(2, 4, 4, 1)
     assert isinstance(model, Stack)
-    variables, apply = drawn(model, images), jax.jit(model.apply)
+    variables, apply = draw_variables(model, images), jax.jit(model.apply)
     outputs = apply(variables, images)
     assert outputs.shape == (2, 3)
     np.testing.assert_array_equal(apply(variables, np.reshape(images, (2, 16))), outputs)

@@ -12,6 +12,7 @@ from jaxdl.nn.layers import ACTIVATIONS, GaussianNoise
 from jaxdl.nn.models import MODELS
 from jaxdl.supervised import apply_train
 from jaxdl.transfer import cut, layers
+from tests.variables import draw_variables
 
 mlp = MODELS["mlp"]
 FORMULAS = {
@@ -33,12 +34,6 @@ def on_host(tree):
 
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def draw_variables(model, x):
-    """Variables of which no two leaves are alike; what ``init`` draws takes long to compile."""
-    shapes, rng = jax.eval_shape(model.init, jax.random.key(0), x), np.random.default_rng(1)
-    return jax.tree.map(lambda s: 0.3 * rng.normal(size=s.shape).astype(np.float32), shapes)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -265,7 +265,7 @@ def test_a_network_that_is_not_finite_stays_as_it_was(several):
 
 @pytest.mark.parametrize(
     ("member", "data", "batched"),
-    [(1, 1, False), (1, 1, True), (8, 1, False)],  # others below, with batch normalization
+    [(1, 1, False), (1, 1, True), (8, 1, False), (4, 2, False)],
 )
 def test_meshes_of_every_shape_agree(alone, member, data, batched):
     placement = placement_of(member, data)

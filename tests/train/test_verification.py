@@ -52,8 +52,8 @@ def make_population(placement, model):
 
 
 @pytest.mark.parametrize(
-    "mode, member, data",  # two devices by shard_map are below
-    [("shard_map", 2, 2), ("jit", 2, 2), ("fsdp", 2, 1), ("pmap", 1, 2)],
+    "mode, member, data",
+    [("shard_map", 2, 1), ("shard_map", 2, 2), ("jit", 2, 2), ("fsdp", 2, 1), ("pmap", 1, 2)],
 )
 def test_right_programs_agree(mode, member, data):
     placement = make_placement(member, data, mode, jax.devices()[: member * data])

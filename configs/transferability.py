@@ -42,7 +42,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.image.padding = 0  # pixels on every side, before cropping
     config.image.flip = False  # mirror images at random in training
 
-    config.model = "glyph_net"  # digit_net, cifar_net, caffenet
+    config.model = "glyph_net"  # digit_net, cifar_net, caffenet; or your own, module:function
 
     # Chosen on the validation split, by the accuracy of the bases.
     config.steps = 450

@@ -19,16 +19,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.dann import get_config
-from experiments.harness import classification, datasets, recipe, user_functions
+from experiments.harness import classification, datasets, recipe
 from experiments.harness import settings as declared
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, OneOf, Settings
 from experiments.harness.study import Headline, conduct, curve_panels, describe_source
+from experiments.harness.user_functions import NamedFunction
 from jaxdl import adaptation, trees, validation
 from jaxdl.adaptation import ADVERSARIES, DOMAINS, TERMS
 from jaxdl.data import augment, preparation
 from jaxdl.data.source import Split
-from jaxdl.nn.models import ADVERSARIAL_MODELS as MODELS
+from jaxdl.nn.models import ADVERSARIAL_MODELS
 from jaxdl.nn.models.adversarial import AdversarialNet
 from jaxdl.nn.models.convnet import STARTS
 from jaxdl.report import adapted, embeddings, figures
@@ -130,7 +131,8 @@ class Adaptation(classification.DataStudy):
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        self.model = user_functions.function_named(config.model, MODELS, "config.model", "model")
+        kind = ADVERSARIAL_MODELS, AdversarialNet
+        self.model = NamedFunction("config.model", config.model, *kind)
         self.methods = {name: method.settings for name, method in check(config).items()}
         self.sources = {
             domain: datasets.load(config[domain], f"config.{domain}", unlabelled=domain == "target")
@@ -163,13 +165,11 @@ class Adaptation(classification.DataStudy):
         self.members = self.make_members(names, alike, self.make, partial(Network, self.pair))
 
     def make_network(self, settings: Mapping[str, Any]) -> AdversarialNet:
-        """The network of a method; ValueError where the user's own function makes none."""
-        name, classes = self.config.model, len(self.sources["source"].class_names)
-        options = {option: settings[option] for option in ("padding", "dropout")}
-        with user_functions.blame(f"config.model={name}", self.model, shipped=name in MODELS):
-            network = self.model(classes, start=STARTS[settings["start"]], **options)
-            user_functions.check_result(network, AdversarialNet)
-        return network
+        """The network of a method."""
+        classes, start = len(self.sources["source"].class_names), STARTS[settings["start"]]
+        return self.model(
+            classes, start=start, padding=settings["padding"], dropout=settings["dropout"]
+        )
 
     def make(self, method: str) -> tuple[Program, classification.Starter]:
         """The program of a method, and the initialization of its networks."""

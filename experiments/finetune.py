@@ -81,7 +81,7 @@ class FineTuning(SingleSourceStudy):
         config, shape = self.config, self.image_shape()
         path, classes = f"config.model={config.model}", len(self.source.class_names)
         self.model = self.donors.make_network(classes, self.placement.axis_name)
-        self.init, self.shapes = self.initializer(self.model, shape, path)
+        self.init, self.shapes = self.initializer(self.model, shape, path, layered=True)
         self.stages = self.donors.fit(self.model, self.shapes, shape)
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])

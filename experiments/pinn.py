@@ -23,11 +23,11 @@ from ml_collections import ConfigDict
 
 from configs.pinn import get_config
 from experiments.harness import settings as declared
-from experiments.harness import user_functions
 from experiments.harness.devices import float64
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings, TupleOf
 from experiments.harness.study import Headline, Study, conduct
+from experiments.harness.user_functions import NamedFunction, blame
 from jaxdl import optim, trees
 from jaxdl.nn.models.mlp import ACTIVATIONS, MLP
 from jaxdl.pinn import judgement, objective, sampling, weighting
@@ -97,9 +97,8 @@ class Solver:
         name = settings["problem"]
         problem = named(problem, name.rpartition(":")[2], PROBLEMS)
         self.name = problem, named(method, settings["optimizer"], OPTIMIZERS)
-        self.function = user_functions.function_named(name, PROBLEMS, place("problem"), "problem")
-        options = settings["options"]
-        user_functions.check_options(f"{place('options')}: {name}", self.function, options)
+        self.make_problem = NamedFunction(place("problem"), name, PROBLEMS, Problem)
+        self.make_problem.check_options(f"{place('options')}: {name}", settings["options"])
         self.refreshing = objective.Refresh(*map(settings.get, objective.Refresh._fields))
         if self.refreshing.changes and not settings["refresh"]:
             reason = "is 0: then neither points nor weights ever change"
@@ -144,8 +143,7 @@ class Solver:
 
     def make_ansatz(self) -> Ansatz:
         """The problem, and the network that solves it."""
-        settings, problem = self.settings, self.function(**self.settings["options"])
-        user_functions.check_result(problem, Problem)
+        settings, problem = self.settings, self.make_problem(**self.settings["options"])
         widths, activation = tuple(settings["hidden"]), ACTIVATIONS[settings["activation"]]
         return Ansatz(problem, MLP(widths, len(problem.fields), activation, settings["steepness"]))
 
@@ -226,7 +224,7 @@ class Physics(Study):
         self.placement = make_placement(**self.config.parallel)
         for solver in self.solvers:
             name = solver.settings["problem"]
-            with user_functions.blame(name, solver.function, shipped=name in PROBLEMS):
+            with blame(name, solver.make_problem.function, shipped=name in PROBLEMS):
                 solver.build(self.config, self.placement)
         self.members = [member for solver in self.solvers for member in solver.group.members]
 

@@ -15,20 +15,23 @@ from functools import partial
 from itertools import product
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from configs.transferability import get_config
-from experiments.harness.classification import COMMON
+from experiments.harness import classification, recipe
 from experiments.harness.run import run
 from experiments.harness.settings import Between, Count, Multiple, OneOf, Settings, SomeOf, TupleOf
 from experiments.harness.single_source import SingleSourceStudy
 from experiments.harness.study import Headline, conduct
+from experiments.harness.user_functions import NamedFunction
 from jaxdl import transfer, trees
 from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
+from jaxdl.nn.layered import layers
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report import transfer_figure, transferred
@@ -44,14 +47,13 @@ from jaxdl.types import Batch, Hyper, LossFn, Variables
 HALVES = ("random", "dissimilar")
 SETTINGS = Settings(
     {
-        **COMMON,
+        **classification.COMMON,
         "splits": SomeOf(HALVES, least=1),
         "treatments": SomeOf(tuple(transfer.TREATMENTS)),
         "fine_tuned_splits": SomeOf(HALVES),
         "fine_tuned_directions": SomeOf(("AB", "BA")),
         "image.subtract": OneOf(("channels", "pixels")),
         **dict.fromkeys(("image.crop", "image.padding"), Between(0, 2**15 - 1)),
-        "model": OneOf(tuple(MODELS)),
         "steps": (Count(), Multiple("steps_per_dispatch")),
         "batch": (Count(), Multiple("parallel.data")),
         "optimizer.learning_rate": Between(0, above=True),
@@ -108,6 +110,7 @@ class Transferability(SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         self.rule = make_rule(config)
+        self.make_network = NamedFunction("config.model", config.model, MODELS, nn.Module)
         super().__init__(config)
         if "dissimilar" in config.splits and not self.source.class_groups:
             problem = f"{self.source.name} has no groups of classes"
@@ -118,15 +121,14 @@ class Transferability(SingleSourceStudy):
         super().build()
         config, self.tasks = self.config, self.make_tasks()
         classes = max(int(task.label_of.max()) + 1 for task in self.tasks.values())
-        self.model = MODELS[config.model](classes, axis_name=self.placement.axis_name)
+        self.model = recipe.over_devices(self.make_network(classes), self.placement.axis_name)
         try:
             see = preparation.standardized(self.images, **config.image)
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
-        path = f"config.model={config.model}"
-        shape = self.image_shape(config.image.crop)
-        self.init, self.shapes = self.initializer(self.model, shape, path)
-        self.cuts = tuple(range(1, len(transfer.layers(self.shapes))))
+        example = self.image_shape(config.image.crop), self.make_network.title
+        self.init, self.shapes = self.initializer(self.model, *example, layered=True)
+        self.cuts = tuple(range(1, len(layers(self.shapes))))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             labels = hyper["label_of"][stored["label"]]
@@ -137,17 +139,16 @@ class Transferability(SingleSourceStudy):
             return create_state(variables, self.rule, alive=flags)
 
         self.start = jax.jit(start, static_argnums=1)
-        model, cuts = self.model, self.cuts
         self.full = self.make_kind(
             prepare,
-            classification_loss(model),
-            lambda state, hyper, x: model.apply(state.variables, x),
+            classification_loss(self.model),
+            lambda state, hyper, x: self.model.apply(state.variables, x),
         )
         self.frozen = self.make_kind(
             prepare,
-            transfer.shared_prefix_loss(model, cuts),
+            transfer.shared_prefix_loss(self.model, self.cuts),
             lambda state, hyper, x: transfer.shared_prefix_logits(
-                model, cuts, hyper["base"], state.variables, x
+                self.model, self.cuts, hyper["base"], state.variables, x
             ),
         )
         self.plan = self.make_plan()
@@ -202,9 +203,8 @@ class Transferability(SingleSourceStudy):
 
         def hyper() -> Hyper:
             donor = {"base": self.donor(networks[0])} if frozen else {}
-            key, examples = member_key("train", *networks[0]), task.examples["train"]
-            streams = example_streams([examples], longest)
-            return {"key": key, "label_of": task.label_of, **streams, **donor}
+            hyper = {"key": member_key("train", *networks[0]), "label_of": task.label_of}
+            return hyper | example_streams([task.examples["train"]], longest) | donor
 
         program = self.frozen if frozen else self.full
         return Member(networks, program, lambda: self.start(variables(), frozen), hyper)

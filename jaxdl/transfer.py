@@ -12,11 +12,8 @@ dicts. A layer is a top-level entry of ``params``; its depth is the number at th
 (``conv1, conv2, fc3``, as in Caffe), or its place in ``order``.
 """
 
-import inspect
-import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import trees
+from jaxdl.nn.layered import Layered, activations, check_layered, layers
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.metrics import correct
 from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Variables
@@ -46,32 +44,6 @@ TREATMENTS = {
     "random": Treatment("random", frozen=True),
 }
 """The paper's four treatments and its control of random, untrained features (its Figure 3)."""
-
-
-def layers(variables: Variables) -> tuple[str, ...]:
-    """The names of a network's layers by their depth, the number at the end of each.
-
-    Raises:
-      ValueError: if a name does not end in a number, two end in the same, or numbers before the
-        last would have another order (``block2_conv1, block1_conv2``); such a model's layers are
-        named by passing ``order`` to the functions below.
-    """
-    by_depth: dict[int, str] = {}
-    for name in variables["params"]:
-        if not (end := re.search(r"\d+$", name)):
-            raise ValueError(f"layer {name!r} has no depth at its end: pass order=(...)")
-        if (twin := by_depth.setdefault(int(end[0]), name)) != name:
-            raise ValueError(f"layers {twin!r} and {name!r} share a depth: pass order=(...)")
-    names = tuple(by_depth[depth] for depth in sorted(by_depth))
-    blocks = [(tuple(map(int, re.findall(r"\d+", name)[:-1])), name) for name in names]
-    blocks = [(numbers, name) for numbers, name in blocks if numbers]
-    for (first, layer), (second, next_layer) in pairwise(blocks):
-        if first > second:
-            raise ValueError(
-                f"layers {layer!r} and {next_layer!r}: their numbers tell of no one order: "
-                "pass order=(...)"
-            )
-    return names
 
 
 def cut(
@@ -164,35 +136,6 @@ def trainable(variables: Variables, n: int, order: Sequence[str] | None = None) 
     return join(jax.tree.map(lambda _: False, lower), jax.tree.map(lambda _: True, upper))
 
 
-@runtime_checkable
-class Layered(Protocol):
-    """A Flax module of which any stretch of layers can be applied alone, by default all."""
-
-    def apply(
-        self,
-        variables: Variables,
-        x: AnyArray,
-        *,
-        train: bool,
-        start: int = 0,
-        stop: int | None = None,
-        **options,
-    ) -> Any:
-        """Layers ``start + 1 … stop`` applied to images or to the output of layer ``start``."""
-
-
-def check_layered(model: Any) -> None:
-    """Raise ValueError unless a model can be applied from one layer to another."""
-    parameters = inspect.signature(model if callable(model) else model.apply).parameters
-    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    if not {"start", "stop"} <= parameters.keys() and not any_keyword:
-        raise ValueError(
-            f"{type(model).__name__} takes ({', '.join(parameters)}): frozen layers need a model "
-            "that also takes start= and stop=, as jaxdl.nn.models.convnet.ConvNet does, to apply "
-            "layers start + 1 to stop alone"
-        )
-
-
 class Frozen:
     """A network whose first ``n`` layers are frozen, to be used as a Flax module, for example in
     :func:`jaxdl.supervised.classification_loss`.
@@ -256,18 +199,6 @@ class Above:
         """As `flax.linen.Module.apply`."""
         options |= {"train": train and self._updates, "start": self._n}
         return self._model.apply(variables, x, **options)
-
-
-def activations(
-    model: Layered, base: Variables, x: Float[Array, "b ..."], cuts: Sequence[int]
-) -> list[Float[Array, "b ..."]]:
-    """The outputs of layers ``cuts`` (ascending) of a base, from one forward pass."""
-    outputs, depth = [], 0
-    for n in cuts:
-        x = model.apply(base, x, train=False, start=depth, stop=n)
-        outputs.append(x)
-        depth = n
-    return outputs
 
 
 def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:

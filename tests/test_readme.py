@@ -4,7 +4,11 @@ import math
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from jaxdl.nn.layered import check_layers, layers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments").glob("*.md"))]
@@ -29,6 +33,17 @@ def test_the_population_of_the_readme_learns():
     accuracy = names["metrics"]["accuracy"][:, -10:].mean(1)
     assert accuracy.shape == (8,)
     assert accuracy[5] > 0.9 > accuracy[0]
+
+
+def test_the_network_of_the_transferability_page():
+    names = {}
+    (network,) = code(ROOT / "experiments/transferability.md")
+    exec(network, names)
+    images = np.random.default_rng(0).normal(size=(2, 20, 20, 1)).astype(np.float32)
+    model = names["Net"](5)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    assert layers(variables) == ("conv1", "conv2", "fc3", "fc4")
+    check_layers(model, variables, images)
 
 
 def test_the_transplant_of_the_readme():

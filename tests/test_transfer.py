@@ -10,6 +10,7 @@ import pytest
 from flax.core import freeze
 
 from jaxdl import transfer
+from jaxdl.nn.layered import activations, layers
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.metrics import correct
 from jaxdl.nn.models.convnet import Conv, ConvNet
@@ -100,16 +101,6 @@ def train_above(at, n, variables, like=None):
     return train(at, classification_loss(transfer.Frozen(at.model, n)), variables, rule)
 
 
-def test_layers_come_in_order_of_depth():
-    names = {f"conv{i}": {} for i in (10, 2, 1)} | {"fc11": {}}
-    assert transfer.layers({"params": names}) == ("conv1", "conv2", "conv10", "fc11")
-    # The last number counts: block1_conv2 comes after block1_conv1.
-    names = {"block1_conv2": {}, "block1_conv1": {}}
-    assert transfer.layers({"params": names}) == ("block1_conv1", "block1_conv2")
-    names = {"conv2d_3": {}, "conv2d_1": {}, "dense_2": {}, "block4_conv4": {}}
-    assert transfer.layers({"params": names}) == ("conv2d_1", "dense_2", "conv2d_3", "block4_conv4")
-
-
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [
@@ -124,7 +115,7 @@ def test_layers_come_in_order_of_depth():
 def test_names_that_do_not_tell_the_depth_are_refused(names, complaint):
     variables = {"params": {name: {} for name in names}}
     with pytest.raises(ValueError, match=rf"{complaint}.*pass order=\(\.\.\.\)$"):
-        transfer.layers(variables)
+        layers(variables)
     assert transfer.cut(variables, 1, names)[0]["params"] == {names[0]: {}}
 
 
@@ -414,7 +405,7 @@ def test_frozen_layers_need_a_model_that_can_be_applied_in_parts():
 def test_activations_are_those_of_the_layers_one_by_one(normed):
     base, x = normed.variables(0), normed.images[0]
     stops, apply = (1, 3, 4), normed.model.apply
-    hidden = jax.jit(lambda base, x: transfer.activations(normed.model, base, x, stops))(base, x)
+    hidden = jax.jit(lambda base, x: activations(normed.model, base, x, stops))(base, x)
     expected = jax.jit(lambda base, x: [apply(base, x, stop=n) for n in stops])(base, x)
     assert_close(hidden, expected, 1e-6)
 

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments.harness import user_functions
 from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study
+from experiments.harness.user_functions import blame
 from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end, length
+from jaxdl.nn.layered import check_layers
 from jaxdl.train.evaluate import Accuracy, Logits, Outputs, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, check_stream, make_feed
 from jaxdl.train.groups import (
@@ -177,13 +178,20 @@ class DataStudy(Study):
         return program
 
     def initializer(
-        self, model: nn.Module, shape: Sequence[int], setting: str, **options: Any
+        self,
+        model: nn.Module,
+        shape: Sequence[int],
+        setting: str,
+        *,
+        layered: bool = False,
+        **options: Any,
     ) -> tuple[Callable, Variables]:
         """``init(key)``, the variables of a fresh network, and their shapes.
 
         Args:
           shape: the shape of an example as the network sees it.
           setting: the setting that names the model, for messages.
+          layered: whether its layers are applied one by one, too.
           options: further arguments of the model's ``init``.
 
         Raises:
@@ -195,7 +203,10 @@ class DataStudy(Study):
         kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
         title = f"{setting} on {kind} {' x '.join(map(str, shape))}"
         shipped = type(model).__module__.startswith("jaxdl.")
-        with user_functions.blame(title, type(model), shipped=shipped):
+        with blame(title, type(model), shipped=shipped):
+            if layered and not shipped:
+                images = jax.random.normal(jax.random.key(1), (2, *shape))
+                check_layers(model, init(jax.random.key(0)), images)
             return init, jax.eval_shape(init, jax.random.key(0))
 
     def image_shape(self, side: int = 0) -> tuple[int, ...]:

@@ -10,15 +10,17 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from experiments.harness import datasets, recipe, user_functions
+from experiments.harness import datasets, recipe
 from experiments.harness import settings as declared
 from experiments.harness.settings import Count, Kinds, OneOf, SomeOf
 from experiments.harness.study import describe_source
+from experiments.harness.user_functions import NamedFunction
 from jaxdl import transfer
 from jaxdl.data import encoded, preparation
 from jaxdl.data.encoded import Images
 from jaxdl.data.source import Source
 from jaxdl.files import digest_file, user_path
+from jaxdl.nn.layered import check_layered, layer_order
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.report.finetune import DONOR
@@ -93,7 +95,7 @@ class Donors:
     def __init__(self, config: ConfigDict, kinds: Kinds):
         setting, self.name = "config.model", config.model
         builders = MODELS | {name: row.build for name, row in PRETRAINED.items()}
-        self._build = user_functions.function_named(self.name, builders, setting, "model")
+        self._build = NamedFunction(setting, self.name, builders, nn.Module)
         self.networks: list[Variables] = []
         """The donors' variables: one from a file, or one a seed after their training."""
         self.source: Source | None = None
@@ -129,7 +131,7 @@ class Donors:
         """The module with ``classes`` outputs, of which any range of stages can be applied
         alone."""
         model = self._build(classes)
-        transfer.check_layered(model)
+        check_layered(model)
         return recipe.over_devices(model, axis_name)
 
     def make_see(
@@ -155,7 +157,7 @@ class Donors:
           ValueError: if the stages but the last are not like the donors', or there are fewer than
             are to be frozen.
         """
-        self.stages = tuple(getattr(model, "names", lambda: transfer.layers(shapes))())
+        self.stages = layer_order(model, shapes)
         for network in self.networks:
             try:
                 transfer.transplant(network, shapes, len(self.stages) - 1, self.stages)

@@ -22,7 +22,6 @@ from experiments.transferability import donor_of
 from jaxdl import adaptation, transfer
 from jaxdl.data import encoded, preparation
 from jaxdl.data.batches import normalize
-from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
@@ -168,7 +167,7 @@ def _supervised(study: DataStudy, network: Any, variables: Load) -> Classifier:
 def _transferability(study: DataStudy, network: Any, variables: Load) -> Classifier:
     config, study.tasks = study.config, study.make_tasks()
     classes = max(int(task.label_of.max()) + 1 for task in study.tasks.values())
-    model = MODELS[config.model](classes)
+    model = study.make_network(classes)
     arrays = variables(network)
     treatment = transfer.TREATMENTS.get(network.treatment)
     if treatment and treatment.frozen:  # the first layers are the donor's

@@ -6,15 +6,14 @@ in one method and on in another takes two programs, so that what is off costs no
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
 
-from experiments.harness import user_functions
 from experiments.harness.settings import (
     Between,
     Count,
@@ -26,6 +25,7 @@ from experiments.harness.settings import (
     SomeOf,
     TupleOf,
 )
+from experiments.harness.user_functions import NamedFunction
 from jaxdl.data import augment, features, preparation, sampling, splits
 from jaxdl.data.encoded import Images, in_memory
 from jaxdl.data.features import FEATURES, make_features
@@ -106,11 +106,9 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     subset |= settings["share"] != 1
     mixing = {*settings["changes"]} & {*MIXING}
     image_settings = ("crop", "padding", "flip", "views", "changes")
-    model = trial.path("model")
-    function = user_functions.function_named(settings["model"], MODELS, model, "model")
-    parameters = inspect.signature(function).parameters
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    ignored = [n for n in MODEL_OPTIONS if not accepts_any and n not in parameters]
+    model = NamedFunction(trial.path("model"), settings["model"], MODELS, nn.Module)
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in model.parameters.values())
+    ignored = [n for n in MODEL_OPTIONS if not accepts_any and n not in model.parameters]
     for names, read, reason in (
         (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
         (image_settings, images, "it is for images"),
@@ -118,7 +116,7 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
         (("smoothing",), not squared, "squared errors have no smoothing"),
         (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
         (("soft",), not mixing, f"the teacher has not seen what {' and '.join(mixing)} make"),
-        (ignored, False, f"{model}={settings['model']} has no such argument"),
+        (ignored, False, f"{model.title} has no such argument"),
     ):
         for setting in names:
             if (value := settings[setting]) and not read:
@@ -276,12 +274,9 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
     Raises:
       ValueError: for an unknown model, or one that refuses its arguments.
     """
-    function = user_functions.function_named(settings["model"], MODELS, path, "model")
     options = {name: settings[name] for name in MODEL_OPTIONS if settings[name]}
-    try:
-        return function(outputs, axis_name=axis_name, **options)
-    except TypeError as error:
-        raise ValueError(f"{path}={settings['model']} with {options}: {error}") from error
+    function = NamedFunction(path, settings["model"], MODELS, nn.Module)
+    return over_devices(function(outputs, **options), axis_name)
 
 
 def over_devices(model: Any, axis_name: str | None) -> Any:

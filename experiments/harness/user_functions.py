@@ -12,22 +12,53 @@ from pathlib import Path
 from typing import Any
 
 
-def function_named(
-    name: str, table: Mapping[str, Callable], setting: str, kind: str
-) -> Callable[..., Any]:
-    """A function of a table of ours, or the user's own, ``module:function``.
+class NamedFunction:
+    """The function that a setting names: one of ours, or the user's own, ``module:function``.
 
     Args:
-      setting: the setting that names it, for messages.
-      kind: the kind of object that the function makes, such as "problem".
+      setting: the setting, for messages.
+      name: its value.
+      table: our functions, by name.
+      kind: the class of what it returns.
 
     Raises:
       ValueError: if there is none; if its module has errors.
     """
-    if name in table:
-        return table[name]
+
+    def __init__(self, setting: str, name: str, table: Mapping[str, Callable], kind: type):
+        self.title, self.kind = f"{setting}={name}", kind
+        self.function = table[name] if name in table else _imported(setting, name, table)
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Its parameters, by name."""
+        return inspect.signature(self.function).parameters
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """What it returns.
+
+        Raises:
+          ValueError: for arguments that it does not take, errors in it, and a wrong result.
+        """
+        with blame(self.title, self.function, shipped=False):
+            result = self.function(*arguments, **options)
+            check_result(result, self.kind)
+        return result
+
+    def check_options(self, setting: str, options: Mapping[str, Any]) -> None:
+        """Raise ValueError where it cannot be called with the keyword arguments of a setting."""
+        try:
+            inspect.signature(self.function).bind(**options)
+        except TypeError as error:
+            names = ", ".join(self.parameters)
+            arguments = f"only {names}" if names else "none at all"
+            raise ValueError(f"{setting}: {error}; it takes {arguments}") from None
+
+
+def _imported(setting: str, name: str, table: Mapping[str, Callable]) -> Callable:
+    """The function ``module:function``; ValueError if there is none, or its module has errors."""
     module, colon, function = name.partition(":")
-    missing = f"{setting}: there is no {kind} {name!r}"
+    missing = f"{setting}: there is no {setting.rpartition('.')[2]} {name!r}"
     advice = "or your own, module:function"
     if not colon:
         raise ValueError(f"{missing}: name one of {', '.join(table)}, {advice}")
@@ -47,18 +78,6 @@ def function_named(
     return value
 
 
-def check_options(setting: str, function: Callable, options: Mapping[str, Any]) -> None:
-    """Raise ValueError where a function cannot be called with these arguments."""
-    signature = inspect.signature(function)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        arguments = (
-            f"only {', '.join(signature.parameters)}" if signature.parameters else "none at all"
-        )
-        raise ValueError(f"{setting}: {error}; it takes {arguments}") from None
-
-
 def check_result(result: Any, kind: type) -> None:
     """Raise ValueError where a function has returned something else than it must."""
     if not isinstance(result, kind):
@@ -68,25 +87,31 @@ def check_result(result: Any, kind: type) -> None:
         )
 
 
+class UserFunctionError(ValueError):
+    """An error in a named function, in a line."""
+
+
 @contextmanager
 def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
-    """Within, an error is reported as one of a named function, a ValueError; with the line of the
-    function's module where one led to it.
+    """Within, an error is reported as one of a named function, a :class:`UserFunctionError`; with
+    the line of the function's module where one led to it.
 
     Args:
       shipped: whether the function is this project's: then only its ValueErrors are the user's.
     """
     try:
         yield
+    except UserFunctionError:  # reported already
+        raise
     except Exception as error:
         file = getattr(sys.modules.get(function.__module__), "__file__", None) or ""
         if not shipped and _last_line(error, file):
-            raise ValueError(f"{name}: {_in_a_line(error, file)}") from error
+            raise UserFunctionError(f"{name}: {_in_a_line(error, file)}") from error
         if isinstance(error, ValueError):  # what this project found wrong, and says so
-            raise ValueError(f"{name}: {error}") from error
+            raise UserFunctionError(f"{name}: {error}") from error
         if shipped:
             raise
-        raise ValueError(f"{name}: {_in_a_line(error)}") from error
+        raise UserFunctionError(f"{name}: {_in_a_line(error)}") from error
 
 
 def _in_a_line(error: BaseException, file: str = "") -> str:

@@ -33,6 +33,11 @@ from tests.experiments.tiny import contents
         pytest.param("data.options.seed=-1", ["seed"], id="negative seed"),
         pytest.param("model=vgg", ["vgg", "digit_net"], id="unknown model"),
         pytest.param("model=glyph_net", ["glyph_net"], id="model too large"),
+        pytest.param(
+            "model=tests.nn.test_layered:doubling",
+            ["config.model=tests.nn.test_layered:doubling", "do not compute"],
+            id="model with wrong layers",
+        ),
         pytest.param("optimizer.name=foo", ["optimizer", "foo", "adam"], id="optimizer"),
         pytest.param("schedule.name=foo", ["schedule", "foo", "cosine"], id="schedule"),
         pytest.param("splits=('random','foo')", ["config.splits", "foo"], id="split"),

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import special
 
+from jaxdl.nn.layered import layers
 from jaxdl.nn.layers import ACTIVATIONS, GaussianNoise
 from jaxdl.nn.models import MODELS
 from jaxdl.supervised import apply_train
-from jaxdl.transfer import cut, layers
+from jaxdl.transfer import cut
 from tests.variables import draw_variables
 
 mlp = MODELS["mlp"]

@@ -10,9 +10,10 @@ import pytest
 from jax import lax
 from scipy import stats
 
+from jaxdl.nn.layered import layers
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvLayer, ConvNet, Dropout, Start
-from jaxdl.transfer import cut, layers
+from jaxdl.transfer import cut
 from jaxdl.trees import count
 
 

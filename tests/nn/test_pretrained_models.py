@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from jaxdl.nn import ops
+from jaxdl.nn.layered import layers
 from jaxdl.nn.models import alexnet, efficientnet_lite, pretrained, resnet, vgg, vit
 from jaxdl.nn.models.efficientnet_lite import EfficientNetLite, Group
 from jaxdl.nn.models.pretrained import PRETRAINED, Pretrained, load
 from jaxdl.nn.models.resnet import ResNet
 from jaxdl.nn.models.staged import adaptive_mean, symmetric
 from jaxdl.nn.weights import read_weights, to_flax, to_source, unflatten, write_safetensors
-from jaxdl.transfer import cut, layers
+from jaxdl.transfer import cut
 from jaxdl.trees import count
 from jaxdl.types import DamagedFile
 from tests.nn import torch_files

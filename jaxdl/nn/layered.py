@@ -1,0 +1,112 @@
+"""Models of which any stretch of layers can be applied alone.
+
+A layer is a top-level entry of ``params``; its depth is the number at the end of its name (``conv1,
+conv2, fc3``, as in Caffe), or its place in the model's own ``names()``.
+"""
+
+import inspect
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxdl.types import AnyArray, Variables
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A Flax module of which any stretch of layers can be applied alone, by default all."""
+
+    def apply(
+        self,
+        variables: Variables,
+        x: AnyArray,
+        *,
+        train: bool,
+        start: int = 0,
+        stop: int | None = None,
+        **options,
+    ) -> Any:
+        """Layers ``start + 1 … stop`` applied to images or to the output of layer ``start``."""
+
+
+def layers(variables: Variables) -> tuple[str, ...]:
+    """The names of a network's layers by their depth, the number at the end of each.
+
+    Raises:
+      ValueError: if a name does not end in a number, two end in the same, or numbers before the
+        last would have another order (``block2_conv1, block1_conv2``); such a model's layers are
+        named by passing ``order`` to the functions of :mod:`jaxdl.transfer`.
+    """
+    by_depth: dict[int, str] = {}
+    for name in variables["params"]:
+        if not (end := re.search(r"\d+$", name)):
+            problem = f"layer {name!r} has no depth at its end"
+            raise ValueError(f"{problem}: name it as conv1 is, or pass order=(...)")
+        if (twin := by_depth.setdefault(int(end[0]), name)) != name:
+            raise ValueError(f"layers {twin!r} and {name!r} share a depth: pass order=(...)")
+    names = tuple(by_depth[depth] for depth in sorted(by_depth))
+    blocks = [(tuple(map(int, re.findall(r"\d+", name)[:-1])), name) for name in names]
+    blocks = [(numbers, name) for numbers, name in blocks if numbers]
+    for (first, layer), (second, next_layer) in pairwise(blocks):
+        if first > second:
+            raise ValueError(
+                f"layers {layer!r} and {next_layer!r}: their numbers tell of no one order: "
+                "pass order=(...)"
+            )
+    return names
+
+
+def layer_order(model: Any, variables: Variables) -> tuple[str, ...]:
+    """The names of a model's layers by their depth: its own ``names()``, or :func:`layers`."""
+    return tuple(getattr(model, "names", lambda: layers(variables))())
+
+
+def check_layered(model: Any) -> None:
+    """Raise ValueError unless a model can be applied from one layer to another."""
+    parameters = inspect.signature(model if callable(model) else model.apply).parameters
+    any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not {"start", "stop"} <= parameters.keys() and not any_keyword:
+        raise ValueError(
+            f"{type(model).__name__} takes ({', '.join(parameters)}): frozen layers need a model "
+            "that also takes start= and stop=, as jaxdl.nn.models.convnet.ConvNet does, to apply "
+            "layers start + 1 to stop alone"
+        )
+
+
+def activations(
+    model: Layered, base: Variables, x: Float[Array, "b ..."], cuts: Sequence[int]
+) -> list[Float[Array, "b ..."]]:
+    """The outputs of layers ``cuts`` (ascending) of a base, from one forward pass."""
+    outputs, depth = [], 0
+    for n in cuts:
+        x = model.apply(base, x, train=False, start=depth, stop=n)
+        outputs.append(x)
+        depth = n
+    return outputs
+
+
+def check_layers(model: Layered, variables: Variables, x: Float[AnyArray, "b ..."]) -> None:
+    """Compare a model with its layers applied one after the other, both in evaluation.
+
+    Raises:
+      ValueError: if the layers cannot be applied one by one, or their outputs are not the model's.
+    """
+    check_layered(model)
+    cuts = range(1, len(layer_order(model, variables)) + 1)
+
+    @jax.jit
+    def outputs(variables: Variables, x: Array) -> tuple[Array, Array]:
+        return model.apply(variables, x, train=False), activations(model, variables, x, cuts)[-1]
+
+    whole, layered = jax.device_get(outputs(variables, x))
+    scale = np.abs(whole).max()  # of float32's rounding
+    if whole.shape != layered.shape or not np.allclose(whole, layered, 0, 1e-3 * scale):
+        raise ValueError(
+            f"{type(model).__name__}: its layers, applied one after the other by start= and stop=, "
+            "do not compute what it computes as a whole"
+        )

@@ -32,9 +32,11 @@ def draw(
     """Draw accuracy against the cut, in the form of the paper's Figure 2, as a PNG file.
 
     Above this run, below the published values; left the random halves, right the dissimilar ones
-    with the random-features control. Lines are means with their standard errors over seeds, the
-    base at n = 0 is a white circle; small marks are single networks. The dotted line on the right
-    is how far AnB falls on the random halves, drawn from the base of the dissimilar ones.
+    with the random-features control. The base at n = 0 is a white circle; a treatment is drawn at
+    the mean base plus its paired difference to base, with the standard error of that over seeds,
+    since it may have been trained for some of the bases only. Small marks are single networks. The
+    dotted line on the right is how far AnB falls on the random halves, drawn from the base of the
+    dissimilar ones.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
@@ -70,8 +72,8 @@ def draw(
         frameon=False,
     )
     note = (
-        "Means over tasks ± standard error over seeds (the paper: splits); "
-        "small marks are single networks."
+        "Base: mean ± standard error over seeds (the paper: splits). Treatments: that mean plus "
+        "the paired\ndifference to base ± its standard error. Small marks are single networks."
     )
     fig.supxlabel(note, fontsize=8.5, color="0.35")
     save(fig, path)
@@ -80,6 +82,7 @@ def draw(
 def _draw_cells(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result]) -> dict:
     """Draw the lines of these cells and their single networks; returns handles for the legend."""
     handles = {}
+    bases = {(r.split, r.seed, r.direction): r.accuracy for r in networks if r.treatment == "base"}
     depth = max((c.n for c in cells), default=0)
     axes.set_xticks(range(depth + 1), ["base", *map(str, range(1, depth + 1))])
     axes.set_xlim(-0.4, max(depth, 1) + 0.4)
@@ -92,10 +95,15 @@ def _draw_cells(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result])
         is_base = treatment == "base"
         shift = 0.0 if is_base else 0.08 * (TREATMENTS.index(treatment) - 3)  # side by side
         line, base = pick(cells, split, treatment), pick(cells, split, "base")
+        is_paired = bool(base) and not is_base
+        estimates = [c.difference if is_paired else c.accuracy for c in line]
+        level = base[0].accuracy.mean if is_paired else 0.0
         points = [
-            (r.n + (-0.15 if is_base else shift), 100 * r.accuracy)
+            (r.n + (-0.15 if is_base else shift), 100 * (level + r.accuracy - own_base))
             for r in networks
-            if (r.split, r.treatment) == (split, treatment) and not math.isnan(r.accuracy)
+            if (r.split, r.treatment) == (split, treatment)
+            for own_base in [bases[r.split, r.seed, r.direction] if is_paired else 0.0]
+            if not math.isnan(r.accuracy - own_base)
         ]
         if points:
             places, heights = zip(*points, strict=True)
@@ -103,7 +111,7 @@ def _draw_cells(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result])
         if not line:
             continue
         x = [c.n + shift for c in line]
-        y = [100 * c.accuracy.mean for c in line]
+        y = [100 * (level + estimate.mean) for estimate in estimates]
         if is_base:
             axes.axhline(y[0], color=colour, lw=0.9, ls=(0, (5, 4)), zorder=1)
         else:  # the line starts at base, where nothing is taken over
@@ -121,7 +129,7 @@ def _draw_cells(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result])
         handles[label] = axes.errorbar(
             x,
             y,
-            [0.0 if math.isnan(c.accuracy.se) else 100 * c.accuracy.se for c in line],
+            [0.0 if math.isnan(estimate.se) else 100 * estimate.se for estimate in estimates],
             fmt=marker,
             color=colour,
             markerfacecolor="white" if is_base else colour,

@@ -7,9 +7,11 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from jaxdl.report.published import YOSINSKI_2014
+from jaxdl.report.transfer_figure import _draw_cells
 from jaxdl.report.transfer_figure import draw as figure
 from jaxdl.report.transferability import findings, report, table
 from jaxdl.report.transferred import Result, read_results, summarize, write_results
@@ -301,6 +303,23 @@ def test_figure_and_report_of_partial_data(tmp_path, keep):
     assert content.startswith(b"\x89PNG")
     assert len(content) > 20_000
     assert "nan" not in report(rows, YOSINSKI_2014, facts={})
+
+
+def test_a_treatment_of_some_bases_is_drawn_at_its_paired_difference():
+    """AnB+ is trained in one direction, whose bases are not the mean base."""
+    rows = grid(noise=0)
+    cells = [c for c in summarize(rows) if c.split == "random" and c.treatment in ("base", "AnB+")]
+    axes = Figure().subplots()
+    _draw_cells(axes, cells, rows)
+    base = 100 * np.mean([r.accuracy for r in rows if (r.split, r.n) == ("random", 0)])
+    heights = [base + points for points in EFFECTS["random", "AnB+"]]
+    marks, bars = axes.collections[-2:]
+    _, markers = [line for line in axes.lines if line.get_marker() not in ("", "None")]
+    drawn = np.asarray(markers.get_ydata(), float)  # matplotlib keeps objects
+    np.testing.assert_allclose(drawn, heights)
+    drawn = np.sort(np.asarray(marks.get_offsets())[:, 1])
+    np.testing.assert_allclose(drawn, np.repeat(heights, SEEDS))
+    assert len(bars.get_segments()) == len(heights)
 
 
 def test_figure_where_all_networks_diverged(tmp_path):

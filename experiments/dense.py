@@ -110,7 +110,7 @@ class Dense(single_source.SingleSourceStudy):
         self.source = self.sources["images"]
         self.score, self.opens_test = reporting.SCORES[self.question], config.report_on == "test"
         counts = self.source.splits["train"].get("count", np.ones(1))
-        self.scale = float(np.mean(counts)) or 1.0  # the guess that looks at no image
+        self.scale, self.guess = float(np.mean(counts)) or 1.0, float(np.median(counts))
         shifted = {n: describe_source(s) for n, s in self.sources.items() if n != "images"}
         files = sorted({t.settings["weights"] for t in self.trials.values()} - {""})
         weights = {"weights": {f: digest_file(user_path(f)) for f in files}} if files else {}
@@ -262,11 +262,11 @@ class Dense(single_source.SingleSourceStudy):
         if self.config.data.shifted:
             data += f"; shifted: {declared.describe(self.config.data.shifted, {})}"
         if self.question == "locate":
-            data += f"; a place is right within {self.config.tolerance:g} pixels"
+            data += reporting.describe_places(self.tests["images"]["point"], self.config.tolerance)
         described = {"Question": self.question, "Data": data}
         described |= dense_sweeps.describe_damage(self.damage_scores)
         facts = described | {"Settings come from": self.config.settings_from} | settings | facts
-        guesses = reporting.against_guess(self.predictions, self.tests, self.scale)
+        guesses = reporting.against_guess(self.predictions, self.tests, self.guess)
         return reporting.report(self.results, self.question, self.config.baseline, facts, guesses)
 
 

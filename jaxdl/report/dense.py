@@ -170,6 +170,7 @@ def against_guess(
     """Each method's counts against one number for all images, paired by image.
 
     Args:
+      guess: the median of the training images' counts, of which the MAE is least.
       predictions: :class:`jaxdl.dense.Counts` by method, value and seed, and by data set.
       tests: the truths, by data set; those without a ``count`` are left out.
     """
@@ -190,6 +191,20 @@ def against_guess(
             networks = f"**{label(point)}**, on average over these {len(seeds)} networks,"
             comparisons.append((networks, estimate, f"{reference}, by {SCORES['count']}"))
     return comparisons
+
+
+def describe_places(points: Float[np.ndarray, "n 2"], tolerance: float) -> str:
+    """When an answer is right, and how often the one answer would be that needs no image.
+
+    Args:
+      points: the truth; NaN where it is not there.
+      tolerance: pixels by which a place may be wrong.
+    """
+    absent = np.isnan(points).any(1).mean()
+    return (
+        f"; a place is right within {tolerance:g} pixels; the answer that it is never there would "
+        f"be right on {100 * absent:.1f} %"
+    )
 
 
 METHOD = """\

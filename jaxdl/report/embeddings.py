@@ -77,6 +77,7 @@ def draw(
         str, tuple[Float[np.ndarray, "n 2"], Bool[np.ndarray, " n"], Int[np.ndarray, " n"]]
     ],
     path: Path,
+    note: str = "",
 ) -> None:
     """Draw features of both domains, in the form of the paper's Figure 3, as a PNG file.
 
@@ -86,6 +87,7 @@ def draw(
 
     Args:
       panels: title -> points, whether they are of the source, and their classes.
+      note: below the panels.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -93,7 +95,7 @@ def draw(
 
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure((0.6 + 4 * columns, 8.2 * rows + 0.2), dpi=100, layout="constrained")
+    figure = Figure((0.4 + 2.7 * columns, 5.5 * rows + 0.5), dpi=110, layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False)
     pairs = [pair for i in range(rows) for pair in grid[2 * i : 2 * i + 2].T]
     for axes in np.ravel(pairs[len(panels) :]):
@@ -126,6 +128,7 @@ def draw(
     domains = {"source": (0.12, 0.32, 0.85), "target": (0.85, 0.1, 0.1)}
     handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
     figure.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)
+    figure.supxlabel(note, fontsize=9, color="0.35")
     save(figure, path)
 
 
@@ -147,13 +150,13 @@ def draw_domains(
     if not features:  # where all networks have diverged
         return
     labels = [domain[:EMBEDDED] for domain in labels]
-    subtitle = f"seed 0, {len(labels[0])} + {len(labels[1])} held-out images"
+    note = f"Seed 0, {len(labels[0])} and {len(labels[1])} held-out images."
     points = embed(
         {
-            f"{name_of(method)}\n{subtitle}": [domain[:EMBEDDED] for domain in features[method]]
+            name_of(method): [domain[:EMBEDDED] for domain in features[method]]
             for method in sorted(features, key=place_of)
         }
     )
     is_source = np.repeat([True, False], list(map(len, labels)))
     classes = np.concatenate(labels)
-    draw({name: (plane, is_source, classes) for name, plane in points.items()}, path)
+    draw({name: (plane, is_source, classes) for name, plane in points.items()}, path, note)

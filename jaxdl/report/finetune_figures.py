@@ -110,20 +110,20 @@ def draw_page(
     class_names: Sequence[str],
     path: Path,
 ) -> None:
-    """A page of images: the worst mistakes first, by the probability of the wrong class, then
-    images at random. Titles give the predicted class and its probability, and for mistakes the true
-    class in red."""
+    """A page of images: two rows with the worst mistakes, by the probability of the wrong class,
+    then images at random. Titles give the predicted class and its probability, and for mistakes the
+    true class in red."""
     outputs, labels = prediction
     chances = probabilities(outputs)
     predicted, confidence = chances.argmax(-1), chances.max(-1)
     wrong = predicted != labels
     mistakes = np.argsort(np.where(wrong, -confidence, 1), kind="stable")[: wrong.sum()]
-    mistakes = mistakes[: ROWS * COLUMNS // 2]
+    mistakes = mistakes[: 2 * COLUMNS]
     others = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(labels)), mistakes))
     ids = [*mistakes, *others[: ROWS * COLUMNS - len(mistakes)]]
     titles = []
     for i in ids:
         title = f"{class_names[predicted[i]]}: {100 * confidence[i]:.0f} %"
-        titles.append(f"{title}\nis {class_names[labels[i]]}" if wrong[i] else title)
+        titles.append(f"{title}\ntrue: {class_names[labels[i]]}" if wrong[i] else title)
     colours = ["firebrick" if wrong[i] else "black" for i in ids]
     samples(images[ids] / 255, titles, path, COLUMNS, side=1.2, colours=colours)

@@ -176,10 +176,12 @@ def sweep(
     shared = len(settings) > 4 and len(set(settings.values())) == 1
     all_styles = styles(row.method for row in results)  # as beside methods without a sweep
     figure, all_axes, _ = panels(len(drawn), 4.4, 3.6, beside=2 * shared)
+    closer = {kind for kind, low in drawn if low is not None}
     for axes, (kind, low) in zip(all_axes, drawn, strict=True):
         methods = [method for method in settings if settings[method] == kind]
         colours = {method: all_styles[method]["color"] for method in methods}
-        draw_sweep(axes, results, colours, choose=choose, train=low is None)
+        starred = choose and not (low is None and kind in closer)  # where they can be told apart
+        draw_sweep(axes, results, colours, choose=starred, train=low is None)
         if low is not None:
             axes.set_ylim(low, min(100.2, low + CLOSE + 2))
             axes.set_title(f"the same, from {low} % on", fontsize=10)

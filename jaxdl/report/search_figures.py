@@ -49,12 +49,11 @@ def parallel_coordinates(
         panel.set_xticks(range(len(axes)), list(map(plain, axes)))
         panel.set(yticks=(), xlim=(-0.1, len(axes) - 0.6), ylim=(-0.05, 1.05))
         panel.spines[:].set_visible(False)
-        ends = (
-            f"{100 * min(scores[finite]):.1f} (dark) to {100 * max(scores[finite]):.1f} %"
-            if len(finite)
-            else "none"
-        )
-        panel.set_title(plain(f"{name}: {score} {ends}"), fontsize=9)
+        ends = "none"
+        if len(finite):
+            low, high = 100 * scores[finite].min(), 100 * scores[finite].max()
+            ends = f"coloured by rank, from {low:.1f} % (dark) to {high:.1f} % (light)"
+        panel.set_title(plain(f"{name}: {score}, {ends}"), fontsize=9)
     save(figure, path, dpi=150)
 
 

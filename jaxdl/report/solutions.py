@@ -25,12 +25,13 @@ def surfaces(
     path: Path,
     title: str,
 ) -> None:
-    """Functions found and exact, and the error on a logarithmic scale: of two coordinates as
-    colours, of one as lines, of more on the slice where the first ones are largest.
+    """Functions found, the reference (exact or numerical), and the error on a logarithmic scale: of
+    two coordinates as colours, of one as lines, of more on the slice where the first ones are
+    largest.
 
     Args:
       panels: title -> names of the coordinates, points (of a grid, or of a part of one), the
-        function found there, and the exact one.
+        function found there, and the reference.
       title: title of the figure, the network's name.
     """
     from matplotlib.colors import LogNorm
@@ -39,16 +40,16 @@ def surfaces(
     figure = Figure((12, 3.2 * len(panels) + 0.4), dpi=150, layout="constrained")
     figure.suptitle(plain(title))
     rows = figure.subfigures(len(panels), 1, squeeze=False)[:, 0]
-    for row, (name, (names, points, solution, exact)) in zip(rows, panels.items(), strict=True):
+    for row, (name, (names, points, solution, reference)) in zip(rows, panels.items(), strict=True):
         with np.errstate(invalid="ignore"):
-            error = np.abs(solution - exact)
+            error = np.abs(solution - reference)
         # Infinite values have no colour, as NaN has none; nor do they stretch the others' scale.
-        solution, exact, error = (
-            np.where(np.isfinite(v), v, np.nan) for v in (solution, exact, error)
+        solution, reference, error = (
+            np.where(np.isfinite(v), v, np.nan) for v in (solution, reference, error)
         )
         if points.shape[1] == 1:
             values, errors = row.subplots(1, 2)
-            values.plot(points[:, 0], exact, color="0.7", linewidth=4, label="exact")
+            values.plot(points[:, 0], reference, color="0.7", linewidth=4, label="reference")
             values.plot(points[:, 0], solution, color="C0", linewidth=1.2, label="found")
             values.set(xlabel=plain(names[0]), title=plain(name))
             values.legend(frameon=False)
@@ -65,11 +66,11 @@ def surfaces(
         index = tuple(np.searchsorted(a, c) for a, c in zip(axis, plane[last].T, strict=True))
         top = max(float(np.nanmax(error[last], initial=0.0)), 1e-30)  # of a slice that is exact
         colours = {"cmap": "viridis"}
-        if (finite := exact[last][np.isfinite(exact[last])]).size:
+        if (finite := reference[last][np.isfinite(reference[last])]).size:
             colours |= {"vmin": finite.min(), "vmax": finite.max()}
         parts: tuple[tuple[str, np.ndarray, dict[str, Any]], ...] = (
             (f"{name}{slice_note}", solution, colours),
-            (f"exact{slice_note}", exact, colours),
+            (f"reference{slice_note}", reference, colours),
             (f"|error|{slice_note}", error, {"norm": LogNorm(top / 1e4, top), "cmap": "magma"}),
         )
         for axes, (label, values, style) in zip(row.subplots(1, 3), parts, strict=True):

@@ -132,7 +132,7 @@ def units(patches: Mapping[str, Patches], path: Path) -> None:
     for name, parts in patches.items():
         row = [
             Picture(pixels, f"{part} {i}" * (not rows))
-            for part, images in zip(("patch", "of image"), parts, strict=True)
+            for part, images in zip(("patch", "in image"), parts, strict=True)
             for i, pixels in enumerate(images, 1)
         ]
         rows.append((name, row))
@@ -198,8 +198,8 @@ def sheet(
 def framed(
     image: RGB, corner: tuple[int, int], size: tuple[int, int]
 ) -> Float[np.ndarray, "oh ow 3"]:
-    """An image, enlarged to 120 pixels at least, with a red frame around a part of it, or around a
-    twelfth of its side where that is more."""
+    """An image, enlarged to 120 pixels at least, with a yellow frame, edged in black, around a part
+    of it, or around a twelfth of its side where that is more."""
     scale, margin = -(-120 // min(image.shape[:2])), max(image.shape[:2]) / 12
     large = image.repeat(scale, 0).repeat(scale, 1)
     (top, bottom), (left, right) = (
@@ -209,8 +209,11 @@ def framed(
         )
         for first, n in zip(corner, size, strict=True)
     )
-    frame, width = np.zeros(large.shape[:2], bool), max(2, len(large) // 50)
-    frame[top:bottom, left:right] = True
-    frame[top + width : bottom - width, left + width : right - width] = False
-    large[frame] = (0.9, 0.1, 0.1)
+    width = max(3, len(large) // 40)
+    for colour, edge in (((0.0, 0.0, 0.0), 0), ((1.0, 0.85, 0.0), max(1, width // 3))):
+        frame = np.zeros(large.shape[:2], bool)
+        frame[top + edge : bottom - edge, left + edge : right - edge] = True
+        inner = width - edge
+        frame[top + inner : bottom - inner, left + inner : right - inner] = False
+        large[frame] = colour
     return large

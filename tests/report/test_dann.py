@@ -587,7 +587,7 @@ def test_embedding_figure_shows_both_domains(tmp_path, classes, panels):
     names = ("source only", "DANN", "CDAN")[:panels]
     embeddings.draw({n: (x[:, :2], is_source, labels) for n in names}, tmp_path / "figure.png")
     image = imread(tmp_path / "figure.png")[..., :3]
-    assert image.shape[0] > 800 and image.shape[1] > 400 * panels
+    assert image.shape[0] > 600 and image.shape[1] > 290 * panels
     top = image[: len(image) // 2]
     blue = (top[..., 2] > 1.2 * top[..., 0]) & (top[..., 2] > 0.5)
     red = (top[..., 0] > 1.2 * top[..., 2]) & (top[..., 0] > 0.5)

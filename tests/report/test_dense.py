@@ -55,6 +55,12 @@ def test_findings_say_what_shows():
     assert "on shifted images" in findings(shifted, "locate", "class")[2]
 
 
+def test_the_answer_that_needs_no_image():
+    points = np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0], [np.nan, np.nan], [0.0, 0.0]])
+    text = reporting.describe_places(points, 4)
+    assert "within 4 pixels" in text and text.endswith("never there would be right on 40.0 %")
+
+
 def test_methods_are_compared_with_a_guess_over_images():
     counts = np.array([10.0, 12.0, 8.0])
     answers = [mock.Mock(counts=counts + 0.5 + seed) for seed in (0, 1)]

@@ -3,7 +3,7 @@
 Pairs: default (scikit-learn's digits to the same digits blended with its photographs; nothing to
 download), those of the paper (`mnist_to_mnist_m`, `syn_numbers_to_svhn`, `svhn_to_mnist`,
 `syn_signs_to_gtsrb`) and further ones (`mnist_to_usps`, `syn_numbers_to_mnist_m`,
-`syn_numbers_to_usps`). `mnist_to_mnist_m_best` is the best that we know, and `ablation` changes
+`syn_numbers_to_usps`). `mnist_to_mnist_m_best` is our best with the paper's network, and `ablation` changes
 the paper's recipe one factor at a time. MNIST and SVHN are TFDS's to fetch; see the README.
 """
 
@@ -78,7 +78,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.methods.dann = ConfigDict({"adversarial": 1.0})
     config.methods.target_only = ConfigDict({"labels": "target"})
 
-    # The best that we know, with the same encoder: the source's colours change at random, as they
+    # Our best with the same encoder: the source's colours change at random, as they
     # do between photographs; confident predictions for target images hold for recoloured ones, too,
     # and on MNIST-M for warped ones; there half of the digits are drawn on target images.
     best = ConfigDict({"adversarial": 1.0, "colours": 1.0, "consistency": 1.0, "changes": 1.0})

@@ -200,7 +200,7 @@ PAGES: dict[str, list[Claim]] = {
             "train on target, recoloured": "target_only",
         },
         scores("target_accuracy"),
-        after="The best that we know",
+        after="Our best with the paper's network",
     ),
     "dense": table(
         {f"`{name}`": name for name in ("mask", "heat_map", "coordinates", "class")},

@@ -3,8 +3,8 @@
 Pairs: default (scikit-learn's digits to the same digits blended with its photographs; nothing to
 download), those of the paper (`mnist_to_mnist_m`, `syn_numbers_to_svhn`, `svhn_to_mnist`,
 `syn_signs_to_gtsrb`) and further ones (`mnist_to_usps`, `syn_numbers_to_mnist_m`,
-`syn_numbers_to_usps`). `mnist_to_mnist_m_best` is our best with the paper's network, and `ablation` changes
-the paper's recipe one factor at a time. MNIST and SVHN are TFDS's to fetch; see the README.
+`syn_numbers_to_usps`). `mnist_to_mnist_m_best` is our best with the paper's network, and `ablation`
+changes the paper's recipe one factor at a time. MNIST and SVHN are TFDS's to fetch; see the README.
 """
 
 from ml_collections import ConfigDict

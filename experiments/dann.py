@@ -131,8 +131,8 @@ class Adaptation(classification.DataStudy):
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        kind = ADVERSARIAL_MODELS, AdversarialNet
-        self.model = NamedFunction("config.model", config.model, *kind)
+        name, models = config.model, ADVERSARIAL_MODELS
+        self.make_model = NamedFunction("config.model", name, models, AdversarialNet)
         self.methods = {name: method.settings for name, method in check(config).items()}
         self.sources = {
             domain: datasets.load(config[domain], f"config.{domain}", unlabelled=domain == "target")
@@ -167,17 +167,17 @@ class Adaptation(classification.DataStudy):
     def make_network(self, settings: Mapping[str, Any]) -> AdversarialNet:
         """The network of a method."""
         classes, start = len(self.sources["source"].class_names), STARTS[settings["start"]]
-        return self.model(
-            classes, start=start, padding=settings["padding"], dropout=settings["dropout"]
-        )
+        options = {name: settings[name] for name in ("padding", "dropout")}
+        return self.make_model(classes, start=start, **options)
 
     def make(self, method: str) -> tuple[Program, classification.Starter]:
         """The program of a method, and the initialization of its networks."""
         settings, terms = self.methods[method], terms_of(self.methods[method])
-        conditional, path = "conditional" in terms, f"config.model={self.config.model}"
+        conditional, shape = "conditional" in terms, self.image_shape(settings["size"])
         model = recipe.over_devices(self.make_network(settings), self.placement.axis_name)
         join = {"join": adaptation.joined} if conditional else {}
-        init, _ = self.initializer(model, self.image_shape(settings["size"]), path, **join)
+        logits, title = (1, len(self.sources["source"].class_names)), self.make_model.title
+        init, _ = self.initializer(model, shape, title, (logits, (1,)), **join)
         rule = recipe.update_rule(settings)
 
         def outputs(state: TrainState, hyper: Hyper, x: jax.Array) -> dict[str, jax.Array]:
@@ -264,7 +264,7 @@ class Adaptation(classification.DataStudy):
         figures.samples(np.concatenate([x for _, x, _ in shown]), titles, folder / "samples.png")
         panels = curve_panels(trainer, Network, CURVES, lambda n: name_of(n.method), order)
         figures.curves(panels, folder / "curves.png")
-        embeddings.draw_domains(self.logits, self.labels, folder / "logits.png")
+        embeddings.draw_domains(self.logits, self.labels, names, folder / "logits.png")
 
     def facts(self) -> dict[str, str]:
         """Data, networks and settings, for the report."""

@@ -262,7 +262,7 @@ class Dense(single_source.SingleSourceStudy):
         if self.config.data.shifted:
             data += f"; shifted: {declared.describe(self.config.data.shifted, {})}"
         if self.question == "locate":
-            data += reporting.describe_places(self.tests["images"]["point"], self.config.tolerance)
+            data += "; " + reporting.describe_places(self.tests["images"], self.config.tolerance)
         described = {"Question": self.question, "Data": data}
         described |= dense_sweeps.describe_damage(self.damage_scores)
         facts = described | {"Settings come from": self.config.settings_from} | settings | facts

@@ -79,9 +79,10 @@ class FineTuning(SingleSourceStudy):
         """Networks, programs, and the plan of all members."""
         super().build()
         config, shape = self.config, self.image_shape()
-        path, classes = f"config.model={config.model}", len(self.source.class_names)
+        classes, title = len(self.source.class_names), self.donors.make_model.title
         self.model = self.donors.make_network(classes, self.placement.axis_name)
-        self.init, self.shapes = self.initializer(self.model, shape, path, layered=True)
+        built = self.initializer(self.model, shape, title, (1, classes), layers=True)
+        self.init, self.shapes = built
         self.stages = self.donors.fit(self.model, self.shapes, shape)
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
@@ -132,7 +133,7 @@ class FineTuning(SingleSourceStudy):
         settings, ids = self.donors.training, self.ids[DONOR, "train"]
         classes = len(self.sources[DONOR].class_names)
         model = self.donors.make_network(classes, self.placement.axis_name)
-        init, _ = self.initializer(model, self.image_shape(), "config.model")
+        init, _ = self.initializer(model, self.image_shape(), self.donors.make_model.title)
         key = {"key": member_key(DONOR, seed)}
         hyper = key | example_streams([ids], len(ids)) | recipe.numbers(settings)
         start = classification.starting(init, recipe.update_rule(settings))

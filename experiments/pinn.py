@@ -224,7 +224,8 @@ class Physics(Study):
         self.placement = make_placement(**self.config.parallel)
         for solver in self.solvers:
             name = solver.settings["problem"]
-            with blame(name, solver.make_problem.function, shipped=name in PROBLEMS):
+            function, shipped = solver.make_problem.function, solver.make_problem.shipped
+            with blame(name, function, shipped=shipped):
                 solver.build(self.config, self.placement)
         self.members = [member for solver in self.solvers for member in solver.group.members]
 

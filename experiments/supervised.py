@@ -27,7 +27,7 @@ from experiments.harness.study import Headline, conduct, describe_source
 from jaxdl.data import sampling, sources
 from jaxdl.data.source import Split
 from jaxdl.predict import make_logits
-from jaxdl.report import other_models, prediction_figures, predictions, score_figures
+from jaxdl.report import idle, other_models, prediction_figures, predictions, score_figures
 from jaxdl.report import supervised as reporting
 from jaxdl.train.evaluate import make_accuracy, make_r2
 from jaxdl.train.groups import Member, Program, example_streams
@@ -114,7 +114,7 @@ class Supervised(single_source.SingleSourceStudy):
         see = recipe.make_see(settings, stored, np.asarray(train[self.answers]))
         row = jax.ShapeDtypeStruct((1, *stored.shape[1:]), stored.dtype)
         shape = jax.eval_shape(lambda x: see(x, None), row).shape[1:]
-        init, _ = self.initializer(model, shape, f"{path}={settings['model']}")
+        init, _ = self.initializer(model, shape, f"{path}={settings['model']}", (1, self.width))
         rule = recipe.update_rule(settings)
         logits = make_logits(model.apply, settings["views"])
 
@@ -271,8 +271,8 @@ class Supervised(single_source.SingleSourceStudy):
         data = self.describe_data(f"{len(self.data.train):,} training examples")
         copies = self.describe_copies() if self.inputs == "image" else {}
         facts = {"Data": data} | settings | copies | facts
-        options: dict[str, Any] = {"score": self.score, "sweeps": self.sweeps}
-        options |= {"choose": config.choose, "draw": self.draw_size}
+        options: Any = {"score": self.score, "sweeps": self.sweeps, "draw": self.draw_size}
+        options |= {"choose": config.choose, "remarks": idle.describe(self.networks)}
         return reporting.report(self.results, config.baseline, facts, self.sections(), **options)
 
     def sections(self) -> Iterator[tuple[str, str]]:

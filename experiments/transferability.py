@@ -31,7 +31,7 @@ from experiments.harness.user_functions import NamedFunction
 from jaxdl import transfer, trees
 from jaxdl.data import preparation, splits
 from jaxdl.data.source import Split
-from jaxdl.nn.layered import layers
+from jaxdl.nn.layered import layer_order
 from jaxdl.nn.models import MODELS
 from jaxdl.optim import make_optimizer, make_schedule
 from jaxdl.report import transfer_figure, transferred
@@ -110,7 +110,7 @@ class Transferability(SingleSourceStudy):
 
     def __init__(self, config: ConfigDict):
         self.rule = make_rule(config)
-        self.make_network = NamedFunction("config.model", config.model, MODELS, nn.Module)
+        self.make_model = NamedFunction("config.model", config.model, MODELS, nn.Module)
         super().__init__(config)
         if "dissimilar" in config.splits and not self.source.class_groups:
             problem = f"{self.source.name} has no groups of classes"
@@ -121,14 +121,16 @@ class Transferability(SingleSourceStudy):
         super().build()
         config, self.tasks = self.config, self.make_tasks()
         classes = max(int(task.label_of.max()) + 1 for task in self.tasks.values())
-        self.model = recipe.over_devices(self.make_network(classes), self.placement.axis_name)
+        self.model = recipe.over_devices(self.make_model(classes), self.placement.axis_name)
         try:
             see = preparation.standardized(self.images, **config.image)
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
-        example = self.image_shape(config.image.crop), self.make_network.title
-        self.init, self.shapes = self.initializer(self.model, *example, layered=True)
-        self.cuts = tuple(range(1, len(layers(self.shapes))))
+        image, title = self.image_shape(config.image.crop), self.make_model.title
+        built = self.initializer(self.model, image, title, (1, classes), layers=True)
+        self.init, self.shapes = built
+        self.order = layer_order(self.model, self.shapes)
+        self.cuts = tuple(range(1, len(self.order)))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
             labels = hyper["label_of"][stored["label"]]
@@ -225,19 +227,18 @@ class Transferability(SingleSourceStudy):
         return jax.device_get(self.init(member_key("init", *network)))
 
     def donor(self, network: Network) -> Variables:
-        """The network that gives the first layers: a base, or one that is never trained, the same
-        for all cuts."""
+        """The donor of first layers: a base, or a network never trained, the same for all cuts."""
         if base := donor_of(network):
             return self.variables[base]
         return self.fresh(network._replace(treatment="untrained", n=0))
 
     def transplanted(self, network: Network) -> Variables:
         """The first layers of the donor, the others fresh."""
-        return transfer.transplant(self.donor(network), self.fresh(network), network.n)
+        return transfer.transplant(self.donor(network), self.fresh(network), network.n, self.order)
 
     def above_cuts(self, networks: Sequence[Network]) -> Variables:
         """The layers above each cut, fresh."""
-        return transfer.stack_cuts(list(map(self.fresh, networks)), self.cuts)
+        return transfer.stack_cuts(list(map(self.fresh, networks)), self.cuts, self.order)
 
     def train(self, trainer: Trainer) -> None:
         """Bases first, then all that starts from their layers."""
@@ -285,8 +286,7 @@ class Transferability(SingleSourceStudy):
 
 
 def most_members(config: ConfigDict) -> int:
-    """The greatest number of members trained at a time: fine-tuned networks may be many, frozen
-    ones are a member for each base and treatment."""
+    """The most members trained at a time; frozen networks are one for each base and treatment."""
     for treatment in config.treatments:
         if treatment in transfer.TREATMENTS and not transfer.TREATMENTS[treatment].frozen:
             return config.members_per_round

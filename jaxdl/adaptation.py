@@ -187,8 +187,8 @@ def joined(features: Float[Array, "b d"], logits: Float[Array, "b k"]) -> Float[
 def outputs(
     model: Adaptable, variables: Variables, x: Float[Array, "b ..."], *, conditional: bool = False
 ) -> dict[str, Array]:
-    """The "features" of images in evaluation, the "logits" of the label head, and "domain", the
-    logits of "this is a source image".
+    """The "features" of images in evaluation, flattened, the "logits" of the label head, and
+    "domain", the logits of "this is a source image".
 
     Args:
       conditional: whether the domain head reads features and predictions, :func:`joined`.
@@ -197,7 +197,7 @@ def outputs(
     logits = model.apply(variables, features, method="classify")
     inputs = joined(features, logits) if conditional else features
     domain = model.apply(variables, inputs, method="discriminate")
-    return {"features": features, "logits": logits, "domain": domain}
+    return {"features": features.reshape(len(x), -1), "logits": logits, "domain": domain}
 
 
 DOMAINS = ("source", "target")

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl import trees
-from jaxdl.nn.layered import Layered, activations, check_layered, layers
+from jaxdl.nn.layered import Layered, activations, check_signature, layer_names
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.metrics import correct
 from jaxdl.types import AnyArray, Batch, Collections, Hyper, LossFn, Variables
@@ -57,7 +57,7 @@ def cut(
         once.
     """
     variables = trees.plain(variables)
-    names = tuple(order) if order is not None else layers(variables)
+    names = tuple(order) if order is not None else layer_names(variables)
     if sorted(names) != sorted(variables["params"]):
         raise ValueError(f"order={names} is not an order of {sorted(variables['params'])}")
     if not 0 <= n <= len(names):
@@ -92,9 +92,8 @@ def transplant(
     """
     donor_layers, _ = cut(base, n, order)
     replaced, rest = cut(fresh, n, order)
-    names = [
-        layers(part) if order is None else tuple(order)[:n] for part in (donor_layers, replaced)
-    ]
+    parts = donor_layers, replaced
+    names = [layer_names(part) if order is None else tuple(order)[:n] for part in parts]
     for depth, (base_name, fresh_name) in enumerate(zip(*names, strict=True), start=1):
         if base_name != fresh_name:
             difference = f"{base_name!r} in the base, {fresh_name!r} in the fresh network"
@@ -148,7 +147,7 @@ class Frozen:
     """
 
     def __init__(self, model: Layered, n: int, order: Sequence[str] | None = None):
-        check_layered(model)
+        check_signature(model)
         self._model, self._n, self._order = model, n, order
 
     def apply(
@@ -185,7 +184,7 @@ class Above:
     """
 
     def __init__(self, model: Layered, n: int, *, updates: bool = True):
-        check_layered(model)
+        check_signature(model)
         self._model, self._n, self._updates = model, n, updates
 
     def clone(self, **attributes: Any) -> "Above":
@@ -213,7 +212,7 @@ def shared_prefix_loss(model: Layered, cuts: Sequence[int]) -> LossFn:
     Raises:
       ValueError: if the model cannot be applied from one layer to another.
     """
-    check_layered(model)
+    check_signature(model)
 
     def loss_fn(params, collections, batch: Batch, hyper: Hyper, key):
         labels, variables = batch["label"], {"params": params, **collections}

@@ -157,6 +157,7 @@ def unlabelled_criteria(
     """Criteria of a network that need no target labels, by name.
 
     ``top_share``: the part of the target examples for which the most frequent class is predicted;
+    ``source_share``: the part of the source examples that have their most frequent class;
     ``neighbourhood_density``: :func:`soft_neighbourhood_density` of the target's logits;
     ``importance_weighted_accuracy`` on the second half of the source examples, by
     :func:`fitted_importance_weights`, and the ``effective_samples`` of the weights. Of a network
@@ -176,6 +177,7 @@ def unlabelled_criteria(
         domains["domain_accuracy"] = float(domain_accuracy(source["domain"], target["domain"]))
     return domains | {
         "top_share": float(np.bincount(predictions).max() / len(predictions)),
+        "source_share": float(np.bincount(labels).max() / len(labels)),
         "neighbourhood_density": float(soft_neighbourhood_density(target["logits"])),
         "importance_weighted_accuracy": float(importance_weighted_accuracy(hits, weights)),
         "effective_samples": float(effective_sample_size(weights)),

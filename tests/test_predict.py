@@ -1,7 +1,10 @@
 """Classes of image files against a network applied by hand; networks of runs and of files."""
 
 import csv
+import json
 from collections import Counter
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -157,3 +160,21 @@ def test_names_of_networks_and_classes(resnet20):
         networks.parse_name(["dann"])
     with pytest.raises(ValueError, match=r"2 names for the 10 classes of resnet20"):
         from_weights("resnet20", resnet20[0], ("a", "b"))
+
+
+class Named(NamedTuple):
+    """The name of a network."""
+
+    method: str
+    seed: int
+
+
+def test_a_misspelled_name_is_answered_by_the_one_that_is_like_it(tmp_path):
+    records = ({"population": "a", "step": 1, "method": m, "seed": 0} for m in ("sgd", "adam"))
+    lines = "\n".join(map(json.dumps, records))
+    (tmp_path / "metrics.jsonl").write_text(f"{lines}\n")
+    run = SimpleNamespace(folder=tmp_path, kind=SimpleNamespace(network=Named))
+    with pytest.raises(ValueError, match=r"with method=sdg: is it method=sgd\? name one, as"):
+        networks.choose(run, {"method": "sdg"})
+    with pytest.raises(ValueError, match=r"with method=sgd seed=1: name one, as method"):
+        networks.choose(run, {"method": "sgd", "seed": 1})

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdl.nn.layered import check_layers, layers
+from jaxdl.nn.layered import check_layers, layer_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "experiments").glob("*.md"))]
@@ -42,8 +42,8 @@ def test_the_network_of_the_transferability_page():
     images = np.random.default_rng(0).normal(size=(2, 20, 20, 1)).astype(np.float32)
     model = names["Net"](5)
     variables = jax.jit(model.init)(jax.random.key(0), images)
-    assert layers(variables) == ("conv1", "conv2", "fc3", "fc4")
-    check_layers(model, variables, images)
+    assert layer_names(variables) == ("conv1", "conv2", "fc3", "fc4")
+    check_layers(model, variables, images, jax.random.key(1))
 
 
 def test_the_transplant_of_the_readme():

@@ -10,7 +10,7 @@ import pytest
 from flax.core import freeze
 
 from jaxdl import transfer
-from jaxdl.nn.layered import activations, layers
+from jaxdl.nn.layered import activations, layer_names
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.metrics import correct
 from jaxdl.nn.models.convnet import Conv, ConvNet
@@ -115,7 +115,7 @@ def train_above(at, n, variables, like=None):
 def test_names_that_do_not_tell_the_depth_are_refused(names, complaint):
     variables = {"params": {name: {} for name in names}}
     with pytest.raises(ValueError, match=rf"{complaint}.*pass order=\(\.\.\.\)$"):
-        layers(variables)
+        layer_names(variables)
     assert transfer.cut(variables, 1, names)[0]["params"] == {names[0]: {}}
 
 

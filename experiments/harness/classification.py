@@ -16,9 +16,8 @@ from ml_collections import ConfigDict
 
 from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study
-from experiments.harness.user_functions import blame
+from experiments.harness.user_functions import blame, check_model
 from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end, length
-from jaxdl.nn.layered import check_layers
 from jaxdl.train.evaluate import Accuracy, Logits, Outputs, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, check_stream, make_feed
 from jaxdl.train.groups import (
@@ -181,17 +180,20 @@ class DataStudy(Study):
         self,
         model: nn.Module,
         shape: Sequence[int],
-        setting: str,
+        title: str,
+        outputs: tuple | None = None,
         *,
-        layered: bool = False,
+        layers: bool = False,
         **options: Any,
     ) -> tuple[Callable, Variables]:
         """``init(key)``, the variables of a fresh network, and their shapes.
 
         Args:
           shape: the shape of an example as the network sees it.
-          setting: the setting that names the model, for messages.
-          layered: whether its layers are applied one by one, too.
+          title: the model's name in messages, such as ``config.model=mlp``.
+          outputs: the shapes that its outputs must have for a batch of one; None for a model that
+            is not to be trained, or was checked before.
+          layers: whether its layers are applied one by one, too.
           options: further arguments of the model's ``init``.
 
         Raises:
@@ -201,13 +203,14 @@ class DataStudy(Study):
         example = jnp.zeros((1, *shape))
         init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, example, **options)})
         kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
-        title = f"{setting} on {kind} {' x '.join(map(str, shape))}"
+        title = f"{title} on {kind} {' x '.join(map(str, shape))}"
         shipped = type(model).__module__.startswith("jaxdl.")
         with blame(title, type(model), shipped=shipped):
-            if layered and not shipped:
-                images = jax.random.normal(jax.random.key(1), (2, *shape))
-                check_layers(model, init(jax.random.key(0)), images)
-            return init, jax.eval_shape(init, jax.random.key(0))
+            shapes = jax.eval_shape(init, jax.random.key(0))
+            if outputs is not None:
+                axis_name = self.placement.axis_name
+                check_model(model, shapes, example, outputs, axis_name, layers=layers, **options)
+            return init, shapes
 
     def image_shape(self, side: int = 0) -> tuple[int, ...]:
         """The shape of the images, resized to a side unless that is 0."""

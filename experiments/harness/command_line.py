@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
+import traceback
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -60,8 +63,8 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     argv, default_file = _last_of_each(argv), _resolved(f"configs/{name}.py")
     requested = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     prefix = "" if requested is None else f"--config={requested}: "  # to begin a message with
+    file = _resolved(requested or "")
     if requested:
-        file = _resolved(requested)
         if not Path(file.partition(":")[0]).exists():
             raise ValueError(f"{prefix}there is no such file")
         path = Path(file.partition(":")[0]).resolve()
@@ -73,10 +76,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
     for argument in argv:
         key = argument.split("=")[0].removeprefix("--config.")
         if argument.startswith("--config.") and not _is_setting(key, names):
-            hint = "".join(f"is it config.{n}? " for n in get_close_matches(key, names, 1, 0.8))
-            raise ValueError(
-                f"there is no setting config.{key}: {hint}configs/{name}.py has them all"
-            )
+            raise ValueError(_no_setting(key, names, name))
     try:
         flags.DEFINE_string("workdir", None, "Where everything is written.")
         for option, (define, description) in OPTIONS.items():
@@ -94,13 +94,19 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         # The loader of configurations puts a whole traceback into its message.
         line = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
         line = re.sub(r"\('(.*)', ('.*')\)$", r"\1 \2", line)  # the arguments of an exception
-        raise ValueError(prefix + line) from None
+        cause = error.__context__ and error.__context__.__context__
+        raise ValueError(f"{prefix}{_place(cause, file)}{line}") from None
     except ValueError as error:  # said for the user, as of an unknown variant
         raise ValueError(f"{prefix}{error}") from None
     except AttributeError as error:  # how a ConfigDict says that it has no such key
         key = next(iter(re.findall(r"\w+", str(error))), "")
         override = next((a for a in argv if re.match(rf"--config\.(.+\.)?{key}=", a)), None)
         if override is None:
+            if place := _place(error, file):
+                raise ValueError(f"{prefix}{place}AttributeError: {error}") from None
+            if str(error).endswith("no attribute 'get_config'"):
+                problem = "it has no function get_config(), which is to return the ConfigDict"
+                raise ValueError(prefix + problem) from None
             raise ValueError(f"{prefix}{error}") from None
         section = override.partition("=")[0].rpartition(".")[0]
         paths = (f"--config.{path}".rpartition(".") for path in sorted(_keys(default, ())))
@@ -121,6 +127,8 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         remedy = f"{hint}configs/{name}.py has them all{suggestion}"
         raise ValueError(f"{prefix}there is no setting {key!r}: {remedy}") from None
     except KeyError as error:  # the same, of a section
+        if place := _place(error, file):
+            raise ValueError(f"{prefix}{place}KeyError: {error}") from None
         text = " ".join(str(error.args[0]).split()).replace(" Did you", ": did you")
         if below := re.search(r"does not support indexing.*lookup: (\S+)\.", text):
             setting = f"config.{below[1]}"
@@ -131,7 +139,8 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         reason = re.search(r"\[Errno \d+\] ([^:]+)", str(error))
         raise ValueError(f"{prefix}cannot be read ({reason[1] if reason else error})") from None
     except Exception as error:  # whatever a configuration's own code may raise
-        raise ValueError(f"{prefix}{type(error).__name__}: {error}") from None
+        place = _place(error, file)
+        raise ValueError(f"{prefix}{place}{type(error).__name__}: {error}") from None
     if not isinstance(config, ConfigDict):
         raise ValueError(f"{prefix}its get_config() returns no ConfigDict")
     check_options(flags.FLAGS)
@@ -149,6 +158,9 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                     f"setting write --config.{section}.KEY=VALUE"
                 )
         raise ValueError(f"{prefix}its get_config() {lacking}")
+    for key in sorted(_keys(config, free) - _keys(default, free)):
+        if not _has(default, key):
+            raise ValueError(prefix + _no_setting(key, names, name))
     methods = config.get("methods") or {}
     for key in (m[1] for a in argv if (m := re.match(r"--config\.base\.(\w+)=", a))):
         if methods and all(isinstance(m, ConfigDict) and key in m for m in methods.values()):
@@ -164,7 +176,25 @@ def _refusal(error: flags.Error) -> str:
     name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
     kind = EXPECTED.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
     assignment = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
-    return f"{assignment}: give {kind}" if kind else ""
+    value, malformed = assignment.partition("=")[2], ""
+    if value.startswith(("(", "[", "{")):
+        try:
+            ast.literal_eval(value)
+        except SyntaxError as problem:  # a bracket that is not closed, and the like
+            malformed = f" ({problem.msg})"
+        except ValueError:
+            pass
+    return f"{assignment}: give {kind}{malformed}" if kind else ""
+
+
+def _place(error: BaseException | None, file: str) -> str:
+    """Of an exception of a configuration's own code, the line of the FILE[:VARIANT]; empty for
+    other ones, and for a ValueError, which has words for the user."""
+    if error is None or isinstance(error, ValueError):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file.partition(":")[0]]
+    return f"line {lines[-1]}: " if lines else ""
 
 
 def check_methods(argv: list[str], default_file: str) -> None:
@@ -240,6 +270,24 @@ def _keys(config: ConfigDict, free: Collection[str]) -> set[str]:
         inner = isinstance(value, ConfigDict) and key not in free
         names |= {f"{key}.{name}" for name in _keys(value, free)} if inner else {key}
     return names
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    """Whether a configuration has a setting, or an empty section for it, which variants fill."""
+    section: Any = config
+    for part in key.split("."):
+        if part not in section:
+            return False
+        section = section[part]
+        if isinstance(section, ConfigDict) and not section:
+            return True
+    return True
+
+
+def _no_setting(key: str, names: Collection[str], study: str) -> str:
+    """A message for a setting that there is not."""
+    hint = "".join(f"is it config.{n}? " for n in get_close_matches(key, names, 1, 0.8))
+    return f"there is no setting config.{key}: {hint}configs/{study}.py has them all"
 
 
 def _is_setting(key: str, names: Collection[str]) -> bool:

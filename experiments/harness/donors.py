@@ -20,7 +20,7 @@ from jaxdl.data import encoded, preparation
 from jaxdl.data.encoded import Images
 from jaxdl.data.source import Source
 from jaxdl.files import digest_file, user_path
-from jaxdl.nn.layered import check_layered, layer_order
+from jaxdl.nn.layered import layer_order
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.report.finetune import DONOR
@@ -95,7 +95,7 @@ class Donors:
     def __init__(self, config: ConfigDict, kinds: Kinds):
         setting, self.name = "config.model", config.model
         builders = MODELS | {name: row.build for name, row in PRETRAINED.items()}
-        self._build = NamedFunction(setting, self.name, builders, nn.Module)
+        self.make_model = NamedFunction(setting, self.name, builders, nn.Module)
         self.networks: list[Variables] = []
         """The donors' variables: one from a file, or one a seed after their training."""
         self.source: Source | None = None
@@ -130,9 +130,7 @@ class Donors:
     def make_network(self, classes: int, axis_name: str | None) -> Any:
         """The module with ``classes`` outputs, of which any range of stages can be applied
         alone."""
-        model = self._build(classes)
-        check_layered(model)
-        return recipe.over_devices(model, axis_name)
+        return recipe.over_devices(self.make_model(classes), axis_name)
 
     def make_see(
         self, images: Images, *, changes: Sequence[str] = (), strength: float = 1.0, **options: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from experiments.transferability import donor_of
 from jaxdl import adaptation, transfer
 from jaxdl.data import encoded, preparation
 from jaxdl.data.batches import normalize
+from jaxdl.nn.layered import layer_order
 from jaxdl.nn.models.pretrained import PRETRAINED, load
 from jaxdl.predict import Classifier, decoder
 from jaxdl.report.finetune import DONOR
@@ -110,8 +112,14 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
         problem = f"has no network{suffix}"
         if matches:
             problem = f"has several networks{suffix}, and no validation says which is best"
+        hint = ""
+        for key, value in name.items():
+            values = [str(getattr(network, key)) for network in curves]
+            if str(value) not in values:
+                similar = get_close_matches(str(value), values, 1)
+                hint += "".join(f"is it {key}={other}? " for other in similar)
         listing = list_names([network._asdict() for network in matches or curves]) or "none"
-        raise ValueError(f"{run.folder} {problem}: name one, as {listing}")
+        raise ValueError(f"{run.folder} {problem}: {hint}name one, as {listing}")
     return max(best, key=lambda network: (getattr(network, "images", 0), best[network]))
 
 
@@ -167,15 +175,16 @@ def _supervised(study: DataStudy, network: Any, variables: Load) -> Classifier:
 def _transferability(study: DataStudy, network: Any, variables: Load) -> Classifier:
     config, study.tasks = study.config, study.make_tasks()
     classes = max(int(task.label_of.max()) + 1 for task in study.tasks.values())
-    model = study.make_network(classes)
+    model = study.make_model(classes)
     arrays = variables(network)
     treatment = transfer.TREATMENTS.get(network.treatment)
     if treatment and treatment.frozen:  # the first layers are the donor's
-        study.init, _ = study.initializer(model, study.image_shape(config.image.crop), "")
+        shape = study.image_shape(config.image.crop)
+        study.init, shapes = study.initializer(model, shape, study.make_model.title)
         if treatment.source != "random":
             base = donor_of(network)
             study.variables = {base: variables(base)}
-        lower, _ = transfer.cut(study.donor(network), network.n)
+        lower, _ = transfer.cut(study.donor(network), network.n, layer_order(model, shapes))
         arrays = transfer.join(lower, arrays)
     ids = np.flatnonzero(study.task_of(network).label_of >= 0)
     names = [study.source.class_names[c] for c in ids]
@@ -212,7 +221,7 @@ def _finetune(study: DataStudy, network: Any, variables: Load) -> Classifier:
     donors, target = study.donors, study.source
     data = donors.source if network.method == DONOR else target
     model = donors.make_network(len(data.class_names), None)
-    _, shapes = study.initializer(model, study.image_shape(), "config.model")
+    _, shapes = study.initializer(model, study.image_shape(), donors.make_model.title)
     donors.fit(model, shapes, study.image_shape())
     arrays = variables(network)
     if network.frozen:

@@ -106,9 +106,9 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
     subset |= settings["share"] != 1
     mixing = {*settings["changes"]} & {*MIXING}
     image_settings = ("crop", "padding", "flip", "views", "changes")
-    model = NamedFunction(trial.path("model"), settings["model"], MODELS, nn.Module)
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in model.parameters.values())
-    ignored = [n for n in MODEL_OPTIONS if not accepts_any and n not in model.parameters]
+    make = NamedFunction(trial.path("model"), settings["model"], MODELS, nn.Module)
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in make.parameters.values())
+    ignored = [n for n in MODEL_OPTIONS if not accepts_any and n not in make.parameters]
     for names, read, reason in (
         (("wrong_labels", "balance", "smoothing", "soft"), classes, "the answers are numbers"),
         (image_settings, images, "it is for images"),
@@ -116,7 +116,7 @@ def check(trial: Method, *, images: bool, classes: bool) -> None:
         (("smoothing",), not squared, "squared errors have no smoothing"),
         (("balance",), not (squared and settings["balance"] == "weights"), "loss=squared_error"),
         (("soft",), not mixing, f"the teacher has not seen what {' and '.join(mixing)} make"),
-        (ignored, False, f"{model.title} has no such argument"),
+        (ignored, False, f"{make.title} has no such argument"),
     ):
         for setting in names:
             if (value := settings[setting]) and not read:
@@ -275,8 +275,8 @@ def make_model(settings: Mapping[str, Any], outputs: int, axis_name: str | None,
       ValueError: for an unknown model, or one that refuses its arguments.
     """
     options = {name: settings[name] for name in MODEL_OPTIONS if settings[name]}
-    function = NamedFunction(path, settings["model"], MODELS, nn.Module)
-    return over_devices(function(outputs, **options), axis_name)
+    make = NamedFunction(path, settings["model"], MODELS, nn.Module)
+    return over_devices(make(outputs, **options), axis_name)
 
 
 def over_devices(model: Any, axis_name: str | None) -> Any:

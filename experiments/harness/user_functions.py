@@ -8,8 +8,16 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdl.nn.layered import check_layers, layer_order
+from jaxdl.types import Variables
 
 
 class NamedFunction:
@@ -26,13 +34,16 @@ class NamedFunction:
     """
 
     def __init__(self, setting: str, name: str, table: Mapping[str, Callable], kind: type):
-        self.title, self.kind = f"{setting}={name}", kind
-        self.function = table[name] if name in table else _imported(setting, name, table)
+        self.title, self.kind, self.shipped = f"{setting}={name}", kind, name in table
+        self.function = table[name] if self.shipped else _imported(setting, name, table)
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """Its parameters, by name."""
-        return inspect.signature(self.function).parameters
+        """Its parameters, by name; ValueError for a function of C, whose cannot be known."""
+        try:
+            return inspect.signature(self.function).parameters
+        except ValueError as error:
+            raise ValueError(f"{self.title}: {error}") from None
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What it returns.
@@ -40,17 +51,27 @@ class NamedFunction:
         Raises:
           ValueError: for arguments that it does not take, errors in it, and a wrong result.
         """
-        with blame(self.title, self.function, shipped=False):
-            result = self.function(*arguments, **options)
-            check_result(result, self.kind)
+        with blame(self.title, self.function, shipped=self.shipped):
+            try:
+                result = self.function(*arguments, **options)
+            except TypeError as error:
+                if self.shipped:  # for the setting that gave an argument
+                    raise ValueError(str(error)) from error
+                raise
+            if not isinstance(result, self.kind):
+                hint = ": is there a `return`?" if result is None else ""
+                raise ValueError(
+                    f"its function returns {type(result).__name__}, and must return a "
+                    f"{self.kind.__module__}.{self.kind.__name__}{hint}"
+                )
         return result
 
     def check_options(self, setting: str, options: Mapping[str, Any]) -> None:
         """Raise ValueError where it cannot be called with the keyword arguments of a setting."""
+        names = ", ".join(self.parameters)
         try:
             inspect.signature(self.function).bind(**options)
         except TypeError as error:
-            names = ", ".join(self.parameters)
             arguments = f"only {names}" if names else "none at all"
             raise ValueError(f"{setting}: {error}; it takes {arguments}") from None
 
@@ -78,15 +99,6 @@ def _imported(setting: str, name: str, table: Mapping[str, Callable]) -> Callabl
     return value
 
 
-def check_result(result: Any, kind: type) -> None:
-    """Raise ValueError where a function has returned something else than it must."""
-    if not isinstance(result, kind):
-        raise ValueError(
-            f"its function returns {type(result).__name__}, and must return a "
-            f"{kind.__module__}.{kind.__name__}: is there a `return`?"
-        )
-
-
 class UserFunctionError(ValueError):
     """An error in a named function, in a line."""
 
@@ -104,6 +116,7 @@ def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
     except UserFunctionError:  # reported already
         raise
     except Exception as error:
+        function = getattr(function, "func", function)  # of a functools.partial
         file = getattr(sys.modules.get(function.__module__), "__file__", None) or ""
         if not shipped and _last_line(error, file):
             raise UserFunctionError(f"{name}: {_in_a_line(error, file)}") from error
@@ -112,6 +125,45 @@ def blame(name: str, function: Callable, *, shipped: bool) -> Iterator[None]:
         if shipped:
             raise
         raise UserFunctionError(f"{name}: {_in_a_line(error)}") from error
+
+
+def check_model(
+    model: nn.Module,
+    shapes: Variables,
+    example: jax.Array,
+    outputs: tuple,
+    axis_name: str | None,
+    *,
+    layers: bool,
+    **options: Any,
+) -> None:
+    """Raise ValueError for a model that cannot be trained.
+
+    Args:
+      shapes: shapes of its variables.
+      example: a batch of one example.
+      outputs: the shapes that its outputs must have for that.
+      axis_name: mesh axis of the devices that share a batch.
+      layers: whether its layers are applied one by one, too.
+      options: further arguments of the model.
+    """
+    if "params" not in shapes:
+        raise ValueError("it has no parameters to train")
+    if axis_name and shapes["batch_stats"] and not hasattr(model, "axis_name"):
+        raise ValueError(
+            "it has batch statistics, which are those of all devices: give it an attribute "
+            "axis_name: str | None = None, for nn.BatchNorm(axis_name=self.axis_name)"
+        )
+    result = jax.eval_shape(partial(model.apply, **options), shapes, example)
+    if (own := jax.tree.map(jnp.shape, result)) != outputs:
+        raise ValueError(f"its outputs for one example are {own}, not {outputs}")
+    if layers and len(layer_order(model, shapes)) < 2:
+        raise ValueError("it has one layer: there is nothing to cut")
+    if layers and not type(model).__module__.startswith("jaxdl."):  # ours are tested
+        keys = jax.random.split(jax.random.key(0), 3)
+        examples = jax.random.normal(keys[1], (2, *example.shape[1:]))
+        variables = jax.jit(partial(model.init, **options))(keys[0], example)
+        check_layers(model, variables, examples, keys[2])
 
 
 def _in_a_line(error: BaseException, file: str = "") -> str:

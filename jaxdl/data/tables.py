@@ -64,31 +64,45 @@ def table(path: str = "", *, answer: str = "", classes: bool = False, seed: int 
       classes: unless these are to be classes, too.
 
     Raises:
-      DamagedFile: naming the line, for a file that is no such table.
+      DamagedFile: naming the line, for a file that is no such table; for fewer than 10 rows; for
+        answers that are all the same.
       ValueError: without a path, and for an answer that is no column.
       OSError: if the file cannot be read.
     """
     if not path:
         raise ValueError("which file? Set path to a CSV file whose first line names its columns")
     with open(user_path(path), newline="", encoding="utf-8-sig") as file:
-        header, *lines = [row for row in csv.reader(file) if row] or [[]]
+        reader = csv.reader(file)
+        (_, header), *lines = [(reader.line_num, row) for row in reader if row] or [(1, [])]
+    if len(header) < 2:
+        problem = f"only 1 column, {header[0]!r}: columns are separated by commas" if header else ""
+        raise DamagedFile(f"{path}: {problem or 'the file is empty'}")
+    for name in header:
+        if _is_number(name):
+            problem = f"{name!r} is a number: the first line is to name the columns"
+            raise DamagedFile(f"{path}: {problem}")
     if answer and answer not in header:
         raise ValueError(f"{path}: there is no column {answer!r}: choose from {', '.join(header)}")
     column = header.index(answer) if answer else len(header) - 1
     rows, answers = [], []
-    for number, cells in enumerate(lines, 2):
-        try:
-            if len(cells) != len(header):
-                raise ValueError(f"{len(cells)} of {len(header)} columns")
-            answers.append(cells.pop(column))
-            rows.append(list(map(float, cells)))
-        except ValueError as error:
-            problem = f"{path}, line {number}: {error} (all but the answer are numbers)"
-            raise DamagedFile(problem) from None
-    if len(rows) < 10 or not rows[0]:
-        raise DamagedFile(
-            f"{path}: {len(rows)} rows of {len(header)} columns are no table to learn"
-        )
+    for number, cells in lines:
+        if len(cells) != len(header):
+            raise DamagedFile(f"{path}, line {number}: {len(cells)} of {len(header)} columns")
+        for i, (name, cell) in enumerate(zip(header, cells, strict=True)):
+            problem = ""
+            if not cell.strip():
+                problem = "an empty cell: fill it, or leave out the row"
+            elif i != column and not _is_number(cell):
+                problem = f"{cell!r} is no number, as all but the answer are"
+            if problem:
+                raise DamagedFile(f"{path}, line {number}, column {name!r}: {problem}")
+        answers.append(cells.pop(column))
+        rows.append(list(map(float, cells)))
+    if len(rows) < 10:
+        raise DamagedFile(f"{path}: {len(rows)} rows are too few: it takes 10 to be split")
+    if len({*answers}) < 2:
+        problem = f"every answer in column {header[column]!r} is {answers[0]!r}"
+        raise DamagedFile(f"{path}: {problem}: it takes 2 to have anything to learn")
     with suppress(ValueError):
         if not classes:
             targets = np.array(list(map(float, answers)))
@@ -96,6 +110,13 @@ def table(path: str = "", *, answer: str = "", classes: bool = False, seed: int 
     names, labels = np.unique(answers, return_inverse=True)
     data = {"data": np.array(rows), "target": labels, "target_names": names}
     return _divided(Path(path).stem, data, seed)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def _divided(name: str, table: Mapping, seed: int) -> Source:

@@ -11,15 +11,20 @@ from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdl.types import AnyArray, Variables
 
 
 @runtime_checkable
 class Layered(Protocol):
-    """A Flax module of which any stretch of layers can be applied alone, by default all."""
+    """A Flax module of which any stretch of layers can be applied alone, by default all.
+
+    Where the names of its layers do not end in their depth, it has ``names()``, which gives them in
+    their order.
+    """
 
     def apply(
         self,
@@ -34,7 +39,7 @@ class Layered(Protocol):
         """Layers ``start + 1 … stop`` applied to images or to the output of layer ``start``."""
 
 
-def layers(variables: Variables) -> tuple[str, ...]:
+def layer_names(variables: Variables) -> tuple[str, ...]:
     """The names of a network's layers by their depth, the number at the end of each.
 
     Raises:
@@ -46,7 +51,9 @@ def layers(variables: Variables) -> tuple[str, ...]:
     for name in variables["params"]:
         if not (end := re.search(r"\d+$", name)):
             problem = f"layer {name!r} has no depth at its end"
-            raise ValueError(f"{problem}: name it as conv1 is, or pass order=(...)")
+            raise ValueError(
+                f"{problem}: name it as conv1 is, give the model names(), or pass order=(...)"
+            )
         if (twin := by_depth.setdefault(int(end[0]), name)) != name:
             raise ValueError(f"layers {twin!r} and {name!r} share a depth: pass order=(...)")
     names = tuple(by_depth[depth] for depth in sorted(by_depth))
@@ -62,11 +69,11 @@ def layers(variables: Variables) -> tuple[str, ...]:
 
 
 def layer_order(model: Any, variables: Variables) -> tuple[str, ...]:
-    """The names of a model's layers by their depth: its own ``names()``, or :func:`layers`."""
-    return tuple(getattr(model, "names", lambda: layers(variables))())
+    """The names of a model's layers by their depth: its own ``names()``, or :func:`layer_names`."""
+    return tuple(getattr(model, "names", lambda: layer_names(variables))())
 
 
-def check_layered(model: Any) -> None:
+def check_signature(model: Any) -> None:
     """Raise ValueError unless a model can be applied from one layer to another."""
     parameters = inspect.signature(model if callable(model) else model.apply).parameters
     any_keyword = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -90,20 +97,38 @@ def activations(
     return outputs
 
 
-def check_layers(model: Layered, variables: Variables, x: Float[AnyArray, "b ..."]) -> None:
-    """Compare a model with its layers applied one after the other, both in evaluation.
+def check_layers(
+    model: Layered, variables: Variables, x: Float[AnyArray, "b ..."], key: PRNGKeyArray
+) -> None:
+    """Compare a model in evaluation with its layers applied one after the other, each to the output
+    of the one before and with its own variables alone.
+
+    Variables are moved at random first: initial zeros and fresh statistics would hide differences.
 
     Raises:
       ValueError: if the layers cannot be applied one by one, or their outputs are not the model's.
     """
-    check_layered(model)
-    cuts = range(1, len(layer_order(model, variables)) + 1)
+    check_signature(model)
+    leaves, structure = jax.tree.flatten(variables)
+
+    def draw(leaf: Array, key: PRNGKeyArray) -> Array:
+        return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    moved = jax.tree.unflatten(structure, map(draw, leaves, jax.random.split(key, len(leaves))))
+    # Variances are positive.
+    moved = {k: v if k == "params" else jax.tree.map(jnp.abs, v) for k, v in moved.items()}
 
     @jax.jit
     def outputs(variables: Variables, x: Array) -> tuple[Array, Array]:
-        return model.apply(variables, x, train=False), activations(model, variables, x, cuts)[-1]
+        h = x
+        for depth, name in enumerate(layer_order(model, variables)):
+            own = {k: {n: v[n] for n in [name] if n in v} for k, v in variables.items()}
+            h = model.apply(own, h, train=False, start=depth, stop=depth + 1)
+        return model.apply(variables, x, train=False), h
 
-    whole, layered = jax.device_get(outputs(variables, x))
+    whole, layered = jax.device_get(outputs(moved, x))
+    if not np.isfinite(whole).all():
+        raise ValueError(f"{type(model).__name__}: its outputs are not finite")
     scale = np.abs(whole).max()  # of float32's rounding
     if whole.shape != layered.shape or not np.allclose(whole, layered, 0, 1e-3 * scale):
         raise ValueError(

@@ -92,6 +92,8 @@ def compare(
         return f"It cannot be judged how {subject} compares with {reference}: {value}."
     side = words[0] if x.mean > 0 else words[1]
     is_shown = shows(+1, x) or shows(-1, x)
+    if not is_shown and format_number(x.mean, 100) == "0.0":
+        side = " or ".join(words)  # a sign that is not printed is no direction
     opening = "This run shows that" if is_shown else "This run does not show that"
     return f"{opening} {subject} is {side} {reference}: {quote(x, unit)}."
 

@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterator
 
 from jaxdl.report.adapted import (
-    COLLAPSED,
     Networks,
     collapsed,
     diverged,
     name_of,
+    nearly_collapsed,
     target,
     unlabelled,
 )
@@ -96,7 +96,7 @@ def diagnostics(networks: Networks) -> list[str]:
                 "encoder. p must be counted in steps of the whole run, and λ must reach the step.",
             ),
             (
-                [s for s, (_, d) in survivors.items() if 0.5 <= d.top_share < COLLAPSED],
+                [s for s, (_, d) in survivors.items() if nearly_collapsed(d)],
                 "top_share",
                 "One class has {} of the target predictions. That is close to a collapse; it is "
                 "in the mean.",
@@ -124,6 +124,11 @@ def choices(networks: Networks) -> Iterator[str]:
         method: [s for s, (_, d) in members.items() if d.effective_samples < FEW_SAMPLES]
         for method, members in networks.items()
     }
+    if "target_only" in networks and len(networks) > 2:
+        yield (
+            f"Criteria choose among methods that learn no target label: {name_of('target_only')} "
+            "is left out, whatever its value in the table."
+        )
     for field, title in titles.items():
         scores = {m: _mean(networks, m, field).mean for m in networks if m != "target_only"}
         if field == "importance_weighted_accuracy":
@@ -153,8 +158,9 @@ def choices(networks: Networks) -> Iterator[str]:
     for method, seeds in few.items():
         if seeds:
             count = min(networks[method][s][1].effective_samples for s in seeds)
+            least = "as few as" if len(seeds) > 1 else "only"
             yield (
-                f"{name_of(method)}, {list_seeds(seeds)}: the importance weights leave only "
+                f"{name_of(method)}, {list_seeds(seeds)}: the importance weights leave {least} "
                 f"{count:.1f} effective samples (fewer than {FEW_SAMPLES}), since the domains "
                 "hardly overlap for the classifier behind them. By that accuracy it is not ranked."
             )

@@ -185,9 +185,10 @@ METHOD = """\
 - A finding "shows" where the two-sided 95% t interval over seeds excludes zero: {reach}.
   Nothing is corrected for there being several. A published number is taken as exact, though it has
   an error of its own that was not published.
-- Networks that diverged, or that put .9 of the target images in one class, are in no mean, no
-  finding and no criterion. This is decided without target labels, but a method that collapses in
-  one seed of several has that risk: read the column of networks with its mean."""
+- Networks that diverged, or that put .9 of the target images in one class (more where a class has
+  more than .8 of the source), are in no mean, no finding and no criterion. This is decided without
+  target labels, but a method that collapses in one seed of several has that risk: read the column
+  of networks with its mean."""
 
 
 LAST_STEP = "Our numbers are of the last step; an adapted network's loss has no target label."

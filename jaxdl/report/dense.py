@@ -193,18 +193,16 @@ def against_guess(
     return comparisons
 
 
-def describe_places(points: Float[np.ndarray, "n 2"], tolerance: float) -> str:
-    """When an answer is right, and how often the one answer would be that needs no image.
+def describe_places(test: Split, tolerance: float) -> str:
+    """When an answer is right, and in how many images the answer would be that it is not there.
 
     Args:
-      points: the truth; NaN where it is not there.
+      test: the truth, with ``point``, NaN where it is not there.
       tolerance: pixels by which a place may be wrong.
     """
-    absent = np.isnan(points).any(1).mean()
-    return (
-        f"; a place is right within {tolerance:g} pixels; the answer that it is never there would "
-        f"be right on {100 * absent:.1f} %"
-    )
+    absent = 100 * np.isnan(np.asarray(test["point"])).any(1).mean()
+    guess = f"; the answer that it is never there would be right on {absent:.1f} %" * bool(absent)
+    return f"a place is right within {tolerance:g} pixels{guess}"
 
 
 METHOD = """\

@@ -128,15 +128,16 @@ def sweep(
     fixed = [method for method, value in settings if not value]
     columns = len(groups) > 1  # one for each group
     rows = 2 if len(fields) > 3 else 1
-    shape, side = (len(fields), len(groups)), 2.9
-    if not columns:
+    if columns:
+        shape, side = (len(fields), len(groups)), 2.9
+    else:
         shape, side = (rows, math.ceil(len(fields) / rows)), 3.9
     figure = Figure(figsize=(side * shape[1], 0.85 * side * shape[0] + 0.3), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False, sharey="row" if columns else "none")
     entries: dict[str, Any] = {}
+    panels = grid.T if columns else [grid.ravel()[: len(fields)]]
     for axes in grid.ravel()[len(fields) * len(groups) :]:
         axes.set_axis_off()
-    panels = grid.T if columns else [grid.ravel()[: len(fields)]]
     for (damage, unit), column in zip(groups, panels, strict=True):
         group = groups[damage, unit]
         drawn = [(name, f"C{names.index(name) % 10}") for name in (*fixed, *group)]

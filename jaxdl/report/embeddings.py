@@ -78,16 +78,18 @@ def draw(
     ],
     path: Path,
     note: str = "",
+    names: Sequence[str] = (),
 ) -> None:
     """Draw features of both domains, in the form of the paper's Figure 3, as a PNG file.
 
     Above by domain, source blue and target red; below the same points by class, up to 10 classes
-    with their number at the median of the source's points, and grey where there is no label (-1).
+    with their name at the median of the source's points, and grey where there is no label (-1).
     Target labels are for the eye only.
 
     Args:
       panels: title -> points, whether they are of the source, and their classes.
       note: below the panels.
+      names: of the classes; numbers by default.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -105,12 +107,13 @@ def draw(
     if classes > 10:  # neighbouring classes far apart on a cycle of colours
         hues = colormaps["hsv"](np.arange(classes) * 0.381966 % 1)[:, :3] * 0.85
     hues = np.append(hues, [[0.6, 0.6, 0.6]], axis=0)  # the last, of label -1
-    style = {"s": 7, "lw": 0, "alpha": 0.45}
+    style = {"lw": 0, "alpha": 0.45}
     for (top, bottom), (title, (points, is_source, labels)) in zip(
         pairs, panels.items(), strict=False
     ):
         order = np.random.default_rng(0).permutation(len(points))  # so that none covers another
         x, y = points[order].T
+        style["s"] = min(30, max(7, 4200 / len(points)))  # few points are large
         domain = np.where(is_source[order, None], (0.12, 0.32, 0.85), (0.85, 0.1, 0.1))
         top.scatter(x, y, c=domain, **style)
         top.set_title(plain(title), fontsize=11)
@@ -118,7 +121,9 @@ def draw(
         for k in range(classes if classes <= 10 else 0):
             if (mask := is_source & (labels == k)).any():
                 middle = np.median(points[mask], axis=0)
-                text = bottom.text(*middle, k, ha="center", va="center", weight="bold")
+                name = plain(names[k] if names else str(k))
+                font = {"weight": "bold", "size": 10 if len(name) < 3 else 8}
+                text = bottom.text(*middle, name, ha="center", va="center", **font)
                 text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         for axes in (top, bottom):
             axes.set(xticks=[], yticks=[])
@@ -126,7 +131,8 @@ def draw(
     for i, axes in enumerate(grid[:, 0]):
         axes.set_ylabel("by class" if i % 2 else "by domain", fontsize=10)
     domains = {"source": (0.12, 0.32, 0.85), "target": (0.85, 0.1, 0.1)}
-    handles = [grid[0, 0].scatter([], [], s=30, color=colour) for colour in domains.values()]
+    style["s"] = 30
+    handles = [grid[0, 0].scatter([], [], color=colour, **style) for colour in domains.values()]
     figure.legend(handles, domains, loc="outside upper center", ncols=2, frameon=False)
     figure.supxlabel(note, fontsize=9, color="0.35")
     save(figure, path)
@@ -139,6 +145,7 @@ EMBEDDED = 300
 def draw_domains(
     features: Mapping[str, Sequence[Float[np.ndarray, "_ d"]]],
     labels: Sequence[Int[np.ndarray, " _"]],
+    names: Sequence[str],
     path: Path,
 ) -> None:
     """Embed and draw features of held-out images of both domains, a column a network of seed 0.
@@ -146,6 +153,7 @@ def draw_domains(
     Args:
       features: method -> those of source and target images, of which the first are drawn.
       labels: labels of these images.
+      names: names of the classes.
     """
     if not features:  # where all networks have diverged
         return
@@ -159,4 +167,5 @@ def draw_domains(
     )
     is_source = np.repeat([True, False], list(map(len, labels)))
     classes = np.concatenate(labels)
-    draw({name: (plane, is_source, classes) for name, plane in points.items()}, path, note)
+    note += " Grey: images without a label." * bool((classes < 0).any())
+    draw({name: (plane, is_source, classes) for name, plane in points.items()}, path, note, names)

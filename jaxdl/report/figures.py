@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -177,13 +178,16 @@ def curves(
     """
     from matplotlib.figure import Figure
 
-    by_name = styles([*order, *(name for groups in panels.values() for name in groups)])
     distinct = {label: _without_repetition(groups) for label, groups in panels.items()}
-    # Entries that are drawn as one have the style of their first, which another panel may have too.
+    firsts = {entry: first for groups in distinct.values() for entry, (first, _) in groups.items()}
+    names = (name for groups in panels.values() for name in groups)
+    by_name, owners = styles([*order, *names, *firsts]), dict[str, str]()
+    # Entries that are drawn as one have the style of their first, if no other entry has that.
+    for entry in sorted(firsts, key=lambda entry: entry != firsts[entry]):
+        owners.setdefault(firsts[entry], entry)
     shown = {
-        entry: by_name[first]
-        for groups in distinct.values()
-        for entry, (first, _) in groups.items()
+        entry: by_name[first if owners[first] == entry else entry]
+        for entry, first in firsts.items()
     }
     common_legend = len(shown) > 4
     columns = min(3, len(distinct))
@@ -204,6 +208,9 @@ def curves(
         axes.set(
             xlabel=plain(xlabel), ylabel=plain(label), yscale="log" if logarithmic else "linear"
         )
+        if re.search("accuracy|probability|R²", label) and not logarithmic:  # in %, as in tables
+            axes.set_ylabel(f"{plain(label)}, %")
+            axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.6g}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         if not common_legend:

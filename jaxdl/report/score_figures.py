@@ -110,7 +110,7 @@ def scores(
     rows = {row: x for row, x in ranked({**named, **extra_rows}).items() if x.score.used}
     if len(rows) < 2:
         return
-    compared = any(gain for _, gain in rows.values())
+    compared = name in rows and any(gain for _, gain in rows.values())
     by_name = styles(map(label, sorted(methods)))  # as in curves
     colours = {row: by_name[row]["color"] if row in by_name else "black" for row in [*rows, name]}
     size = 8.4 if compared else 5.4, 1.1 + 0.3 * len(rows)
@@ -161,7 +161,8 @@ def sweep(
     Args:
       settings: the setting of each method's sweep.
       score: the score's name.
-      choose: whether values are candidates; a star then marks the best one on validation.
+      choose: whether values are candidates; a star then marks the best one on validation, in the
+        second panel where there is one.
     """
     if not settings:
         return
@@ -192,15 +193,21 @@ def sweep(
         axes.grid(alpha=0.3)
         suffix = ", on the labels as given" * (kind == "wrong_labels")
         axes.plot([], [], "k--", linewidth=0.9, label=f"in training{suffix}")
-        if choose:
-            axes.plot([], [], "k*", markersize=10, label="best on validation")
+        if starred:
+            star = axes.plot([], [], "k*", markersize=10, label="best on validation")
+            if low is not None and not shared:
+                axes.legend(handles=star, frameon=False, fontsize=8)
         if any(math.isnan(row.score) for row in results if row.method in methods):
             axes.plot([], [], "kx", label="some diverged")
         if low is None and not shared:
             axes.legend(frameon=False, fontsize=8)
     if shared:
-        names = all_axes[0].get_legend_handles_labels()
-        figure.legend(*names, loc="outside right upper", frameon=False, fontsize=9)
+        by_label: dict[str, Any] = {}
+        for axes in all_axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                by_label.setdefault(label, handle)
+        entries = list(by_label.values()), list(by_label)
+        figure.legend(*entries, loc="outside right upper", frameon=False, fontsize=9)
     save(figure, path, dpi=110)
 
 

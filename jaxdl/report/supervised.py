@@ -266,7 +266,12 @@ def edges(results: Sequence[Result], method: str, setting: str) -> str:
         f"**{method}**: the best of {len(values)} values of `{setting}` by validation is {best}; "
         f"from {low} to {high or values[-1]} none is shown to be worse"
     )
-    return sentence + (f"; networks diverged at {', '.join(diverged)}." if diverged else ".")
+    sentence += f"; networks diverged at {', '.join(diverged)}." if diverged else "."
+    end = {0: "smallest", len(values) - 1: "greatest"}.get(k)
+    if len(values) > 1 and end and number(best) > 0:  # 0 is a bound, and words have no order
+        sentence += f" {best} is the {end} of those that were tried, so that a better one may lie "
+        sentence += "beyond."
+    return sentence
 
 
 METHOD = """\
@@ -290,6 +295,7 @@ def report(
     facts: Mapping[str, str],
     sections: Iterable[tuple[str, str]] = (),
     *,
+    remarks: Iterable[str] = (),
     score: str = "accuracy",
     sweeps: Mapping[str, str] | None = None,
     choose: bool = True,
@@ -299,6 +305,7 @@ def report(
 
     Args:
       draw: number of seeds that share their examples, see :func:`pool`.
+      remarks: findings that come before the comparisons.
       sections: further headings and texts, after the results.
       score, sweeps: see :func:`findings`.
     """
@@ -314,7 +321,7 @@ def report(
     rows, unit = pool(results, draw), "draws" if draw > 1 else "networks"
     values_of_one = len({row.seed for row in rows}), "draw" if draw > 1 else "seed"
     method = METHOD.format(score=score, values=values, draws=draws, reach=reach(*values_of_one))
-    text = bullets(findings(rows, baseline, score, sweeps, choose=choose))
+    text = bullets([*remarks, *findings(rows, baseline, score, sweeps, choose=choose)])
     parts = [
         ("Findings", text if draw == 1 else text.replace(" seeds)", " draws)")),
         ("Results", table(rows, baseline, score, choose=choose, unit=unit)),

@@ -73,7 +73,8 @@ def draw(
     )
     note = (
         "Base: mean ± standard error over seeds (the paper: splits). Treatments: that mean plus "
-        "the paired\ndifference to base ± its standard error. Small marks are single networks."
+        "the paired\ndifference to base ± its standard error; without a base in the panel, means. "
+        "Small marks are single networks."
     )
     fig.supxlabel(note, fontsize=8.5, color="0.35")
     save(fig, path)
@@ -96,13 +97,16 @@ def _draw_cells(axes: "Axes", cells: Sequence[Cell], networks: Sequence[Result])
         shift = 0.0 if is_base else 0.08 * (TREATMENTS.index(treatment) - 3)  # side by side
         line, base = pick(cells, split, treatment), pick(cells, split, "base")
         is_paired = bool(base) and not is_base
+        line = [c for c in line if c.difference.used or not is_paired]
         estimates = [c.difference if is_paired else c.accuracy for c in line]
         level = base[0].accuracy.mean if is_paired else 0.0
         points = [
             (r.n + (-0.15 if is_base else shift), 100 * (level + r.accuracy - own_base))
             for r in networks
             if (r.split, r.treatment) == (split, treatment)
-            for own_base in [bases[r.split, r.seed, r.direction] if is_paired else 0.0]
+            for own_base in [
+                bases.get((r.split, r.seed, r.direction), math.nan) if is_paired else 0.0
+            ]
             if not math.isnan(r.accuracy - own_base)
         ]
         if points:

@@ -1,11 +1,13 @@
 """Checkpoints of a population in training, on Orbax, and the trained networks in them."""
 
 import errno
+import os
 import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,6 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import LatestN
 
-import jaxdl
 from jaxdl import trees
 from jaxdl.nn.weights import flatten, unflatten
 from jaxdl.train.parallel import put, to_host
@@ -53,6 +54,7 @@ class Checkpoints:
             preservation_policy=LatestN(keep), cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._identity = self._folder.stat()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -173,8 +175,15 @@ class Checkpoints:
             raise
         # The file system's errors, and TensorStore's, which has no class of its own.
         except (OSError, ValueError, RuntimeError) as error:
-            message = f"cannot save: {_reason(error)}"
-            raise OSError(errno.EIO, message, str(self._folder)) from error
+            reason = _reason(error) if self._is_there() else "the folder is gone: move it back"
+            raise OSError(errno.EIO, f"cannot save: {reason}", str(self._folder)) from error
+
+    def _is_there(self) -> bool:
+        """Whether the folder is still the same: Orbax makes another where it was moved away."""
+        try:
+            return os.path.samestat(self._folder.stat(), self._identity)
+        except OSError:
+            return False
 
 
 DAMAGE = (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError)
@@ -204,7 +213,8 @@ def _reason(error: Exception) -> str:
 
 def _versions() -> dict[str, str]:
     """The versions of the code under which training from a checkpoint goes on bit for bit."""
-    return {"jaxdl": jaxdl.__version__, "jax": jax.__version__}
+    # Of jaxdl's metadata: the module may be without its own, where a folder has its name.
+    return {"jaxdl": version("jaxdl"), "jax": jax.__version__}
 
 
 def _other_versions(versions: Mapping[str, str]) -> str:

@@ -154,9 +154,16 @@ def test_a_table_of_ones_own(tmp_path):
     ("text", "options", "words"),
     [
         ("a,b\n1,2\n1\n", {}, r"line 3: 1 of 2 columns"),
-        ("a,b\n1,2\nx,2\n", {}, r"line 3: could not convert string to float: 'x' \(all but"),
-        ("a,b\n1,2\n", {}, r"1 rows of 2 columns are no table"),
-        ("", {}, r"0 rows of 0 columns"),
+        ("a,b\n1,2\n\nx,2\n", {}, r"line 4, column 'a': 'x' is no number, as all but the answer"),
+        ("a,b\nnan,2\n", {}, r"line 2, column 'a': 'nan' is no number"),
+        ("a,b,c\n1,2,z\n1, ,z\n", {}, r"line 3, column 'b': an empty cell: fill it"),
+        ("a,b\n1,2\n1,\n", {}, r"line 3, column 'b': an empty cell"),  # of the answer, too
+        ("1.5,2,cat\n2.5,3,dog\n", {}, r"odd\.csv: '1\.5' is a number: the first line is to name"),
+        ("a;b\n1,5;2\n", {}, r"odd\.csv: only 1 column, 'a;b': columns are separated by commas"),
+        ("a,b\n" + 9 * "1,2\n", {}, r"odd\.csv: 9 rows are too few: it takes 10"),
+        ("a,b\n" + 10 * "1,cat\n", {}, r"odd\.csv: every answer in column 'b' is 'cat'"),
+        ("a,b\n" + 10 * "1,2\n", {}, r"odd\.csv: every answer in column 'b' is '2'"),
+        ("", {}, r"odd\.csv: the file is empty"),
         ("a,b\n1,2\n", {"answer": "c"}, r"there is no column 'c': choose from a, b"),
     ],
 )

@@ -14,7 +14,7 @@ from tests.experiments.tiny import BASES, FILES, NETWORKS, STEPS, TINY, contents
 CLASSES, COUNTS = ("ant", "bee", "cat", "dog"), {"train": 12, "test": 5}
 PICTURES = (
     "--config.data.options.validation=0.25",
-    "--config.model=tests.nn.test_layered:Dense",
+    "--config.model=tests.layered_networks:worded",
     "--config.image.flip=True",
     "--config.image.padding=1",
     "--config.batch=8",

@@ -150,7 +150,10 @@ def test_another_division_of_the_work_gives_the_same_accuracies(finished, start,
 
 @pytest.mark.parametrize(
     "model, prelude",
-    [("tests.nn.test_layered:Dense", ""), pytest.param("digit_net", USERS, marks=pytest.mark.slow)],
+    [
+        ("tests.layered_networks:worded", ""),
+        pytest.param("digit_net", USERS, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stream_gives_the_same_results_also_when_it_is_stopped(model, prelude, start, tmp_path):
     """Killed while bases train, stopped while frozen networks do."""

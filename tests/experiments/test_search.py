@@ -62,6 +62,7 @@ def test_the_test_split_is_opened_once_after_all_and_the_report_is_reprinted(fin
     assert opened == [len((folder / "metrics.jsonl").read_text().splitlines())]
     for part in ("and so biased", "on the test split", "Lineage of pbt's winner", *KINDS):
         assert part in text
+    assert "- Settings of base: momentum 0.9, rate 0.03\n" in text  # of those that are searched
     assert search.study(tiny(*KINDS), folder, StopFlag()) == text and len(opened) == 1
 
 

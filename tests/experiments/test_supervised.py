@@ -18,7 +18,9 @@ from experiments.harness.settings import check
 from experiments.harness.study import COMMON, make_study
 from jaxdl.data import sources
 from jaxdl.nn.models import MODELS
+from jaxdl.report import idle
 from jaxdl.report import supervised as reporting
+from jaxdl.report.predictions import Prediction
 from jaxdl.report.supervised import Result, findings, read_results, report, table
 from jaxdl.train.checkpoint import load_network
 from jaxdl.train.groups import make_groups
@@ -211,6 +213,63 @@ def test_a_method_stands_at_its_best_value_by_validation():
     edges = reporting.edges(SWEPT, "b", "rate")
     assert "4 values of `rate` by validation is 1; from 0.1 to 1 none" in edges
     assert edges.endswith("networks diverged at 10.")
+
+
+@pytest.mark.parametrize(("values", "end"), [(("0.1", "1"), "greatest"), (("1", "3"), "smallest")])
+def test_a_best_value_at_the_end_of_a_sweep_is_said_to_be_there(values, end):
+    rows = [row for v in values for row in rows_of({"b": (0.6 + 0.1 * (v == "1"),) * 2}, v)]
+    words = f" 1 is the {end} of those that were tried, so that a better one may lie beyond."
+    assert reporting.edges(rows, "b", "rate").endswith(words)
+    inside = [*rows, *rows_of({"b": (0.5, 0.5)}, "9"), *rows_of({"b": (0.5, 0.5)}, "0")]
+    assert "beyond" not in reporting.edges(inside, "b", "rate")
+    none = [row._replace(value="0") if row.value == "1" else row for row in rows]
+    assert "beyond" not in reporting.edges(none, "b", "decay")  # nothing is less than 0
+    words = [row._replace(value={"1": "all", "3": "none"}.get(row.value, "some")) for row in rows]
+    assert "beyond" not in reporting.edges(words, "b", "examples")
+    assert "beyond" not in reporting.edges(rows_of({"b": (0.6, 0.6)}, "1"), "b", "rate")
+
+
+THREE = np.arange(12) % 3
+CONSTANT = np.tile([0.0, 1.0, 0.5], (12, 1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "answers", "expected"),
+    [
+        (CONSTANT, THREE, True),
+        (CONSTANT, np.minimum(THREE, 1), True),  # right for two of three
+        (np.eye(3)[(THREE + 1) % 3], THREE, True),
+        (np.eye(3)[np.where(np.arange(12) < 1, 0, 1)], THREE, False),  # one right beside
+        (np.eye(3)[np.where(np.arange(12) < 6, 0, 1)], np.arange(12) // 11, False),  # the rare one
+        (CONSTANT, np.ones(12, int), False),  # of one class
+        (np.full((12, 3), np.nan), THREE, False),  # diverged
+        (np.full((12, 1), 1.0), np.arange(12.0), True),
+        (np.arange(12.0)[:, None], np.arange(12.0), False),
+    ],
+)
+def test_a_network_is_idle_that_is_no_better_than_one_answer(outputs, answers, expected):
+    assert idle.is_idle(Prediction(outputs, answers)) is expected
+
+
+def test_networks_that_learnt_nothing_are_named_in_the_report(built, monkeypatch):
+    parts = {True: {"train": Prediction(CONSTANT, THREE)}}
+    parts[False] = {"train": Prediction(np.eye(3)[THREE], THREE)}
+    names = [("sgd", "", 2), ("sgd", "", 0), ("adam", "0.1", 1), ("momentum", "", 0)]
+    networks = {supervised.Network(*n): parts[n[0] != "momentum"] for n in names}
+    (sentence,) = idle.describe(networks)
+    assert sentence.startswith(
+        "Networks that learnt nothing: **sgd**, seeds 0, 2; **adam 0.1**, seed 1. In training"
+    )
+    assert idle.describe({n: parts[False] for n in networks}) == []
+    for name, value in (
+        ("networks", networks),
+        ("results", rows_of({"momentum": (0.5, 0.6), "sgd": (0.3, 0.4)})),
+        ("sections", lambda: ()),
+        ("describe_copies", dict),
+        ("sweeps", {}),
+    ):
+        monkeypatch.setattr(built, name, value, raising=False)
+    assert f"## Findings\n\n- {sentence}\n- It cannot" in built.report(None, {})
 
 
 def test_conditions_are_compared_at_the_same_value():

@@ -201,9 +201,10 @@ def test_predictions_count_what_is_taken_for_what():
 
 
 def test_a_frame_is_drawn_around_a_part_of_an_image():
-    image = figures.framed(np.zeros((60, 60, 3)), (10, 20), (30, 20))
-    red = np.argwhere(image[..., 0] > 0)
+    white = np.ones((60, 60, 3))
+    image = figures.framed(white, (10, 20), (30, 20))
+    frame = np.argwhere(image[..., 2] < 1)  # yellow and black have no blue
     assert image.shape == (120, 120, 3)
-    assert red.min(0).tolist() == [20, 40] and red.max(0).tolist() == [79, 79]
-    small = np.argwhere(figures.framed(np.zeros((60, 60, 3)), (30, 30), (1, 1))[..., 0] > 0)
+    assert frame.min(0).tolist() == [20, 40] and frame.max(0).tolist() == [79, 79]
+    small = np.argwhere(figures.framed(white, (30, 30), (1, 1))[..., 2] < 1)
     assert math.isclose(np.ptp(small[:, 0]) + 1, 10, abs_tol=1)

@@ -25,7 +25,9 @@ from tests.experiments.tiny import contents
         pytest.param("evaluation_batch=-1", ["config.evaluation_batch"], id="evaluation"),
         pytest.param("optimizer.learning_rate=x", ["rate=x: give a number"], id="no rate"),
         pytest.param("image.flip=maybe", ["flip=maybe: give True or False"], id="no truth"),
-        pytest.param("splits=(1,", ["config.splits=(1,: give a tuple such as"], id="no tuple"),
+        pytest.param(
+            "splits=(1,", ["config.splits=(1,: give a tuple such as", "never closed"], id="no tuple"
+        ),
         pytest.param("data=3", ["config.data=3: give a section"], id="a number for a section"),
         pytest.param("data.name=mnist", ["config.data.name", "digits"], id="unknown data"),
         pytest.param("data.options.train=3", ["train"], id="unknown option"),
@@ -34,10 +36,13 @@ from tests.experiments.tiny import contents
         pytest.param("model=vgg", ["vgg", "digit_net"], id="unknown model"),
         pytest.param("model=glyph_net", ["glyph_net"], id="model too large"),
         pytest.param(
-            "model=tests.nn.test_layered:doubling",
-            ["config.model=tests.nn.test_layered:doubling", "do not compute"],
+            "model=tests.layered_networks:doubling",
+            ["config.model=tests.layered_networks:doubling", "do not compute"],
             id="model with wrong layers",
         ),
+        pytest.param("model=linear", ["config.model=linear", "nothing to cut"], id="one layer"),
+        pytest.param("model=tests.layered_networks:Alone", ["axis_name"], id="statistics"),
+        pytest.param("model=tests.layered_networks:wide", ["(1, 8), not (1, 5)"], id="outputs"),
         pytest.param("optimizer.name=foo", ["optimizer", "foo", "adam"], id="optimizer"),
         pytest.param("schedule.name=foo", ["schedule", "foo", "cosine"], id="schedule"),
         pytest.param("splits=('random','foo')", ["config.splits", "foo"], id="split"),
@@ -96,7 +101,14 @@ def test_bad_argument(argument, start, tmp_path):
     "text, words",
     [
         pytest.param("def get_config(:\n", ["line 1"], id="syntax"),
-        pytest.param("x = 1\n", ["get_config"], id="no get_config"),
+        pytest.param("x = 1\n", ["it has no function get_config()"], id="no get_config"),
+        pytest.param("x = 1\ny = z\n", ["mine.py: line 2: NameError: name 'z'"], id="no name"),
+        pytest.param(
+            "from configs.transferability import get_config as usual\n"
+            "def get_config():\n    config = usual()\n    config.sedes = 3\n    return config\n",
+            ["there is no setting config.sedes: is it config.seeds? configs/transferability.py"],
+            id="misspelled setting",
+        ),
         pytest.param("import nonexistent\n", ["nonexistent"], id="import"),
         pytest.param("def get_config():\n    return 1 / 0\n", ["zero"], id="exception"),
         pytest.param(

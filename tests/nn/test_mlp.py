@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxdl.nn.layered import layers
+from jaxdl.nn.layered import layer_names
 from jaxdl.nn.layers import ACTIVATIONS, GaussianNoise
 from jaxdl.nn.models import MODELS
 from jaxdl.supervised import apply_train
@@ -130,7 +130,7 @@ def test_batch_normalization_before_each_activation():
     x = 2 * numbers(32, 4) + 1
     variables = jax.jit(model.init)(jax.random.key(0), x)
     params, before = variables["params"], variables["batch_stats"]
-    assert layers(variables) == ("layer_0", "layer_1", "layer_2")
+    assert layer_names(variables) == ("layer_0", "layer_1", "layer_2")
     assert set(params["layer_0"]) == {"kernel", "BatchNorm_0"}  # a bias would be taken off again
     assert set(params["layer_2"]) == {"kernel", "bias"}
     outputs, new = jax.jit(partial(apply_train, model))(variables, x, jax.random.key(1))

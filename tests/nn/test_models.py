@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from scipy import stats
 
-from jaxdl.nn.layered import layers
+from jaxdl.nn.layered import layer_names
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvLayer, ConvNet, Dropout, Start
 from jaxdl.transfer import cut
@@ -75,7 +75,7 @@ def test_layers_in_stretches_are_the_whole(images, variables, train):
 def test_layers_are_named_for_their_depth(images):
     model = small(batch_norm=True)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert layers(shapes) == ("conv1", "conv2", "fc3", "fc4")
+    assert layer_names(shapes) == ("conv1", "conv2", "fc3", "fc4")
     assert model.depth == 4
     params = jax.tree.map(lambda leaf: leaf.shape, shapes["params"])
     assert {k: v for k, v in params["conv1"].items() if k in ("kernel", "bias")} == {
@@ -113,7 +113,7 @@ def test_networks_by_name_have_as_many_layers_as_they_say(name, size):
         np.zeros((2, *size), np.float32),
     )
     assert logits.shape == (2, 7)
-    assert len(layers(shapes)) == model.depth
+    assert len(layer_names(shapes)) == model.depth
 
 
 def test_the_network_of_pairs_has_the_parameters_of_jordans():
@@ -162,7 +162,7 @@ def test_caffenet_has_the_parameters_of_caffes(caffenet):
         "fc7": (4096, 4096),
         "fc8": (4096, 1000),
     }
-    assert layers(shapes) == tuple(kernels)
+    assert layer_names(shapes) == tuple(kernels)
     for name, shape in kernels.items():
         layer = shapes["params"][name]
         layer = layer.get("dense", layer)
@@ -211,7 +211,7 @@ def test_caffenet_starts_as_caffes(caffenet):
         "fc8": (0.01, 0),
     }
     found = [(start.deviation, start.level) for start in model.starts]
-    assert dict(zip(layers(shapes), found, strict=True)) == starts
+    assert dict(zip(layer_names(shapes), found, strict=True)) == starts
 
 
 def test_stretches_of_grouped_pooled_and_normalized_layers_are_the_whole():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxdl.nn import ops
-from jaxdl.nn.layered import layers
+from jaxdl.nn.layered import layer_names
 from jaxdl.nn.models import alexnet, efficientnet_lite, pretrained, resnet, vgg, vit
 from jaxdl.nn.models.efficientnet_lite import EfficientNetLite, Group
 from jaxdl.nn.models.pretrained import PRETRAINED, Pretrained, load
@@ -181,7 +181,7 @@ def test_what_comes_in_goes_out_as_it_was(family, tmp_path):
 def test_stages_are_layers_and_compute_in_bfloat16(family):
     model, _, side, _ = family
     variables = shapes(model, side)
-    assert layers(variables) == tuple(model.names())
+    assert layer_names(variables) == tuple(model.names())
     half, x = model.clone(dtype=jnp.bfloat16), jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     for depth in range(model.depth):
         here, _ = cut(cut(variables, depth)[1], 1)

@@ -44,6 +44,16 @@ def test_values_that_differ_by_rounding_alone_show_nothing():
     assert quote(mean_and_standard_error([])) == "not measured"
 
 
+def test_a_sign_that_is_not_printed_is_no_direction():
+    for sign in (-1, 1):
+        x = mean_and_standard_error(sign * np.array([1e-10, 1e-3, -1e-3]))
+        assert compare("a", x, "b").startswith(
+            "This run does not show that a is above or below b: +0.0 ± 0.1 points (95%"
+        )
+    small = mean_and_standard_error([0.00030, 0.00031, 0.00032])
+    assert compare("a", small, "b").startswith("This run shows that a is above b: +0.0 ± 0.0 po")
+
+
 def test_of_one_seed_it_is_said_once_that_nothing_can_be_judged():
     one, two = mean_and_standard_error([0.1]), mean_and_standard_error([0.1, 0.2])
     comparisons = [("a", one, "c"), ("b", one, "c")]

@@ -332,6 +332,22 @@ def test_collapse(share, expected):
     assert collapsed(HEALTHY._replace(top_share=share)) is expected
 
 
+@pytest.mark.parametrize(
+    ("classes", "fine", "close"), [(2, 0.69, 0.71), (3, 0.61, 0.62), (10, 0.49, 0.5)]
+)
+def test_what_is_close_to_a_collapse_depends_on_the_classes_shares(classes, fine, close):
+    def said(top_share, source_share):
+        change = {"top_share": top_share, "source_share": source_share}
+        return " ".join(diagnostics(join(*study(GOOD, dann_1=change))))
+
+    assert said(fine, 1 / classes) == "" and "close to a collapse" in said(close, 1 / classes)
+    assert "close to a collapse" in said(0.89, 1 / classes)
+    assert "seed 1, collapsed: " in said(0.9, 1 / classes)
+    # Of two classes one may be rare.
+    assert said(0.96, 0.95) == "" and "close to a collapse" in said(0.97, 0.95)
+    assert "seed 1, collapsed: " in said(0.98, 0.95)
+
+
 CASES = {
     "The domain classifier has won": [{"domain_accuracy": 0.95}, {"domain_accuracy": 1.0}],
     "which is the aim": [{"domain_accuracy": 0.55}, {"domain_accuracy": 0.46}],
@@ -400,7 +416,8 @@ def test_what_each_criterion_would_choose():
     best = {f"dann_{s}": {"neighbourhood_density": 7.0} for s in range(3)}
     weights = {f"mmd_{s}": {"importance_weighted_accuracy": 0.95} for s in range(3)}
     text = whole(study(**best, **weights))
-    # Train on target is no candidate. Density ties MMD and source only: 2 pairs are ordered.
+    assert "- Criteria choose among methods that learn no target label: train on target is" in text
+    # Density ties MMD and source only: 2 pairs are ordered.
     assert "Neighbourhood density would choose DANN, the best of 3 by target accuracy." in text
     assert "orders 2 of 2 pairs" in text
     assert (
@@ -421,6 +438,10 @@ def test_a_method_with_too_few_effective_samples_is_not_ranked_by_them():
     )
     assert "MMD, seed 2: the importance weights leave only 12.0 effective" in text
     assert "By that accuracy it is not ranked." in text
+    weights["mmd_0"]["effective_samples"] = 11.0
+    assert "MMD, seeds 0, 2: the importance weights leave as few as 11.0 eff" in whole(
+        study(**weights)
+    )
 
 
 def test_criteria_that_were_not_computed():
@@ -506,7 +527,7 @@ def test_tables_round_trip_in_one_order(tmp_path):
     assert text.splitlines()[-1].split(",")[1] == "target_only"
 
 
-GOOD_LINE = "p,dann,0,1,0.7,0.99,0.1,-1,,5,0.9,900"
+GOOD_LINE = "p,dann,0,1,0.7,0.99,0.1,-1,,5,0.9,900,0.1"
 
 
 @pytest.mark.parametrize(
@@ -517,9 +538,10 @@ GOOD_LINE = "p,dann,0,1,0.7,0.99,0.1,-1,,5,0.9,900"
         (read_results, "p,dann,0,0.5", "4 of 5 cells"),
         (read_results, "p,dann,x,0.5,0.5", "line 2"),
         (read_results, "p,dann,0,0.5,0.5\np,dann,0,0.5,0.5", "two rows for one network"),
-        (read_diagnoses, GOOD_LINE.replace(",0.1,", ",1.1,"), "top_share out of"),
+        (read_diagnoses, GOOD_LINE.replace(",0.1,", ",1.1,", 1), "top_share out of"),
         (read_diagnoses, GOOD_LINE.replace("0,1,", "0,2,", 1), "adversarial out of"),
         (read_diagnoses, GOOD_LINE.replace("900", "-3"), "effective_samples out of"),
+        (read_diagnoses, f"{GOOD_LINE[:-3]}1.1", "source_share out of"),
         (read_diagnoses, GOOD_LINE.replace(",-1,", ",,"), "line 2"),
     ],
 )
@@ -593,3 +615,19 @@ def test_embedding_figure_shows_both_domains(tmp_path, classes, panels):
     red = (top[..., 0] > 1.2 * top[..., 2]) & (top[..., 0] > 0.5)
     assert 0.005 < blue.mean() < 0.5 and 0.005 < red.mean() < 0.5
     assert np.mean(image.min(-1) > 0.99) > 0.5  # mostly white paper
+
+
+def test_embeddings_name_classes_and_say_what_is_grey(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(embeddings, "save", lambda figure, path: drawn.append(figure))
+    labels = np.arange(12) % 3
+    features = {"dann": [np.random.default_rng(0).normal(size=(12, 3))] * 2}
+    names = ("circle", "square", "triangle")
+    for target in (labels, np.full(12, -1)):
+        embeddings.draw_domains(features, (labels, target), names, tmp_path / "logits.png")
+    for figure, note in zip(drawn, ("", " Grey: images without a label."), strict=True):
+        top, bottom = figure.axes
+        assert [text.get_text() for text in bottom.texts] == [*names]
+        assert figure.get_supxlabel() == f"Seed 0, 12 and 12 held-out images.{note}"
+        (handle, _), points = figure.legends[0].legend_handles, top.collections[0]
+        assert handle.get_alpha() == points.get_alpha() < 1 and points.get_sizes() > 7

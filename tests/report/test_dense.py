@@ -57,8 +57,11 @@ def test_findings_say_what_shows():
 
 def test_the_answer_that_needs_no_image():
     points = np.array([[1.0, 2.0], [np.nan, np.nan], [3.0, 4.0], [np.nan, np.nan], [0.0, 0.0]])
-    text = reporting.describe_places(points, 4)
+    text = reporting.describe_places({"point": points}, 4)
     assert "within 4 pixels" in text and text.endswith("never there would be right on 40.0 %")
+    assert (
+        reporting.describe_places({"point": points[::4]}, 4) == "a place is right within 4 pixels"
+    )
 
 
 def test_methods_are_compared_with_a_guess_over_images():

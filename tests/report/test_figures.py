@@ -61,6 +61,37 @@ def test_colours_are_in_the_order_that_is_asked_for(monkeypatch, tmp_path):
     assert thick == {"c": "C3", "a": "C0", "b": "C2"}
 
 
+def test_no_two_entries_of_a_legend_look_alike(monkeypatch, tmp_path):
+    """Where curves are equal in one panel, and not in another."""
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path, **_: drawn.append(figure))
+    groups = {name: [(STEPS, level * STEPS)] for level, name in enumerate("abcde")}
+    equal = {name: groups["a"] for name in "ab"}, {name: groups["a"] for name in "abcd"}
+    figures.curves({"loss": groups, "λ": equal[0], "μ": equal[1]}, tmp_path / "curves.png")
+    legend = drawn[0].legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [*"abcde", "a, b", "a and 3 more"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in legend.get_lines()}) == 7
+    figures.curves({"loss": {"c": groups["c"], **equal[0]}}, tmp_path / "curves.png")
+    thick = {line.get_label(): line.get_color() for line in drawn[1].axes[0].lines[1::2]}
+    assert thick == {"c": "C0", "a, b": "C1"}  # the first's, which nothing else has
+
+
+def test_accuracies_and_probabilities_are_in_percent(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, path, **_: drawn.append(figure))
+    lines = {"a": [(STEPS, np.array([0.57, 0.6, 0.64]))]}
+    labels = ("loss", "validation accuracy", "probability, pixels deleted")
+    figures.curves(dict.fromkeys(labels, lines), tmp_path / "curves.png")
+    loss, *shares = drawn[0].axes
+    assert loss.get_ylabel() == "loss"
+    assert [axes.get_ylabel() for axes in shares] == [f"{label}, %" for label in labels[1:]]
+    for axes in shares:
+        assert axes.yaxis.get_major_formatter()(0.57) == "57"
+    figures.curves({"accuracy": lines}, tmp_path / "curves.png", logarithmic=True)
+    assert drawn[1].axes[0].get_ylabel() == "accuracy"
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_left_out(value, tmp_path):

@@ -102,6 +102,14 @@ def test_ensembles_are_paired_with_the_mean_member_by_bag(drawn, tmp_path):
     assert drawn_bars[at.index("a: mean of 3")][0] == pytest.approx(100 * np.mean(means))
 
 
+def test_without_its_baseline_there_are_scores_alone(drawn, tmp_path):
+    lost = [row._replace(score=np.nan) for row in rows({"lost": (0.1, 0.2)})]
+    ranks = standings(rows(SCORES) + lost, "lost", choose=True)
+    score_figures.scores(ranks, {}, ("lost", ""), "accuracy", tmp_path / "scores.png")
+    (left,) = drawn[0].axes
+    assert "lost" not in [label.get_text() for label in left.get_yticklabels()]
+
+
 def test_one_row_or_none_is_no_figure(drawn, tmp_path):
     lost = [row._replace(score=np.nan) for row in rows({"lost": (0.1, 0.2)})]
     ranks = standings(rows({"plain": SCORES["plain"]}) + lost, "plain", choose=True)

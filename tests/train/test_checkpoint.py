@@ -265,6 +265,29 @@ def test_what_cannot_be_written_is_an_os_error(tmp_path):
     assert_equal(restored.states, population(5, placement))
 
 
+def test_a_folder_that_is_moved_away_is_missed(tmp_path, monkeypatch):
+    """Even where there is another one, as Orbax makes it while it saves."""
+    placement = saved(tmp_path / "a")
+
+    def refuse(*_, **__):
+        raise ValueError("No ArrayMetadata found for process_index=0")
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", refuse)
+    with (
+        pytest.raises(OSError, match=f"the folder is gone: move it back: '{tmp_path / 'a'}'"),
+        Checkpoints(tmp_path / "a") as checkpoints,
+    ):
+        (tmp_path / "a").rename(tmp_path / "b")
+        (tmp_path / "a").mkdir()
+        checkpoints.save(6, population(6, placement))
+
+
+def test_the_version_is_known_without_the_package(monkeypatch):
+    """Beside a folder called jaxdl, the clone, an editable install is a namespace."""
+    monkeypatch.delattr("jaxdl.__version__")
+    assert checkpoint._versions() == {"jaxdl": "0.1.0", "jax": jax.__version__}
+
+
 @pytest.mark.parametrize("change", ["another shape", "an array less", "an array more"])
 def test_a_checkpoint_of_another_tree_is_refused(tmp_path, change):
     placement = saved(tmp_path / "a")

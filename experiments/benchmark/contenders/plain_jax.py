@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from experiments.benchmark.contenders import Task
-from jaxdl.nn.layered import layers
+from jaxdl.nn.layered import layer_names
 from jaxdl.nn.losses import cross_entropy
 from jaxdl.nn.models.convnet import ConvNet
 from jaxdl.types import Params, Variables
@@ -107,7 +107,7 @@ def one_after_the_other(
       static: whether what trains is known to the compiler, one program a cut, or an argument of
         one program for all.
     """
-    names = layers(starts[0][0])
+    names = layer_names(starts[0][0])
     images, labels = jnp.asarray(task.images), jnp.asarray(task.labels)
     step = make_step(model, rule)
     step_program = jax.jit(step, donate_argnums=(0, 1))

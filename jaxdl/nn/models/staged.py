@@ -1,7 +1,7 @@
 """Networks as a row of stages, any stretch of which can be applied alone, and stages they share.
 
 The stages of a network are the top-level entries of its parameters, named by their depth as
-:func:`jaxdl.nn.layered.layers` reads it: ``conv1, block2, …, fc11``. Parameters are float32; a
+:func:`jaxdl.nn.layered.layer_names` reads it: ``conv1, block2, …, fc11``. Parameters are float32; a
 network computes in its ``dtype`` (bfloat16, say) and gives logits as float32.
 """
 

@@ -20,6 +20,7 @@ from experiments.benchmark import transferability as ours
 from experiments.benchmark.contenders import Task, plain_jax
 from experiments.benchmark.turns import Row
 from jaxdl import transfer
+from jaxdl.nn.layered import layer_names
 from jaxdl.nn.models import MODELS
 from jaxdl.nn.models.convnet import Conv, ConvNet
 from jaxdl.optim import make_optimizer
@@ -96,7 +97,7 @@ def test_plain_jax_steps_as_the_engine_does(problem):
     step = jax.jit(plain_jax.make_step(model, rule))
     ids, start = np.arange(len(images)), rule.init(variables["params"])
     for frozen, loss in losses.items():
-        names = transfer.layers(variables)
+        names = layer_names(variables)
         trains = {name: np.bool_(i >= frozen) for i, name in enumerate(names)}
         got, state = variables, start
         for _ in RATES:

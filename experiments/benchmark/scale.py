@@ -27,7 +27,7 @@ from experiments.benchmark import turns
 from experiments.benchmark.populations import Noise, train_on_noise
 from experiments.benchmark.summaries import paragraph, series, spread, verdict
 from experiments.benchmark.turns import MILLI, Contender, Measurements, Row, Setup, Worker
-from experiments.harness.settings import Between, Count, TupleOf
+from experiments.harness.settings import Between, Count, OneOf, TupleOf
 from experiments.harness.settings import check as check_settings
 from experiments.transferability import SETTINGS, make_rule
 from jaxdl.data.encoded import cores
@@ -75,6 +75,7 @@ def check(config: ConfigDict) -> None:
     if not 2 <= devices <= cores():
         raise ValueError(f"config.scale.devices={devices}: each is a core, of {cores()} here")
     check_settings(study, SETTINGS.kinds)
+    OneOf(tuple(MODELS)).check("config.scale.study.model", study.model, config)
     make_rule(study)
 
 

@@ -258,7 +258,7 @@ def test_frozen_layers_keep_every_bit_in_training(normed, n):
         assert (np.asarray(before) != np.asarray(after)).any()
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sharing_a_prefix_trains_every_cut_as_if_alone(batch_norm, request):
     at = request.getfixturevalue("normed" if batch_norm else "plain")
     base, cuts = at.variables(0), (1, 3)

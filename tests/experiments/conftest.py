@@ -8,10 +8,11 @@ from functools import partial
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.harness import classification
 from jaxdl.train.parallel import make_placement
-from tests.experiments.launcher import Ended, Launcher, quick_environment
+from tests.experiments.launcher import Ended, Launcher, quick_environment, save_nothing
 from tests.experiments.tiny import FIGURES, WATCH, tiny
 
 
@@ -22,6 +23,12 @@ def two_devices():
         restricted = partial(make_placement, devices=jax.devices()[:2])
         patch.setattr(classification, "make_placement", restricted)
         yield
+
+
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """For runs beside one whose figures are drawn."""
+    monkeypatch.setattr(Figure, "savefig", save_nothing)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def handlers():
     return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_it_stops_in_a_thread_and_goes_on_in_the_running_loop(config, tmp_path):
     """As a notebook does it, whose cells run within a loop."""
     before, stop, workdir = handlers(), StopFlag(), tmp_path / "new" / "run"

@@ -172,6 +172,7 @@ def test_all_variants_can_be_built(variant, real):
     check(config, {**dense.SETTINGS.kinds, **COMMON})
 
 
+@pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize(
     ("variant", "methods"),
     [

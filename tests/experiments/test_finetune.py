@@ -106,6 +106,7 @@ def test_a_run_has_a_row_for_each_network_and_is_reprinted(finished):
     assert finetune.study(tiny(), folder, StopFlag()) == text
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_run_that_is_stopped_ends_bit_for_bit_as_one_that_is_not(finished, tmp_path):
     """With donors and features of their checkpoints, and curves that are ahead of these."""
     folder, _ = finished
@@ -247,6 +248,7 @@ def test_weights_of_a_file_take_the_place_of_donors(tmp_path):
     assert [*above["params"]] == ["fc11"] and above["params"]["fc11"]["dense"]["kernel"].min() == 1
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_what_is_exported_in_the_names_of_the_source_comes_in_again(tmp_path, monkeypatch):
     """Bit for bit, with the stages that were frozen; though the donor had other classes."""
 
@@ -398,6 +400,7 @@ def test_diverged_networks_are_in_no_mean_and_named():
     assert "75.0 ± 2.9" in line and "3 of 4" in line
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_what_goes_on_from_a_diverged_network_has_diverged(tmp_path):
     """Even where its own training is finite, and through another method; others are judged."""
     config = tiny()

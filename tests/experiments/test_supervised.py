@@ -376,6 +376,7 @@ def test_a_table_of_numbers_and_a_plane_of_classes(tmp_path):
     assert (tmp_path / "rare" / "operating.png").exists()
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_views_are_an_image_and_its_mirror_image(tmp_path):
     config = tiny()
     section = type(config)
@@ -400,6 +401,7 @@ def test_views_are_an_image_and_its_mirror_image(tmp_path):
     assert {row.method: row.validation for row in rows} == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_student_learns_from_its_teacher_and_every_number_can_be_had(tmp_path):
     """All labels of the student are wrong: what it knows it has from the teacher's logits."""
     config = tiny()

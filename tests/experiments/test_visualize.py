@@ -69,6 +69,7 @@ def test_networks_are_trained_and_looked_into_and_the_report_is_reprinted(finish
     assert visualize.study(tiny(), folder, StopFlag()) == text
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_network_of_a_run_is_seen_as_when_it_was_trained(finished, tmp_path):
     config = tiny()
     config.run, config.network = str(finished[0] / "network"), ("method=momentum", "seed=1")
@@ -81,6 +82,7 @@ def test_a_network_of_a_run_is_seen_as_when_it_was_trained(finished, tmp_path):
         visualize.study(config, tmp_path / "run", StopFlag())
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_convolutions_without_classes_have_filters_maps_and_units(tmp_path, monkeypatch):
     model = VGG(((3, 4), (5,)), (), 0)
     row = PRETRAINED["vgg16_convolutions"]._replace(build=lambda: model, size=12)

@@ -55,7 +55,9 @@ def make_rule(name: str, mask: dict | None = None) -> optax.GradientTransformati
     return make_optimizer(name, rate, weight_decay=DECAY, trainable=mask)
 
 
-@pytest.fixture(scope="module", params=["momentum", "nesterov"])
+@pytest.fixture(
+    scope="module", params=["momentum", pytest.param("nesterov", marks=pytest.mark.slow)]
+)
 def problem(request) -> Problem:
     """Strides, both paddings, odd sizes, pooling, batch normalization away from its start."""
     convolutions = (

@@ -78,9 +78,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.methods.dann = ConfigDict({"adversarial": 1.0})
     config.methods.target_only = ConfigDict({"labels": "target"})
 
-    # Our best with the same encoder: the source's colours change at random, as they
-    # do between photographs; confident predictions for target images hold for recoloured ones, too,
-    # and on MNIST-M for warped ones; there half of the digits are drawn on target images.
+    # Our best with the same encoder: the source's colours change at random, as they do between
+    # photographs; confident predictions for target images hold for recoloured ones, too, and on
+    # MNIST-M for warped ones; there half of the digits are drawn on target images.
     best = ConfigDict({"adversarial": 1.0, "colours": 1.0, "consistency": 1.0, "changes": 1.0})
 
     # How it is computed. Nothing here changes a result beyond rounding, except that devices which

@@ -80,10 +80,9 @@ class FineTuning(SingleSourceStudy):
         super().build()
         config, shape = self.config, self.image_shape()
         classes, title = len(self.source.class_names), self.donors.make_model.title
-        self.model = self.donors.make_network(classes, self.placement.axis_name)
-        built = self.initializer(self.model, shape, title, (1, classes), layers=True)
-        self.init, self.shapes = built
-        self.stages = self.donors.fit(self.model, self.shapes, shape)
+        model = self.donors.make_network(classes, self.placement.axis_name)
+        self.init, self.shapes = self.initializer(model, shape, title, (1, classes), layers=True)
+        self.model, self.stages = model, self.donors.fit(model, self.shapes, shape)
         splits = chain.from_iterable(source.splits.values() for source in self.sources.values())
         self.labels = np.concatenate([np.asarray(split["label"]) for split in splits])
         self.count = sum(map(length, self.source.splits.values()))

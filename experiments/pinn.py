@@ -223,9 +223,8 @@ class Physics(Study):
             raise ValueError(message)
         self.placement = make_placement(**self.config.parallel)
         for solver in self.solvers:
-            name = solver.settings["problem"]
-            function, shipped = solver.make_problem.function, solver.make_problem.shipped
-            with blame(name, function, shipped=shipped):
+            name, make = solver.settings["problem"], solver.make_problem
+            with blame(name, make.function, shipped=make.shipped):
                 solver.build(self.config, self.placement)
         self.members = [member for solver in self.solvers for member in solver.group.members]
 

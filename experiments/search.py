@@ -270,14 +270,14 @@ class Search(Supervised):
         """The report in Markdown."""
         config, base = self.config, declared.method(self.config).settings
         usual = declared.neutral(get_config().base) | {name: base[name] for name in self.space}
-        compared = {name: method.settings for (name, _), method in self.compared.items()}
+        settings = {name: method.settings for (name, _), method in self.compared.items()}
         others = {name: base[name] for name in base if name not in self.space}
         kind = "images" if self.inputs == "image" else "examples"
         facts = {
             "Data": self.describe_data(f"{len(self.ids['images', 'train']):,} training {kind}"),
             "Space": ", ".join(f"{name} {value}" for name, value in config.space.items()),
             "All other settings": declared.describe(base, usual),
-            **declared.describe_changes(compared, others),
+            **declared.describe_changes(settings, others),
             **facts,
         }
         return reporting.report(

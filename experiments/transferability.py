@@ -121,15 +121,14 @@ class Transferability(SingleSourceStudy):
         super().build()
         config, self.tasks = self.config, self.make_tasks()
         classes = max(int(task.label_of.max()) + 1 for task in self.tasks.values())
-        self.model = recipe.over_devices(self.make_model(classes), self.placement.axis_name)
+        model = recipe.over_devices(self.make_model(classes), self.placement.axis_name)
         try:
             see = preparation.standardized(self.images, **config.image)
         except ValueError as error:
             raise ValueError(f"config.image.{error}") from None
         image, title = self.image_shape(config.image.crop), self.make_model.title
-        built = self.initializer(self.model, image, title, (1, classes), layers=True)
-        self.init, self.shapes = built
-        self.order = layer_order(self.model, self.shapes)
+        self.init, self.shapes = self.initializer(model, image, title, (1, classes), layers=True)
+        self.model, self.order = model, layer_order(model, self.shapes)
         self.cuts = tuple(range(1, len(self.order)))
 
         def prepare(stored: Batch, hyper: Hyper, key: jax.Array | None) -> Batch:
@@ -205,8 +204,8 @@ class Transferability(SingleSourceStudy):
 
         def hyper() -> Hyper:
             donor = {"base": self.donor(networks[0])} if frozen else {}
-            hyper = {"key": member_key("train", *networks[0]), "label_of": task.label_of}
-            return hyper | example_streams([task.examples["train"]], longest) | donor
+            settings = {"key": member_key("train", *networks[0]), "label_of": task.label_of}
+            return settings | example_streams([task.examples["train"]], longest) | donor
 
         program = self.frozen if frozen else self.full
         return Member(networks, program, lambda: self.start(variables(), frozen), hyper)

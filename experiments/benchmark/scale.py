@@ -74,8 +74,7 @@ def check(config: ConfigDict) -> None:
     devices, study = config.scale.devices, config.scale.study
     if not 2 <= devices <= cores():
         raise ValueError(f"config.scale.devices={devices}: each is a core, of {cores()} here")
-    check_settings(study, SETTINGS.kinds)
-    OneOf(tuple(MODELS)).check("config.scale.study.model", study.model, config)
+    check_settings(study, {**SETTINGS.kinds, "model": OneOf(tuple(MODELS))})
     make_rule(study)
 
 

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from experiments.harness.settings import Between, Count, OneOf, Options
 from experiments.harness.study import Study
-from experiments.harness.user_functions import blame, check_model
+from experiments.harness.user_functions import blame, check_model, is_shipped
 from jaxdl.data.source import Source, Split, end_to_end, ids_end_to_end, length
 from jaxdl.train.evaluate import Accuracy, Logits, Outputs, make_accuracy, make_outputs
 from jaxdl.train.feed import FEEDS, Feed, check_stream, make_feed
@@ -204,8 +204,7 @@ class DataStudy(Study):
         init = jax.jit(lambda key: {"batch_stats": {}, **model.init(key, example, **options)})
         kind = "images of" if len(shape) == 3 else "features (for mlp and linear),"
         title = f"{title} on {kind} {' x '.join(map(str, shape))}"
-        shipped = type(model).__module__.startswith("jaxdl.")
-        with blame(title, type(model), shipped=shipped):
+        with blame(title, type(model), shipped=is_shipped(type(model))):
             shapes = jax.eval_shape(init, jax.random.key(0))
             if outputs is not None:
                 axis_name = self.placement.axis_name

@@ -7,7 +7,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Collection
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from experiments.harness.settings import suggestion
 from jaxdl.files import user_path
 
 OPTIONS: dict[str, tuple[Callable, str]] = {
@@ -111,10 +111,10 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
         section = override.partition("=")[0].rpartition(".")[0]
         paths = (f"--config.{path}".rpartition(".") for path in sorted(_keys(default, ())))
         siblings = [last for parent, _, last in paths if parent == section]
-        hint = "".join(f"is it {section}.{n}? " for n in get_close_matches(key, siblings, 1, 0.8))
-        suggestion = ""
+        hint = suggestion(key, siblings, f"{section}.")
+        addition = ""
         if section.endswith(".options") and not hint:
-            suggestion = f", or give all that is to be there, {section}=\"{{'{key}': VALUE, ...}}\""
+            addition = f", or give all that is to be there, {section}=\"{{'{key}': VALUE, ...}}\""
         if section.startswith("--config.methods."):  # it may be one of config.base's
             method = section.rpartition(".")[2]
             if key in default.get("base", {}):
@@ -124,7 +124,7 @@ def parse(argv: list[str], name: str, default: ConfigDict, free: Collection[str]
                     "VALUE is for all methods that do not; for this one, name all methods with all "
                     f"that they change, {example}"
                 ) from None
-        remedy = f"{hint}configs/{name}.py has them all{suggestion}"
+        remedy = f"{hint}configs/{name}.py has them all{addition}"
         raise ValueError(f"{prefix}there is no setting {key!r}: {remedy}") from None
     except KeyError as error:  # the same, of a section
         if place := _place(error, file):
@@ -176,15 +176,15 @@ def _refusal(error: flags.Error) -> str:
     name = next(iter(re.findall(r"^flag --([^=]+)=", str(error))), "")
     kind = EXPECTED.get(flags.FLAGS[name].parser.flag_type()) if name in flags.FLAGS else None
     assignment = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
-    value, malformed = assignment.partition("=")[2], ""
+    value, fault = assignment.partition("=")[2], ""
     if value.startswith(("(", "[", "{")):
         try:
             ast.literal_eval(value)
         except SyntaxError as problem:  # a bracket that is not closed, and the like
-            malformed = f" ({problem.msg})"
+            fault = f" ({problem.msg})"
         except ValueError:
             pass
-    return f"{assignment}: give {kind}{malformed}" if kind else ""
+    return f"{assignment}: give {kind}{fault}" if kind else ""
 
 
 def _place(error: BaseException | None, file: str) -> str:
@@ -286,7 +286,7 @@ def _has(config: ConfigDict, key: str) -> bool:
 
 def _no_setting(key: str, names: Collection[str], study: str) -> str:
     """A message for a setting that there is not."""
-    hint = "".join(f"is it config.{n}? " for n in get_close_matches(key, names, 1, 0.8))
+    hint = suggestion(key, names, "config.")
     return f"there is no setting config.{key}: {hint}configs/{study}.py has them all"
 
 

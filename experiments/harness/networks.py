@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from PIL import Image
 from experiments import runs
 from experiments.harness import recipe
 from experiments.harness.classification import DataStudy
+from experiments.harness.settings import suggestion
 from experiments.transferability import donor_of
 from jaxdl import adaptation, transfer
 from jaxdl.data import encoded, preparation
@@ -114,10 +114,9 @@ def choose(run: runs.Run, name: Mapping[str, Any]) -> tuple:
             problem = f"has several networks{suffix}, and no validation says which is best"
         hint = ""
         for key, value in name.items():
-            values = [str(getattr(network, key)) for network in curves]
+            values = {str(getattr(network, key)) for network in curves}
             if str(value) not in values:
-                similar = get_close_matches(str(value), values, 1)
-                hint += "".join(f"is it {key}={other}? " for other in similar)
+                hint += suggestion(str(value), sorted(values), f"{key}=", cutoff=0.6)
         listing = list_names([network._asdict() for network in matches or curves]) or "none"
         raise ValueError(f"{run.folder} {problem}: {hint}name one, as {listing}")
     return max(best, key=lambda network: (getattr(network, "images", 0), best[network]))

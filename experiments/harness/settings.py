@@ -8,7 +8,7 @@ checked here again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple, Protocol
@@ -197,6 +197,12 @@ def value_of(config: Any, name: str) -> Any:
     return config
 
 
+def suggestion(word: str, words: Iterable[str], prefix: str = "", cutoff: float = 0.8) -> str:
+    """``is it PREFIX-WORD? `` for the one of some words that a misspelled one is most like, at a
+    ratio of at least ``cutoff`` (as in ``difflib``); empty if there is none."""
+    return "".join(f"is it {prefix}{w}? " for w in get_close_matches(word, list(words), 1, cutoff))
+
+
 class Method(NamedTuple):
     """All settings of a method: those of ``config.base``, some of them changed."""
 
@@ -227,8 +233,7 @@ def method(config: ConfigDict, *names: tuple[str, str]) -> Method:
         if not isinstance(changes, ConfigDict):
             raise ValueError(f"{path}: {changes!r} is not a ConfigDict of settings")
         if unknown := sorted(set(changes) - set(config.base)):
-            similar = get_close_matches(unknown[0], config.base, 1, 0.8)
-            hint = "".join(f"is it {setting}? " for setting in similar)
+            hint = suggestion(unknown[0], config.base)
             raise ValueError(
                 f"{path}: there is no setting {unknown[0]!r}: {hint}config.base has them all"
             )

@@ -114,9 +114,10 @@ def check_layers(
     def draw(leaf: Array, key: PRNGKeyArray) -> Array:
         return leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
 
-    moved = jax.tree.unflatten(structure, map(draw, leaves, jax.random.split(key, len(leaves))))
+    keys = jax.random.split(key, len(leaves))
+    variables = jax.tree.unflatten(structure, map(draw, leaves, keys))
     # Variances are positive.
-    moved = {k: v if k == "params" else jax.tree.map(jnp.abs, v) for k, v in moved.items()}
+    variables = {k: v if k == "params" else jax.tree.map(jnp.abs, v) for k, v in variables.items()}
 
     @jax.jit
     def outputs(variables: Variables, x: Array) -> tuple[Array, Array]:
@@ -126,11 +127,12 @@ def check_layers(
             h = model.apply(own, h, train=False, start=depth, stop=depth + 1)
         return model.apply(variables, x, train=False), h
 
-    whole, layered = jax.device_get(outputs(moved, x))
-    if not np.isfinite(whole).all():
+    reference, composition = jax.device_get(outputs(variables, x))
+    if not np.isfinite(reference).all():
         raise ValueError(f"{type(model).__name__}: its outputs are not finite")
-    scale = np.abs(whole).max()  # of float32's rounding
-    if whole.shape != layered.shape or not np.allclose(whole, layered, 0, 1e-3 * scale):
+    tolerance = 1e-3 * np.abs(reference).max()  # of float32's rounding
+    shapes = reference.shape, composition.shape
+    if len({*shapes}) > 1 or not np.allclose(reference, composition, 0, tolerance):
         raise ValueError(
             f"{type(model).__name__}: its layers, applied one after the other by start= and stop=, "
             "do not compute what it computes as a whole"

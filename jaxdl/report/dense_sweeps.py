@@ -127,10 +127,10 @@ def sweep(
     names = sorted(dict.fromkeys(method for method, _ in settings))
     fixed = [method for method, value in settings if not value]
     columns = len(groups) > 1  # one for each group
-    rows = 2 if len(fields) > 3 else 1
     if columns:
         shape, side = (len(fields), len(groups)), 2.9
     else:
+        rows = 2 if len(fields) > 3 else 1
         shape, side = (rows, math.ceil(len(fields) / rows)), 3.9
     figure = Figure(figsize=(side * shape[1], 0.85 * side * shape[0] + 0.3), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False, sharey="row" if columns else "none")

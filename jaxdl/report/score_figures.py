@@ -181,8 +181,8 @@ def sweep(
     for axes, (kind, low) in zip(all_axes, drawn, strict=True):
         methods = [method for method in settings if settings[method] == kind]
         colours = {method: all_styles[method]["color"] for method in methods}
-        starred = choose and not (low is None and kind in closer)  # where they can be told apart
-        draw_sweep(axes, results, colours, choose=starred, train=low is None)
+        has_stars = choose and not (low is None and kind in closer)  # where they can be told apart
+        draw_sweep(axes, results, colours, choose=has_stars, train=low is None)
         if low is not None:
             axes.set_ylim(low, min(100.2, low + CLOSE + 2))
             axes.set_title(f"the same, from {low} % on", fontsize=10)
@@ -193,7 +193,7 @@ def sweep(
         axes.grid(alpha=0.3)
         suffix = ", on the labels as given" * (kind == "wrong_labels")
         axes.plot([], [], "k--", linewidth=0.9, label=f"in training{suffix}")
-        if starred:
+        if has_stars:
             star = axes.plot([], [], "k*", markersize=10, label="best on validation")
             if low is not None and not shared:
                 axes.legend(handles=star, frameon=False, fontsize=8)
